@@ -1,0 +1,92 @@
+"""The exception tree: every error carries the fields that name its place.
+
+Exit statuses follow the command-line contract: 1 refused (the change cannot
+ship), 2 bad usage or unreadable input. `Unchanged` is not an error and is not
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One reason why a change cannot ship, or (as a warning) what to look at.
+
+    `code` is stable and is what `--allow CODE:SYMBOL` names. `fatal` refusals
+    would crash the kernel and cannot be accepted by anybody.
+    """
+
+    code: str
+    symbol: str
+    section: str
+    message: str
+    advice: str
+    fatal: bool = True
+
+    def as_json(self) -> dict[str, str]:
+        """The five strings of the command-line contract."""
+        row = asdict(self)
+        del row["fatal"]
+        return row
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class BespokeError(Exception):
+    """Base of all errors that a user is shown; `exit_status` as the contract says."""
+
+    exit_status = 2
+
+    def __init__(self, message: str, *, where: str | Path | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = str(where) if where is not None else None
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class InputError(BespokeError):
+    """A file that cannot be read as what it should be (truncated, of another kind)."""
+
+
+class UsageError(BespokeError):
+    """A command or an API call whose arguments do not fit together."""
+
+
+class UnknownError(InputError):
+    """Something this version has no rule for: a relocation, a table, a section.
+
+    Unknown means error, never skip.
+    """
+
+
+class KernelError(InputError):
+    """A kernel image that cannot be a target, and why."""
+
+
+class ToolError(BespokeError):
+    """A program that is needed is missing or failed."""
+
+
+class GuestError(BespokeError):
+    """The guest did not boot, did not answer in time, or died."""
+
+
+class LoadError(BespokeError):
+    """A module that the kernel (or its simulation) would not load."""
+
+
+class RefusedError(BespokeError):
+    """The change cannot ship; all reasons together."""
+
+    exit_status = 1
+
+    def __init__(self, refusals: Sequence[Refusal], *, where: str | Path | None = None) -> None:
+        self.refusals = tuple(refusals)
+        super().__init__("; ".join(map(str, self.refusals)), where=where)
