@@ -1,0 +1,149 @@
+"""The folders of the package are the pipeline, and imports run one way only."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "builder"
+ORDER = ("acquire", "arch", "binary", "compare", "compose", "emit", "image", "load", "report")
+FOR_ALL = {"errors", "arch", "__init__"}
+"""What every folder may import: the exceptions, the rows of an architecture, the version."""
+MOST_LINES = 500
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TEXTS = sorted(
+    path
+    for pattern in ("builder/**/*", "templates/**/*", "samples/**/*", "tests/**/*", "*", ".ci/*")
+    for path in ROOT.glob(pattern)
+    if path.is_file() and path.suffix not in (".pyc", ".o", ".ko", ".png") and "__pycache__" not in path.parts
+)
+CODE = [path for path in TEXTS if path.suffix in (".py", ".j2", ".c", ".sh")]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported(tree: ast.Module, source: Path, package: Path = PACKAGE) -> Iterator[tuple[int, str]]:
+    """The line and the dotted name, inside the package, of everything that `source` imports.
+
+    Imports inside functions and under TYPE_CHECKING count: a layer is a layer.
+    """
+    here = source.relative_to(package).parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == package.name:
+                    yield node.lineno, alias.name.partition(".")[2]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                stem = (*here[: len(here) - node.level], *(node.module or "").split("."))
+            elif (node.module or "").split(".")[0] == package.name:
+                stem = tuple((node.module or "").split(".")[1:])
+            else:
+                continue
+            base = [part for part in stem if part]
+            for alias in node.names:
+                yield node.lineno, ".".join([*base, alias.name])
+
+
+def breaches(source: Path, text: str, package: Path = PACKAGE) -> list[str]:
+    """Each import of `text`, standing at `source`, that runs against the order of the pipeline."""
+    here = source.relative_to(package).parts
+    if len(here) == 1 and here[0] != "errors.py":  # the package's top level composes the whole
+        return []
+    found = []
+    for line, target in imported(ast.parse(text), source, package):
+        top = target.partition(".")[0]
+        is_module = (package / top).is_dir() or (package / f"{top}.py").is_file()
+        if not is_module and re.fullmatch("__[a-z]+__", top):
+            continue
+        if here[0] == "errors.py":
+            found.append(f"{source.name}:{line} imports {target}: the exceptions stand below everything")
+        elif top in FOR_ALL:
+            continue
+        elif here[0] not in ORDER:
+            found.append(f"{'/'.join(here)}:{line} stands in a folder that is no stage of the pipeline")
+        elif top not in ORDER or ORDER.index(top) > ORDER.index(here[0]):
+            found.append(f"{'/'.join(here)}:{line} imports {target}, which does not stand above {here[0]}/")
+    return found
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name)
+def test_imports_run_one_way(source: Path) -> None:
+    assert breaches(source, source.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("binary/x.py", "from builder.compare import y"),
+        ("binary/x.py", "import builder.load.passes"),
+        ("compare/x.py", "from ..emit import module"),
+        ("compare/x.py", "from .. import pipeline"),
+        ("load/x.py", "def f():\n    from builder.report import terminal"),
+        ("image/x.py", "from builder import load"),
+        ("arch/x.py", "from builder.binary.model import Section"),
+        ("errors.py", "from builder.arch import x86_64"),
+        ("extras/x.py", "from builder.binary import reader"),
+    ],
+)
+def test_a_breach_is_seen(place: str, text: str) -> None:
+    assert len(breaches(PACKAGE / place, text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("compare/x.py", "from builder.binary.model import Section\nfrom .twins import y\nimport os"),
+        ("acquire/x.py", "from builder.arch import rows\nfrom builder.errors import ToolError"),
+        ("report/x.py", "from builder import __version__\nfrom ..load import trail"),
+        ("pipeline.py", "from builder.report import terminal\nfrom . import load"),
+        ("binary/x.py", "from builders.load import unrelated"),
+    ],
+)
+def test_what_is_allowed_passes(place: str, text: str) -> None:
+    assert breaches(PACKAGE / place, text) == []
+
+
+def test_the_folders_are_the_stages_in_order() -> None:
+    folders = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__")
+    packages = [folder for folder in folders if any((PACKAGE / folder).rglob("*.py"))]
+    assert sorted(ORDER) == list(ORDER), "a listing of the package must read as the pipeline"
+    assert [folder for folder in packages if folder not in ORDER] == []
+
+
+@pytest.mark.parametrize("text", CODE, ids=name)
+def test_no_file_is_too_long(text: Path) -> None:
+    assert len(text.read_text().splitlines()) <= MOST_LINES
+
+
+# spelled in pieces, so that this file does not hold what it forbids
+PATHS = "|".join(("work", "root", "home", "tmp" + "/w"))
+WORDS = "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error"))
+FORBIDDEN = re.compile(rf"(?<![\w.$}}/~])/(?:{PATHS})/\w|\b(?:{WORDS})\b")
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=name)
+def test_no_machine_path_and_no_leftover(text: Path) -> None:
+    lines = text.read_text(encoding="utf-8").splitlines()
+    assert [f"{number}: {line}" for number, line in enumerate(lines, 1) if FORBIDDEN.search(line)] == []
+
+
+@pytest.mark.parametrize("text", ["open('/{}/x')", "{}/.cache/y", "(/{}/z)", "a=/{}/b"])
+def test_a_machine_path_is_seen(text: str) -> None:
+    for path in PATHS.split("|"):
+        assert FORBIDDEN.search(text.format(path) if "/{" in text else "/" + text.format(path))
+    for harmless in ("$ROOT/work/x", "build/work/x", "~/.cache/bespoke", "/workshop/x"):
+        assert not FORBIDDEN.search(harmless), harmless
+
+
+def test_stage_names_do_not_shadow_the_standard_library() -> None:
+    assert [stage for stage in ORDER if stage in sys.stdlib_module_names] == []
