@@ -128,7 +128,7 @@ def test_no_file_is_too_long(text: Path) -> None:
 # spelled in pieces, so that this file does not hold what it forbids
 PATHS = "|".join(("work", "root", "home", "tmp" + "/w"))
 WORDS = "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error"))
-FORBIDDEN = re.compile(rf"(?<![\w.$}}/~])/(?:{PATHS})/\w|\b(?:{WORDS})\b")
+FORBIDDEN = re.compile(rf"(?<![\w.$}}/~])/(?:{PATHS})/[\w.]|\b(?:{WORDS})\b")
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=name)
@@ -137,12 +137,12 @@ def test_no_machine_path_and_no_leftover(text: Path) -> None:
     assert [f"{number}: {line}" for number, line in enumerate(lines, 1) if FORBIDDEN.search(line)] == []
 
 
-@pytest.mark.parametrize("text", ["open('/{}/x')", "{}/.cache/y", "(/{}/z)", "a=/{}/b"])
-def test_a_machine_path_is_seen(text: str) -> None:
-    for path in PATHS.split("|"):
-        assert FORBIDDEN.search(text.format(path) if "/{" in text else "/" + text.format(path))
-    for harmless in ("$ROOT/work/x", "build/work/x", "~/.cache/bespoke", "/workshop/x"):
-        assert not FORBIDDEN.search(harmless), harmless
+@pytest.mark.parametrize("path", PATHS.split("|"))
+def test_a_machine_path_is_seen(path: str) -> None:
+    for form in ("open('{}/x')", "{}/.cache/y", "({}/z)", "a={}/b"):
+        assert FORBIDDEN.search(form.format("/" + path)), form
+    for harmless in ("$ROOT{}/x", "build{}/x", "~{}/x", "{}shop/x"):
+        assert not FORBIDDEN.search(harmless.format("/" + path)), harmless
 
 
 def test_stage_names_do_not_shadow_the_standard_library() -> None:
