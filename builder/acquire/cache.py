@@ -1,0 +1,141 @@
+"""The cache: what was downloaded, unpacked and prepared, shared between runs and processes.
+
+Every entry is a directory or a file that appears whole or not at all: it is
+made under `tmp/` of the same file system, then renamed into place while an
+advisory lock is held. Whoever is interrupted leaves at most a directory under
+`tmp/`, which the next run removes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from builder.errors import ToolError
+
+
+def cache_root() -> Path:
+    """`$BESPOKE_CACHE`, else `$XDG_CACHE_HOME/bespoke`, else `~/.cache/bespoke`; created if absent."""
+    override = os.environ.get("BESPOKE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = Path(override) if override else Path(base) / "bespoke"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolError(f"the cache directory cannot be made: {error.strerror}", where=root) from error
+    return root.resolve()
+
+
+def clean_name(text: str) -> str:
+    """`text` as one path component: what is not plain becomes `_`; never empty, never hidden."""
+    plain = "".join(c if c.isalnum() or c in "._+-~" else "_" for c in text)
+    return plain.lstrip(".") or "_"
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the cache's lock `name` (across processes; the kernel drops it when the holder dies)."""
+    folder = cache_root() / "locks"
+    folder.mkdir(exist_ok=True)
+    with open(folder / f"{clean_name(name)}.lock", "ab") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def scratch(prefix: str) -> Iterator[Path]:
+    """A directory of one's own under the cache's `tmp/`, removed at the end.
+
+    Its lock file says that it is in use; directories whose maker has died are
+    removed here, so an interrupted run costs disk space only until the next.
+    """
+    base = cache_root() / "tmp"
+    base.mkdir(exist_ok=True)
+    with locked("scratch"):
+        _sweep(base)
+        path = Path(tempfile.mkdtemp(prefix=f"{clean_name(prefix)}.", dir=base))
+        handle = open(path.with_name(f"{path.name}.inuse"), "ab")  # noqa: SIM115 - held beyond this block
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield path
+    finally:
+        remove_tree(path)
+        Path(handle.name).unlink(missing_ok=True)
+        handle.close()
+
+
+def _sweep(base: Path) -> None:
+    for path in base.iterdir():
+        if path.suffix == ".inuse":
+            if not path.with_suffix("").exists() and _abandoned(path):
+                path.unlink(missing_ok=True)
+        elif _abandoned(path.with_name(f"{path.name}.inuse")):
+            remove_tree(path)
+            path.with_name(f"{path.name}.inuse").unlink(missing_ok=True)
+
+
+def _abandoned(lock_file: Path) -> bool:
+    """Whether nobody holds `lock_file`; a missing one is nobody's (it is made under the scratch lock)."""
+    try:
+        with open(lock_file, "rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
+    return True
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or a directory, symbolic links not followed; a missing one is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def published(kind: str, name: str, make: Callable[[Path], None]) -> Path:
+    """The cached directory `kind/name`; `make(path)` fills it first where it is absent.
+
+    `make` sees an empty directory that will be renamed: nothing in it may hold
+    its own absolute path (use `cache_path` for the final one). Two processes
+    that ask for the same one do the work once.
+    """
+    target = cache_path(kind, name)
+    if target.is_dir():
+        return target
+    with locked(f"{kind}-{target.name}"):
+        if target.is_dir():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with scratch(target.name) as work:
+            filled = work / "filled"
+            filled.mkdir()
+            make(filled)
+            os.replace(filled, target)
+    return target
+
+
+def cache_path(kind: str, name: str) -> Path:
+    """Where `published(kind, name, ...)` puts its directory."""
+    return cache_root() / kind / clean_name(name)
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write `path` so that it appears whole or not at all."""
+    raw = data.encode() if isinstance(data, str) else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(raw)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,100 @@
+"""Running other programs: one way, with an error that names the program and, when missing, its package."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from builder.errors import ToolError
+
+#: program -> the Debian package that has it, where the names differ
+DEBIAN_PACKAGES = {
+    "apt-cache": "apt",
+    "apt-get": "apt",
+    "dpkg": "dpkg",
+    "dpkg-deb": "dpkg",
+    "as": "binutils",
+    "ld": "binutils",
+    "tar": "tar",
+    "xz": "xz-utils",
+    "nm": "binutils",
+}
+
+
+def package_of(program: str) -> str:
+    """The Debian package that holds `program` (by default of the same name)."""
+    return DEBIAN_PACKAGES.get(Path(program).name, Path(program).name)
+
+
+def need(programs: Iterable[str], *, purpose: str) -> None:
+    """Raise `ToolError` naming every missing program's package at once."""
+    missing = sorted({package_of(name) for name in programs if shutil.which(name) is None})
+    if missing:
+        raise ToolError(f"{purpose} needs: apt-get install {' '.join(missing)}")
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    timeout: float | None = None,
+) -> str:
+    """Run a program to its end and return its standard output (text, undecodable bytes replaced).
+
+    `env` is added to the environment, with `LC_ALL=C` beneath it. With `log`,
+    both outputs are appended to that file as well. A failure is a `ToolError`
+    with the program's last lines; an interrupt kills the program's whole group.
+    """
+    words = [str(word) for word in argv]
+    environment = {**os.environ, "LC_ALL": "C", **(env or {})}
+    try:
+        process = subprocess.Popen(
+            words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        if cwd is not None and not cwd.is_dir():
+            raise ToolError("no such directory", where=cwd) from error
+        raise ToolError(
+            f"{words[0]} is not installed: apt-get install {package_of(words[0])}"
+        ) from error
+    except OSError as error:
+        raise ToolError(f"{words[0]} cannot be run: {error.strerror}") from error
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        _end(process)
+        raise ToolError(f"{words[0]} did not end within {timeout:.0f} s") from error
+    except BaseException:
+        _end(process)
+        raise
+    if log is not None:
+        with open(log, "a", encoding="utf-8") as handle:
+            handle.write(f"$ {' '.join(words)}\n{out}{err}")
+    if process.returncode:
+        raise ToolError(_failure(words, process.returncode, out, err, log))
+    return out
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def _failure(words: Sequence[str], status: int, out: str, err: str, log: Path | None) -> str:
+    lines = [line for line in (err.strip() or out.strip()).splitlines() if line.strip()]
+    # The first error is the cause; what follows it in a build is noise.
+    causes = (n for n, line in enumerate(lines) if "error" in line.lower() or line.startswith("E:"))
+    first = next(causes, max(0, len(lines) - 3))
+    told = lines[first : first + 3]
+    ended = f"signal {-status}" if status < 0 else f"exit status {status}"
+    text = f"{Path(words[0]).name} failed ({ended}): {' | '.join(told) or 'no message'}"
+    return f"{text} (log: {log})" if log is not None else text
