@@ -1,0 +1,82 @@
+"""Compile the samples for one kernel release; what comes out is cached, never kept in the project.
+
+The old object of a pair must be exactly the code that runs, so the target's
+`.ko` is linked from the very object that is then compared; and both versions
+are compiled in one directory, because file names are part of an object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.acquire.cache import published
+from builder.acquire.packages import HeadersTree, fetch_headers
+from builder.acquire.tools import need, run
+
+HERE = Path(__file__).resolve().parent
+TARGET = HERE / "target"
+TARGET_NAME = "bespoke_target"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetObjects:
+    """The loadable sample: `module` is what a guest loads, `old` the object it was linked from."""
+
+    release: str
+    module: Path
+    old: Path
+    new: Path
+
+
+def target_objects(release: str, *, own_key: bool = False) -> TargetObjects:
+    """The target sample compiled against the distribution's headers of `release`.
+
+    With `own_key` its jump label is on a key of the module itself, which no
+    live patch can serve. Raises `ToolError` for a missing compiler or a failed
+    compilation, `InputError` when the archive has no such headers.
+    """
+    headers = fetch_headers(release)
+    variant = "own-key" if own_key else "target"
+
+    def make(place: Path) -> None:
+        _compile_target(headers, place, own_key=own_key)
+
+    root = published("samples", f"{variant}-{release}-{_fingerprint(TARGET, headers.version)}", make)
+    return TargetObjects(
+        release=release, module=root / f"{TARGET_NAME}.ko", old=root / "old.o", new=root / "new.o"
+    )
+
+
+def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool) -> None:
+    need(["make", "git"], purpose="compiling the target sample")
+    work = place / "work"
+    shutil.copytree(TARGET, work)
+    # Debian's 6.12 headers carry a vmlinux with BTF, which makes kbuild ask for pahole; a target needs no BTF.
+    build = ["make", "-s", "-C", headers.build, f"M={work}", "CONFIG_DEBUG_INFO_BTF_MODULES="]
+    build += ["OWN_KEY=1"] if own_key else []
+    run([*build, "modules"])
+    os.replace(work / f"{TARGET_NAME}.ko", place / f"{TARGET_NAME}.ko")
+    shutil.copy(work / f"{TARGET_NAME}.o", place / "old.o")
+    apply_patch(TARGET / "next-version.patch", work)
+    run([*build, "modules"])
+    os.replace(work / f"{TARGET_NAME}.o", place / "new.o")
+    shutil.rmtree(work)
+
+
+def apply_patch(patch: Path, tree: Path) -> None:
+    """Apply a patch to the files under `tree`, wholly or not at all; `tree` need not be a repository."""
+    # GIT_DIR=/dev/null: without it git would look for a repository above and ignore what it does not track there
+    run(["git", "apply", "-p1", patch], cwd=tree, env={"GIT_DIR": "/dev/null"})
+
+
+def _fingerprint(sources: Path, *others: str) -> str:
+    """Sixteen digits that change with the content of `sources`, this file or `others`."""
+    digest = hashlib.sha256("\0".join(others).encode())
+    for path in sorted([*sources.rglob("*"), Path(__file__)]):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
