@@ -55,8 +55,8 @@ def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool) -> None
     need(["make", "git"], purpose="compiling the target sample")
     work = place / "work"
     shutil.copytree(TARGET, work)
-    # Debian's 6.12 headers carry a vmlinux with BTF, which makes kbuild ask for pahole; a target needs no BTF.
-    build = ["make", "-s", "-C", headers.build, f"M={work}", "CONFIG_DEBUG_INFO_BTF_MODULES="]
+    # Debian's 6.12 headers carry a vmlinux with BTF, so kbuild would ask for pahole; a target needs no BTF.
+    build: list[str | Path] = ["make", "-s", "-C", headers.build, f"M={work}", "CONFIG_DEBUG_INFO_BTF_MODULES="]
     build += ["OWN_KEY=1"] if own_key else []
     run([*build, "modules"])
     os.replace(work / f"{TARGET_NAME}.ko", place / f"{TARGET_NAME}.ko")
@@ -69,7 +69,7 @@ def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool) -> None
 
 def apply_patch(patch: Path, tree: Path) -> None:
     """Apply a patch to the files under `tree`, wholly or not at all; `tree` need not be a repository."""
-    # GIT_DIR=/dev/null: without it git would look for a repository above and ignore what it does not track there
+    # Without this, git looks for a repository above, and leaves alone what that one does not track.
     run(["git", "apply", "-p1", patch], cwd=tree, env={"GIT_DIR": "/dev/null"})
 
 
