@@ -55,14 +55,14 @@ def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool) -> None
     need(["make", "git"], purpose="compiling the target sample")
     work = place / "work"
     shutil.copytree(TARGET, work)
-    # Debian's 6.12 headers carry a vmlinux with BTF, so kbuild would ask for pahole; a target needs no BTF.
-    build: list[str | Path] = ["make", "-s", "-C", headers.build, f"M={work}", "CONFIG_DEBUG_INFO_BTF_MODULES="]
-    build += ["OWN_KEY=1"] if own_key else []
-    run([*build, "modules"])
+    # The 6.12 headers carry a vmlinux with BTF, so kbuild would ask for pahole; a target needs no BTF.
+    command = ["make", "-s", "-C", str(headers.build), f"M={work}", "CONFIG_DEBUG_INFO_BTF_MODULES="]
+    command += ["OWN_KEY=1"] if own_key else []
+    run([*command, "modules"])
     os.replace(work / f"{TARGET_NAME}.ko", place / f"{TARGET_NAME}.ko")
     shutil.copy(work / f"{TARGET_NAME}.o", place / "old.o")
     apply_patch(TARGET / "next-version.patch", work)
-    run([*build, "modules"])
+    run([*command, "modules"])
     os.replace(work / f"{TARGET_NAME}.o", place / "new.o")
     shutil.rmtree(work)
 
