@@ -75,7 +75,11 @@ class ToolError(BespokeError):
 
 
 class GuestError(BespokeError):
-    """The guest did not boot, did not answer in time, or died."""
+    """The guest did not boot, did not answer in time, or died; `log` is the end of its kernel's log."""
+
+    def __init__(self, message: str, *, where: str | Path | None = None, log: str = "") -> None:
+        super().__init__(message, where=where)
+        self.log = log
 
 
 class LoadError(BespokeError):
