@@ -1,0 +1,1 @@
+"""Where code lives: the simulated kernel, a guest in QEMU, this machine."""

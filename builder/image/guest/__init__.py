@@ -1,0 +1,20 @@
+"""A stock kernel in QEMU: booted in seconds, without root, driven from Python.
+
+The listing in the order in which a boot uses it: `initramfs` makes the archive,
+`qemu` runs the machine and keeps its console, `channel` carries commands and
+data, `modules` finds what must be loaded before what, `log` reads what the
+kernel said, and `session` is the `Guest` that people use::
+
+    with Guest(kernel) as guest:
+        print(guest.run("uname -r").output)
+"""
+
+from __future__ import annotations
+
+from builder.image.guest.channel import Answer
+from builder.image.guest.log import KernelLog, taints
+from builder.image.guest.modules import BootableKernel
+from builder.image.guest.qemu import MachineConfig
+from builder.image.guest.session import Guest, PatchState, Share
+
+__all__ = ["Answer", "BootableKernel", "Guest", "KernelLog", "MachineConfig", "PatchState", "Share", "taints"]

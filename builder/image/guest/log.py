@@ -1,0 +1,105 @@
+"""What the kernel said: warnings worth a failure, and the taints decoded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+RECORD = re.compile(r"^(?:<(?P<level>\d+)>)?\[\s*(?P<seconds>\d+\.\d+)\](?:\[[^\]]*\])? ?(?P<text>.*)$")
+ERROR_LEVEL = 3
+"""KERN_ERR; level 4 is also what a plain printk() without a level has."""
+
+SEVERE = re.compile(
+    r"^WARNING: |^BUG: |^Oops|: Oops|^kernel BUG at|^Call Trace:|^Kernel panic|^kernel tried to execute"
+    r"|^general protection fault|^divide error:|^invalid opcode:|^int3: |^stack segment: |^Missing ENDBR"
+    r"|^INFO: task .* blocked|^refcount_t: |^Unpatched return thunk|Skipping invalid relocation target"
+    r"|^jump_label: |^static_call: |^unchecked MSR access"
+)
+"""Said by the kernel when something is broken, whatever the level it says it at."""
+EXPECTED = re.compile(
+    r"loading out-of-tree module taints kernel|module verification failed: signature"
+    r"|tainting kernel with TAINT_LIVEPATCH"
+)
+"""Said of every livepatch that comes from elsewhere (kernel/module/main.c, kernel/module/signing.c)."""
+
+TAINTS = {
+    0: ("P", "proprietary module"),
+    1: ("F", "module force-loaded"),
+    2: ("S", "kernel running on an out-of-specification system"),
+    3: ("R", "module force-unloaded"),
+    4: ("M", "machine check"),
+    5: ("B", "bad page"),
+    6: ("U", "user request"),
+    7: ("D", "kernel died (oops)"),
+    8: ("A", "ACPI table overridden"),
+    9: ("W", "kernel warning"),
+    10: ("C", "staging driver"),
+    11: ("I", "firmware workaround"),
+    12: ("O", "out-of-tree module"),
+    13: ("E", "unsigned module"),
+    14: ("L", "soft lockup"),
+    15: ("K", "livepatch"),
+    16: ("X", "distribution's own"),
+    17: ("T", "structure layout randomised"),
+    18: ("N", "test"),
+}
+"""Bit: letter and meaning (`Documentation/admin-guide/tainted-kernels.rst`)."""
+EXPECTED_TAINTS = "OEK"
+
+
+def taints(value: int) -> tuple[str, ...]:
+    """The letters of /proc/sys/kernel/tainted; a bit without a letter is shown as its number."""
+    return tuple(TAINTS.get(bit, (str(bit), ""))[0] for bit in range(value.bit_length()) if value >> bit & 1)
+
+
+def taint_meaning(letter: str) -> str:
+    return next((meaning for known, meaning in TAINTS.values() if known == letter), "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of the kernel log; `level` is None where the source does not give it (the console)."""
+
+    level: int | None
+    seconds: float
+    text: str
+
+    @property
+    def is_warning(self) -> bool:
+        """Something is wrong: an error by level, or what the kernel prints when it is broken."""
+        if EXPECTED.search(self.text):
+            return False
+        return bool(SEVERE.search(self.text)) or (self.level is not None and self.level <= ERROR_LEVEL)
+
+    def __str__(self) -> str:
+        return f"[{self.seconds:12.6f}] {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLog:
+    """The log, in order."""
+
+    records: tuple[Record, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> KernelLog:
+        """From `dmesg -r` or a console; lines without a time stamp (user space, firmware) are left out."""
+        matches = filter(None, map(RECORD.match, text.splitlines()))
+        rows = ((m["level"], float(m["seconds"]), m["text"]) for m in matches)
+        return cls(tuple(Record(int(level) & 7 if level else None, at, said) for level, at, said in rows))
+
+    def since(self, index: int) -> KernelLog:
+        return KernelLog(self.records[index:])
+
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(record.text for record in self.records if record.is_warning)
+
+    def first_failure(self) -> str | None:
+        """The line that says best why a kernel died: the first severe one."""
+        return next((record.text for record in self.records if SEVERE.search(record.text)), None)
+
+    def tail(self, lines: int = 60) -> str:
+        return "\n".join(map(str, self.records[-lines:]))
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.records))
