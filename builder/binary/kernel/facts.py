@@ -1,0 +1,152 @@
+"""What was decoded from an image, kept beside it in the cache: `kernels/SHA256/{vmlinux,facts.sqlite}`.
+
+A facts file is written once, under a temporary name, and never changed: two
+processes may make it at the same time, either result will do. One that is
+damaged or of another schema is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from builder.errors import KernelError
+
+SCHEMA: Final = 1
+"""Raise it with every change to the tables or to what is decoded."""
+
+_PRAGMAS: Final = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;"
+_TABLES: Final = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE symbols (position INTEGER PRIMARY KEY, name TEXT, type TEXT);
+CREATE TABLE exports (
+    position INTEGER PRIMARY KEY, name TEXT, address TEXT, crc INTEGER, gpl INTEGER, namespace TEXT
+);
+"""
+_INDEXES: Final = """
+CREATE INDEX symbol_names ON symbols (name);
+CREATE INDEX export_names ON exports (name);
+"""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """An empty file to be written, which then takes the place of `path`; none after an exception.
+
+    Raises KernelError where the cache cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise KernelError(f"the cache cannot be written: {error.strerror or error}", where=path) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def image_hash(path: Path, cache: Path) -> str:
+    """The sha256 of an image in hex; remembered for as long as size, time, inode and device stay the same."""
+    status = path.stat()
+    state = [status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev]
+    memo = cache / "kernels" / "hashes" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        known = json.loads(memo.read_bytes())
+        if known["state"] == state and len(bytes.fromhex(known["sha256"])) == 32:
+            return str(known["sha256"])
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with whole_file(memo) as temporary:
+        temporary.write_text(json.dumps({"state": state, "sha256": digest}))
+    return digest
+
+
+Rows = Iterable[tuple[object, ...]]
+
+
+def write_facts(path: Path, *, meta: dict[str, object], symbols: Rows, exports: Rows) -> None:
+    """Write a whole facts file; `meta` values are texts, numbers or bytes; rows as in the tables."""
+    with whole_file(path) as temporary:
+        connection = sqlite3.connect(temporary, isolation_level=None)
+        try:
+            connection.executescript(f"{_PRAGMAS} {_TABLES}")
+            connection.execute("BEGIN")
+            connection.executemany("INSERT INTO symbols VALUES (?, ?, ?)", symbols)
+            connection.executemany("INSERT INTO exports VALUES (?, ?, ?, ?, ?, ?)", exports)
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            connection.execute("COMMIT")
+            connection.executescript(f"{_INDEXES} PRAGMA user_version={SCHEMA};")
+        except sqlite3.Error as error:
+            raise KernelError(f"the cache cannot be written: {error}", where=path) from error
+        finally:
+            connection.close()
+
+
+class Facts:
+    """A facts file, open for reading; `make` writes it (again) when it is absent, old or damaged."""
+
+    def __init__(self, path: Path, make: Callable[[], None]) -> None:
+        self._path = path
+        self._make = make
+        connection = self._open()
+        if connection is None:
+            make()
+            connection = self._open()
+        if connection is None:
+            raise KernelError("what was just written cannot be read", where=path)
+        self._connection = connection
+
+    def _open(self) -> sqlite3.Connection | None:
+        """The connection, None unless the file is whole and of this schema."""
+        try:
+            with self._path.open("rb") as file:
+                header = file.read(100)
+                pages = int.from_bytes(header[28:32], "big") * int.from_bytes(header[16:18], "big")
+                whole = len(header) == 100 and os.fstat(file.fileno()).st_size == pages
+            if not whole or int.from_bytes(header[60:64], "big") != SCHEMA:
+                return None
+            where = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
+            return sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error):
+            return None
+
+    def rebuild(self) -> None:
+        """Make the file again, and read that."""
+        self._connection.close()
+        self._path.unlink(missing_ok=True)
+        self.__init__(self._path, self._make)  # type: ignore[misc]
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        """All rows of a query; a file that turns out to be damaged is made again."""
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.DatabaseError:
+            self.rebuild()
+            return self._connection.execute(query, values).fetchall()
+
+    def meta(self, key: str) -> Any:
+        """One value of the meta table, None where there is none of this key."""
+        found = self.rows("SELECT value FROM meta WHERE key = ?", key)
+        return found[0][0] if found else None
+
+    def words(self, key: str, code: str) -> array[int]:
+        """A meta value that is an array; `code` as in the array module."""
+        return array(code, self.meta(key) or b"")
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,0 +1,121 @@
+"""Where a release keeps its image and its modules, and how a module is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from glob import escape
+from pathlib import Path
+from typing import Final
+
+from builder.binary.kernel.decompress import decompress
+from builder.errors import InputError, KernelError
+
+_SUFFIXES: Final = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+_IN_CACHE: Final = ("*", "*/*", "*/*/*")
+"""How deep an unpacked package may stand in the cache."""
+
+
+def cache_root(cache: Path | None = None) -> Path:
+    """The cache directory: `cache`, else BESPOKE_CACHE, else ~/.cache/bespoke."""
+    if cache is not None:
+        return cache
+    named = os.environ.get("BESPOKE_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "bespoke"
+
+
+def _roots(pattern: str, cache: Path) -> Iterator[Path]:
+    """What `pattern` (below the root of a file system) names: in `/`, then in each unpacked package."""
+    if (Path("/") / pattern).exists():
+        yield Path("/") / pattern
+    for depth in _IN_CACHE:
+        yield from sorted(cache.glob(f"{depth}/{escape(pattern)}"))
+
+
+def find_image(release: str, cache: Path) -> Path:
+    """The image of a release name: installed, or in an unpacked package in the cache.
+
+    Raises KernelError naming the places where it was looked for.
+    """
+    places = (
+        f"boot/vmlinuz-{release}",
+        f"lib/modules/{release}/vmlinuz",
+        f"usr/lib/modules/{release}/vmlinuz",
+        f"boot/vmlinux-{release}",
+        f"usr/lib/debug/boot/vmlinux-{release}",
+    )
+    if release and "/" not in release and release not in (".", ".."):
+        for place in places:
+            for found in _roots(place, cache):
+                return found
+    raise KernelError(
+        f"neither a file nor a release with an image: looked for /{', /'.join(places[:3])}, "
+        f"and for the same in packages unpacked below {cache}",
+        where=release or "(empty name)",
+    )
+
+
+def find_modules_root(image: Path, release: str, cache: Path) -> Path | None:
+    """The module tree of a release, that beside the image first; None where there is none."""
+    image = image.resolve()
+    beside = [image.parent] if image.parent.name == release else []
+    if image.parent.name == "boot":
+        beside += [image.parent.parent / lib / release for lib in ("lib/modules", "usr/lib/modules")]
+    for place in beside:
+        if place.is_dir():
+            return place
+    for lib in ("lib/modules", "usr/lib/modules"):
+        for found in _roots(f"{lib}/{release}", cache):
+            if found.is_dir():
+                return found
+    return None
+
+
+def module_name(path: str | Path) -> str | None:
+    """The name under which the kernel knows the module in this file; None where the file is none."""
+    stem, dot, suffix = os.path.basename(path).partition(".ko")
+    return stem.replace("-", "_") if dot and ".ko" + suffix in _SUFFIXES else None
+
+
+def list_modules(root: Path) -> dict[str, Path]:
+    """Every module below `root` by its name; of several the first in path order, `updates/` first."""
+    found: dict[str, Path] = {}
+    for folder, folders, files in os.walk(root):
+        # depmod's default search order; build and source lead to kernel headers.
+        wanted = (name for name in folders if name not in ("build", "source"))
+        folders[:] = sorted(wanted, key=lambda name: (name != "updates", name))
+        for file in sorted(files):
+            name = module_name(file)
+            if name is not None:
+                found.setdefault(name, Path(folder, file))
+    return found
+
+
+def find_module(root: Path, name: str) -> Path | None:
+    """The file of one module; `-` and `_` are the same. Uses the tree's own lists where it has them."""
+    wanted = module_name(f"{name.removesuffix('.ko')}.ko")
+    for listing in ("modules.dep", "modules.order"):
+        try:
+            lines = (root / listing).read_text().splitlines()
+        except (OSError, UnicodeDecodeError):
+            continue
+        for line in lines:
+            place = line.partition(":")[0]
+            if module_name(place) == wanted:
+                stem = place.partition(".ko")[0]
+                for suffix in _SUFFIXES:
+                    if (root / (stem + suffix)).is_file():
+                        return root / (stem + suffix)
+    return list_modules(root).get(wanted or "")
+
+
+def read_module_bytes(path: Path) -> bytes:
+    """The module in a `.ko`, `.ko.xz`, `.ko.zst` or `.ko.gz`; InputError where it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", where=path) from error
+    content = decompress(content, where=path)
+    if not content.startswith(b"\x7fELF"):
+        raise InputError("no ELF file, no module", where=path)
+    return content

@@ -1,0 +1,156 @@
+"""One look at an image: everything that is decoded from it, written into the cache."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from builder.binary.kernel import kallsyms
+from builder.binary.kernel.btf import Btf, Index
+from builder.binary.kernel.decompress import extract_vmlinux
+from builder.binary.kernel.exports import Export, read_exports
+from builder.binary.kernel.facts import whole_file, write_facts
+from builder.binary.kernel.static import StaticImage
+from builder.errors import KernelError
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What this kernel has, each told by a symbol, a table or a structure that comes with it."""
+
+    livepatch: bool
+    """CONFIG_LIVEPATCH"""
+    modversions: bool
+    """CONFIG_MODVERSIONS: exports have CRCs, modules need `__versions`"""
+    btf: bool
+    retpoline: bool
+    """indirect branches go through thunks; modules say `retpoline=Y`"""
+    return_thunk: bool
+    """returns go through `__x86_return_thunk`"""
+    ibt: bool
+    """CONFIG_X86_KERNEL_IBT: ENDBR at entries, and the kernel seals those that nothing needs"""
+    call_thunks: bool
+    """CONFIG_CALL_THUNKS: tables of call sites"""
+    kcfi: bool
+    """functions have `__cfi_` prefixes"""
+    prefix_symbols: bool
+    """padding before functions, under `__pfx_` names"""
+    orc: bool
+    reliable_stacktrace: bool
+    """transitions look at stacks (CONFIG_HAVE_RELIABLE_STACKTRACE)"""
+    clear_relocate_add: bool
+    """a patched module can be reloaded while its livepatch stays (6.3)"""
+    paravirt_table: bool
+    """`.parainstructions` (to 6.7; later they are alternatives)"""
+    module_memory: bool
+    """`struct module` has `mem[]` instead of core_layout and init_layout (6.4)"""
+    flags_table: bool
+    """one `__ksymtab` with `__kflagstab` (7.x)"""
+    smp_locks: bool
+    static_call: bool
+    module_sig_force: bool
+    """the kernel was built to refuse unsigned modules"""
+
+
+_PROBES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "livepatch": ("klp_enable_patch",),
+        "retpoline": ("__x86_indirect_thunk_rax", "__x86_indirect_thunk_array"),
+        "return_thunk": ("__x86_return_thunk",),
+        "ibt": ("__ibt_endbr_seal",),
+        "call_thunks": ("__call_sites",),
+        "orc": ("__start_orc_unwind",),
+        "reliable_stacktrace": ("arch_stack_walk_reliable",),
+        "clear_relocate_add": ("clear_relocate_add",),
+        "paravirt_table": ("__parainstructions",),
+        "flags_table": ("__start___kflagstab",),
+        "smp_locks": ("__smp_locks",),
+        "static_call": ("__static_call_update",),
+    }
+)
+"""Feature: the symbols of which any one proves it."""
+
+
+def survey(path: Path, folder: Path) -> None:
+    """Decode an image and write its facts, and its vmlinux unless the image is one."""
+    packed = path.read_bytes()
+    content = extract_vmlinux(packed, where=path)
+    is_packed = content is not packed
+    image = StaticImage(content, where=path)
+    table = kallsyms.decode(image)
+    first: dict[str, int] = {}
+    for name, address in zip(table.names, table.addresses, strict=True):
+        first.setdefault(name, address)
+    find = first.get
+    texts = {name: image.string(first[name]) for name in ("linux_banner", "vermagic") if name in first}
+    if len(texts) < 2 or not texts["linux_banner"].startswith("Linux version "):
+        raise KernelError(
+            "its kallsyms have no linux_banner or no vermagic "
+            "(built without CONFIG_KALLSYMS_ALL or CONFIG_MODULES?)",
+            where=path,
+        )
+    exports = read_exports(image, find)
+    span = _btf_span(image, first)
+    btf = Btf(image.read(*span), where=path) if span else None
+    index = btf.index if btf else Index(array("I"), array("I"))
+    features = _features(image, first, exports, btf)
+    meta: dict[str, object] = {
+        "release": texts["linux_banner"].split()[2],
+        "banner": texts["linux_banner"].rstrip("\n"),
+        "vermagic": texts["vermagic"],
+        "features": json.dumps(asdict(features)),
+        "kallsyms_layout": table.layout,
+        "llvm_suffixes": int(any(".llvm." in name for name in table.names)),
+        "addresses": table.addresses.tobytes(),
+        "packed": int(is_packed),
+        "vmlinux_size": len(content),
+        "btf_names": index.names.tobytes(),
+        "btf_offsets": index.offsets.tobytes(),
+    }
+    if span:
+        meta |= {"btf_address": f"{span[0]:x}", "btf_size": span[1]}
+    if is_packed:
+        with whole_file(folder / "vmlinux") as temporary:
+            temporary.write_bytes(content)
+    write_facts(
+        folder / "facts.sqlite",
+        meta=meta,
+        symbols=zip(range(len(table.names)), table.names, table.types, strict=True),
+        exports=(
+            (i, row.name, f"{row.address:x}", row.crc, int(row.gpl), row.namespace)
+            for i, row in enumerate(exports)
+        ),
+    )
+
+
+def _btf_span(image: StaticImage, first: Mapping[str, int]) -> tuple[int, int] | None:
+    """Address and size of the BTF, by its bounding symbols, else by its section."""
+    start, stop = first.get("__start_BTF"), first.get("__stop_BTF")
+    section = image.sections.get(".BTF")
+    if start is not None and stop is not None and stop > start:
+        return start, stop - start
+    return (section.address, section.size) if section and section.size else None
+
+
+def _features(
+    image: StaticImage, first: Mapping[str, int], exports: list[Export], btf: Btf | None
+) -> Features:
+    known = {name: any(symbol in first for symbol in _PROBES.get(name, ())) for name in _names(Features)}
+    known["modversions"] = any(row.crc is not None for row in exports)
+    known["btf"] = btf is not None
+    known["kcfi"] = any(name.startswith("__cfi_") for name in first)
+    known["prefix_symbols"] = any(name.startswith("__pfx_") for name in first)
+    known["module_memory"] = btf is not None and btf.layout("module").has("mem")
+    # static bool sig_enforce = IS_ENABLED(CONFIG_MODULE_SIG_FORCE), kernel/module/signing.c
+    force = first.get("sig_enforce")
+    known["module_sig_force"] = force is not None and image.read(force, 1) != b"\0"
+    return Features(**known)
+
+
+def _names(cls: type[Features]) -> list[str]:
+    return [field.name for field in fields(cls)]
