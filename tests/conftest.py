@@ -14,6 +14,9 @@ from typing import NoReturn
 
 import pytest
 
+from builder.acquire.packages import newest_kernel
+from builder.errors import BespokeError
+
 ROOT = Path(__file__).resolve().parent.parent
 GUEST_TOOLS = ("qemu-system-x86_64", "busybox")
 KERNEL_TOOLS = ("apt-get", "dpkg-deb")
@@ -52,3 +55,28 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def data() -> Path:
     """The directory of test data; mark the test `data` too."""
     return data_root()
+
+
+def _newest(series: str) -> str:
+    try:
+        return newest_kernel(series)
+    except BespokeError as error:
+        lacks(f"no kernel of series {series}: {error}")
+
+
+@pytest.fixture(scope="session")
+def release_61() -> str:
+    """The newest Debian kernel of series 6.1 that the archive offers; mark the test `kernel` too."""
+    return _newest("6.1")
+
+
+@pytest.fixture(scope="session")
+def release_612() -> str:
+    """The newest of series 6.12: IBT, another `struct module`, compressed modules."""
+    return _newest("6.12")
+
+
+@pytest.fixture(params=["6.1", "6.12"], scope="session")
+def release(request: pytest.FixtureRequest) -> str:
+    """Each of the two in turn."""
+    return str(request.getfixturevalue(f"release_{request.param.replace('.', '')}"))
