@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,13 @@ DEBIAN_PACKAGES = {
     "xz": "xz-utils",
     "nm": "binutils",
 }
+
+
+#: variables that steer a build and may be set by accident, by a make that runs us for one
+BUILD_VARIABLES = re.compile(
+    r"MAKE\w*|MFLAGS|GNUMAKEFLAGS|KBUILD_\w+|K\w+FLAGS|ARCH|SUBARCH|CROSS_COMPILE|O|M|V|W|C|LLVM|"
+    r"CC|HOSTCC|LD|AR|AS|(HOST|LD|C|CPP|CXX)FLAGS|INSTALL_\w+|GCC_\w+|C(PLUS)?_INCLUDE_PATH|CPATH|LOCALVERSION"
+)
 
 
 def package_of(program: str) -> str:
@@ -48,12 +56,13 @@ def run(
 ) -> str:
     """Run a program to its end and return its standard output (text, undecodable bytes replaced).
 
-    `env` is added to the environment, with `LC_ALL=C` beneath it. With `log`,
+    `env` is added to the environment, from which the variables of a build are removed. With `log`,
     both outputs are appended to that file as well. A failure is a `ToolError`
     with the program's last lines; an interrupt kills the program's whole group.
     """
     words = [str(word) for word in argv]
-    environment = {**os.environ, "LC_ALL": "C", **(env or {})}
+    inherited = {key: value for key, value in os.environ.items() if not BUILD_VARIABLES.fullmatch(key)}
+    environment = {**inherited, "LC_ALL": "C", **(env or {})}
     try:
         process = subprocess.Popen(
             words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

@@ -1,0 +1,182 @@
+"""A kernel's source, prepared so that any of its objects can be compiled alone as the kernel's own was.
+
+A prepared tree lies in the cache, is shared by all runs and is not written to
+again, but for generated files that a single object turns out to need. It is a
+tree only with its stamp: what an interruption leaves is removed and made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.acquire import apt
+from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch, write_whole
+from builder.acquire.packages import fetch_kernel
+from builder.acquire.toolchain import Compiler, find_compiler, read_config
+from builder.acquire.tools import need, run
+from builder.errors import InputError, ToolError
+
+log = logging.getLogger("bespoke.acquire")
+
+#: what every object is compiled with beyond the kernel's own flags; in the cached trees' names
+EXTRA_FLAGS = "-ffunction-sections -fdata-sections"
+
+#: options that olddefconfig may add or change without effect on any object's code: what signs modules, the
+#: salt of build ids, and the versions of tools (the compiler is compared elsewhere)
+HARMLESS_DRIFT = re.compile(
+    r"CONFIG_(BUILD_SALT|MODULE_SIG_(ALL|KEY\w*)|SYSTEM_(TRUSTED|REVOCATION)_KEYS|SYSTEM_BLACKLIST_HASH_LIST|"
+    r"(AS|LD|LLD|RUSTC?|RUSTC_LLVM|BINDGEN|PAHOLE|CLANG)_(VERSION|VERSION_TEXT)|CC_VERSION_TEXT|"
+    r"(RUST|HAVE_RUST|RUSTC|RUSTC_HAS|CC_CAN|CC_HAS|AS_HAS|LD_CAN|LD_HAS|TOOLS_SUPPORT)_\w+)"
+)
+
+PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "tar", "xz", "ld", "perl")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTree:
+    """A prepared kernel source: `root` is both source and build directory.
+
+    `identity` names its content (package version, or the fingerprint of a
+    directory), its configuration and compiler: what was compiled from it may be
+    kept under that name. `drift` lists options that could not be set as the
+    kernel has them.
+    """
+
+    release: str
+    root: Path
+    identity: str
+    kernel_version: str
+    compiler: Compiler
+    drift: tuple[str, ...]
+
+    def make(self, *goals: str, jobs: int | None = None, log_file: Path | None = None) -> str:
+        """Run the tree's make with the variables that it was prepared with; its standard output."""
+        return run(["make", *make_variables(self.root, self.release, self.compiler.command),
+                    f"-j{jobs or processors()}", *goals], cwd=self.root, log=log_file)
+
+
+def processors() -> int:
+    """How many processes may compute at once here."""
+    return len(os.sched_getaffinity(0))
+
+
+def make_variables(root: Path, release: str, compiler: str) -> list[str]:
+    """Variables for every call of make in a prepared tree.
+
+    An override on the command line reaches makefiles and not the generated
+    headers, so these change what is built beside the objects and no object:
+    signing tools want OpenSSL, `resolve_btfids` serves the final link only.
+    """
+    return [
+        f"CC={compiler}", f"HOSTCC={compiler}", f"KERNELRELEASE={release}", f"KCFLAGS={EXTRA_FLAGS}",
+        f"PAHOLE={root / '.bespoke/pahole'}", "CONFIG_MODULE_SIG_FORMAT=", "CONFIG_BPF=",
+    ]
+
+
+def fetch_source(release: str, version: str | None = None, *, allow_compiler: bool = False) -> SourceTree:
+    """The distribution's source of exactly the kernel package of `release`, with its patches, prepared.
+
+    About 150 MB to download and 1.5 GB on disk the first time, then from the
+    cache. Raises `InputError` when the archive offers that version no longer,
+    `RefusedError` for another compiler, `ToolError` for a missing program.
+    """
+    kernel = fetch_kernel(release, version)
+    series = ".".join(release.split(".")[:2])
+    name = f"linux-source-{series}"
+    config = read_config(kernel.config)
+    compiler = find_compiler(config, allow_other=allow_compiler)
+    identity = _identity(f"{name}_{kernel.version}", release, compiler)
+
+    def unpack(root: Path) -> None:
+        package = apt.lookup(name, kernel.version)
+        with scratch("source") as work:
+            apt.unpack_all([package], work)
+            archives = list((work / "usr/src").glob(f"{name}.tar*"))
+            if len(archives) != 1:
+                raise InputError("the package holds no single source archive", where=package.file_name)
+            unpack_archive(archives[0], root)
+
+    return prepared(identity, release, kernel.config, compiler, unpack)
+
+
+def _identity(origin: str, release: str, compiler: Compiler) -> str:
+    parts = [origin, release, compiler.version.rpartition(" ")[2]]
+    return "_".join(clean_name(part) for part in parts)
+
+
+def unpack_archive(archive: Path, root: Path) -> None:
+    """Unpack a tar archive whose files lie below one top directory into `root`."""
+    log.info("unpacking %s", archive.name)
+    run(["tar", "-x", "-f", archive, "--strip-components=1", "--no-same-owner", "-C", root])
+    if not (root / "Kconfig").is_file():
+        raise InputError("no kernel source (no Kconfig at its top)", where=archive)
+
+
+def prepared(
+    identity: str, release: str, config: Path, compiler: Compiler, unpack: Callable[[Path], None]
+) -> SourceTree:
+    """The prepared tree `identity` of the cache; `unpack(root)` fills it first where it is absent."""
+    root = cache_path("source", identity)
+    with locked(f"source-{root.name}"):
+        stamp = root / ".bespoke/prepared.json"
+        if not stamp.is_file():
+            remove_tree(root)
+            root.mkdir(parents=True)
+            try:
+                unpack(root)
+                facts = _prepare(root, release, config, compiler)
+                write_whole(stamp, json.dumps(facts))
+            except BaseException:
+                # Room is what a full disk lacks; a killed run leaves it to the next.
+                remove_tree(root)
+                raise
+        facts = json.loads(stamp.read_text())
+    return SourceTree(release=release, root=root, identity=root.name, kernel_version=facts["kernel_version"],
+                      compiler=compiler, drift=tuple(facts["drift"]))
+
+
+def _prepare(root: Path, release: str, config: Path, compiler: Compiler) -> dict[str, object]:
+    need(PROGRAMS, purpose="preparing kernel source")
+    _need_headers(compiler.command)
+    log.info("preparing the source of %s", release)
+    wanted = read_config(config)
+    own = root / ".bespoke"
+    own.mkdir()
+    # CONFIG_DEBUG_INFO_BTF changes struct module, so it must stay on; of pahole it wants the version only.
+    digits = wanted.get("CONFIG_PAHOLE_VERSION", "0")
+    pahole = own / "pahole"
+    pahole.write_text(f"#!/bin/sh\necho v{digits[:-2] or '0'}.{digits[-2:]}\n")
+    pahole.chmod(0o755)
+    shutil.copyfile(config, root / ".config")
+    tree = SourceTree(release=release, root=root, identity="", kernel_version="", compiler=compiler, drift=())
+    log_file = own / "prepare.log"
+    tree.make("olddefconfig", log_file=log_file)
+    drift = config_drift(wanted, read_config(root / ".config"))
+    tree.make("modules_prepare", log_file=log_file)
+    version = tree.make("-s", "kernelversion").strip()
+    utsrelease = (root / "include/generated/utsrelease.h").read_text()
+    if f'"{release}"' not in utsrelease:
+        raise ToolError(f"prepared for another release than {release}: {utsrelease.strip()}", where=root)
+    return {"kernel_version": version, "drift": drift}
+
+
+def config_drift(wanted: dict[str, str], got: dict[str, str]) -> list[str]:
+    """Options whose value differs and may change code, as `OPTION: wanted -> got`, sorted."""
+    keys = sorted(key for key in wanted.keys() | got.keys() if wanted.get(key, "n") != got.get(key, "n"))
+    return [f"{key}: {wanted.get(key, 'n')} -> {got.get(key, 'n')}"
+            for key in keys if not HARMLESS_DRIFT.fullmatch(key)]
+
+
+def _need_headers(compiler: str) -> None:
+    """objtool is built from the tree and wants libelf's headers: say so before minutes have passed."""
+    try:
+        run([compiler, "-E", "-include", "gelf.h", "-x", "c", "/dev/null", "-o", "/dev/null"])
+    except ToolError as error:
+        raise ToolError("preparing kernel source needs: apt-get install libelf-dev") from error
