@@ -51,15 +51,14 @@ class Channel:
         self._machine = machine
         self._memory = machine.memory.fileno()
         self._last = 0
+        self.dead = False
+        """Set once the guest has ended or gone silent: nothing is asked of it any more."""
 
     def greeting(self, timeout: float) -> str:
         """Wait until the agent is up; the kernel release that it names."""
         deadline = time.monotonic() + timeout
-        try:
-            while not (line := self._machine.line(deadline)).startswith("ready "):
-                pass
-        except TimeoutError:
-            raise GuestError(f"the guest did not come up within {timeout:g} s") from None
+        while not (line := self._line(deadline, f"did not come up within {timeout:g} s")).startswith("ready "):
+            pass
         return line.removeprefix("ready ")
 
     def request(self, script: str, timeout: float) -> tuple[int, bytes, float]:
@@ -71,15 +70,13 @@ class Channel:
         text = script.encode() + b"\n"
         if len(text) > COMMAND_SIZE:
             raise GuestError(f"a command of {len(text)} bytes is longer than {COMMAND_SIZE}")
-        os.pwrite(self._memory, text, COMMAND_START)
-        self._last += 1
         started = time.monotonic()
-        self._machine.ring(f"{self._last} {len(text)} {timeout:.2f}")
-        try:
-            status, size = self._reply(started + timeout + GRACE)
-        except TimeoutError:
-            message = f"the guest no longer answers (waited {timeout + GRACE:g} s): {brief(script)}"
-            raise GuestError(message) from None
+        self._ring(text, timeout)
+        silence = f"no longer answers (waited {timeout + GRACE:g} s): {brief(script)}"
+        words: list[str] = []
+        while len(words) != 3 or words[0] != str(self._last):
+            words = self._line(started + timeout + GRACE, silence).split()
+        status, size = int(words[1]), int(words[2])
         seconds = time.monotonic() - started
         if status == KILLED and seconds >= timeout:
             raise GuestError(f"not done within {timeout:g} s: {brief(script)}")
@@ -89,16 +86,28 @@ class Channel:
 
     def send(self, script: str) -> None:
         """Start a script that is not expected to answer."""
-        text = script.encode() + b"\n"
+        self._ring(script.encode() + b"\n", 60.0)
+
+    def _ring(self, text: bytes, limit: float) -> None:
+        if self.dead:
+            raise GuestError("the guest ended or went silent before")
         os.pwrite(self._memory, text, COMMAND_START)
         self._last += 1
-        self._machine.ring(f"{self._last} {len(text)} 60")
+        try:
+            self._machine.ring(f"{self._last} {len(text)} {limit:.2f}")
+        except GuestError:
+            self.dead = True
+            raise
 
-    def _reply(self, deadline: float) -> tuple[int, int]:
-        while True:
-            words = self._machine.line(deadline).split()
-            if len(words) == 3 and words[0] == str(self._last):
-                return int(words[1]), int(words[2])
+    def _line(self, deadline: float, silence: str) -> str:
+        try:
+            return self._machine.line(deadline)
+        except TimeoutError:
+            self.dead = True
+            raise GuestError(f"the guest {silence}") from None
+        except GuestError:
+            self.dead = True
+            raise
 
     def place(self, data: bytes) -> None:
         """At most DATA_SIZE bytes into the data area, for the guest to fetch."""

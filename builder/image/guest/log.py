@@ -88,8 +88,14 @@ class KernelLog:
         rows = ((m["level"], float(m["seconds"]), m["text"]) for m in matches)
         return cls(tuple(Record(int(level) & 7 if level else None, at, said) for level, at, said in rows))
 
-    def since(self, index: int) -> KernelLog:
-        return KernelLog(self.records[index:])
+    @property
+    def end(self) -> float:
+        """The time stamp of the last line, 0 for an empty log."""
+        return self.records[-1].seconds if self.records else 0.0
+
+    def since(self, mark: float) -> KernelLog:
+        """What was said after the time stamp `mark`."""
+        return KernelLog(tuple(record for record in self.records if record.seconds > mark))
 
     def warnings(self) -> tuple[str, ...]:
         return tuple(record.text for record in self.records if record.is_warning)

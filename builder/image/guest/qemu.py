@@ -152,7 +152,7 @@ class Machine:
             if line in ready and (data := self.doorbell.recv(1)):
                 got += data
             elif ready:
-                raise GuestError("the guest ended")
+                raise self._ended()
             else:
                 raise TimeoutError
         return got.decode(errors="replace").strip()
@@ -162,7 +162,12 @@ class Machine:
         try:
             self.doorbell.sendall(line.encode() + b"\n")
         except OSError:
-            raise GuestError("the guest ended") from None
+            raise self._ended() from None
+
+    def _ended(self) -> GuestError:
+        # The line breaks a moment before the process is gone; what it says last is wanted too.
+        self.wait(5.0)
+        return GuestError("the guest ended")
 
     def wait(self, timeout: float) -> bool:
         """True once the process has ended, False if it has not within `timeout` seconds."""

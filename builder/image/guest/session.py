@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -202,12 +202,14 @@ class Guest:
         return tuple(line.split()[0] for line in self.check("cat /proc/modules").splitlines())
 
     def insmod(
-        self, source: Path | bytes, name: str | None = None, params: str = "", *, timeout: float = 60.0
+        self, source: Path | bytes, name: str = "module", params: str = "", *, timeout: float = 60.0
     ) -> Answer:
-        """Give the kernel one module, dependencies not considered; the answer is the kernel's."""
-        module = ModuleFile.read(source, name or "")
-        place = f"/run/{module.name}.ko"
-        self.put(place, module.data)
+        """Give the kernel one module as it is, dependencies not considered; the answer is the kernel's.
+
+        `name` is only what its messages call the file; a file on the host may be compressed.
+        """
+        place = shlex.quote(f"/run/{name}.ko")
+        self.put(f"/run/{name}.ko", source if isinstance(source, bytes) else ModuleFile.read(source).data)
         return self.run(f"insmod {place} {params}; status=$?; rm -f {place}; exit $status", timeout=timeout)
 
     def rmmod(self, name: str, *, timeout: float = 30.0) -> Answer:
@@ -278,20 +280,19 @@ class Guest:
 
     def log(self) -> KernelLog:
         """The kernel's log, with levels while the guest lives, else what reached the console."""
-        if self.alive:
-            answer = self.run("dmesg -r -s 8388608")
-            if answer.ok:
-                return KernelLog.parse(answer.output)
+        with suppress(GuestError):
+            if self.alive:
+                return KernelLog.parse(self.check("dmesg -r -s 8388608"))
         return KernelLog.parse(self.console())
 
     def dmesg(self) -> str:
         return str(self.log())
 
-    def mark(self) -> int:
-        """A place in the log, for `warnings(since=...)`."""
-        return len(self.log().records)
+    def mark(self) -> float:
+        """A place in the log, for `warnings(since=...)`: the time stamp of its last line, in seconds."""
+        return self.log().end
 
-    def warnings(self, since: int = 0) -> tuple[str, ...]:
+    def warnings(self, since: float = 0.0) -> tuple[str, ...]:
         """Warnings, oopses and errors; the taint messages of every livepatch are none."""
         return self.log().since(since).warnings()
 
@@ -326,7 +327,7 @@ class Guest:
         machine = self._started()
         log = KernelLog.parse(machine.console())
         reason = None
-        if not machine.alive or "no longer answers" in message or "did not come up" in message:
+        if self._channel is not None and self._channel.dead:
             silence = None if log.records else "the console is empty"
             reason = log.first_failure() or machine.complaint() or silence
         return GuestError(f"{message}: {reason}" if reason else message, log=log.tail())
