@@ -1,6 +1,6 @@
 """The kernel's own symbol table, found in the image by what must hold of it.
 
-scripts/kallsyms.c writes these tables, each aligned to 8 bytes::
+scripts/kallsyms.c writes these tables, each aligned to 8 bytes (7.x: to 4)::
 
     num_syms     u32
     names        per symbol: length (ULEB128, at most two bytes), that many token numbers
@@ -23,7 +23,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, starmap
+from itertools import accumulate, pairwise, starmap
 from operator import le
 from typing import Final
 
@@ -81,20 +81,17 @@ def _token_tables(image: StaticImage, low: int, high: int) -> Iterator[_Tokens]:
             end = data.find(b"\0", end, high) + 1
             if not end:
                 break
-        index_at = (end + 7) & ~7
-        if not end or index_at + 512 > high:
-            continue
-        index = array("H", data[index_at : index_at + 512])
-        table = match.start() - index[ord("0")]
-        if table < low or index[0] != 0:
-            continue
-        texts = data[table : end - 1].split(b"\0")
-        at, begins = 0, []
-        for text in texts:
-            begins.append(at)
-            at += len(text) + 1
-        if begins == index.tolist():
-            yield _Tokens(table, index_at + 512, [text.decode("latin-1") for text in texts])
+        for index_at in sorted({(end + 3) & ~3, (end + 7) & ~7}) if end else ():
+            if index_at + 512 > high:
+                continue
+            index = array("H", data[index_at : index_at + 512])
+            table = match.start() - index[ord("0")]
+            if table < low or index[0] != 0:
+                continue
+            texts = data[table : end - 1].split(b"\0")
+            begins = accumulate((len(text) + 1 for text in texts[:-1]), initial=0)
+            if len(texts) == 256 and list(begins) == index.tolist():
+                yield _Tokens(table, index_at + 512, [text.decode("latin-1") for text in texts])
 
 
 def _name_tables(image: StaticImage, before: int, low: int) -> Iterator[tuple[int, int, int]]:
@@ -102,16 +99,17 @@ def _name_tables(image: StaticImage, before: int, low: int) -> Iterator[tuple[in
     data = image.data
     at = before
     while (at := data.rfind(b"\0\0\0\0", low, at)) >= 0:
-        markers = at & ~7
+        markers = at & ~3
         at = markers + 3  # the next hit begins before this one
         run = _marker_run(data[markers : min(before, markers + 4 * (_MOST_SYMBOLS >> 8))])
         # What follows the markers can look like one more of them, hence a few lengths.
         for groups in range(len(run), max(len(run) - 3, 8), -1):
             last = markers - run[groups - 1]
-            for names in range(last & ~7, max(last - 256 * 130, low + 8), -8):
-                count = int.from_bytes(data[names - 8 : names - 4], "little")
-                if (count + 255) >> 8 == groups and not any(data[names - 4 : names]):
-                    yield names - 8, names, count
+            for names in range(last & ~3, max(last - 256 * 130, low + 8), -4):
+                for num_syms in (names - 4, names - 8):
+                    count = int.from_bytes(data[num_syms : num_syms + 4], "little")
+                    if (count + 255) >> 8 == groups and not any(data[num_syms + 4 : names]):
+                        yield num_syms, names, count
 
 
 def _marker_run(content: bytes) -> list[int]:
@@ -184,7 +182,7 @@ def _readings(
             yield layout, array("Q", [base + value for value in array("I", raw)])
     for layout, at in (
         ("token_index, entry-relative offsets", tokens.index_end),  # 7.x
-        ("entry-relative offsets, num_syms", num_syms - space),
+        ("entry-relative offsets, num_syms", num_syms - 4 * count),
     ):
         if at >= 0 and image.is_loaded(at, 4 * count):
             place = image.address_of(at)
