@@ -28,7 +28,7 @@ DATA_START = OUTPUT_START + OUTPUT_SIZE
 WINDOW = f"memmap={(COMMAND_SIZE + OUTPUT_SIZE + DATA_SIZE) // MIB}M${WINDOW_START // MIB}M"
 GRACE = 10.0
 """Seconds beyond a command's own limit after which a guest that says nothing counts as dead."""
-KILLED = 128 + 9
+LATE = "late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class Channel:
 
     def greeting(self, timeout: float) -> str:
         """Wait until the agent is up; the kernel release that it names."""
-        deadline = time.monotonic() + timeout
-        while not (line := self._line(deadline, f"did not come up within {timeout:g} s")).startswith("ready "):
-            pass
+        deadline, line = time.monotonic() + timeout, ""
+        while not line.startswith("ready "):
+            line = self._line(deadline, f"did not come up within {timeout:g} s")
         return line.removeprefix("ready ")
 
     def request(self, script: str, timeout: float) -> tuple[int, bytes, float]:
@@ -76,13 +76,12 @@ class Channel:
         words: list[str] = []
         while len(words) != 3 or words[0] != str(self._last):
             words = self._line(started + timeout + GRACE, silence).split()
-        status, size = int(words[1]), int(words[2])
-        seconds = time.monotonic() - started
-        if status == KILLED and seconds >= timeout:
+        size, seconds = int(words[2]), time.monotonic() - started
+        if words[1] == LATE:
             raise GuestError(f"not done within {timeout:g} s: {brief(script)}")
         if size > OUTPUT_SIZE:
             raise GuestError(f"output of {size} bytes is more than {OUTPUT_SIZE}: {brief(script)}")
-        return status, os.pread(self._memory, size, OUTPUT_START), seconds
+        return int(words[1]), os.pread(self._memory, size, OUTPUT_START), seconds
 
     def send(self, script: str) -> None:
         """Start a script that is not expected to answer."""

@@ -98,7 +98,16 @@ class KernelLog:
         return KernelLog(tuple(record for record in self.records if record.seconds > mark))
 
     def warnings(self) -> tuple[str, ...]:
-        return tuple(record.text for record in self.records if record.is_warning)
+        """The texts of the warnings; a stack trace counts only where nothing before it says what it is of."""
+        found, inside = list[str](), False
+        for record in self.records:
+            if record.text.startswith("---[ end trace"):
+                inside = False
+            elif record.is_warning:
+                if not (inside and record.text == "Call Trace:"):
+                    found.append(record.text)
+                inside = True
+        return tuple(found)
 
     def first_failure(self) -> str | None:
         """The line that says best why a kernel died: the first severe one."""

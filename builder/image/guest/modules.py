@@ -159,7 +159,7 @@ class ModuleTree:
         if name not in self._seen:
             path = self._own.get(name) or self._kernel.find_module(name)
             if path is None and name not in self.builtin:
-                raise InputError(f"module {name} is not in the tree of {self._kernel.release}")
+                raise InputError(f"module {name} is not in the tree of {self._kernel.release}; give its file")
             self._seen[name] = ModuleFile.read(path) if path is not None else None
         return self._seen[name]
 

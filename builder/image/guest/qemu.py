@@ -103,6 +103,7 @@ class Machine:
             *devices,
         ]
         files = (self.memory, self._console, archive)
+        self._said: tuple[str, str] | None = None
         try:
             self.process = subprocess.Popen(
                 command,
@@ -113,6 +114,7 @@ class Machine:
                 start_new_session=True,  # an interrupt at the terminal is ours to handle
             )
         except OSError as error:
+            self._close()
             raise ToolError(f"cannot be started: {error.strerror}", where=program) from None
         finally:
             archive.close()
@@ -132,13 +134,15 @@ class Machine:
 
     def console(self) -> str:
         """All that the first serial port has printed so far, also after the end."""
-        data = os.pread(self._console.fileno(), os.fstat(self._console.fileno()).st_size, 0)
-        return data.decode(errors="replace").replace("\r\n", "\n")
+        if self._said is not None:
+            return self._said[0]
+        return _text(self._console).replace("\r\n", "\n")
 
     def complaint(self) -> str:
         """What QEMU itself said, harmless remarks about CPU features left out."""
-        data = os.pread(self._stderr.fileno(), os.fstat(self._stderr.fileno()).st_size, 0)
-        lines = data.decode(errors="replace").splitlines()
+        if self._said is not None:
+            return self._said[1]
+        lines = _text(self._stderr).splitlines()
         return "\n".join(line for line in lines if "TCG doesn't support requested feature" not in line)
 
     def line(self, deadline: float) -> str:
@@ -185,8 +189,13 @@ class Machine:
                 self.process.send_signal(signal.SIGKILL)
             self.process.wait()
             os.close(self._pidfd)
-            self.doorbell.close()
-            self.memory.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._said = self.console(), self.complaint()
+        self.doorbell.close()
+        for file in (self.memory, self._console, self._stderr):
+            file.close()
 
 
 _running: weakref.WeakSet[Machine] = weakref.WeakSet()
@@ -207,6 +216,11 @@ def _tool(name: str, package: str) -> str:
 
 def _path(file: IO[bytes]) -> str:
     return f"/proc/self/fd/{file.fileno()}"
+
+
+def _text(file: IO[bytes]) -> str:
+    """All of a file that another process appends to."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
 
 
 def _memory(name: str, *, size: int = 0, content: bytes = b"") -> IO[bytes]:

@@ -107,6 +107,8 @@ class Guest:
         image = self.kernel.path if self.config.kaslr else self.kernel.vmlinux
         if not image.is_file():
             raise InputError("no such kernel image", where=image)
+        if self.config.kaslr and image.read_bytes()[:4] == b"\x7fELF":
+            raise InputError("only a bzImage can place itself (KASLR); this is a vmlinux", where=image)
         started = time.monotonic()
         self._machine = Machine(image, archive, self.config, window=WINDOW, devices=self._devices())
         try:
