@@ -71,7 +71,7 @@ def image_hash(path: Path, cache: Path) -> str:
             return str(known["sha256"])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with whole_file(memo) as temporary:
+    with suppress(KernelError), whole_file(memo) as temporary:
         temporary.write_text(json.dumps({"state": state, "sha256": digest}))
     return digest
 

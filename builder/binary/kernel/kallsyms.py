@@ -32,6 +32,8 @@ from builder.errors import KernelError
 
 _DIGITS: Final = re.compile(b"".join(b"%d\0" % digit for digit in range(10)))
 _MASK: Final = (1 << 64) - 1
+_GROUP: Final = (256 * 2, 256 * 514)
+"""The least and the most bytes that 256 names take: a length of one or two bytes, and tokens."""
 _MOST_SYMBOLS: Final = 1 << 24  # kallsyms_seqs_of_names has three bytes for each
 
 
@@ -101,6 +103,9 @@ def _name_tables(image: StaticImage, before: int, low: int) -> Iterator[tuple[in
     while (at := data.rfind(b"\0\0\0\0", low, at)) >= 0:
         markers = at & ~3
         at = markers + 3  # the next hit begins before this one
+        head = int.from_bytes(data[markers + 4 : markers + 8], "little")
+        if not _GROUP[0] <= head <= _GROUP[1]:
+            continue
         run = _marker_run(data[markers : min(before, markers + 4 * (_MOST_SYMBOLS >> 8))])
         # What follows the markers can look like one more of them, hence a few lengths.
         for groups in range(len(run), max(len(run) - 3, 8), -1):
@@ -113,12 +118,10 @@ def _name_tables(image: StaticImage, before: int, low: int) -> Iterator[tuple[in
 
 
 def _marker_run(content: bytes) -> list[int]:
-    """The longest beginning of `content` that is 0 and then rises as markers of 256 names must."""
+    """The longest beginning of `content` that rises as markers of 256 names must."""
     words = array("I", content[: len(content) & ~3])
-    if len(words) < 9 or words[0] != 0 or not 512 <= words[1] <= 256 * 514:
-        return []
     stop = 1
-    while stop < len(words) and 512 <= words[stop] - words[stop - 1] <= 256 * 514:
+    while stop < len(words) and _GROUP[0] <= words[stop] - words[stop - 1] <= _GROUP[1]:
         stop += 1
     return words[:stop].tolist()
 

@@ -12,24 +12,17 @@ from builder.binary.kernel.decompress import decompress
 from builder.errors import InputError, KernelError
 
 _SUFFIXES: Final = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
-_IN_CACHE: Final = ("*", "*/*", "*/*/*")
-"""How deep an unpacked package may stand in the cache."""
-
-
-def cache_root(cache: Path | None = None) -> Path:
-    """The cache directory: `cache`, else BESPOKE_CACHE, else ~/.cache/bespoke."""
-    if cache is not None:
-        return cache
-    named = os.environ.get("BESPOKE_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "bespoke"
 
 
 def _roots(pattern: str, cache: Path) -> Iterator[Path]:
-    """What `pattern` (below the root of a file system) names: in `/`, then in each unpacked package."""
+    """What `pattern` (below the root of a file system) names: in `/`, then in each unpacked package.
+
+    Of several unpacked versions of one release the one that was unpacked last comes first.
+    """
     if (Path("/") / pattern).exists():
         yield Path("/") / pattern
-    for depth in _IN_CACHE:
-        yield from sorted(cache.glob(f"{depth}/{escape(pattern)}"))
+    found = (cache / "unpacked").glob(f"*/{escape(pattern)}")
+    yield from sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def find_image(release: str, cache: Path) -> Path:

@@ -45,7 +45,8 @@ class ImageSection:
 class StaticImage:
     """A vmlinux ELF of x86-64, addressed by virtual addresses as linked (no KASLR offset).
 
-    The per-CPU template of kernels before 6.15 is linked at address 0.
+    The per-CPU template of kernels before 6.15 is linked at address 0; it is found
+    there and at `__per_cpu_load`, as two segments.
     """
 
     def __init__(self, data: Buffer, *, where: str | Path) -> None:
@@ -70,15 +71,14 @@ class StaticImage:
     def _segments(self, phoff: int, count: int) -> tuple[Segment, ...]:
         if phoff + count * _PROGRAM.size > len(self.data):
             raise KernelError("truncated: the program headers are missing", where=self.where)
-        rows = (_PROGRAM.unpack_from(self.data, phoff + i * _PROGRAM.size) for i in range(count))
-        found = sorted(
-            (
-                Segment(vaddr, memsz, offset, filesz, flags)
-                for kind, flags, offset, vaddr, _paddr, filesz, memsz, _align in rows
-                if kind == _PT_LOAD
-            ),
-            key=lambda segment: segment.address,
-        )
+        rows = [_PROGRAM.unpack_from(self.data, phoff + i * _PROGRAM.size) for i in range(count)]
+        rows = [row for row in rows if row[0] == _PT_LOAD]
+        # The per-CPU template linked at 0 is loaded among the rest, where __per_cpu_load says.
+        offset_map = max((vaddr - paddr for _, _, _, vaddr, paddr, *_ in rows), default=0)
+        found: set[Segment] = set()
+        for _kind, flags, offset, vaddr, paddr, filesz, memsz, _align in rows:
+            for address in {vaddr, paddr + offset_map}:
+                found.add(Segment(address, memsz, offset, filesz, flags))
         if not found:
             raise KernelError("an ELF file without a loadable segment, no kernel image", where=self.where)
         end = max(segment.offset + segment.file_size for segment in found)
@@ -86,7 +86,7 @@ class StaticImage:
             raise KernelError(
                 f"truncated: its segments end at byte {end}, the file at {len(self.data)}", where=self.where
             )
-        return tuple(found)
+        return tuple(sorted(found, key=lambda segment: segment.address))
 
     def _sections(self, shoff: int, count: int, shstrndx: int) -> dict[str, ImageSection]:
         """By name, the first of equal names; empty where the headers were stripped."""

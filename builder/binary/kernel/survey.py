@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -77,44 +78,24 @@ _PROBES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 
 def survey(path: Path, folder: Path) -> None:
-    """Decode an image and write its facts, and its vmlinux unless the image is one."""
+    """Decode the image at `path` and write its facts into `folder`, and its vmlinux unless it is one.
+
+    Raises KernelError where the image cannot be a target, and says why.
+    """
     packed = path.read_bytes()
     content = extract_vmlinux(packed, where=path)
-    is_packed = content is not packed
     image = StaticImage(content, where=path)
-    table = kallsyms.decode(image)
-    first: dict[str, int] = {}
-    for name, address in zip(table.names, table.addresses, strict=True):
-        first.setdefault(name, address)
-    find = first.get
-    texts = {name: image.string(first[name]) for name in ("linux_banner", "vermagic") if name in first}
-    if len(texts) < 2 or not texts["linux_banner"].startswith("Linux version "):
-        raise KernelError(
-            "its kallsyms have no linux_banner or no vermagic "
-            "(built without CONFIG_KALLSYMS_ALL or CONFIG_MODULES?)",
-            where=path,
-        )
-    exports = read_exports(image, find)
-    span = _btf_span(image, first)
-    btf = Btf(image.read(*span), where=path) if span else None
-    index = btf.index if btf else Index(array("I"), array("I"))
-    features = _features(image, first, exports, btf)
-    meta: dict[str, object] = {
-        "release": texts["linux_banner"].split()[2],
-        "banner": texts["linux_banner"].rstrip("\n"),
-        "vermagic": texts["vermagic"],
-        "features": json.dumps(asdict(features)),
-        "kallsyms_layout": table.layout,
-        "llvm_suffixes": int(any(".llvm." in name for name in table.names)),
-        "addresses": table.addresses.tobytes(),
-        "packed": int(is_packed),
-        "vmlinux_size": len(content),
-        "btf_names": index.names.tobytes(),
-        "btf_offsets": index.offsets.tobytes(),
-    }
-    if span:
-        meta |= {"btf_address": f"{span[0]:x}", "btf_size": span[1]}
-    if is_packed:
+    try:
+        table = kallsyms.decode(image)
+        first: dict[str, int] = {}
+        for name, address in zip(table.names, table.addresses, strict=True):
+            first.setdefault(name, address)
+        exports = read_exports(image, first.get)
+        meta = _meta(image, table, first, exports)
+    except (struct.error, IndexError, ValueError) as error:
+        raise KernelError(f"damaged: its tables lead nowhere ({error})", where=path) from error
+    meta["packed"] = int(content is not packed)
+    if content is not packed:
         with whole_file(folder / "vmlinux") as temporary:
             temporary.write_bytes(content)
     write_facts(
@@ -128,13 +109,46 @@ def survey(path: Path, folder: Path) -> None:
     )
 
 
-def _btf_span(image: StaticImage, first: Mapping[str, int]) -> tuple[int, int] | None:
-    """Address and size of the BTF, by its bounding symbols, else by its section."""
+def _meta(
+    image: StaticImage, table: kallsyms.Kallsyms, first: Mapping[str, int], exports: list[Export]
+) -> dict[str, object]:
+    """All facts that are not rows: texts, features, the arrays behind the look-ups."""
+    missing = [name for name in ("linux_banner", "vermagic") if name not in first]
+    if missing:
+        raise KernelError(
+            f"its kallsyms have no {' and no '.join(missing)}: "
+            "built without CONFIG_KALLSYMS_ALL or CONFIG_MODULES",
+            where=image.where,
+        )
+    banner = image.string(first["linux_banner"]).rstrip("\n")
+    if not banner.startswith("Linux version "):
+        raise KernelError(f"its banner is {banner[:40]!r}", where=image.where)
+    start, size = _btf_span(image, first)
+    btf = Btf(image.read(start, size), where=image.where) if size else None
+    index = btf.index if btf else Index(array("I"), array("I"))
+    return {
+        "release": banner.split()[2],
+        "banner": banner,
+        "vermagic": image.string(first["vermagic"]),
+        "features": json.dumps(asdict(_features(image, first, exports, btf))),
+        "kallsyms_layout": table.layout,
+        "llvm_suffixes": int(any(".llvm." in name for name in table.names)),
+        "addresses": table.addresses.tobytes(),
+        "vmlinux_size": len(image.data),
+        "btf_address": f"{start:x}",
+        "btf_size": size,
+        "btf_names": index.names.tobytes(),
+        "btf_offsets": index.offsets.tobytes(),
+    }
+
+
+def _btf_span(image: StaticImage, first: Mapping[str, int]) -> tuple[int, int]:
+    """Address and size of the BTF, by its bounding symbols, else by its section; size 0 for none."""
     start, stop = first.get("__start_BTF"), first.get("__stop_BTF")
     section = image.sections.get(".BTF")
     if start is not None and stop is not None and stop > start:
         return start, stop - start
-    return (section.address, section.size) if section and section.size else None
+    return (section.address, section.size) if section else (0, 0)
 
 
 def _features(

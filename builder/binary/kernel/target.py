@@ -13,10 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from builder.acquire.cache import cache_root
 from builder.binary.kernel import modules
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.exports import Export
 from builder.binary.kernel.facts import Facts, image_hash
+from builder.binary.kernel.kaslr import KaslrRelocations, read_relocations
 from builder.binary.kernel.layout import StructLayout
 from builder.binary.kernel.static import ImageSection, Segment, StaticImage
 from builder.binary.kernel.survey import Features, survey
@@ -68,7 +70,7 @@ class Kernel:
         The first time an image is seen it is decoded, which takes seconds; then
         it is found by its sha256 in `cache` (BESPOKE_CACHE, ~/.cache/bespoke).
         """
-        root = modules.cache_root(cache)
+        root = cache or cache_root()
         path = Path(kernel)
         try:
             if path.is_dir():
@@ -237,6 +239,11 @@ class Kernel:
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes of the static image; KernelError outside it."""
         return self.image.read(address, size)
+
+    def kaslr_relocations(self) -> KaslrRelocations:
+        """Every site that a boot with KASLR changes; KernelError where the image carries none."""
+        percpu_at_zero = any(segment.address == 0 for segment in self.segments)
+        return read_relocations(self.image, inverse=percpu_at_zero)
 
     def text_range(self) -> tuple[int, int]:
         """From `_stext` to `_etext`."""
