@@ -110,14 +110,24 @@ def published(kind: str, name: str, make: Callable[[Path], None]) -> Path:
     if target.is_dir():
         return target
     with locked(f"{kind}-{target.name}"):
-        if target.is_dir():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with scratch(target.name) as work:
-            filled = work / "filled"
-            filled.mkdir()
-            make(filled)
+        return target if target.is_dir() else published_unlocked(kind, name, make)
+
+
+def published_unlocked(kind: str, name: str, make: Callable[[Path], None]) -> Path:
+    """As `published`, for small work: two processes may both do it, and the first one's result stays."""
+    target = cache_path(kind, name)
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(target.name) as work:
+        filled = work / "filled"
+        filled.mkdir()
+        make(filled)
+        try:
             os.replace(filled, target)
+        except OSError:
+            if not target.is_dir():
+                raise
     return target
 
 

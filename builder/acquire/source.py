@@ -18,6 +18,7 @@ from pathlib import Path
 
 from builder.acquire import apt
 from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch, write_whole
+from builder.acquire.kbuild import Objects, record
 from builder.acquire.packages import fetch_kernel
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import need, run
@@ -58,8 +59,20 @@ class SourceTree:
 
     def make(self, *goals: str, jobs: int | None = None, log_file: Path | None = None) -> str:
         """Run the tree's make with the variables that it was prepared with; its standard output."""
-        return run(["make", *make_variables(self.root, self.release, self.compiler.command),
-                    f"-j{jobs or processors()}", *goals], cwd=self.root, log=log_file)
+        return run([*self._make(), f"-j{jobs or processors()}", *goals], cwd=self.root, log=log_file)
+
+    def objects(self) -> Objects:
+        """The objects of the tree's configuration; listed at the first call (about 20 s), then kept."""
+        database = self.root / ".bespoke/objects.db"
+        with locked(f"source-{self.root.name}"):
+            if not database.is_file():
+                with scratch("objects") as work:
+                    record(self.root, self._make(), work / "objects.db")
+                    os.replace(work / "objects.db", database)
+        return Objects(database)
+
+    def _make(self) -> list[str]:
+        return ["make", *make_variables(self.root, self.release, self.compiler.command)]
 
 
 def processors() -> int:

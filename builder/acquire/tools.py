@@ -46,6 +46,12 @@ def need(programs: Iterable[str], *, purpose: str) -> None:
         raise ToolError(f"{purpose} needs: apt-get install {' '.join(missing)}")
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's environment without the variables of a build, messages in English."""
+    inherited = {key: value for key, value in os.environ.items() if not BUILD_VARIABLES.fullmatch(key)}
+    return {**inherited, "LC_ALL": "C"}
+
+
 def run(
     argv: Sequence[str | Path],
     *,
@@ -56,13 +62,12 @@ def run(
 ) -> str:
     """Run a program to its end and return its standard output (text, undecodable bytes replaced).
 
-    `env` is added to the environment, from which the variables of a build are removed. With `log`,
+    `env` is added to `clean_environment()`. With `log`,
     both outputs are appended to that file as well. A failure is a `ToolError`
     with the program's last lines; an interrupt kills the program's whole group.
     """
     words = [str(word) for word in argv]
-    inherited = {key: value for key, value in os.environ.items() if not BUILD_VARIABLES.fullmatch(key)}
-    environment = {**inherited, "LC_ALL": "C", **(env or {})}
+    environment = {**clean_environment(), **(env or {})}
     try:
         process = subprocess.Popen(
             words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

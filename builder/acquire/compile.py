@@ -1,0 +1,159 @@
+"""Compile single objects of a prepared tree by kbuild's own commands, keep them, share them between runs.
+
+The old version is compiled in the tree, the new one in a shadow of it (see
+`shadow`); both write elsewhere, so the tree stays as it is. What was compiled
+is kept under a name made of everything that decides it: the tree, the command,
+the content of each file that differs from the tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from builder.acquire.cache import cache_path, locked, published_unlocked
+from builder.acquire.kbuild import Command
+from builder.acquire.source import SourceTree, processors
+from builder.acquire.tools import run
+from builder.errors import InputError, ToolError
+
+#: told after each piece of work: (done, all, what it was)
+Progress = Callable[[int, int, str], None]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One compiled object; `dependencies` are the files read, as the compiler named them."""
+
+    object: Path
+    dependencies: tuple[str, ...]
+    log: Path
+
+
+def object_key(tree: SourceTree, command: Command, changed: Mapping[str, bytes | None]) -> str:
+    """A name for what `command` makes of `tree` with the files `changed` (None: taken away) in place."""
+    digest = hashlib.sha256()
+    parts = [tree.identity, tree.compiler.version, command.object, command.source,
+             *command.words, "|", *command.objtool]
+    digest.update("\0".join(parts).encode())
+    for path in sorted(changed):
+        content = changed[path]
+        mark = hashlib.sha256(content).hexdigest() if content is not None else "-"
+        digest.update(f"\0{path}\0{mark}".encode())
+    return digest.hexdigest()[:32]
+
+
+def kept(tree: SourceTree, key: str) -> Compiled | None:
+    """The object of that key when it has been compiled before."""
+    place = cache_path(f"objects/{tree.identity}", key)
+    return _compiled(place) if place.is_dir() else None
+
+
+def _compiled(place: Path) -> Compiled:
+    listed = json.loads((place / "dependencies.json").read_text())
+    return Compiled(object=place / "object.o", dependencies=tuple(listed), log=place / "log")
+
+
+def compile_object(
+    tree: SourceTree,
+    command: Command,
+    *,
+    root: Path,
+    key: str,
+    accept: Callable[[tuple[str, ...]], None] = lambda dependencies: None,
+) -> Compiled:
+    """Compile one object with `root` (the tree or a shadow of it) as current directory.
+
+    `accept` sees the dependencies before anything is kept and may raise. A file
+    that kbuild would have generated first is generated in the tree.
+
+    Raises `InputError` with the compiler's first error.
+    """
+    def make(place: Path) -> None:
+        target, listing, log = place / "object.o", place / "depends", place / "log"
+        words: list[str | Path] = [*command.words, f"-fdebug-prefix-map={root}=.", f"-Wp,-MMD,{listing}",
+                 "-c", "-o", target, command.source]
+        try:
+            run(words, cwd=root, log=log)
+        except ToolError as error:
+            raise InputError(f"does not compile: {_first_error(log)}", where=command.source) from error
+        if command.objtool:
+            run([tree.root / "tools/objtool/objtool", *command.objtool, target], cwd=tree.root, log=log)
+        dependencies = read_dependencies(listing)
+        accept(dependencies)
+        listing.unlink()
+        (place / "dependencies.json").write_text(json.dumps(dependencies))
+
+    def compiled() -> Compiled:
+        return _compiled(published_unlocked(f"objects/{tree.identity}", key, make))
+
+    if (before := kept(tree, key)) is not None:
+        return before
+    try:
+        return compiled()
+    except InputError as error:
+        if root != tree.root or "No such file" not in error.message:
+            raise
+    with locked(f"source-{tree.root.name}"):
+        tree.make("-s", os.path.normpath(command.object), log_file=tree.root / ".bespoke/generate.log")
+    return compiled()
+
+
+def _first_error(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line for line in lines if "error:" in line), lines[-1] if lines else "no message")
+
+
+def read_dependencies(listing: Path) -> tuple[str, ...]:
+    """The files of a make rule as the compiler writes it (`-MMD`); its target left out."""
+    text = listing.read_text().replace("\\\n", " ")
+    return tuple(text.partition(":")[2].split())
+
+
+def preprocess(command: Command, *, root: Path, listing: Path) -> bytes:
+    """The preprocessed text of the command's source below `root`, line markers stripped.
+
+    The files read are written to `listing`. Raises `InputError` as `compile_object`.
+    """
+    text = listing.with_suffix(".i")
+    words = [*command.words, "-E", "-P", f"-Wp,-MMD,{listing}", f"-Wp,-MT,{command.object}",
+             "-o", str(text), command.source]
+    try:
+        run(words, cwd=root)
+    except ToolError as error:
+        raise InputError(f"cannot be preprocessed: {error.message}", where=command.source) from error
+    content = text.read_bytes()
+    text.unlink()
+    return content
+
+
+def in_parallel(
+    work: Callable[[T], R], items: Sequence[T], *, name: Callable[[T], str],
+    jobs: int | None = None, progress: Progress | None = None,
+) -> list[R]:
+    """`work` of each item, in the items' order; the first exception ends all of it."""
+    if len(items) == 1:
+        results = [work(items[0])]
+        if progress is not None:
+            progress(1, 1, name(items[0]))
+        return results
+    with ThreadPoolExecutor(max_workers=jobs or processors()) as pool:
+        futures = {pool.submit(work, item): item for item in items}
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                if progress is not None:
+                    progress(done, len(items), name(futures[future]))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        return [future.result() for future in futures]

@@ -1,0 +1,135 @@
+"""Which objects read a header, and which of them a change to it can reach at all.
+
+First by the text of the `#include` lines, without running anything: that finds
+every object that may read the header, and some that the configuration keeps
+from it. Then by preprocessing, which is certain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from builder.acquire.cache import write_whole
+
+#: An include by name, or a macro that stands for one (such as drbd's GENL_MAGIC_INCLUDE_FILE)
+_INCLUDE = re.compile(
+    rb"^[ \t]*#[ \t]*(?:include|define[ \t]+\w+)[ \t]*[<\"]([^>\"\n]+\.[a-zA-Z]+)[>\"]", re.MULTILINE
+)
+
+#: directories whose files are part of no kernel object
+_OUTSIDE = frozenset({"tools", "Documentation", "samples", "LICENSES", ".git", ".bespoke", "debian"})
+
+
+class Includes:
+    """The `#include` lines of a tree: name as written -> files (paths in the tree) that write it."""
+
+    def __init__(self, by_name: dict[str, list[str]]) -> None:
+        self._by_tail: defaultdict[str, list[tuple[str, list[str]]]] = defaultdict(list)
+        for name, files in by_name.items():
+            self._by_tail[name.rpartition("/")[2]].append((name, files))
+
+    @classmethod
+    def of_tree(cls, root: Path, saved: Path) -> Includes:
+        """Read the tree's files (some seconds for 50,000), or `saved` from an earlier run."""
+        if not saved.is_file():
+            by_name: defaultdict[str, list[str]] = defaultdict(list)
+            for path in _sources(root):
+                for name in set(_INCLUDE.findall((root / path).read_bytes())):
+                    by_name[name.decode("ascii", "replace")].append(path)
+            write_whole(saved, json.dumps(by_name))
+        return cls(json.loads(saved.read_text()))
+
+    def including(self, path: str) -> set[str]:
+        """Files that may include `path` directly: relative to themselves, or by a search path."""
+        found: set[str] = set()
+        for name, files in self._by_tail.get(path.rpartition("/")[2], ()):
+            plain = str(PurePosixPath(*(part for part in name.split("/") if part not in ("..", "."))))
+            if path == plain or path.endswith(f"/{plain}"):
+                found.update(files)
+            elif ".." in name:
+                found.update(f for f in files if os.path.normpath(f"{os.path.dirname(f)}/{name}") == path)
+        return found
+
+    def reaching(self, paths: Iterable[str]) -> set[str]:
+        """`paths` and all files that may include one of them, directly or through others."""
+        reached = set(paths)
+        waiting = list(reached)
+        while waiting:
+            for path in self.including(waiting.pop()) - reached:
+                reached.add(path)
+                waiting.append(path)
+        return reached
+
+
+def _sources(root: Path) -> Iterator[str]:
+    """Paths of C and assembler files and of what they include; other architectures left out."""
+    machines = {path.parent.parent.name for path in root.glob("arch/*/include/generated")}
+    for folder, folders, files in os.walk(root):
+        here = os.path.relpath(folder, root)
+        if here == ".":
+            folders[:] = [name for name in folders if name not in _OUTSIDE]
+        elif here == "arch" and machines:
+            folders[:] = [name for name in folders if name in machines]
+        for name in files:
+            if name.endswith((".c", ".h", ".S", ".inc", ".def")) and not os.path.islink(f"{folder}/{name}"):
+                yield os.path.normpath(f"{here}/{name}")
+
+
+_FUNCTION = re.compile(
+    rb"^static\b(?=[^;{=]*\b(?:inline|__inline__|__inline)\b)[^;{=]*?(\w+)\s*\([^;{]*\)\s*\{", re.M | re.S
+)
+_ATTRIBUTE = re.compile(rb"__attribute__\s*\(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)\)")
+
+
+def code_differs(old: bytes, new: bytes) -> bool:
+    """Whether two preprocessed texts (line markers stripped) can give different code.
+
+    A difference inside a static inline function that nothing else in the text
+    names gives none. Whatever is not plainly of that kind counts as a difference.
+    """
+    if old == new:
+        return False
+    left, right = _chunks(old), _chunks(new)
+    if len(left) != len(right):
+        return True
+    names: set[bytes] = set()
+    for a, b in zip(left, right, strict=True):
+        if a != b:
+            name = _inline_function(a, b)
+            if name is None:
+                return True
+            names.add(name)
+    return any(_named_elsewhere(name, text) for name in names for text in (old, new))
+
+
+def _chunks(text: bytes) -> list[bytes]:
+    """The text cut after each line that is a lone `}`: each piece holds at most one function, at its end."""
+    return text.split(b"\n}\n")
+
+
+def _inline_function(old: bytes, new: bytes) -> bytes | None:
+    """The static inline function at the end of both pieces, if they differ in nothing else."""
+    heads = []
+    for piece in (old, new):
+        start = max(piece.rfind(b"\nstatic "), 0 if piece.startswith(b"static ") else -1)
+        if start < 0:
+            return None
+        match = _FUNCTION.match(_ATTRIBUTE.sub(b"", piece[start:].lstrip(b"\n")))
+        if match is None:
+            return None
+        heads.append((piece[:start], match[1]))
+    return heads[0][1] if heads[0] == heads[1] else None
+
+
+def _named_elsewhere(name: bytes, text: bytes) -> bool:
+    inside = 0
+    for piece in _chunks(text):
+        if name in piece and _inline_function(piece, piece) == name:
+            start = max(piece.rfind(b"\nstatic "), 0)
+            inside += len(re.findall(rb"\b%b\b" % name, piece[start:]))
+    return len(re.findall(rb"\b%b\b" % name, text)) != inside

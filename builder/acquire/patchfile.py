@@ -1,0 +1,193 @@
+"""A source patch: read, judged file by file, applied in memory.
+
+Hunks apply where their context fits exactly, at the place they name or moved
+as a whole (the nearest fit; two equally near ones are an error). There is no fuzz:
+a fix that almost fits is not the fix that was reviewed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from unidiff import errors as unidiff_errors
+from unidiff import patch as unidiff
+
+from builder.errors import InputError, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Hunk:
+    """`start` is the first line in the old file (from 1; 0 for an empty one); lines keep their line ends."""
+
+    start: int
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """What a patch does to one file: `kind` is modified, added, removed, renamed or binary."""
+
+    path: str
+    kind: str
+    hunks: tuple[Hunk, ...]
+    patch: str
+
+
+def read_patch(path: Path) -> tuple[FileChange, ...]:
+    """The changes of a unified diff (as git or quilt write it), in the patch's order.
+
+    Raises `InputError` for an unreadable or truncated patch, one without any
+    change, and paths that lead out of the tree.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        parsed = unidiff.PatchSet.from_string(text)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=path) from error
+    except unidiff_errors.UnidiffParseError as error:
+        raise InputError(f"no valid unified diff: {error}", where=path) from error
+    changes = tuple(_change(item, path) for item in parsed)
+    if not changes:
+        raise InputError("holds no change (no unified diff found)", where=path)
+    return changes
+
+
+def _change(item: unidiff.PatchedFile, patch: Path) -> FileChange:
+    source, target = str(item.source_file), str(item.target_file)
+    added, removed = source == "/dev/null", target == "/dev/null"
+    source, target = _strip(target if added else source, target if not removed else source)
+    if PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
+        raise InputError(f"names a path outside the tree: {target}", where=patch)
+    kind = "modified"
+    for name, holds in (("binary", item.is_binary_file), ("added", added), ("removed", removed),
+                        ("renamed", source != target or (item.is_rename and not (added or removed)))):
+        if holds:
+            kind = name
+            break
+    return FileChange(path=target, kind=kind, hunks=tuple(_hunk(hunk) for hunk in item), patch=patch.name)
+
+
+def _strip(source: str, target: str) -> tuple[str, str]:
+    """Both names without a first component that is a mere prefix: `a/` and `b/`, or two trees' names."""
+    (first, _, rest), (other, _, its) = source.partition("/"), target.partition("/")
+    if rest and its and ((first in ("a", "b") and other in ("a", "b")) or (first != other and rest == its)):
+        return rest, its
+    return source, target
+
+
+def _hunk(hunk: unidiff.Hunk) -> Hunk:
+    old: list[str] = []
+    new: list[str] = []
+    last: list[list[str]] = []
+    for line in hunk:
+        if line.line_type == "\\":
+            # "\ No newline at end of file" speaks of the line before it.
+            for side in last:
+                side[-1] = side[-1].removesuffix("\n")
+            continue
+        last = [side for side, wanted in ((old, line.is_context or line.is_removed),
+                                          (new, line.is_context or line.is_added)) if wanted]
+        for side in last:
+            side.append(line.value)
+    return Hunk(start=hunk.source_start, old=tuple(old), new=tuple(new))
+
+
+def apply_hunks(text: str, change: FileChange) -> str:
+    """The content of the file after the change; `InputError` names the hunk that does not fit."""
+    # Not splitlines(): a form feed ends no line of a patch.
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+    shift = 0
+    floor = 0
+    for number, hunk in enumerate(change.hunks, start=1):
+        wanted = max(hunk.start - 1, 0) + shift if hunk.old else hunk.start + shift
+        place = _fit(lines, hunk.old, wanted, floor)
+        if place is None:
+            raise InputError(
+                f"hunk {number} of {len(change.hunks)} of {change.patch} does not fit (line {hunk.start})"
+                + (" - it is applied already" if _fit(lines, hunk.new, wanted, floor) is not None else ""),
+                where=change.path)
+        lines[place : place + len(hunk.old)] = hunk.new
+        shift += place - wanted + len(hunk.new) - len(hunk.old)
+        floor = place + len(hunk.new)
+    return "".join(lines)
+
+
+def _fit(lines: list[str], old: tuple[str, ...], wanted: int, floor: int) -> int | None:
+    """Where `old` stands in `lines` at or after `floor`, nearest to `wanted`; None if nowhere or in two."""
+    def fits(at: int) -> bool:
+        return floor <= at <= len(lines) - len(old) and tuple(lines[at : at + len(old)]) == old
+
+    if fits(wanted):
+        return wanted
+    if not old:
+        return None
+    places = [at for at, line in enumerate(lines) if line == old[0] and fits(at)]
+    places.sort(key=lambda at: abs(at - wanted))
+    if not places or (len(places) > 1 and abs(places[0] - wanted) == abs(places[1] - wanted)):
+        return None
+    return places[0]
+
+
+#: files that are no part of any object: a change to them is left out, with a warning
+NO_CODE = re.compile(
+    r"(Documentation|LICENSES|tools|samples|debian)/.*|scripts/(?!mod/).*|.*\.(rst|txt|md|yaml)|"
+    r"(MAINTAINERS|CREDITS|COPYING|README)|(.*/)?(\.gitignore|\.mailmap|\.get_maintainer\.ignore|TODO)"
+)
+
+#: (pattern of the path, code, why it cannot be followed)
+NOT_FOLLOWED: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (re.compile(r"(.*/)?(Makefile|Kbuild)([._-].*)?|.*\.mk"), "patch-makefile",
+     "changes how the kernel is built, which a loaded module cannot"),
+    (re.compile(r"(.*/)?Kconfig([._-].*)?|.*_defconfig|(.*/)?\.config"), "patch-kconfig",
+     "changes the configuration, which the running kernel already has"),
+    (re.compile(r".*\.(S|s|lds|asm)"), "patch-assembler",
+     "is assembler or a linker script, which has no functions that ftrace can redirect"),
+    (re.compile(r".*\.(rs|dts|dtsi|tbl|pl|py|awk|sh|l|y|asn1|inc|uc|tmpl|keymap)(_shipped)?|.*_shipped"),
+     "patch-generated", "is a source that other files are generated from"),
+)
+
+
+def judge(change: FileChange) -> Refusal | None:
+    """Why this change cannot become part of a live patch, judged by its path and kind; None if it can."""
+
+    def refused(code: str, why: str, advice: str) -> Refusal:
+        return Refusal(code=code, symbol=change.path, section="", fatal=False,
+                       message=f"{change.path} {why}", advice=advice)
+
+    without = "leave the file out of the patch, or accept that its change is left out"
+    for pattern, code, why in NOT_FOLLOWED:
+        if pattern.fullmatch(change.path):
+            return refused(code, why, without)
+    if not change.path.endswith((".c", ".h")):
+        return refused("patch-unknown-file", "is of a kind that no rule is known for", without)
+    if change.kind == "added" and change.path.endswith(".c"):
+        return refused("patch-new-file", "is a new file, which no object of the kernel comes from",
+                       "put the new functions into a file that exists, or into a header")
+    if change.kind in ("removed", "renamed", "binary"):
+        return refused(f"patch-{change.kind}-file", f"is {change.kind}", without)
+    return None
+
+
+def apply_all(
+    changes: Iterable[FileChange], read: Callable[[str], bytes | None], before: Mapping[str, bytes | None]
+) -> dict[str, bytes | None]:
+    """The new content of every changed file: `changes` on top of `before`, else of `read(path)`.
+
+    Raises `InputError` that names the file and the hunk for what does not fit.
+    """
+    result = dict(before)
+    for change in changes:
+        old = result[change.path] if change.path in result else read(change.path)
+        if change.kind == "added":
+            if old is not None:
+                raise InputError(f"{change.patch} adds this file, which exists", where=change.path)
+            old = b""
+        if old is None:
+            raise InputError(f"{change.patch} changes this file, which the source has not", where=change.path)
+        text = old.decode("utf-8", "surrogateescape")
+        result[change.path] = apply_hunks(text, change).encode("utf-8", "surrogateescape")
+    return result
