@@ -145,11 +145,11 @@ def _payload(data: bytes, where: str | Path) -> bytes:
             f"truncated: its kernel ends at byte {begin + length}, the file at {len(data)}", where=where
         )
     packed = data[begin : begin + length]
-    if compression(packed) is None and not packed.startswith(_ELF):
+    if compression(packed) is None:
         raise KernelError(f"unknown compression, magic {packed[:6].hex(' ')}", where=where)
     content = decompress(packed, where=where)
     (size,) = struct.unpack_from("<I", packed, length - 4)
-    if compression(packed) and len(content) != size:
+    if len(content) != size:
         raise KernelError(f"decompresses to {len(content)} bytes where {size} are recorded", where=where)
     return content
 

@@ -40,11 +40,7 @@ class Export:
 
 
 def read_exports(image: StaticImage, find: Find) -> list[Export]:
-    """All exports of vmlinux, in table order; KernelError where the tables are not to be found."""
-    if _bounds(image, find, "__ksymtab") is None:
-        raise KernelError(
-            "no table of exported symbols (__ksymtab): built without modules?", where=image.where
-        )
+    """All exports of vmlinux, in table order; KernelError where there are none, or none that can be read."""
     found: list[Export] = []
     for suffix in ("", "_gpl"):
         bounds = _bounds(image, find, f"__ksymtab{suffix}")
@@ -72,6 +68,8 @@ def read_exports(image: StaticImage, find: Find) -> list[Export]:
                     namespace=image.string(at + 8 + namespace) if namespace else "",
                 )
             )
+    if not found:
+        raise KernelError("it exports nothing: built without CONFIG_MODULES?", where=image.where)
     return found
 
 

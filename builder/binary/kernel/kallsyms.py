@@ -180,9 +180,9 @@ def _readings(
         if at >= 0 and low <= base <= high:
             raw = data[at : at + 4 * count]
             # CONFIG_KALLSYMS_ABSOLUTE_PERCPU, to 6.14: what is not negative is itself the address.
-            signed = [value if value >= 0 else base - 1 - value for value in array("i", raw)]
+            signed = [value if value >= 0 else (base - 1 - value) & _MASK for value in array("i", raw)]
             yield f"{layout}; per-CPU absolute", array("Q", signed)
-            yield layout, array("Q", [base + value for value in array("I", raw)])
+            yield layout, array("Q", [(base + value) & _MASK for value in array("I", raw)])
     for layout, at in (
         ("token_index, entry-relative offsets", tokens.index_end),  # 7.x
         ("entry-relative offsets, num_syms", num_syms - 4 * count),

@@ -90,11 +90,12 @@ def survey(path: Path, folder: Path) -> None:
         first: dict[str, int] = {}
         for name, address in zip(table.names, table.addresses, strict=True):
             first.setdefault(name, address)
+        banner = _banner(image, first)
         exports = read_exports(image, first.get)
         meta = _meta(image, table, first, exports)
+        meta |= {"banner": banner, "release": banner.split()[2], "packed": int(content is not packed)}
     except (struct.error, IndexError, ValueError) as error:
         raise KernelError(f"damaged: its tables lead nowhere ({error})", where=path) from error
-    meta["packed"] = int(content is not packed)
     if content is not packed:
         with whole_file(folder / "vmlinux") as temporary:
             temporary.write_bytes(content)
@@ -109,10 +110,8 @@ def survey(path: Path, folder: Path) -> None:
     )
 
 
-def _meta(
-    image: StaticImage, table: kallsyms.Kallsyms, first: Mapping[str, int], exports: list[Export]
-) -> dict[str, object]:
-    """All facts that are not rows: texts, features, the arrays behind the look-ups."""
+def _banner(image: StaticImage, first: Mapping[str, int]) -> str:
+    """`linux_banner` in one line; without that and `vermagic` an image is no target."""
     missing = [name for name in ("linux_banner", "vermagic") if name not in first]
     if missing:
         raise KernelError(
@@ -123,12 +122,17 @@ def _meta(
     banner = image.string(first["linux_banner"]).rstrip("\n")
     if not banner.startswith("Linux version "):
         raise KernelError(f"its banner is {banner[:40]!r}", where=image.where)
+    return banner
+
+
+def _meta(
+    image: StaticImage, table: kallsyms.Kallsyms, first: Mapping[str, int], exports: list[Export]
+) -> dict[str, object]:
+    """All facts that are not rows: texts, features, the arrays behind the look-ups."""
     start, size = _btf_span(image, first)
     btf = Btf(image.read(start, size), where=image.where) if size else None
     index = btf.index if btf else Index(array("I"), array("I"))
     return {
-        "release": banner.split()[2],
-        "banner": banner,
         "vermagic": image.string(first["vermagic"]),
         "features": json.dumps(asdict(_features(image, first, exports, btf))),
         "kallsyms_layout": table.layout,
