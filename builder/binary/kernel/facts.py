@@ -51,6 +51,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
+        temporary.chmod(0o644)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
