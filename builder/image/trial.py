@@ -126,16 +126,19 @@ class _Trial:
         self.ours: list[str] = []
         self.warnings: tuple[str, ...] = ()
         self.taint = 0
-        self.mark = 0.0
+        self.mark = self.patched = 0.0
 
     def run(self) -> TrialReport:
-        started, failure, dmesg = time.monotonic(), None, ""
+        started, failure, dmesg, booted = time.monotonic(), None, "", False
         guest = Guest(self.kernel, modules=self.plan.objects, **asdict(self.plan.config))
         try:
             with self._step("boot"):
                 guest.__enter__()
+            booted = True
             self._in(guest)
-        except (GuestError, LoadError) as error:
+        except BespokeError as error:
+            if not booted and not isinstance(error, GuestError):
+                raise  # nothing was tried: a tool or a file is missing on the host
             failure = f"{self.done[-1].name}: {error}"
             dmesg = self._last_words(guest)
         finally:
@@ -164,7 +167,7 @@ class _Trial:
         if self.plan.late_load:
             self._unload_targets(guest)
         self._load(guest, self.module.depends)
-        patched, usual = guest.mark(), guest.tainted()
+        self.patched, usual = guest.mark(), guest.tainted()
         with self._step(f"insmod {name}"):
             self._insert(guest, self.module)
         if self.module.is_livepatch:
@@ -181,7 +184,7 @@ class _Trial:
         for other in reversed(self.ours):
             self._unload(guest, other, must=False)
         with self._step("kernel log and taints"):
-            self._judge(guest, patched, usual)
+            self._judge(guest, usual)
         with self._step("power off"):
             guest.poweroff(timeout)
 
@@ -203,7 +206,9 @@ class _Trial:
     def _load_late(self, guest: Guest) -> None:
         """Load what the livepatch patches and is not there yet, then see that all of it is patched."""
         named = [name for name in guest.livepatch_objects(self.module.name) if name != "vmlinux"]
-        self.targets.extend(name for name in named if name not in self.targets)
+        with self._step("what it patches besides vmlinux") as said:
+            self.targets.extend(name for name in named if name not in self.targets and self.tree.find(name))
+            said.append(", ".join(named))
         self._load(guest, self.targets)
         left = [o for o, patched in guest.livepatch_objects(self.module.name).items() if patched is False]
         if left:
@@ -228,12 +233,12 @@ class _Trial:
                 answers[phase] = guest.run(command, timeout=self.plan.timeout)
                 said.append(answers[phase].output.rstrip("\n"))
 
-    def _judge(self, guest: Guest, since: float, usual: int) -> None:
+    def _judge(self, guest: Guest, usual: int) -> None:
         """A warning, or a taint beyond those of any livepatch from elsewhere, fails the trial.
 
         What the kernel said before the module came is none of the module's doing.
         """
-        self.warnings = guest.warnings(since)
+        self.warnings = guest.warnings(self.patched)
         self.taint = guest.tainted()
         if self.warnings:
             raise GuestError(f"the kernel warned: {self.warnings[0]}")
@@ -259,11 +264,10 @@ class _Trial:
             self.progress(step)
 
     def _last_words(self, guest: Guest) -> str:
-        """After a failure: the log since the boot was done, and the warnings in it."""
+        """After a failure: the log since the boot was done; the warnings since the module came."""
         log = guest.log()
-        recent = log.since(self.mark)
-        self.warnings = recent.warnings()
-        return str(recent)
+        self.warnings = log.since(self.patched or self.mark).warnings()
+        return str(log.since(self.mark))
 
 
 def _refusal(answer: Answer, log: KernelLog) -> str:

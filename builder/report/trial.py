@@ -1,0 +1,89 @@
+"""A trial as people see it: progress while it runs, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from builder.image.trial import PHASES, CommandRun, Progress, Step, TrialReport
+
+MOST_LINES = 40
+"""Of a command's output or of the kernel's log, unless everything is asked for."""
+
+
+@contextmanager
+def trial_progress(console: Console) -> Iterator[Progress]:
+    """A line for the step that runs, on a terminal; nothing at all elsewhere."""
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("") as status:
+
+        def show(event: Step | str) -> None:
+            if isinstance(event, str):
+                status.update(Text(event))
+            else:
+                console.print(_step_line(event))
+
+        yield show
+
+
+def render_trial(report: TrialReport, *, verbose: bool = False, steps: bool = True) -> RenderableType:
+    """The whole report. `steps=False` leaves out the steps, where progress has shown them already."""
+    parts: list[RenderableType] = []
+    if steps:
+        parts += [Text(_title(report), style="bold"), *map(_step_line, report.steps)]
+    parts += [_command(run, verbose) for run in report.commands if run.answers]
+    if report.objects:
+        parts.append(Text(f"patched besides vmlinux: {', '.join(report.objects)}"))
+    if report.taints:
+        meanings = ", ".join(f"{letter} ({meaning})" for letter, meaning in report.taints.items())
+        parts.append(Text(f"taints: {meanings}"))
+    parts += [Text(f"kernel warning: {text}", style="yellow") for text in report.warnings]
+    if report.failure is None:
+        parts.append(Text(f"{report.module}: everything went well, in {report.seconds:.1f} s", style="green"))
+    else:
+        if report.dmesg:
+            log = _shortened(report.dmesg, verbose)
+            parts += [Text("the kernel's log:", style="bold"), Padding(Text(log, style="dim"), (0, 0, 0, 2))]
+        parts.append(Text(f"{report.module}: failed at {report.failure}", style="bold red"))
+    return Group(*parts)
+
+
+def _title(report: TrialReport) -> str:
+    kaslr = ", KASLR" if report.kaslr else ""
+    return f"{report.module} in a guest with {report.kernel} (CPU {report.cpu}{kaslr})"
+
+
+def _step_line(step: Step) -> Text:
+    sign = ("✓", "green") if step.ok else ("✗", "bold red")
+    return Text.assemble(sign, f" {step.seconds:6.2f} s  ", step.name)
+
+
+def _command(run: CommandRun, verbose: bool) -> RenderableType:
+    """The output of each phase beside its name; with the status where it is not 0."""
+    table = Table(
+        title=Text(f"$ {run.command}"), title_justify="left", title_style="bold", box=None, show_header=False
+    )
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for phase in PHASES:
+        if (answer := run.answers.get(phase)) is not None:
+            said = Text(_shortened(answer.output.rstrip("\n"), verbose))
+            if not answer.ok:
+                said.append(f"{chr(10) if said.plain else ''}(status {answer.status})", style="yellow")
+            table.add_row(phase, said)
+    return table
+
+
+def _shortened(text: str, verbose: bool) -> str:
+    """The last lines of a text, with a note of what is left out."""
+    lines = text.splitlines()
+    if verbose or len(lines) <= MOST_LINES:
+        return text
+    return "\n".join([f"({len(lines) - MOST_LINES} lines before)", *lines[-MOST_LINES:]])
