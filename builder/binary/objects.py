@@ -31,7 +31,7 @@ class Symbol(NamedTuple):
     SHN_LIVEPATCH.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # the table's own numbering, not tuple.index
     name: str
     value: int
     size: int

@@ -36,7 +36,9 @@ class _LazyRelocations(Mapping[int, tuple[Relocation, ...]]):
     def _parse(self, section: Section) -> tuple[Relocation, ...]:
         row = self._layout.rela
         if section.size % row.size:
-            raise InputError(f"section {section.name}: size {section.size} is no multiple of {row.size}", where=self._name)
+            raise InputError(
+                f"section {section.name}: size {section.size} is no multiple of {row.size}", where=self._name
+            )
         if self._layout.little:
             rows = tuple(map(Relocation._make, row.iter_unpack(section.data)))
         else:
@@ -101,8 +103,8 @@ class _Reader:
         if data[5] not in (1, 2):
             raise self.fail(f"has an unknown byte order ({data[5]})")
         self.layout = elf.LITTLE if data[5] == 1 else elf.BIG
-        (kind, machine, _, entry, _, shoff, flags, _, _, _, shentsize, shnum, shstrndx) = self.layout.header.unpack_from(
-            data, elf.IDENT
+        (kind, machine, _, entry, _, shoff, flags, _, _, _, shentsize, shnum, shstrndx) = (
+            self.layout.header.unpack_from(data, elf.IDENT)
         )
         if relocatable and kind != elf.ET_REL:
             raise self.fail(f"is not a relocatable object (e_type {kind})")

@@ -103,9 +103,7 @@ def _name_table(obj: ObjectFile, symtab: Section | None) -> int:
     return others[-1] if others else 0
 
 
-def _lay_out(
-    obj: ObjectFile, layout: elf.Layout, names: _Strings, made: dict[int, bytes], shstrndx: int
-) -> bytes:
+def _lay_out(obj: ObjectFile, layout: elf.Layout, names: _Strings, made: dict[int, bytes], shstrndx: int) -> bytes:
     out = bytearray(elf.HEADER_SIZE)
     headers = bytearray()
     count = len(obj.sections)

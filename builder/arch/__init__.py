@@ -1,0 +1,29 @@
+"""One record per architecture: relocation rows, instruction facts, entry conventions.
+
+To add an architecture: write a module beside `x86_64.py` that fills an
+`Architecture`, and add it to `_KNOWN`. Nothing else in the core names a
+machine.
+"""
+
+from __future__ import annotations
+
+from builder.arch.model import Architecture, Instruction, RelocationRow
+from builder.arch.x86_64 import X86_64
+from builder.errors import InputError
+
+_KNOWN = {X86_64.machine: X86_64}
+_NAMES = {3: "i386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S/390", 40: "ARM", 62: "x86-64",
+          183: "AArch64", 243: "RISC-V", 258: "LoongArch"}  # fmt: skip
+
+
+def by_machine(machine: int, *, where: str) -> Architecture:
+    """The record for an ELF e_machine number; InputError names an unknown one."""
+    found = _KNOWN.get(machine)
+    if found is None:
+        known = ", ".join(a.name for a in _KNOWN.values())
+        name = _NAMES.get(machine, "an unknown machine")
+        raise InputError(f"is an object for {name} (e_machine {machine}); handled: {known}", where=where)
+    return found
+
+
+__all__ = ["Architecture", "Instruction", "RelocationRow", "by_machine"]

@@ -1,0 +1,64 @@
+"""What the core needs to know of an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Instruction(NamedTuple):
+    """One decoded instruction of a function.
+
+    `target` is the offset that a direct branch or call without relocation goes
+    to, in the same coordinates as `offset`; None for everything else.
+    `fields` are (offset in the instruction, size, is immediate) of constants
+    that the encoding holds.
+    """
+
+    offset: int
+    length: int
+    mnemonic: int
+    target: int | None
+    is_nop: bool
+    is_call: bool
+    is_jump: bool
+    ends_block: bool
+    fields: tuple[tuple[int, int, bool], ...]
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class RelocationRow:
+    """One relocation type: how wide, whether relative to its place, how it may overflow."""
+
+    name: str
+    size: int
+    pc_relative: bool
+    signed: bool
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Facts of one machine; the functions take plain bytes and return plain values."""
+
+    name: str
+    machine: int
+    relocations: Mapping[int, RelocationRow]
+    absolute64: int
+    pc32: int
+    call_types: frozenset[int]
+    fentry: str
+    return_thunk: str
+    retpoline_prefixes: tuple[str, ...]
+    endbr: bytes
+    argument_registers: tuple[str, ...]
+    decode: Callable[[bytes, int], list[Instruction]]
+    moves_constant_to: Callable[[bytes], str | None]
+    text: Callable[[bytes, int], str]
+    is_address_load: Callable[[bytes], bool]
+    is_direct_transfer: Callable[[bytes], bool]

@@ -1,0 +1,139 @@
+"""x86-64: relocations of the psABI (table 4.9) that a kernel module may hold, and its instructions.
+
+Decoding is iced-x86's: it gets the length of UD0/UD1 (static-call trampolines)
+right on all of vmlinux. Disassembly that people see is capstone's.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import iced_x86
+from iced_x86 import FlowControl, Mnemonic, OpKind, Register
+
+from builder.arch.model import Architecture, Instruction, RelocationRow
+
+# psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
+# arch/x86/kernel/module.c (Linux 6.1), and refuses all others.
+_ROWS = {
+    0: RelocationRow("R_X86_64_NONE", 0, False, False, ""),
+    1: RelocationRow("R_X86_64_64", 8, False, False, "S + A"),
+    2: RelocationRow("R_X86_64_PC32", 4, True, True, "S + A - P"),
+    4: RelocationRow("R_X86_64_PLT32", 4, True, True, "S + A - P"),
+    10: RelocationRow("R_X86_64_32", 4, False, False, "S + A"),
+    11: RelocationRow("R_X86_64_32S", 4, False, True, "S + A"),
+    24: RelocationRow("R_X86_64_PC64", 8, True, True, "S + A - P"),
+}
+
+_JUMPS = {FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH}
+_ENDS = {
+    FlowControl.UNCONDITIONAL_BRANCH, FlowControl.INDIRECT_BRANCH, FlowControl.RETURN,
+    FlowControl.INTERRUPT, FlowControl.EXCEPTION,
+}  # fmt: skip
+_NEAR = {OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64}
+_CALL = FlowControl.CALL
+
+
+def decode(code: bytes, start: int = 0) -> list[Instruction]:
+    """Instructions of `code`, whose first byte lies at `start`.
+
+    A byte sequence that is no instruction becomes one-byte rows with mnemonic
+    0, so that the rows always cover the code without gaps.
+    """
+    decoder = iced_x86.Decoder(64, code, ip=start)
+    constants = decoder.get_constant_offsets
+    out: list[Instruction] = []
+    for insn in decoder:
+        length = insn.len
+        offset = insn.ip
+        mnemonic = insn.mnemonic
+        if mnemonic == Mnemonic.INVALID:
+            out.extend(
+                Instruction(offset + i, 1, 0, None, False, False, False, False, ()) for i in range(max(length, 1))
+            )
+            continue
+        flow = insn.flow_control
+        target = None
+        jump = call = False
+        if flow:
+            call = flow == _CALL
+            jump = flow in _JUMPS
+            if (call or jump) and insn.op0_kind in _NEAR:
+                target = insn.near_branch_target
+        found = constants(insn)
+        fields: tuple[tuple[int, int, bool], ...] = ()
+        if found.has_displacement:
+            fields = ((found.displacement_offset, found.displacement_size, False),)
+        if found.has_immediate:
+            fields += ((found.immediate_offset, found.immediate_size, target is None),)
+        out.append(
+            Instruction(offset, length, mnemonic, target, mnemonic == Mnemonic.NOP, call, jump, flow in _ENDS, fields)
+        )
+    covered = out[-1].end if out else start
+    out.extend(Instruction(at, 1, 0, None, False, False, False, False, ()) for at in range(covered, start + len(code)))
+    return out
+
+
+def moves_constant_to(code: bytes) -> str | None:
+    """The 64-bit name of the register that a `mov $imm, %reg` loads, else None."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    if insn is None or insn.mnemonic != Mnemonic.MOV or insn.op0_kind != OpKind.REGISTER:
+        return None
+    if insn.op1_kind not in (OpKind.IMMEDIATE32, OpKind.IMMEDIATE64, OpKind.IMMEDIATE32TO64):
+        return None
+    return _full_register(insn.op0_register)
+
+
+@lru_cache(maxsize=256)
+def _full_register(register: int) -> str | None:
+    return _REGISTER_NAMES.get(iced_x86.RegisterExt.full_register(register))  # type: ignore[arg-type]
+
+
+_REGISTER_NAMES = {
+    Register.RDI: "rdi", Register.RSI: "rsi", Register.RDX: "rdx", Register.RCX: "rcx", Register.R8: "r8",
+    Register.R9: "r9", Register.RAX: "rax", Register.RBX: "rbx", Register.RBP: "rbp", Register.R10: "r10",
+    Register.R11: "r11", Register.R12: "r12", Register.R13: "r13", Register.R14: "r14", Register.R15: "r15",
+}  # fmt: skip
+
+
+def text(code: bytes, address: int = 0) -> str:
+    """One instruction as a person reads it (AT&T syntax, as the kernel's own tools print)."""
+    import capstone
+
+    machine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    machine.syntax = capstone.CS_OPT_SYNTAX_ATT
+    for insn in machine.disasm(code, address, 1):
+        return f"{insn.mnemonic} {insn.op_str}".strip()
+    return ".byte " + ",".join(f"{b:#04x}" for b in code)
+
+
+def is_address_load(code: bytes) -> bool:
+    """Whether the instruction only computes an address (lea, mov of an immediate) or stores/pushes one."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    return insn is not None and insn.mnemonic in (Mnemonic.LEA, Mnemonic.MOV, Mnemonic.PUSH, Mnemonic.CMP)
+
+
+def is_direct_transfer(code: bytes) -> bool:
+    """Whether the instruction is a direct call or jump (its operand is the target itself)."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    return insn is not None and insn.op_count > 0 and insn.op0_kind in _NEAR
+
+
+X86_64 = Architecture(
+    name="x86-64",
+    machine=62,
+    relocations=_ROWS,
+    absolute64=1,
+    pc32=2,
+    call_types=frozenset({2, 4}),
+    fentry="__fentry__",
+    return_thunk="__x86_return_thunk",
+    retpoline_prefixes=("__x86_indirect_thunk_", "__x86_indirect_call_thunk_", "__x86_indirect_jump_thunk_"),
+    endbr=b"\xf3\x0f\x1e\xfa",
+    argument_registers=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
+    decode=decode,
+    moves_constant_to=moves_constant_to,
+    text=text,
+    is_address_load=is_address_load,
+    is_direct_transfer=is_direct_transfer,
+)

@@ -1,0 +1,146 @@
+"""Special tables: sections whose entries belong to the code they point at.
+
+A row says how entries of one table are found, never how large they are: the
+stride comes from sh_entsize or from how the relocations repeat, since kernels
+change the sizes (struct alt_instr 12 -> 14 bytes in 6.3, struct orc_entry with
+a header section in 6.4). To add a table, add a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from builder.binary.objects import ObjectFile, Relocation, Section
+from builder.errors import UnknownError
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """How one special table ties its entries to code.
+
+    `relocs` is the least number of relocations in an entry; the first one names
+    the owner. `derived` tables follow from the instructions alone and say
+    nothing of their own when two functions are compared. `lines` are the offsets
+    of 16-bit source line numbers (struct bug_entry, include/asm-generic/bug.h).
+    `late` tables are consumed when the module is finalized, before relocations
+    against another module's symbols are written. In a `unique` table one site
+    has one entry; more of them are not the compiler's and the first one counts.
+    """
+
+    name: str
+    relocs: int
+    derived: bool = False
+    paired: str = ""
+    lines: tuple[int, ...] = ()
+    late: bool = False
+    unique: bool = False
+
+
+TABLES: Final = (
+    TableRow("__bug_table", 1, lines=(8,)),
+    TableRow("__ex_table", 2),
+    TableRow("__jump_table", 3, late=True, unique=True),
+    TableRow(".static_call_sites", 2, late=True, unique=True),
+    TableRow(".altinstructions", 2, late=True),
+    TableRow(".parainstructions", 1, late=True),
+    TableRow(".smp_locks", 1, derived=True, late=True),
+    TableRow(".retpoline_sites", 1, derived=True, late=True),
+    TableRow(".return_sites", 1, derived=True, late=True),
+    TableRow(".call_sites", 1, derived=True, late=True),
+    TableRow(".ibt_endbr_seal", 1, derived=True, late=True),
+    TableRow(".cfi_sites", 1, derived=True, late=True),
+    TableRow("__mcount_loc", 1, derived=True),
+    TableRow("__patchable_function_entries", 1, derived=True),
+    TableRow(".orc_unwind_ip", 1, derived=True, paired=".orc_unwind"),
+    TableRow(".kcfi_traps", 1, derived=True),
+)
+BY_NAME: Final = {row.name: row for row in TABLES}
+
+# Code and data that entries refer to and that has no symbol of its own.
+ANNEXES: Final = frozenset({".altinstr_replacement", ".altinstr_aux", ".fixup", ".static_call.text"})
+
+# Never travel: read by the build of the kernel, not by the kernel.
+DISCARDED: Final = (
+    ".discard.", ".comment", ".note.", ".debug_", ".modinfo", "__versions", ".eh_frame", ".llvm_addrsig", ".BTF",
+    "___ksymtab", "___kcrctab", "__ksymtab", "__kcrctab", ".export_symbol", ".init", ".exit", ".initcall",
+    "_error_injection_whitelist", "__param", "__kentry", "_ftrace_", "__syscalls_metadata", "__tracepoints",
+    "__bpf_raw_tp_map", "_kprobe_blacklist", ".printk_index", "__dyndbg", "__verbose", "__ftrace", ".kpatch.",
+    ".klp.", ".gnu.linkonce.this_module", ".cpuidle", ".stack_sizes", "__ro_after_init", ".rela", ".static_call_tramp",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry: its bytes' place in the table and its relocations (offsets are the section's)."""
+
+    table: TableRow
+    section: int
+    index: int
+    start: int
+    end: int
+    relocations: tuple[Relocation, ...]
+
+    @property
+    def site(self) -> Relocation:
+        """The relocation that names the owner."""
+        return self.relocations[0]
+
+
+def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ...]:
+    """All entries of a table, in order.
+
+    Raises UnknownError when the stride cannot be told or an entry has too few
+    relocations: guessing would give an entry to the wrong function.
+    """
+    relocations = sorted(obj.relocations_of(section.index))
+    if not section.size:
+        return ()
+    stride = table_stride(obj, section, row, relocations)
+    out: list[Entry] = []
+    position, count = 0, len(relocations)
+    for index, start in enumerate(range(0, section.size, stride)):
+        end = min(start + stride, section.size)
+        first = position
+        while position < count and relocations[position].offset < end:
+            position += 1
+        own = tuple(relocations[first:position])
+        if len(own) < row.relocs:
+            raise UnknownError(
+                f"section {section.name}: entry {index} at {start:#x} has {len(own)} relocations, {row.relocs} expected",
+                where=obj.name,
+            )
+        out.append(Entry(row, section.index, index, start, end, own))
+    return tuple(out)
+
+
+def table_stride(obj: ObjectFile, section: Section, row: TableRow, relocations: Sequence[Relocation]) -> int:
+    """Size of one entry in bytes, from sh_entsize or from how the relocations repeat."""
+    if section.entsize and section.size % section.entsize == 0:
+        return section.entsize
+    shape = [(r.offset, r.type, _target_class(obj, r)) for r in relocations]
+    if len(shape) < row.relocs:
+        raise UnknownError(f"section {section.name} has no relocations that name its owners", where=obj.name)
+    origin = shape[0][0]
+    for k in range(row.relocs, min(len(shape), row.relocs + 8)):
+        stride = shape[k][0] - origin
+        if stride > 0 and _repeats(shape, stride, section.size, row.relocs):
+            return stride
+    return section.size
+
+
+def _target_class(obj: ObjectFile, relocation: Relocation) -> str:
+    symbol = obj.symbols[relocation.symbol]
+    if not symbol.is_defined:
+        return "data"
+    return "code" if obj.sections[symbol.shndx].is_exec else "data"
+
+
+def _repeats(shape: list[tuple[int, int, str]], stride: int, size: int, least: int) -> bool:
+    """Whether each run of `stride` bytes has the same relocations at the same places."""
+    groups: list[list[tuple[int, int, str]]] = [[] for _ in range(-(-size // stride))]
+    for offset, kind, target in shape:
+        groups[offset // stride].append((offset % stride, kind, target))
+    first = groups[0]
+    return len(first) >= least and all(g == first for g in groups)

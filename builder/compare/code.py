@@ -1,0 +1,223 @@
+"""Comparison of functions: instruction by instruction, relocations by meaning.
+
+Equal bytes with equal relocations decide most functions without decoding. What
+is left is decoded: branches compare by the ordinal they lead to, so that jumps
+which the assembler relaxed differently are equal; everything else compares by
+its encoding with the relocated fields masked out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from builder.arch import Instruction
+from builder.binary import Relocation, tables
+from builder.compare.correlate import Correlation
+from builder.compare.lines import LineProof
+from builder.compare.meaning import Meaning, Meanings
+from builder.compare.verdict import LINES, SAME, Difference, Verdict
+from builder.compare.view import Atom, View
+
+
+class CodeComparer:
+    """Compares functions of one pair of objects."""
+
+    def __init__(self, correlation: Correlation, meanings: Meanings) -> None:
+        self.correlation = correlation
+        self.meanings = meanings
+        self.old, self.new = correlation.old, correlation.new
+        self.proof = LineProof(self.old, self.new)
+
+    def compare(self, old: Atom, new: Atom) -> Difference:
+        """The verdict on a function and its twin, `.cold` parts not included."""
+        code = SAME if self._identical(old, new) else self._by_instruction(old, new)
+        if code.is_changed:
+            return code
+        entries = self._entries(old, new)
+        return entries if entries.is_changed else code
+
+    def _identical(self, old: Atom, new: Atom) -> bool:
+        """Same bytes, and every relocation the same place, type and meaning."""
+        if old.end - old.entry != new.end - new.entry:
+            return False
+        first, second = self.old.relocations(old), self.new.relocations(new)
+        if len(first) != len(second):
+            return False
+        if old.section.data[old.entry : old.end] != new.section.data[new.entry : new.end]:
+            return False
+        shift = new.entry - old.entry
+        return all(
+            r.type == s.type and s.offset - r.offset == shift and self._same(old, r, new, s, lines=False)
+            for r, s in zip(first, second, strict=True)
+        )
+
+    def _same(self, old: Atom, r: Relocation, new: Atom, s: Relocation, *, lines: bool) -> bool:
+        a, b = self.old.obj.symbols[r.symbol], self.new.obj.symbols[s.symbol]
+        if a.shndx == 0 and b.shndx == 0 and not r.addend - s.addend:
+            return a.name == b.name
+        return self._meaning(self.old, old, r, lines) == self._meaning(self.new, new, s, lines)
+
+    def _meaning(self, view: View, place: Atom, r: Relocation, lines: bool) -> Meaning:
+        """Exact where the section holds more than one thing; the field's width elsewhere."""
+        symbol = view.obj.symbols[r.symbol]
+        plain = symbol.is_defined and len(view.atoms_in(symbol.shndx)) == 1
+        return self.meanings.of(view, place, r, lines=lines, exact=not plain)
+
+    def _by_instruction(self, old: Atom, new: Atom) -> Difference:
+        first = [i for i in self.old.instructions(old) if not i.is_nop]
+        second = [i for i in self.new.instructions(new) if not i.is_nop]
+        rows_a, rows_b = self.old.relocations(old), self.new.relocations(new)
+        at_a, at_b = [r.offset for r in rows_a], [r.offset for r in rows_b]
+        lines = False
+        for a, b in zip(first, second, strict=False):
+            ra = rows_a[bisect_left(at_a, a.offset) : bisect_left(at_a, a.end)]
+            rb = rows_b[bisect_left(at_b, b.offset) : bisect_left(at_b, b.end)]
+            verdict = self._instruction(old, a, ra, new, b, rb)
+            if verdict is Verdict.CHANGED:
+                return Difference(verdict, self._explain(old, a, ra, new, b, rb))
+            lines |= verdict is Verdict.LINES
+        if len(first) != len(second):
+            longer, rows, name = (
+                (second, self.new, "added") if len(second) > len(first) else (first, self.old, "removed")
+            )
+            atom = new if rows is self.new else old
+            extra = longer[min(len(first), len(second))]
+            return Difference(
+                Verdict.CHANGED, f"instruction {name} at {atom.name}+{extra.offset - atom.entry:#x}: "
+                f"{self._text(rows, atom, extra)}"
+            )  # fmt: skip
+        return LINES if lines else SAME
+
+    def _instruction(
+        self,
+        old: Atom,
+        a: Instruction,
+        ra: Sequence[Relocation],
+        new: Atom,
+        b: Instruction,
+        rb: Sequence[Relocation],
+    ) -> Verdict:
+        if len(ra) != len(rb):
+            return Verdict.CHANGED
+        if a.target is not None and not ra:
+            return self._branch(old, a, new, b)
+        if a.length != b.length or a.mnemonic != b.mnemonic:
+            return Verdict.CHANGED
+        lines = False
+        for r, s in zip(ra, rb, strict=True):
+            if r.type != s.type and not {r.type, s.type} <= self.old.arch.call_types:
+                return Verdict.CHANGED
+            if r.offset - a.offset != s.offset - b.offset:
+                return Verdict.CHANGED
+            if not self._same(old, r, new, s, lines=False):
+                if not self._same(old, r, new, s, lines=True):
+                    return Verdict.CHANGED
+                lines = True
+        code_a, code_b = self._masked(self.old, old, a, ra), self._masked(self.new, new, b, rb)
+        if code_a != code_b:
+            if not self.proof.is_line_number(old, a, new, b, code_a, code_b):
+                return Verdict.CHANGED
+            lines = True
+        return Verdict.LINES if lines else Verdict.SAME
+
+    def _branch(self, old: Atom, a: Instruction, new: Atom, b: Instruction) -> Verdict:
+        """Direct branches inside a section: the same operation to the same ordinal."""
+        if b.target is None or a.mnemonic != b.mnemonic or a.target is None:
+            return Verdict.CHANGED
+        inside = old.entry <= a.target <= old.end and new.entry <= b.target <= new.end
+        if inside:
+            x = self.meanings.ordinal(self.old, old, a.target)
+            same = x is not None and x == self.meanings.ordinal(self.new, new, b.target)
+            return Verdict.SAME if same else Verdict.CHANGED
+        s, t = self.old.atom_at(old.section.index, a.target), self.new.atom_at(new.section.index, b.target)
+        if s is None or t is None or self.correlation.twins.get(t) is not s:
+            return Verdict.CHANGED
+        x, y = self.meanings.ordinal(self.old, s, a.target), self.meanings.ordinal(self.new, t, b.target)
+        return Verdict.SAME if x is not None and x == y else Verdict.CHANGED
+
+    def _masked(self, view: View, atom: Atom, insn: Instruction, rows: Sequence[Relocation]) -> bytes:
+        code = atom.section.data[insn.offset : insn.end]
+        if not rows:
+            return code
+        masked = bytearray(code)
+        for r in rows:
+            row = view.arch.relocations.get(r.type)
+            at = r.offset - insn.offset
+            masked[at : at + (row.size if row else 4)] = bytes(row.size if row else 4)
+        return bytes(masked[: len(code)])
+
+    def _entries(self, old: Atom, new: Atom) -> Difference:
+        """Special-table entries of both, in order."""
+        first, second = _telling(self.old, old), _telling(self.new, new)
+        for a, b in zip(first, second, strict=False):
+            if self._entry(self.old, a) != self._entry(self.new, b):
+                return Difference(Verdict.CHANGED, f"entry {b.index} of {b.table.name} differs")
+        if len(first) != len(second):
+            names = sorted({e.table.name for e in first} ^ {e.table.name for e in second}) or ["special tables"]
+            return Difference(Verdict.CHANGED, f"{len(first)} entries in {', '.join(names)}, now {len(second)}")
+        return SAME
+
+    def _entry(self, view: View, entry: tables.Entry) -> Meaning:
+        """Bytes and relocations of an entry; source line numbers in it never count."""
+        data = bytearray(view.obj.sections[entry.section].data[entry.start : entry.end])
+        rows: list[Meaning] = []
+        last = 0
+        for r in entry.relocations:
+            row = view.arch.relocations.get(r.type)
+            size = row.size if row else 8
+            at = r.offset - entry.start
+            data[at : at + size] = bytes(size)
+            last = max(last, at + size)
+            rows.append((at, r.type, self.meanings.of(view, None, r, lines=True)))
+        if entry.table.lines and len(entry.relocations) > 1:
+            # struct bug_entry: the 16-bit line follows the file (include/asm-generic/bug.h)
+            data[last : last + 2] = bytes(2)
+        return (entry.table.name, bytes(data), tuple(rows))
+
+    def _explain(
+        self,
+        old: Atom,
+        a: Instruction,
+        ra: Sequence[Relocation],
+        new: Atom,
+        b: Instruction,
+        rb: Sequence[Relocation],
+    ) -> str:
+        where = f"{old.name}+{a.offset - old.entry:#x}"
+        source = self.proof.source(self.old, old, a.offset)
+        after = self.proof.source(self.new, new, b.offset)
+        lines = f" ({source} -> {after})" if source and after else ""
+        return f"at {where}: `{self._text(self.old, old, a)}` -> `{self._text(self.new, new, b)}`{lines}"
+
+    def _text(self, view: View, atom: Atom, insn: Instruction) -> str:
+        code = atom.section.data[insn.offset : insn.end]
+        text = view.arch.text(code, insn.offset - atom.entry)
+        rows = view.relocations_in(atom.section.index, insn.offset, insn.end)
+        names = [_describe(self.meanings.of(view, atom, r, lines=False), view, r) for r in rows]
+        return text + "".join(f" [{n}]" for n in names)
+
+
+def _telling(view: View, atom: Atom) -> list[tables.Entry]:
+    """Entries that say more than the instructions do, one for each site of a `unique` table."""
+    seen: set[tuple[str, int, int]] = set()
+    out = []
+    for entry in view.entries.get(atom, ()):
+        if entry.table.derived:
+            continue
+        key = (entry.table.name, entry.site.symbol, entry.site.addend)
+        if entry.table.unique and key in seen:
+            continue
+        seen.add(key)
+        out.append(entry)
+    return out
+
+
+def _describe(meaning: Meaning, view: View, relocation: Relocation) -> str:
+    if meaning[0] == "str":
+        text = meaning[1]
+        return repr(text.decode("utf-8", "replace")) if isinstance(text, bytes) else str(text)
+    symbol = view.obj.symbols[relocation.symbol]
+    target = view.target(relocation, 4)
+    name = target.atom.name if target.atom else symbol.name or (target.section.name if target.section else "?")
+    return name

@@ -1,0 +1,214 @@
+"""Comparison of two objects: a verdict with its reason for every function and datum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from builder.binary import ObjectFile, tables
+from builder.compare import naming
+from builder.compare.code import CodeComparer
+from builder.compare.correlate import Correlation, correlate
+from builder.compare.meaning import Meanings, is_readonly
+from builder.compare.verdict import LINES, SAME, Difference, Verdict
+from builder.compare.view import Atom, View
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Atoms are those of the new object unless the name says otherwise.
+
+    `functions` and `data` hold the verdicts of paired atoms. `children` maps a
+    function to its `.cold` parts, which have no verdict of their own: a changed
+    part has changed its parent.
+    """
+
+    correlation: Correlation
+    meanings: Meanings
+    functions: Mapping[Atom, Difference]
+    data: Mapping[Atom, Difference]
+    new_functions: tuple[Atom, ...]
+    removed_functions: tuple[Atom, ...]
+    new_data: tuple[Atom, ...]
+    removed_data: tuple[Atom, ...]
+
+    @property
+    def old(self) -> View:
+        return self.correlation.old
+
+    @property
+    def new(self) -> View:
+        return self.correlation.new
+
+    @cached_property
+    def changed(self) -> tuple[Atom, ...]:
+        """Functions whose own code changed, in the order of the object."""
+        return tuple(a for a, d in self.functions.items() if d.is_changed)
+
+    @cached_property
+    def line_only(self) -> tuple[Atom, ...]:
+        return tuple(a for a, d in self.functions.items() if d.verdict is Verdict.LINES)
+
+    @cached_property
+    def children(self) -> Mapping[Atom, tuple[Atom, ...]]:
+        return children_of(self.new)
+
+    @cached_property
+    def old_children(self) -> Mapping[Atom, tuple[Atom, ...]]:
+        return children_of(self.old)
+
+
+def children_of(view: View) -> Mapping[Atom, tuple[Atom, ...]]:
+    """Function -> its `.cold` parts, found by name and made sure of by a jump between them."""
+    out: dict[Atom, list[Atom]] = {}
+    for atom in view.functions:
+        name = naming.cold_parent(atom.name)
+        if name is None:
+            continue
+        parent = view.by_name.get(name) or _jumping_parent(view, atom)
+        if parent is not None:
+            out.setdefault(parent, []).append(atom)
+    return {parent: tuple(row) for parent, row in out.items()}
+
+
+def _jumping_parent(view: View, cold: Atom) -> Atom | None:
+    """The function whose name the number hides (`foo.isra.0.cold.3`): the one that jumps to the part."""
+    family = naming.family(naming.cold_parent(cold.name) or "")
+    for atom in view.functions:
+        if naming.family(atom.name) == family and any(
+            view.target(r, view.bias(atom, r)).atom is cold for r in view.relocations(atom)
+        ):
+            return atom
+    return None
+
+
+def compare(old: ObjectFile, new: ObjectFile) -> Comparison:
+    """Compare two relocatable objects of one architecture."""
+    correlation = correlate(View(old), View(new))
+    meanings = Meanings(correlation)
+    comparer = CodeComparer(correlation, meanings)
+    verdicts = {
+        atom: comparer.compare(correlation.twins[atom], atom)
+        for atom in correlation.new.functions
+        if atom in correlation.twins
+    }
+    functions = _fold(correlation, verdicts)
+    data = {
+        atom: _compare_data(correlation, meanings, correlation.twins[atom], atom)
+        for atom in correlation.new.data
+        if atom in correlation.twins and counts(atom)
+    }
+    twins, versions = correlation.twins, correlation.versions
+    return Comparison(
+        correlation=correlation,
+        meanings=meanings,
+        functions=functions,
+        data=data,
+        new_functions=tuple(a for a in correlation.new.functions if a not in twins and not _is_cold(a)),
+        removed_functions=tuple(a for a in correlation.old.functions if a not in versions and not _is_cold(a)),
+        new_data=tuple(a for a in correlation.new.data if a not in twins and _has_identity(a)),
+        removed_data=tuple(a for a in correlation.old.data if a not in versions and _has_identity(a)),
+    )
+
+
+def _is_cold(atom: Atom) -> bool:
+    return naming.cold_parent(atom.name) is not None
+
+
+def counts(atom: Atom) -> bool:
+    """Whether a datum's content is part of what runs (debug, export and init tables are not)."""
+    return not atom.section.name.startswith(tables.DISCARDED)
+
+
+def _has_identity(atom: Atom) -> bool:
+    return counts(atom) and not naming.is_never_paired(atom.name, atom.section.name)
+
+
+def _fold(correlation: Correlation, verdicts: dict[Atom, Difference]) -> dict[Atom, Difference]:
+    """Give the verdicts of `.cold` parts to their parents."""
+    out = {a: d for a, d in verdicts.items() if not _is_cold(a)}
+    olds = children_of(correlation.old)
+    for parent, parts in children_of(correlation.new).items():
+        if parent not in out:
+            continue
+        for part in parts:
+            verdict = verdicts.get(part)
+            if verdict is None:
+                verdict = Difference(Verdict.CHANGED, f"{part.name} is new")
+            if verdict.verdict is not Verdict.SAME and not out[parent].is_changed:
+                out[parent] = Difference(verdict.verdict, verdict.reason)
+    for parent, parts in olds.items():
+        new = correlation.versions.get(parent)
+        gone = [p for p in parts if p not in correlation.versions]
+        if new in out and gone and not out[new].is_changed:
+            out[new] = Difference(Verdict.CHANGED, f"{gone[0].name} is gone")
+    return out
+
+
+def _compare_data(correlation: Correlation, meanings: Meanings, old: Atom, new: Atom) -> Difference:
+    """Content of a datum and its twin; label tables belong to their function and are not judged here."""
+    if old.size != new.size:
+        return Difference(Verdict.CHANGED, f"{old.size} bytes, now {new.size}")
+    if is_label_table(correlation.new, new) or is_label_table(correlation.old, old):
+        return SAME
+    if old.section.is_nobits and new.section.is_nobits:
+        return SAME
+    if is_readonly(old.section) != is_readonly(new.section):
+        return Difference(Verdict.CHANGED, f"moved from {old.section.name} to {new.section.name}")
+    first = meanings.content(correlation.old, old, False)
+    second = meanings.content(correlation.new, new, False)
+    if first == second:
+        return SAME
+    if meanings.content(correlation.old, old, True) == meanings.content(correlation.new, new, True):
+        return LINES
+    return Difference(Verdict.CHANGED, _first_difference(correlation, first, second))
+
+
+def _first_difference(correlation: Correlation, first: tuple[object, ...], second: tuple[object, ...]) -> str:
+    if first[0] != "bytes" or second[0] != "bytes":
+        return f"{first[0]} content, now {second[0]}"
+    _, data_a, rows_a = first
+    _, data_b, rows_b = second
+    assert isinstance(data_a, bytes) and isinstance(data_b, bytes)
+    assert isinstance(rows_a, tuple) and isinstance(rows_b, tuple)
+    for at in range(min(len(data_a), len(data_b))):
+        if data_a[at] != data_b[at]:
+            start = at - at % 4
+            return f"offset {at}: {data_a[start : start + 4].hex()} -> {data_b[start : start + 4].hex()}"
+    pointers_a, pointers_b = {r[0]: r[2] for r in rows_a}, {r[0]: r[2] for r in rows_b}
+    for at in sorted(pointers_a.keys() | pointers_b.keys()):
+        x, y = pointers_a.get(at), pointers_b.get(at)
+        if x != y:
+            return f"pointer at offset {at}: {_pointer(correlation, x)} -> {_pointer(correlation, y)}"
+    return "content differs"
+
+
+def _pointer(correlation: Correlation, meaning: object) -> str:
+    """A pointer's meaning for a person."""
+    if not isinstance(meaning, tuple):
+        return "none"
+    if meaning[0] in ("sym", "code"):
+        if isinstance(meaning[1], str):
+            return meaning[1]
+        for atom in (*correlation.old.atoms, *correlation.new.atoms):
+            if correlation.identity(atom) == meaning[1]:
+                return atom.name
+    if meaning[0] == "str" and isinstance(meaning[1], bytes):
+        return repr(meaning[1].decode("utf-8", "replace"))
+    return str(meaning[0])
+
+
+def is_label_table(view: View, atom: Atom) -> bool:
+    """Whether a datum holds addresses inside a function: `goto *p` labels, switch tables."""
+    return not atom.is_function and bool(label_owners(view, atom))
+
+
+def label_owners(view: View, atom: Atom) -> list[Atom]:
+    """Functions whose inner addresses a datum holds."""
+    owners: dict[Atom, None] = {}
+    for r in view.relocations(atom):
+        target = view.target(r)
+        if target.atom is not None and target.atom.is_function and target.offset > 0:
+            owners.setdefault(target.atom)
+    return list(owners)

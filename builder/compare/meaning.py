@@ -1,0 +1,142 @@
+"""What a relocation means, independent of numbers, offsets and section names.
+
+Two relocations are equal when their meanings are: strings by content, code by
+function and ordinal of the instruction, statics by correlation, unnamed data
+and compiler-made constants by content.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from builder.binary import Relocation, Section
+from builder.compare import naming
+from builder.compare.correlate import Correlation
+from builder.compare.view import Atom, Target, View
+
+Meaning = tuple[object, ...]
+
+_FILE_LINE: Final = re.compile(rb"([\w./-]+\.[chSi]):\d+")
+_DEPTH: Final = 6
+
+
+class Meanings:
+    """Meanings of both objects' relocations under one correlation.
+
+    With `lines` off, `file.c:LINE` inside strings is kept as it is; with it on
+    the number is taken out, so that only moved lines compare equal.
+    """
+
+    def __init__(self, correlation: Correlation) -> None:
+        self.correlation = correlation
+        self._ordinals: dict[Atom, dict[int, int]] = {}
+        self._contents: dict[tuple[int, Atom], Meaning] = {}
+
+    def of(self, view: View, place: Atom | None, relocation: Relocation, *, lines: bool, exact: bool = True) -> Meaning:
+        """The meaning of one relocation in `place` (None for table entries and unnamed data)."""
+        bias = 0
+        if place is not None and place.section.is_exec:
+            row = view.arch.relocations.get(relocation.type)
+            if row is not None and row.pc_relative:
+                bias = view.bias(place, relocation) if exact else row.size
+        return self.of_target(view, view.target(relocation, bias), lines=lines)
+
+    def of_target(self, view: View, target: Target, *, lines: bool, depth: int = 0) -> Meaning:
+        if target.kind == "atom":
+            assert target.atom is not None
+            return self._atom(view, target.atom, target.offset, lines, depth)
+        if target.kind == "section":
+            assert target.section is not None
+            return self._unnamed(view, target.section, target.offset, lines, depth)
+        if target.kind == "absolute":
+            return ("abs", target.symbol.value + target.offset)
+        return ("sym", target.symbol.name, target.offset)
+
+    def _atom(self, view: View, atom: Atom, offset: int, lines: bool, depth: int) -> Meaning:
+        if atom.is_function:
+            name = self._name(atom)
+            if not offset:
+                return ("sym", name, 0)
+            ordinal = self.ordinal(view, atom, atom.entry + offset)
+            return ("code", name, ordinal) if ordinal is not None else ("code", name, "byte", offset)
+        if self._by_content(atom):
+            return ("content", offset, self.content(view, atom, lines, depth))
+        if naming.is_never_paired(atom.name, atom.section.name):
+            return ("own", naming.family(atom.name), atom.size, offset)
+        return ("sym", self._name(atom), offset)
+
+    def _name(self, atom: Atom) -> object:
+        return self.correlation.identity(atom)
+
+    def _by_content(self, atom: Atom) -> bool:
+        """Read-only data with no identity of its own: what it says is all that matters."""
+        if atom.section.is_write or atom.is_global:
+            return False
+        if naming.is_never_paired(atom.name, atom.section.name):
+            return True
+        return atom not in self.correlation.twins and atom not in self.correlation.versions
+
+    def content(self, view: View, atom: Atom, lines: bool, depth: int = 0) -> Meaning:
+        """Bytes and relocations of a datum, relocated fields masked out."""
+        return self.bytes_in(view, atom.section, atom.start, atom.end, lines, depth)
+
+    def bytes_in(self, view: View, section: Section, start: int, end: int, lines: bool, depth: int = 0) -> Meaning:
+        """Content of [start, end) of a section that is not an atom's code."""
+        if section.is_nobits:
+            return ("zero", end - start)
+        if depth > _DEPTH:
+            return ("deep", section.name)
+        data = bytearray(section.data[start:end])
+        rows = []
+        relocations = view.relocations_in(section.index, start, end)
+        insns = view.arch.decode(bytes(data), start) if section.is_exec and relocations else []
+        for r in relocations:
+            row = view.arch.relocations.get(r.type)
+            size = row.size if row else 8
+            data[r.offset - start : r.offset - start + size] = bytes(size)
+            bias = 0
+            if insns and row and row.pc_relative:
+                holder = next((i for i in insns if i.offset <= r.offset < i.end), None)
+                bias = holder.end - r.offset if holder else size
+            target = view.target(r, bias)
+            rows.append((r.offset - start, r.type, self.of_target(view, target, lines=lines, depth=depth + 1)))
+        return ("bytes", bytes(data), tuple(rows))
+
+    def _unnamed(self, view: View, section: Section, offset: int, lines: bool, depth: int) -> Meaning:
+        if section.is_string:
+            text = string_at(section, offset)
+            return ("str", _FILE_LINE.sub(rb"\1:#", text) if lines else text)
+        if section.is_nobits or section.is_write:
+            return ("place", section.name, offset)
+        start, end = view.piece(section, offset)
+        return ("piece", offset - start, self.bytes_in(view, section, start, end, lines, depth))
+
+    def ordinal(self, view: View, atom: Atom, offset: int) -> int | None:
+        """Number of the instruction at a section offset, NOPs not counted; None inside an instruction."""
+        found = self._ordinals.get(atom)
+        if found is None:
+            found = {}
+            count = 0
+            for insn in view.instructions(atom):
+                found[insn.offset] = count
+                count += not insn.is_nop
+            found[atom.end] = count
+            self._ordinals[atom] = found
+        return found.get(offset)
+
+
+def string_at(section: Section, offset: int) -> bytes:
+    """The NUL-terminated string at `offset` of a string section; what is left if none ends it."""
+    end = section.data.find(b"\0", offset)
+    return section.data[offset : end if end >= 0 else section.size]
+
+
+def is_code_address(target: Target) -> bool:
+    """Whether the target lies inside a function, past its entry."""
+    return target.atom is not None and target.atom.is_function and target.offset != 0
+
+
+def is_readonly(section: Section) -> bool:
+    """Data that does not change after initialization (.data.rel.ro is writable only to the linker)."""
+    return not section.is_write or section.name.startswith(".data.rel.ro")

@@ -1,0 +1,72 @@
+"""What the compilers' local names mean: children of functions, static locals, statics nobody pairs.
+
+Sources: gcc's clone suffixes (gcc/symtab.cc, `clone_function_name`), clang's
+and LLVM's (`.llvm.HASH` from ThinLTO promotion), and the list of compiler-made
+statics in the design document.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+# `.cold` is part of its parent; `.part`, `.isra`, `.constprop` are functions of their own.
+_COLD: Final = re.compile(r"^(?P<parent>.+?)\.cold(\.\d+)?$")
+_CLONE_NUMBER: Final = re.compile(r"\.(part|isra|constprop|cold|lto_priv|llvm|specialized)\.\d+")
+_TRAILING_NUMBER: Final = re.compile(r"(\.\d+)+$")
+_UNIQUE: Final = re.compile(r"^(__UNIQUE_ID_(?:__\w+?___)?\D*?)\d+$")
+_LOCAL_LABEL: Final = re.compile(r"^\.L")
+
+# Made per place of use, never shared: a new version gets its own.
+_NEVER_PAIRED: Final = (
+    "__key", "__warned", "__already_done", "__func__", "__FUNCTION__", "__PRETTY_FUNCTION__", "_rs", "CSWTCH",
+    "_entry", "_entry_ptr", "descriptor", "__print_once", "___done", "______f", "__compound_literal",
+    "___tp_str", "__bpf_trace_tp_map",
+)  # fmt: skip
+_NEVER_PAIRED_SECTIONS: Final = (".data.once", ".data..once", "__dyndbg", "__verbose", ".printk_index")
+
+
+@lru_cache(maxsize=65536)
+def cold_parent(name: str) -> str | None:
+    """The function that a `.cold` part belongs to, by name; None for other names."""
+    match = _COLD.match(name)
+    return match["parent"] if match else None
+
+
+@lru_cache(maxsize=65536)
+def family(name: str) -> str:
+    """The name with everything taken out that a recompilation renumbers.
+
+    `foo.isra.0.cold.7` -> `foo.isra.cold`, `lock.63240` -> `lock`,
+    `__UNIQUE_ID_x684` -> `__UNIQUE_ID_x`.
+    """
+    if name.startswith("__UNIQUE_ID_"):
+        name = _TRAILING_NUMBER.sub("", name)
+        return re.sub(r"\d+$", "", name)
+    if name.startswith("__pfx_") or name.startswith("__cfi_"):
+        return name[:6] + family(name[6:])
+    return _TRAILING_NUMBER.sub("", _CLONE_NUMBER.sub(r".\1", name))
+
+
+def is_numbered(name: str) -> bool:
+    """Whether the name carries a number that a recompilation may change."""
+    return family(name) != name
+
+
+@lru_cache(maxsize=65536)
+def is_never_paired(name: str, section: str) -> bool:
+    """Compiler- or macro-made statics of which each version has its own."""
+    if name.startswith("__UNIQUE_ID_") or section.startswith(_NEVER_PAIRED_SECTIONS):
+        return True
+    return family(name) in _NEVER_PAIRED
+
+
+def is_static_local(name: str) -> bool:
+    """gcc and clang number only function-level statics: `name.N`, `function.name`."""
+    return bool(_TRAILING_NUMBER.search(name)) and not _CLONE_NUMBER.search(name)
+
+
+def is_label(name: str) -> bool:
+    """An assembler-local label (`.LC0`, `.L.str.3`), without meaning of its own."""
+    return bool(_LOCAL_LABEL.match(name))

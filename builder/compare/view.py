@@ -1,0 +1,296 @@
+"""An object seen as atoms: functions and data with their bytes, relocations and table entries.
+
+An atom is what a symbol covers. With -ffunction-sections and -fdata-sections
+that is mostly a whole section; in `.init.text`, `.ref.text` or
+`.data..read_mostly` a section holds several.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from typing import Literal, NamedTuple
+
+from builder import arch as architectures
+from builder.arch import Instruction
+from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, tables
+from builder.compare import naming
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Atom:
+    """A function or datum: bytes [start, end) of a section; compared by identity.
+
+    `entry` is the offset of its symbol, after the padding that
+    -fpatchable-function-entry puts before it. `names` are all its aliases.
+    """
+
+    name: str
+    symbol: Symbol
+    section: Section
+    start: int
+    end: int
+    entry: int
+    names: tuple[str, ...]
+    is_function: bool
+    is_global: bool
+
+    @property
+    def size(self) -> int:
+        return self.end - self.entry
+
+    def __repr__(self) -> str:
+        return f"<{'function' if self.is_function else 'data'} {self.name} {self.section.name}+{self.start:#x}>"
+
+
+class Target(NamedTuple):
+    """Where a relocation leads: into an atom, to an undefined symbol, or to bytes without a symbol."""
+
+    kind: Literal["atom", "symbol", "section", "absolute"]
+    atom: Atom | None
+    symbol: Symbol
+    section: Section | None
+    offset: int
+
+
+class View:
+    """Look-ups over one object; everything is found once and never changed."""
+
+    def __init__(self, obj: ObjectFile) -> None:
+        self.obj = obj
+        self.arch = architectures.by_machine(obj.machine, where=obj.name)
+        self._instructions: dict[Atom, list[Instruction]] = {}
+
+    @cached_property
+    def _map(self) -> dict[int, tuple[list[int], list[Atom]]]:
+        """Section index -> (starts, atoms), in order."""
+        out: dict[int, tuple[list[int], list[Atom]]] = {}
+        for index, symbols in self.obj.symbols_in.items():
+            section = self.obj.sections[index]
+            if not section.is_alloc or section.is_string or section.name in tables.BY_NAME:
+                continue
+            atoms = _cut(section, symbols)
+            if atoms:
+                out[index] = ([a.start for a in atoms], atoms)
+        return out
+
+    @cached_property
+    def atoms(self) -> tuple[Atom, ...]:
+        return tuple(a for _, row in self._map.values() for a in row)
+
+    @cached_property
+    def functions(self) -> tuple[Atom, ...]:
+        return tuple(a for a in self.atoms if a.is_function)
+
+    @cached_property
+    def data(self) -> tuple[Atom, ...]:
+        return tuple(a for a in self.atoms if not a.is_function)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Atom]:
+        """Any symbol name -> its atom, the first one if several have it."""
+        out: dict[str, Atom] = {}
+        for atom in self.atoms:
+            for name in atom.names:
+                out.setdefault(name, atom)
+        return out
+
+    def atoms_in(self, section: int) -> list[Atom]:
+        return self._map.get(section, ([], []))[1]
+
+    def atom_at(self, section: int, offset: int) -> Atom | None:
+        """The atom whose bytes hold `offset`; one past the last atom's end still belongs to it."""
+        found = self._map.get(section)
+        if found is None:
+            return None
+        starts, atoms = found
+        at = bisect_right(starts, offset) - 1
+        if at < 0:
+            return None
+        atom = atoms[at]
+        return atom if offset <= atom.end else None
+
+    @cached_property
+    def _sorted(self) -> dict[int, tuple[list[int], list[Relocation]]]:
+        return {}
+
+    def _relocations(self, section: int) -> tuple[list[int], list[Relocation]]:
+        found = self._sorted.get(section)
+        if found is None:
+            rows = sorted(self.obj.relocations_of(section))
+            found = self._sorted[section] = ([r.offset for r in rows], rows)
+        return found
+
+    def relocations_in(self, section: int, start: int, end: int) -> list[Relocation]:
+        """Relocations of a section's bytes [start, end), by offset."""
+        offsets, rows = self._relocations(section)
+        if not rows:
+            return rows
+        return rows[bisect_left(offsets, start) : bisect_left(offsets, end)]
+
+    def relocations(self, atom: Atom) -> list[Relocation]:
+        return self.relocations_in(atom.section.index, atom.start, atom.end)
+
+    def code(self, atom: Atom) -> bytes:
+        """The atom's bytes, prefix padding included; empty for data without bytes (bss)."""
+        return atom.section.data[atom.start : atom.end]
+
+    def instructions(self, atom: Atom) -> list[Instruction]:
+        """Decoded from the entry on; offsets are the section's."""
+        found = self._instructions.get(atom)
+        if found is None:
+            code = atom.section.data[atom.entry : atom.end]
+            found = self._instructions[atom] = self.arch.decode(code, atom.entry)
+        return found
+
+    def target(self, relocation: Relocation, bias: int = 0) -> Target:
+        """What a relocation leads to.
+
+        `bias` is what a PC-relative place adds: the distance from the field to
+        the end of its instruction in code, 0 in data.
+        """
+        symbol = self.obj.symbols[relocation.symbol]
+        offset = relocation.addend + bias
+        if not symbol.is_defined:
+            kind: Literal["symbol", "absolute"] = "absolute" if symbol.shndx == elf.ABS else "symbol"
+            return Target(kind, None, symbol, None, offset)
+        offset += symbol.value
+        section = self.obj.sections[symbol.shndx]
+        atom = self._covering(symbol, section, offset)
+        if atom is not None:
+            return Target("atom", atom, symbol, section, offset - atom.entry)
+        return Target("section", None, symbol, section, offset)
+
+    def _covering(self, symbol: Symbol, section: Section, offset: int) -> Atom | None:
+        """The atom that is meant: the named symbol's own, even for its end or before its start."""
+        atoms = self.atoms_in(section.index)
+        if len(atoms) == 1:
+            return atoms[0]
+        if symbol.type == elf.STT_SECTION or naming.is_label(symbol.name):
+            return self.atom_at(section.index, offset)
+        return self.atom_at(section.index, symbol.value)
+
+    def bias(self, atom: Atom, relocation: Relocation) -> int:
+        """Distance from a PC-relative field in code to the end of its instruction; 0 elsewhere."""
+        row = self.arch.relocations.get(relocation.type)
+        if row is None or not row.pc_relative or not atom.section.is_exec:
+            return 0
+        insn = self.instruction_at(atom, relocation.offset)
+        return insn.end - relocation.offset if insn else row.size
+
+    def instruction_at(self, atom: Atom, offset: int) -> Instruction | None:
+        """The instruction whose bytes hold `offset`."""
+        rows = self.instructions(atom)
+        at = bisect_right(rows, offset, key=attrgetter("offset")) - 1
+        return rows[at] if at >= 0 and offset < rows[at].end else None
+
+    @cached_property
+    def entries(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
+        """Function -> the special-table entries that it owns, by table and order."""
+        out: dict[Atom, list[tables.Entry]] = {}
+        for row in tables.TABLES:
+            for section in self.sections_named(row.name):
+                for entry in tables.entries(self.obj, section, row):
+                    owner = self.owner(entry)
+                    if owner is not None:
+                        out.setdefault(owner, []).append(entry)
+        return {atom: tuple(rows) for atom, rows in out.items()}
+
+    def owner(self, entry: tables.Entry) -> Atom | None:
+        """The atom that an entry's site lies in; None for code without a symbol."""
+        symbol = self.obj.symbols[entry.site.symbol]
+        if not symbol.is_defined:
+            return None
+        return self.atom_at(symbol.shndx, symbol.value + entry.site.addend)
+
+    def sections_named(self, name: str) -> Iterable[Section]:
+        return (s for s in self.obj.sections if s.name == name)
+
+    @cached_property
+    def cuts(self) -> Mapping[int, list[int]]:
+        """Section without symbols -> the offsets that relocations lead to, in order.
+
+        They bound the pieces of annexes (`.fixup`, `.altinstr_aux`) and of
+        unnamed read-only data (switch tables).
+        """
+        out: dict[int, set[int]] = {}
+        rows = self.arch.relocations
+        for rela in self.obj.relocations:
+            place = self.obj.sections[self.obj.sections[rela].info]
+            if not place.is_alloc:
+                continue
+            for r in self.obj.relocations[rela]:
+                symbol = self.obj.symbols[r.symbol]
+                if not symbol.is_defined or symbol.shndx in self._map:
+                    continue
+                row = rows.get(r.type)
+                bias = 4 if row and row.pc_relative and place.is_exec else 0
+                out.setdefault(symbol.shndx, set()).add(symbol.value + r.addend + bias)
+        return {index: sorted(found) for index, found in out.items()}
+
+    def piece(self, section: Section, offset: int) -> tuple[int, int]:
+        """Bounds of the unnamed bytes that `offset` lies in."""
+        if section.entsize and section.flags & elf.SHF_MERGE and not section.is_string:
+            start = offset - offset % section.entsize
+            return start, min(start + section.entsize, section.size)
+        cuts = self.cuts.get(section.index, [])
+        at = bisect_right(cuts, offset)
+        start = cuts[at - 1] if at else 0
+        end = cuts[at] if at < len(cuts) else section.size
+        return max(start, 0), min(end, section.size)
+
+
+def _cut(section: Section, symbols: tuple[Symbol, ...]) -> list[Atom]:
+    """Divide a section at its symbols; aliases of one value make one atom."""
+    starts: dict[int, list[Symbol]] = {}
+    for symbol in symbols:
+        if symbol.value <= section.size and not (naming.is_label(symbol.name) and not symbol.size):
+            starts.setdefault(symbol.value, []).append(symbol)
+    if not starts:
+        return []
+    groups: list[tuple[int, list[Symbol]]] = []
+    reach = 0
+    for value, row in sorted(starts.items()):
+        if groups and value < reach and not any(s.is_function for s in row):
+            continue  # a label or an object inside a larger one
+        groups.append((value, row))
+        reach = max(reach, value + max(s.size for s in row))
+    padding = _padding(section, groups[0][0])
+    atoms = []
+    for position, (value, row) in enumerate(groups):
+        following = groups[position + 1][0] - padding if position + 1 < len(groups) else section.size
+        size = max(s.size for s in row)
+        alone = len(groups) == 1
+        end = following if alone or not size else max(min(value + size, following), value)
+        primary = _primary(section, row)
+        atoms.append(
+            Atom(
+                name=primary.name,
+                symbol=primary,
+                section=section,
+                start=max(value - padding, 0) if section.is_exec else value,
+                end=end,
+                entry=value,
+                names=tuple(s.name for s in row),
+                is_function=section.is_exec and any(s.type in (elf.STT_FUNC, elf.STT_NOTYPE) for s in row),
+                is_global=any(not s.is_local for s in row),
+            )
+        )
+    return atoms
+
+
+def _padding(section: Section, first: int) -> int:
+    """Bytes of NOP before the first function of a section (-fpatchable-function-entry=N,M)."""
+    return first if section.is_exec and first and not section.data[:first].strip(b"\x90") else 0
+
+
+def _primary(section: Section, row: list[Symbol]) -> Symbol:
+    """Of aliases: the one the section is named after, else the first function, the local before the global."""
+    for symbol in row:
+        if section.name.endswith("." + symbol.name):
+            return symbol
+    typed = [s for s in row if s.type in (elf.STT_FUNC, elf.STT_OBJECT)] or row
+    return min(typed, key=lambda s: (not s.is_local, s.index))
