@@ -15,11 +15,15 @@ from pathlib import Path
 
 from builder.acquire.cache import published
 from builder.acquire.packages import HeadersTree, fetch_headers
+from builder.acquire.patch import ObjectPair, prepare_patch
+from builder.acquire.patchfile import apply_all, read_patch
+from builder.acquire.source import fetch_source
 from builder.acquire.tools import need, run
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE / "target"
 TARGET_NAME = "bespoke_target"
+VMLINUX_PATCH = HERE / "vmlinux/proc-version.patch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ def target_objects(release: str, *, own_key: bool = False) -> TargetObjects:
 
 
 def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool) -> None:
-    need(["make", "git"], purpose="compiling the target sample")
+    need(["make"], purpose="compiling the target sample")
     work = place / "work"
     shutil.copytree(TARGET, work)
     # The 6.12 headers carry a vmlinux with BTF, so kbuild would ask for pahole; a target needs no BTF.
@@ -68,9 +72,21 @@ def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool) -> None
 
 
 def apply_patch(patch: Path, tree: Path) -> None:
-    """Apply a patch to the files under `tree`, wholly or not at all; `tree` need not be a repository."""
-    # Without this, git looks for a repository above, and leaves alone what that one does not track.
-    run(["git", "apply", "-p1", patch], cwd=tree, env={"GIT_DIR": "/dev/null"})
+    """Apply a patch to the files under `tree`, wholly or not at all; `InputError` where it does not fit."""
+    changed = apply_all(read_patch(patch), lambda path: (tree / path).read_bytes(), {})
+    for path, content in changed.items():
+        if content is not None:
+            (tree / path).write_bytes(content)
+
+
+def vmlinux_objects(release: str) -> ObjectPair:
+    """`fs/proc/version.o` of exactly the kernel of `release`, before and after the sample's patch.
+
+    The first call prepares the distribution's source (150 MB to download, about a minute).
+    """
+    found = prepare_patch([VMLINUX_PATCH], fetch_source(release))
+    (pair,) = found.pairs
+    return pair
 
 
 def _fingerprint(sources: Path, *others: str) -> str:

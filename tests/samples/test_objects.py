@@ -9,7 +9,7 @@ import pytest
 
 from builder.binary.objects import ObjectFile
 from builder.binary.reader import read_object
-from builder.errors import ToolError
+from builder.errors import InputError
 from samples.objects import TargetObjects, apply_patch, target_objects
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -114,6 +114,6 @@ def test_no_object_says_where_it_was_made(built: TargetObjects) -> None:
 def test_a_patch_that_does_not_fit_is_an_error(built: TargetObjects, tmp_path: Path) -> None:
     (tmp_path / "bespoke_target.c").write_text("something else\n")
     patch = Path(__file__).parents[2] / "samples/target/next-version.patch"
-    with pytest.raises(ToolError, match="patch does not apply"):
+    with pytest.raises(InputError, match="fit"):
         apply_patch(patch, tmp_path)
     assert (tmp_path / "bespoke_target.c").read_text() == "something else\n"
