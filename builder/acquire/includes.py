@@ -81,7 +81,7 @@ def _sources(root: Path) -> Iterator[str]:
 
 
 _FUNCTION = re.compile(
-    rb"^static\b(?=[^;{=]*\b(?:inline|__inline__|__inline)\b)[^;{=]*?(\w+)\s*\([^;{]*\)\s*\{", re.M | re.S
+    rb"static\b(?=[^;{=]*\b(?:inline|__inline__|__inline)\b)[^;{=]*?(\w+)\s*\([^;{]*\)\s*\{", re.DOTALL
 )
 _ATTRIBUTE = re.compile(rb"__attribute__\s*\(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)\)")
 
@@ -89,47 +89,40 @@ _ATTRIBUTE = re.compile(rb"__attribute__\s*\(\((?:[^()]|\((?:[^()]|\([^()]*\))*\
 def code_differs(old: bytes, new: bytes) -> bool:
     """Whether two preprocessed texts (line markers stripped) can give different code.
 
-    A difference inside a static inline function that nothing else in the text
-    names gives none. Whatever is not plainly of that kind counts as a difference.
+    Static inline functions that differ, or that only one text has, give none
+    when nothing else names them. Whatever is not plainly of that kind counts as
+    a difference.
     """
     if old == new:
         return False
-    left, right = _chunks(old), _chunks(new)
-    if len(left) != len(right):
+    # Each piece holds at most one function, at its end: it was cut at a line that is a lone `}`.
+    left, right = old.split(b"\n}\n"), new.split(b"\n}\n")
+    common = set(left) & set(right)
+    heads_old, inlines_old = _inlines([piece for piece in left if piece not in common])
+    heads_new, inlines_new = _inlines([piece for piece in right if piece not in common])
+    if heads_old != heads_new:
         return True
-    names: set[bytes] = set()
-    for a, b in zip(left, right, strict=True):
-        if a != b:
-            name = _inline_function(a, b)
-            if name is None:
-                return True
-            names.add(name)
-    return any(_named_elsewhere(name, text) for name in names for text in (old, new))
+    names = {name for name, _ in inlines_old.items() ^ inlines_new.items()}
+    return any(
+        _mentions(name, text) != _mentions(name, inlines.get(name, b""))
+        for text, inlines in ((old, inlines_old), (new, inlines_new)) for name in names
+    )
 
 
-def _chunks(text: bytes) -> list[bytes]:
-    """The text cut after each line that is a lone `}`: each piece holds at most one function, at its end."""
-    return text.split(b"\n}\n")
+def _inlines(pieces: Iterable[bytes]) -> tuple[list[bytes], dict[bytes, bytes]]:
+    """(words of all that is no static inline function, {name: text} of those functions)."""
+    rest: list[bytes] = []
+    functions: dict[bytes, bytes] = {}
+    for piece in pieces:
+        start = piece.rfind(b"\nstatic ") + 1
+        match = _FUNCTION.match(_ATTRIBUTE.sub(b"", piece[start:]))
+        if match is None or match[1] in functions:
+            rest += piece.split()
+        else:
+            rest += piece[:start].split()
+            functions[match[1]] = piece[start:]
+    return rest, functions
 
 
-def _inline_function(old: bytes, new: bytes) -> bytes | None:
-    """The static inline function at the end of both pieces, if they differ in nothing else."""
-    heads = []
-    for piece in (old, new):
-        start = max(piece.rfind(b"\nstatic "), 0 if piece.startswith(b"static ") else -1)
-        if start < 0:
-            return None
-        match = _FUNCTION.match(_ATTRIBUTE.sub(b"", piece[start:].lstrip(b"\n")))
-        if match is None:
-            return None
-        heads.append((piece[:start], match[1]))
-    return heads[0][1] if heads[0] == heads[1] else None
-
-
-def _named_elsewhere(name: bytes, text: bytes) -> bool:
-    inside = 0
-    for piece in _chunks(text):
-        if name in piece and _inline_function(piece, piece) == name:
-            start = max(piece.rfind(b"\nstatic "), 0)
-            inside += len(re.findall(rb"\b%b\b" % name, piece[start:]))
-    return len(re.findall(rb"\b%b\b" % name, text)) != inside
+def _mentions(name: bytes, text: bytes) -> int:
+    return len(re.findall(rb"\b%b\b" % re.escape(name), text))
