@@ -1,0 +1,243 @@
+"""`make demo`: the samples from source to patch, in a stock kernel, with everything shown on the way.
+
+What it builds stays in `build/demo`, so that each command that it shows can be
+given again by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.padding import Padding
+from rich.syntax import Syntax
+from rich.text import Text
+
+from builder.acquire.packages import fetch_kernel, newest_kernel
+from builder.binary.kernel.target import Kernel
+from builder.errors import BespokeError, GuestError, ToolError
+from builder.image.trial import PHASES, Step, TrialPlan, TrialReport, trial
+from samples.objects import TARGET_NAME, VMLINUX_PATCH, target_objects, vmlinux_objects
+from samples.stage import Stage
+
+PLACE = Path("build/demo")
+SERIES = "6.1"
+PROC = f"/proc/{TARGET_NAME}"
+KEY = "/proc/sys/kernel/bpf_stats_enabled"
+STEPS = f"echo s > {PROC}; echo S > {PROC}; cat {PROC}"
+TURN_KEY = f"echo 1 > {KEY}; head -n 1 {PROC}; echo 0 > {KEY}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One pair of objects, where it lies and what is done with it in the guest."""
+
+    name: str
+    title: str
+    old: Path
+    new: Path
+    commands: tuple[str, ...]
+    modules: Mapping[str, Path]
+
+    @property
+    def output(self) -> Path:
+        return PLACE / f"{self.name}.ko"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="samples.demo", description="Patch a running stock kernel, and watch.")
+    parser.add_argument("--kernel", help=f"a release name (default: the newest of {SERIES} that the archive has)")
+    parser.add_argument("--svg", type=Path, help="keep what was shown as a picture")
+    options = parser.parse_args(arguments)
+    stage = Stage()
+    try:
+        tell(stage, options.kernel)
+    except BespokeError as error:
+        stage.show(Text(f"demo: {error}", style="bold red"))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    if options.svg is not None:
+        stage.save_picture(options.svg, "make demo")
+    return 0
+
+
+def tell(stage: Stage, wanted: str | None) -> None:
+    """The whole demo, in order."""
+    stage.chapter("1  A stock kernel, and two changes to it")
+    kernel = get_kernel(stage, wanted)
+    target, version, own_key = get_samples(stage, kernel)
+    stage.say("A change to the kernel itself. What it needs, no module may reach: "
+              "neither [bold]linux_proc_banner[/] nor [bold]nr_threads[/] is exported.")
+    stage.show(Padding(Syntax(hunks(VMLINUX_PATCH), "diff", theme="ansi_dark"), (0, 4, 1, 4)))
+    stage.say(f"And a module that is loaded and has counted things, in an old and a new version (samples/target/).")
+
+    stage.chapter("2  Two object files in, one module out: no kernel tree, no kbuild, no compiler")
+    for sample in (version, target):
+        show_build(stage, sample, kernel)
+
+    stage.chapter("3  Before, with and after: a guest runs the kernel as Debian ships it")
+    for sample in (version, target):
+        show_trial(stage, sample, kernel)
+
+    stage.chapter("4  What cannot be done is refused, with the reason")
+    show_refusal(stage, own_key, kernel)
+    stage.say(f"The modules are in [bold]{PLACE}[/]; every command above can be given again "
+              "([bold].venv/bin/bespoke[/], or [bold]. .venv/bin/activate[/] first).")
+
+
+def get_kernel(stage: Stage, wanted: str | None) -> Kernel:
+    with stage.step("the kernel's package") as found:
+        release = wanted or newest_kernel(SERIES)
+        tree = fetch_kernel(release)
+        found.append(f"linux-image-{release} {tree.version}, unmodified")
+    with stage.step("read its image: symbols, exports, types") as found:
+        kernel = Kernel.open(tree.image)
+        found.append(kernel.vermagic)
+    return kernel
+
+
+def get_samples(stage: Stage, kernel: Kernel) -> tuple[Sample, Sample, Sample]:
+    """The module, the change to vmlinux, and the module with a jump label that cannot be served."""
+    shutil.rmtree(PLACE, ignore_errors=True)
+    with stage.step(f"compile {TARGET_NAME}, old and new") as found:
+        target = target_sample("target", kernel, (STEPS, TURN_KEY))
+        own_key = target_sample("own-key", kernel, (), own_key=True)
+        found.append("against the kernel's headers")
+    with stage.step("compile fs/proc/version.o, old and new") as found:
+        pair = vmlinux_objects(kernel.release)
+        old, new = keep(pair.old, "version/old.o"), keep(pair.new, "version/new.o")
+        found.append("from exactly this kernel's source")
+    return target, Sample("version", pair.path, old, new, ("cat /proc/version",), {}), own_key
+
+
+def target_sample(name: str, kernel: Kernel, commands: tuple[str, ...], *, own_key: bool = False) -> Sample:
+    made = target_objects(kernel.release, own_key=own_key)
+    old, new = keep(made.old, f"{name}/old.o"), keep(made.new, f"{name}/new.o")
+    module = keep(made.module, f"{name}/{made.module.name}")
+    return Sample(name, TARGET_NAME, old, new, commands, {TARGET_NAME: module})
+
+
+def keep(file: Path, name: str) -> Path:
+    """A copy of a cached file where a person can find it."""
+    place = PLACE / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(file, place))
+
+
+def hunks(patch: Path) -> str:
+    """The lines of a patch from its first hunk on."""
+    text = patch.read_text()
+    return text[text.index("--- ") :].rstrip()
+
+
+def bespoke(*words: str | Path) -> tuple[int, dict[str, Any]]:
+    """Run the command with `--json`; its exit status and its document."""
+    command = [sys.executable, "-m", "builder", *map(str, words), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return done.returncode, json.loads(done.stdout)
+    except json.JSONDecodeError:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise ToolError(f"bespoke {words[0]}: {said[-1]}") from None
+
+
+def build_command(sample: Sample, kernel: Kernel) -> list[str | Path]:
+    words: list[str | Path] = ["build", sample.old, sample.new, "--kernel", kernel.release]
+    for name, path in sample.modules.items():
+        words += ["--object", f"{name}={path}"]
+    return [*words, "-o", sample.output]
+
+
+def show_build(stage: Stage, sample: Sample, kernel: Kernel) -> None:
+    """The build as one would type it; what changed, and where each reference of the new code leads."""
+    words = build_command(sample, kernel)
+    stage.command(["bespoke", *words])
+    _, found = bespoke("diff", sample.old, sample.new)
+    started = time.monotonic()
+    status, manifest = bespoke(*words)
+    seconds = time.monotonic() - started
+    if status:
+        raise ToolError(f"bespoke build: exit status {status}: {reasons_of(manifest)}")
+    size = sample.output.stat().st_size
+    stage.done(f"built {sample.output}", seconds, f"{size:,} bytes, start of the interpreter included")
+    stage.show("")
+    stage.table(
+        "What changed",
+        ["function", ">old size", ">new size", "why it is in the module"],
+        [[row["name"], str(row["old_size"]), str(row["new_size"]), found["reasons"].get(row["name"], "")]
+         for row in manifest["functions"]],
+    )  # fmt: skip
+    bound = Counter((row["object"], row["symbol"], row["sympos"]) for row in manifest["bindings"])
+    stage.table(
+        "What the new code uses of the original",
+        ["object", "symbol", ">sympos", ">references"],
+        [[owner, symbol, str(sympos), str(count)] for (owner, symbol, sympos), count in sorted(bound.items())],
+    )
+
+
+def show_trial(stage: Stage, sample: Sample, kernel: Kernel) -> None:
+    """The module in a guest: each step, then what each command said before, with and after."""
+    command: list[str | Path] = ["bespoke", "try", sample.output, "--kernel", kernel.release]
+    for name, path in sample.modules.items():
+        command += ["--object", f"{name}={path}"]
+    for text in sample.commands:
+        command += ["--run", f"'{text}'"]
+    stage.command(command)
+    report = run_trial(stage, sample, kernel)
+    for run in report.commands:
+        stage.show("")
+        stage.versions(f"$ {run.command}", {phase: run.answers[phase].output for phase in PHASES})
+    warned = f"{len(report.warnings)} kernel warnings" if report.warnings else "no kernel warning"
+    stage.say(f"{warned}; taints: {', '.join(f'{k} ({v})' for k, v in report.taints.items())}")
+
+
+def run_trial(stage: Stage, sample: Sample, kernel: Kernel) -> TrialReport:
+    plan = TrialPlan(commands=sample.commands, objects=sample.modules)
+    with stage.console.status("") as status:
+
+        def progress(event: Step | str) -> None:
+            if isinstance(event, str):
+                status.update(Text(event))
+            elif event.ok:
+                stage.done(event.name, event.seconds)
+
+        report = trial(sample.output, kernel, plan, progress=progress)
+    if report.failure is not None:
+        stage.show(Text(report.dmesg, style="dim"))
+        raise GuestError(report.failure, where=sample.output)
+    return report
+
+
+def show_refusal(stage: Stage, sample: Sample, kernel: Kernel) -> None:
+    """The variant whose jump label is on a key of the module itself."""
+    words = build_command(sample, kernel)
+    stage.command(["bespoke", *words])
+    status, document = bespoke(*words)
+    if status != 1 or sample.output.exists():
+        raise ToolError(f"this build should have been refused, but ended with status {status}")
+    for row in document["refusals"]:
+        stage.show(Padding(Text.assemble(("✗ ", "red"), (row["code"], "bold red"), f"  {row['message']}"), (0, 2)))
+        stage.show(Padding(Text(row["advice"], style="dim"), (0, 4)))
+    stage.show("")
+    stage.say(f"exit status {status}, no output file")
+
+
+def reasons_of(document: Mapping[str, Any]) -> str:
+    return "; ".join(f"{row['code']}: {row['message']}" for row in document.get("refusals", ()))
+
+
+if __name__ == "__main__":
+    # relative paths are shown, and should be short
+    os.chdir(Path(__file__).resolve().parent.parent)
+    sys.exit(main())
