@@ -1,0 +1,146 @@
+"""What a booted guest decided and holds: its memory through /proc/kcore, its boot state, its modules."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from builder.binary.kernel import Kernel
+from builder.errors import GuestError
+from builder.image.boot import BUG_WORDS, CAPABILITY_WORDS, BootState
+from builder.image.guest import Guest
+from builder.image.memory import PAGE
+
+_PHDR: Final = struct.Struct("<IIQQQQQQ")
+_CHUNK: Final = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GuestModule:
+    """A module as /sys/module shows it: the addresses of its sections, in the order of their names."""
+
+    name: str
+    sections: Mapping[str, int]
+
+
+class GuestMemory:
+    """The kernel memory of a guest, read by address; what was read once is kept."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        header = guest.get("/proc/kcore", length=PAGE)
+        (offset,) = struct.unpack_from("<Q", header, 32)
+        size, count = struct.unpack_from("<HH", header, 54)
+        if offset + size * count > len(header):
+            header = guest.get("/proc/kcore", length=offset + size * count)
+        rows = (_PHDR.unpack_from(header, offset + size * i) for i in range(count))
+        self._segments = [(row[3], row[6], row[2]) for row in rows if row[0] == 1]
+        self._known: list[tuple[int, bytes]] = []
+
+    def _offset(self, address: int, size: int) -> int:
+        for base, length, offset in self._segments:
+            if base <= address and address + size <= base + length:
+                return int(offset + address - base)
+        raise GuestError(f"/proc/kcore does not show {size} bytes at {address:#x}")
+
+    def fetch(self, address: int, size: int) -> bytes:
+        """Read now, whatever is known already."""
+        pieces = []
+        for at in range(address, address + size, _CHUNK):
+            length = min(_CHUNK, address + size - at)
+            piece = self._guest.get("/proc/kcore", offset=self._offset(at, length), length=length)
+            if len(piece) != length:
+                raise GuestError(f"/proc/kcore gave {len(piece)} of {length} bytes at {at:#x}")
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def keep(self, start: int, end: int) -> None:
+        """Read a range, to be answered from by `read`."""
+        start, end = start // PAGE * PAGE, (end + PAGE - 1) // PAGE * PAGE
+        self._known.append((start, self.fetch(start, end - start)))
+
+    def keep_spans(self, ranges: Iterable[tuple[int, int]], gap: int = 1 << 20) -> None:
+        """Read many ranges, those that are near each other at once."""
+        merged: list[tuple[int, int]] = []
+        for start, end in sorted(ranges):
+            if merged and start - merged[-1][1] < gap:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((start, end))
+        for start, end in merged:
+            self.keep(start, end)
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes at `address`."""
+        for start, data in reversed(self._known):
+            if start <= address and address + size <= start + len(data):
+                return data[address - start : address - start + size]
+        return self.fetch(address, size)
+
+    def u32(self, address: int) -> int:
+        return int.from_bytes(self.read(address, 4), "little")
+
+    def u64(self, address: int) -> int:
+        return int.from_bytes(self.read(address, 8), "little")
+
+
+def writable_ranges(kernel: Kernel) -> tuple[tuple[int, int], ...]:
+    """The kernel's data, and its bss; what lies between is gone after boot."""
+    bounds = (("_sdata", "__init_begin"), ("__bss_start", "__bss_stop"))
+    return tuple((kernel.symbol(start).address, kernel.symbol(stop).address) for start, stop in bounds)
+
+
+def capture_state(guest: Guest, kernel: Kernel, memory: GuestMemory) -> BootState:
+    """The boot state of a guest, its whole data with it. GuestError where KASLR moved the kernel."""
+    shown = guest.check("grep -m1 ' _text$' /proc/kallsyms").split()[0]
+    if int(shown, 16) != kernel.symbol("_text").address:
+        raise GuestError(f"the guest's kernel is at {shown}, not where it was linked: boot without KASLR")
+    data = []
+    for start, end in writable_ranges(kernel):
+        memory.keep(start, end)
+        data.append((start, memory.read(start, end - start)))
+    return state_from(kernel, memory, guest.config.cpu, tuple(data))
+
+
+def state_from(
+    kernel: Kernel, memory: GuestMemory, cpu: str, data: tuple[tuple[int, bytes], ...]
+) -> BootState:
+    """The state that stands in the variables of a booted kernel."""
+    at = kernel.symbol("boot_cpu_data").address + kernel.layout("cpuinfo_x86").offset_of("x86_capability")
+    words = struct.unpack(f"<{CAPABILITY_WORDS + BUG_WORDS}I", memory.read(at, 4 * (CAPABILITY_WORDS + BUG_WORDS)))
+    thunk = kernel.symbols_named("x86_return_thunk")
+    possible = memory.read(kernel.symbol("__cpu_possible_mask").address, 64)
+    return BootState(
+        cpu=cpu,
+        capabilities=words,
+        return_thunk=memory.u64(thunk[0].address) if thunk else 0,
+        pv_ops=pv_operations(kernel, memory.read),
+        possible_cpus=int.from_bytes(possible, "little").bit_count(),
+        uniproc=memory.read(kernel.symbol("uniproc_patched").address, 1) != b"\0",
+        data=data,
+    )
+
+
+def pv_operations(kernel: Kernel, read: object) -> tuple[int, ...]:
+    """The pointers of `pv_ops` in order; empty where the kernel has none."""
+    assert callable(read)
+    found = kernel.symbols_named("pv_ops")
+    if not found:
+        return ()
+    size = kernel.layout("paravirt_patch_template").size
+    return struct.unpack(f"<{size // 8}Q", read(found[0].address, size))
+
+
+def guest_modules(guest: Guest) -> list[GuestModule]:
+    """The loaded modules in order of loading, with the addresses of all their sections."""
+    order = [line.split()[0] for line in guest.check("cat /proc/modules").splitlines()][::-1]
+    # Whole reads only: module_sect_read (kernel/module/sysfs.c) answers at offset 0 and nowhere else.
+    script = "cd /sys/module && for m in */sections; do grep -s . $m/.[!.]* $m/*; done; true"
+    found: dict[str, dict[str, int]] = {}
+    for line in guest.check(script, timeout=600).splitlines():
+        path, _, address = line.rpartition(":")
+        module, _, section = path.partition("/sections/")
+        found.setdefault(module, {})[section] = int(address, 16)
+    return [GuestModule(name, found.get(name, {})) for name in order]

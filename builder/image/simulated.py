@@ -1,0 +1,271 @@
+"""A kernel in memory, without a machine: its image at its real addresses, its state, its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from builder.binary.kernel import Export, Kernel, KernelSymbol
+from builder.errors import KernelError, LoadError, UnknownError
+from builder.image.boot import BootState
+from builder.image.memory import PAGE, Memory, Region
+
+# arch/x86/include/asm/pgtable_64_types.h: MODULES_VADDR with CONFIG_RANDOMIZE_BASE, and MODULES_END.
+MODULES_START: Final = 0xFFFFFFFFC0000000
+MODULES_END: Final = 0xFFFFFFFFFF000000
+# include/linux/percpu.h: PERCPU_MODULE_RESERVE
+PERCPU_RESERVE: Final = 8 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleExport:
+    """A symbol that a loaded module exports."""
+
+    name: str
+    address: int
+    crc: int | None
+    gpl: bool
+    namespace: str
+    owner: str
+
+
+class SimulatedKernel:
+    """The memory of a kernel, and what its module loader keeps of it.
+
+    Made by `builder.load.boot`, which patches the image as early boot does.
+    `memory` holds the image as linked (no KASLR offset) and all modules.
+    `modules` maps names to what `builder.load` keeps of each, in order of loading.
+    """
+
+    def __init__(self, kernel: Kernel, state: BootState) -> None:
+        self.kernel = kernel
+        self.state = state
+        self.memory = Memory()
+        self.percpu_base = 0
+        self._map_image()
+        self._next_module = MODULES_START
+        self._free: list[tuple[int, int]] = []
+        self._percpu_taken: dict[int, int] = {}
+        self.modules: dict[str, Any] = {}
+        self.module_exports: dict[str, ModuleExport] = {}
+        self.symbols_of: dict[str, Mapping[str, tuple[int, ...]]] = {}
+        self.its_thunk: Callable[[object, int], int] | None = None
+        self.key_reader: Callable[[int], int] | None = None
+        """Where given, asked for the count of a static key that is not in the state (see `static_key`)."""
+        self.call_reader: Callable[[int], int] | None = None
+        """The same for where a static call goes."""
+        self.counts: dict[str, int] = {}
+        self.warnings: tuple[str, ...] = ()
+
+    def _map_image(self) -> None:
+        for number, segment in enumerate(self.kernel.segments):
+            if not segment.size:
+                continue
+            data = bytearray(self.kernel.read(segment.address, segment.size))
+            flags = "".join(letter for bit, letter in ((4, "r"), (2, "w"), (1, "x")) if segment.flags & bit)
+            data += bytes(-len(data) % PAGE)
+            self.memory.add(Region(segment.address, data, f"vmlinux[{number}]", flags))
+
+    # What this kernel's own code does, told by its structures
+
+    @cached_property
+    def text(self) -> tuple[int, int]:
+        """_stext to _etext."""
+        return self.kernel.text_range()
+
+    @cached_property
+    def _init(self) -> tuple[int, int]:
+        return self.kernel.init_text_range()
+
+    def in_init(self, address: int) -> bool:
+        """init_section_contains(), for code."""
+        return self._init[0] <= address < self._init[1]
+
+    @cached_property
+    def alternative_size(self) -> int:
+        """Bytes of struct alt_instr: 12, or 14 with flags (6.3)."""
+        size = self.kernel.layout("alt_instr").size
+        if size not in (12, 14):
+            raise UnknownError(f"struct alt_instr of {size} bytes", where=self.kernel.path)
+        return size
+
+    @cached_property
+    def longest_nop(self) -> int:
+        """ASM_NOP_MAX: x86_nops[] has one pointer more."""
+        found = self.kernel.size_of(self.symbol("x86_nops")) // 8 - 1
+        return min(found, 11) if found >= 8 else 8
+
+    @cached_property
+    def sorts_pairs(self) -> bool:
+        """Whether sort() takes two elements at a time from its heap (lib/sort.c, v6.11); it leaves no other trace."""
+        major, minor = self.kernel.release.split(".")[:2]
+        return (int(major), int("".join(c for c in minor if c.isdigit()))) >= (6, 11)
+
+    @cached_property
+    def orc_ends_section(self) -> Callable[[int, int], bool]:
+        """Whether an ORC entry, by its fifth and sixth byte, ends a section (orc_sort_cmp, kernel/unwind_orc.c)."""
+        layout = self.kernel.layout("orc_entry")
+
+        def bits(name: str) -> tuple[int, int]:
+            member = layout.member(name)
+            if member.bit_offset is None or member.bit_size is None:
+                raise UnknownError(f"struct orc_entry with a {name} that is no bit-field", where=self.kernel.path)
+            return member.bit_offset - 32, (1 << member.bit_size) - 1
+
+        if layout.has("end"):  # to 6.3
+            (sp_at, sp), (end_at, end) = bits("sp_reg"), bits("end")
+
+            def ends(low: int, high: int) -> bool:
+                value = low | high << 8
+                return not value >> sp_at & sp and not value >> end_at & end
+        else:
+            kind_at, kind = bits("type")
+
+            def ends(low: int, high: int) -> bool:
+                return not (low | high << 8) >> kind_at & kind
+
+        return ends
+
+    @cached_property
+    def trampoline_keys(self) -> Mapping[int, int]:
+        """Trampoline of a static call that is not exported -> its key (struct static_call_tramp_key)."""
+        start, stop = (self.address(f"__{side}_static_call_tramp_key") for side in ("start", "stop"))
+        if start is None or stop is None:
+            return {}
+        found = {}
+        for at in range(start, stop - 7, 8):
+            found[at + self.memory.s32(at)] = at + 4 + self.memory.s32(at + 4)
+        return found
+
+    # Symbols
+
+    def export(self, name: str) -> Export | ModuleExport | None:
+        """What find_symbol() finds: vmlinux's exports first, then those of loaded modules."""
+        return self.kernel.exports().get(name) or self.module_exports.get(name)
+
+    def symbol_position(self, module: str | None, name: str, sympos: int) -> int:
+        """The address that klp_find_object_symbol (kernel/livepatch/core.c) finds; LoadError with its words."""
+        if module is None:
+            found: tuple[int, ...] = tuple(s.address for s in self.kernel.symbols_named(name))
+        else:
+            found = self.symbols_of.get(module, {}).get(name, ())
+        if not found:
+            raise LoadError(f"symbol '{name}' not found in symbol table of {module or 'vmlinux'}")
+        if sympos == 0:
+            if len(found) > 1:
+                raise LoadError(f"unresolvable ambiguity for symbol '{name}' in object '{module or 'vmlinux'}'")
+            return found[0]
+        if sympos > len(found):
+            raise LoadError(f"symbol position {sympos} for symbol '{name}' in object '{module or 'vmlinux'}' not found")
+        return found[sympos - 1]
+
+    def symbol(self, name: str) -> KernelSymbol:
+        """The only symbol of vmlinux of that name; KernelError otherwise."""
+        return self.kernel.symbol(name)
+
+    def address(self, name: str) -> int | None:
+        """The first symbol of vmlinux of that name, None where there is none."""
+        found = self.kernel.symbols_named(name)
+        return found[0].address if found else None
+
+    def describe(self, address: int) -> str:
+        """`symbol+0xoffset [module]` as the kernel's traces spell an address."""
+        from_module = self._module_symbol(address)
+        if from_module is not None:
+            return from_module
+        try:
+            near = self.kernel.nearest(address)
+        except KernelError:
+            near = None
+        if near is None or self.memory.find(address) is None:
+            return f"{address:#x}"
+        return f"{near.name}+{address - near.address:#x}"
+
+    def _module_symbol(self, address: int) -> str | None:
+        region = self.memory.find(address)
+        if region is None or "[" in region.name:
+            return None
+        module = region.name.partition(":")[0]
+        best_name, best = "", -1
+        for name, places in self.symbols_of.get(module, {}).items():
+            for place in places:
+                if best < place <= address:
+                    best_name, best = name, place
+        if best < region.base:
+            return f"{address - region.base:#x} [{region.name}]"
+        return f"{best_name}+{address - best:#x} [{module}]"
+
+    # State
+
+    def static_key(self, address: int) -> int:
+        """The count of a static key: from the state, else the reader, else memory (struct static_key.enabled)."""
+        known = self.state.static_keys.get(address)
+        if known is not None:
+            return known
+        if self.key_reader is not None:
+            return self.key_reader(address)
+        value = self.memory.u32(address)
+        return value - (1 << 32) if value >> 31 else value
+
+    def static_call(self, key: int) -> int:
+        """The function that a static call goes to (struct static_call_key.func, its first member)."""
+        known = self.state.static_calls.get(key)
+        if known is not None:
+            return known
+        return self.memory.u64(key) if self.call_reader is None else self.call_reader(key)
+
+    # Addresses
+
+    def allocate(self, size: int) -> int:
+        """Page-aligned room in the module area, with a guard page behind it as vmalloc leaves one."""
+        size = (size + PAGE - 1) // PAGE * PAGE + PAGE
+        for i, (start, length) in enumerate(self._free):
+            if length >= size:
+                if length == size:
+                    del self._free[i]
+                else:
+                    self._free[i] = (start + size, length - size)
+                return start
+        start = self._next_module
+        if start + size > MODULES_END:
+            raise LoadError("no room in the module area")
+        self._next_module += size
+        return start
+
+    def release(self, start: int, size: int) -> None:
+        """Give room back."""
+        size = (size + PAGE - 1) // PAGE * PAGE + PAGE
+        free = sorted([*self._free, (start, size)])
+        merged: list[tuple[int, int]] = []
+        for begin, length in free:
+            if merged and merged[-1][0] + merged[-1][1] == begin:
+                merged[-1] = (merged[-1][0], merged[-1][1] + length)
+            else:
+                merged.append((begin, length))
+        if merged and merged[-1][0] + merged[-1][1] == self._next_module:
+            self._next_module = merged.pop()[0]
+        self._free = merged
+
+    def allocate_percpu(self, size: int, align: int) -> int:
+        """An offset in the per-CPU area reserved for modules, as __alloc_reserved_percpu gives one."""
+        align = max(min(align, PAGE), 1)
+        start = self._percpu_start()
+        at = start + -start % align
+        for taken, length in sorted(self._percpu_taken.items()):
+            if at + size <= taken:
+                break
+            at = max(at, taken + length)
+            at += -at % align
+        if at + size > start + PERCPU_RESERVE:
+            raise LoadError(f"Could not allocate {size} bytes percpu data")
+        self._percpu_taken[at] = size
+        return at
+
+    def release_percpu(self, at: int) -> None:
+        self._percpu_taken.pop(at, None)
+
+    def _percpu_start(self) -> int:
+        end = self.address("__per_cpu_end")
+        return 0 if end is None else (end + PAGE - 1) // PAGE * PAGE

@@ -1,0 +1,1 @@
+"""What becomes of a module: laid out, relocated, patched, redirected, taken out again."""

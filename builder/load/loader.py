@@ -1,0 +1,252 @@
+"""load_module and delete_module of a simulated kernel (kernel/module/main.c, v6.1 and v6.12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from builder.binary import elf
+from builder.errors import LoadError
+from builder.image.memory import PAGE, Region
+from builder.image.simulated import ModuleExport, SimulatedKernel
+from builder.load import livepatch
+from builder.load.layout import PROTECTION, lay_out, place
+from builder.load.module import PERCPU, LoadedModule, ModuleFile, Placed
+from builder.load.passes import PASSES, Context, Table
+from builder.load.relocate import apply_relocations
+
+Source = str | Path | bytes | ModuleFile
+
+
+def load_module(
+    kernel: SimulatedKernel,
+    source: Source,
+    *,
+    addresses: Callable[[str], int] | None = None,
+    percpu: int | None = None,
+    record: bool = False,
+) -> LoadedModule:
+    """Load a module and do to it everything that the kernel's loader does, its init function apart.
+
+    Modules that it depends on must have been loaded (see `load_with_dependencies`).
+    `addresses` gives the base of each allocation (`core`, `init`; `text`,
+    `rodata`, ... from 6.4) and `percpu` that of its per-CPU data, where they
+    are known from a real kernel. With `record` each patched site is kept.
+    Raises LoadError, saying what the kernel would, for what it would not load,
+    and InputError for what is no module; nothing is changed then.
+    """
+    module = source if isinstance(source, ModuleFile) else ModuleFile.read(source)
+    name = module.name
+    if not name:
+        raise LoadError("has no name in its .modinfo", where=module.where)
+    if name in kernel.modules:
+        raise LoadError(f"module {name} is already loaded", where=module.where)
+    loaded = _allocate(kernel, module, name, addresses, percpu)
+    try:
+        _fill(kernel, loaded, record)
+    except BaseException:
+        _forget(kernel, loaded)
+        raise
+    return loaded
+
+
+def _allocate(
+    kernel: SimulatedKernel,
+    module: ModuleFile,
+    name: str,
+    addresses: Callable[[str], int] | None,
+    percpu: int | None,
+) -> LoadedModule:
+    layout = lay_out(module, kernel.kernel.features.module_memory)
+    regions: list[Region] = []
+    where = addresses or (lambda memory: kernel.allocate(layout.memories[memory]))
+    bases: dict[str, int] = {}
+    for memory, size in layout.memories.items():
+        bases[memory] = where(memory)
+        protection = PROTECTION.get(memory.removeprefix("init_"), "rwx")
+        data = bytearray((size + PAGE - 1) // PAGE * PAGE)
+        regions.append(Region(bases[memory], data, f"{name}:{memory}", protection))
+    placed = place(module, layout, bases.__getitem__)
+    for section in placed:
+        content = module.object.sections[section.index].data
+        if content:
+            region = regions[list(bases).index(layout.places[section.index][0])]
+            at = section.address - region.base
+            region.data[at : at + len(content)] = content
+    loaded = LoadedModule(module, name, placed, tuple(regions), [])
+    per_cpu_section = module.find(PERCPU)
+    try:
+        for region in regions:
+            kernel.memory.add(region)
+        if per_cpu_section is not None and per_cpu_section.size:
+            if percpu is None:
+                percpu = kernel.allocate_percpu(per_cpu_section.size, per_cpu_section.align)
+            loaded.percpu = percpu
+    except LoadError:
+        _forget(kernel, loaded)
+        raise
+    return loaded
+
+
+def _fill(kernel: SimulatedKernel, loaded: LoadedModule, record: bool) -> None:
+    module = loaded.file
+    loaded.values = _simplify_symbols(kernel, loaded)
+    by_index = {section.index: section for section in loaded.sections}
+    for section in module.object.sections:
+        target = by_index.get(section.info)
+        if section.index == 0 or target is None:
+            continue
+        if section.flags & elf.SHF_RELA_LIVEPATCH:
+            livepatch.apply_section(kernel, loaded, section, target, "vmlinux")
+        elif section.type == elf.SHT_RELA:
+            relocate(kernel, loaded, section.index, target)
+    _run_passes(kernel, loaded, record)
+    _publish(kernel, loaded)
+    kernel.modules[loaded.name] = loaded
+    livepatch.module_coming(kernel, loaded)
+
+
+def relocate(kernel: SimulatedKernel, loaded: LoadedModule, index: int, target: Placed) -> None:
+    """One RELA section."""
+    table = loaded.file.object.sections[index]
+    region = kernel.memory.region(target.address, max(target.size, 1)) if target.size else None
+    count = apply_relocations(
+        region.data if region else bytearray(),
+        target.address - region.base if region else 0,
+        target.address,
+        target.size,
+        table.data,
+        loaded.values,
+        f"{loaded.file.where}: {table.name}",
+    )
+    loaded.relocations[table.name] = loaded.relocations.get(table.name, 0) + count
+
+
+def _simplify_symbols(kernel: SimulatedKernel, loaded: LoadedModule) -> list[int]:
+    """simplify_symbols(): st_value becomes an address; symbols of livepatch are left at 0."""
+    module = loaded.file
+    base = {section.index: section.address for section in loaded.sections}
+    per_cpu = module.find(PERCPU)
+    if per_cpu is not None:
+        base[per_cpu.index] = loaded.percpu or 0
+    values: list[int] = []
+    unknown: list[str] = []
+    for symbol in module.object.symbols:
+        shndx, value = symbol.shndx, symbol.value
+        if 0 < shndx < elf.RESERVED:
+            value += base.get(shndx, 0)
+        elif shndx == elf.SHN_UNDEF and symbol.index:
+            export = kernel.export(symbol.name)
+            if export is not None:
+                value = export.address
+                if isinstance(export, ModuleExport) and export.owner != loaded.name:
+                    kernel.modules[export.owner].users.add(loaded.name)
+            elif symbol.bind != elf.STB_WEAK and symbol.name != "_GLOBAL_OFFSET_TABLE_":
+                unknown.append(symbol.name)
+        elif shndx == elf.COMMON and not symbol.name.startswith("__gnu_lto"):
+            raise LoadError(f"please compile with -fno-common (symbol {symbol.name})", where=module.where)
+        values.append(value)
+    if unknown:
+        raise LoadError(f"Unknown symbol {', '.join(unknown)} (err -2)", where=module.where)
+    return values
+
+
+def _run_passes(kernel: SimulatedKernel, loaded: LoadedModule, record: bool) -> None:
+    tables = {section.name: Table(section.address, section.size) for section in loaded.sections}
+    features = kernel.kernel.features
+    context = Context(kernel, tables, _text(loaded, features.module_memory), loaded, record, counts=loaded.counts)
+    for row in PASSES:
+        if row.applies(features):
+            context.step = row.name
+            row.apply(context)
+    loaded.sites = context.sites
+    loaded.warnings = tuple(context.warnings)
+
+
+def _text(loaded: LoadedModule, separate: bool) -> tuple[int, int]:
+    """What lock prefixes are removed from: `.text` (v6.1), or the allocation for code (v6.4)."""
+    if separate:
+        region = next((r for r in loaded.regions if r.name.endswith(":text")), None)
+        return (region.base, region.end) if region else (0, 0)
+    found = [s for s in loaded.sections if s.name == ".text"]
+    return (found[-1].address, found[-1].end) if found else (0, 0)
+
+
+def _publish(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
+    """Exports and kallsyms of a module (find_module_sections, add_kallsyms)."""
+    memory = kernel.memory
+    names = []
+    for suffix, gpl in (("", False), ("_gpl", True)):
+        table, crcs = loaded.section(f"__ksymtab{suffix}"), loaded.section(f"__kcrctab{suffix}")
+        for i in range(table.size // 12 if table is not None else 0):
+            assert table is not None
+            at = table.address + 12 * i
+            name = memory.string(at + 4 + memory.s32(at + 4))
+            space = memory.s32(at + 8)
+            crc = memory.u32(crcs.address + 4 * i) if crcs is not None and 4 * i < crcs.size else None
+            if kernel.export(name) is not None:
+                raise LoadError(f"exports duplicate symbol {name}", where=loaded.file.where)
+            kernel.module_exports[name] = ModuleExport(
+                name, at + memory.s32(at), crc, gpl, memory.string(at + 8 + space) if space else "", loaded.name
+            )
+            names.append(name)
+            loaded.exports = tuple(names)
+    symbols: dict[str, list[int]] = {}
+    kinds = {section.index: section.kind for section in loaded.sections}
+    livepatch_module = loaded.file.is_livepatch
+    for symbol, value in zip(loaded.file.object.symbols, loaded.values, strict=True):
+        if symbol.name and (livepatch_module or not kinds.get(symbol.shndx, "init").startswith("init")):
+            symbols.setdefault(symbol.name, []).append(value)
+    kernel.symbols_of[loaded.name] = {name: tuple(found) for name, found in symbols.items()}
+
+
+def load_with_dependencies(
+    kernel: SimulatedKernel, source: Source, find: Mapping[str, Path] | None = None, *, record: bool = False
+) -> LoadedModule:
+    """Load what a module depends on, from the kernel's own tree (or `find`), then the module.
+
+    Raises LoadError where one is not to be found.
+    """
+    module = source if isinstance(source, ModuleFile) else ModuleFile.read(source)
+    for name in module.depends:
+        if name not in kernel.modules:
+            path = (find or {}).get(name) or kernel.kernel.find_module(name)
+            if path is None:
+                raise LoadError(f"depends on {name}, which is not to be found", where=module.where)
+            load_with_dependencies(kernel, path, find)
+    return load_module(kernel, module, record=record)
+
+
+def free_init(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
+    """What do_init_module does at its end: the memory of `.init*` goes."""
+    gone = [region for region in loaded.regions if ":init" in region.name]
+    loaded.regions = tuple(region for region in loaded.regions if ":init" not in region.name)
+    for region in gone:
+        kernel.memory.remove(region)
+
+
+def unload_module(kernel: SimulatedKernel, name: str) -> None:
+    """Take a module out: its memory, its exports and what it redirected. LoadError where it is in use."""
+    loaded = kernel.modules.get(name)
+    if loaded is None:
+        raise LoadError(f"module {name} is not loaded")
+    if loaded.users:
+        raise LoadError(f"module {name} is in use by {', '.join(sorted(loaded.users))}")
+    livepatch.module_going(kernel, loaded)
+    _forget(kernel, loaded)
+
+
+def _forget(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
+    kernel.modules.pop(loaded.name, None)
+    kernel.symbols_of.pop(loaded.name, None)
+    for name in loaded.exports:
+        kernel.module_exports.pop(name, None)
+    for other in kernel.modules.values():
+        other.users.discard(loaded.name)
+    mapped = list(kernel.memory)
+    for region in loaded.regions:
+        if any(region is other for other in mapped):
+            kernel.memory.remove(region)
+            kernel.release(region.base, len(region.data))
+    if loaded.percpu is not None:
+        kernel.release_percpu(loaded.percpu)

@@ -1,0 +1,141 @@
+"""A module file as the kernel is given it, and a module as it lies in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from builder.binary import ObjectFile, Section, elf, read_object
+from builder.binary.kernel import read_module_bytes
+from builder.errors import InputError
+from builder.image.memory import Region
+
+PERCPU = ".data..percpu"
+THIS_MODULE = ".gnu.linkonce.this_module"
+
+
+@dataclass(frozen=True)
+class ModuleFile:
+    """The bytes of a `.ko`, read; `object` is its content."""
+
+    where: str
+    data: bytes = field(repr=False)
+    object: ObjectFile = field(repr=False)
+
+    @classmethod
+    def read(cls, source: str | Path | bytes, where: str = "") -> ModuleFile:
+        """From a file (compressed or not) or from bytes. Raises InputError for what is no module."""
+        data = source if isinstance(source, bytes) else read_module_bytes(Path(source))
+        label = where or ("module" if isinstance(source, bytes) else str(source))
+        found = read_object(data, name=label)
+        if found.machine != elf.EM_X86_64 or not found.little:
+            raise InputError(f"is for ELF machine {found.machine}; only x86-64 modules can be loaded", where=label)
+        return cls(label, data, found)
+
+    @cached_property
+    def modinfo(self) -> Mapping[str, tuple[str, ...]]:
+        """Each key of `.modinfo` with its values in order."""
+        found: dict[str, list[str]] = {}
+        section = self.object.by_name.get(".modinfo")
+        for entry in section.data.split(b"\0") if section is not None else ():
+            key, equals, value = entry.decode("utf-8", "replace").partition("=")
+            if equals:
+                found.setdefault(key, []).append(value)
+        return {key: tuple(values) for key, values in found.items()}
+
+    def info(self, key: str) -> str | None:
+        """The first value of a key, None where it is absent: get_modinfo()."""
+        return next(iter(self.modinfo.get(key, ())), None)
+
+    @property
+    def name(self) -> str:
+        return self.info("name") or ""
+
+    @property
+    def depends(self) -> tuple[str, ...]:
+        return tuple(name.replace("-", "_") for name in (self.info("depends") or "").split(",") if name)
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        """What `softdep=pre:` names: modules or aliases that its init asks for."""
+        rows = (row.partition("post:")[0] for row in self.modinfo.get("softdep", ()))
+        return tuple(name for row in rows for name in row.replace("pre:", " ").split())
+
+    @property
+    def is_livepatch(self) -> bool:
+        return self.info("livepatch") is not None
+
+    def find(self, name: str) -> Section | None:
+        """find_sec(): the first section of this name that is allocated."""
+        return next((s for s in self.object.sections if s.name == name and s.flags & elf.SHF_ALLOC), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A section where it lies: `kind` names the memory (`text`, `rodata`, `ro_after_init`, `data`, `init_*`)."""
+
+    index: int
+    name: str
+    address: int
+    size: int
+    flags: int
+    type: int
+    kind: str
+
+    @property
+    def end(self) -> int:
+        return self.address + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place that a pass wrote, with the bytes before and after."""
+
+    step: str
+    address: int
+    old: bytes
+    new: bytes
+
+
+@dataclass(slots=True)
+class LoadedModule:
+    """What the kernel keeps of a module: where it lies, what it exports, what was patched in it.
+
+    `values` are the symbol values after simplify_symbols, by index; `counts`
+    the sites that each pass wrote; `sites` every one of them where they were
+    asked for.
+    """
+
+    file: ModuleFile
+    name: str
+    sections: tuple[Placed, ...]
+    regions: tuple[Region, ...]
+    values: list[int] = field(repr=False)
+    percpu: int | None = None
+    users: set[str] = field(default_factory=set)
+    taints: frozenset[str] = frozenset()
+    ftrace: tuple[int, ...] = field(default=(), repr=False)
+    counts: dict[str, int] = field(default_factory=dict)
+    relocations: dict[str, int] = field(default_factory=dict)
+    sites: list[Site] = field(default_factory=list, repr=False)
+    exports: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def section(self, name: str) -> Placed | None:
+        """The first section of this name."""
+        return next((s for s in self.sections if s.name == name), None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory taken."""
+        return sum(len(region.data) for region in self.regions)
+
+    def holds(self, address: int) -> bool:
+        """within_module()"""
+        return any(region.base <= address < region.end for region in self.regions)
+
+    def in_init(self, address: int) -> bool:
+        """within_module_init()"""
+        return any(s.kind.startswith("init") and s.address <= address < s.end for s in self.sections)

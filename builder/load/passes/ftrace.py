@@ -1,0 +1,34 @@
+"""ftrace_module_init: `call __fentry__` becomes a NOP (kernel/trace/ftrace.c, arch/x86/kernel/ftrace.c, v6.1 to v6.12).
+
+`__mcount_loc`: addresses of 8 bytes, sorted in place; zeros are skipped.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from builder.load.passes.context import CALL, NOP5, Context, branch
+
+SECTION = "__mcount_loc"
+
+
+def apply(context: Context) -> None:
+    table = context.table(SECTION)
+    if table is None:
+        return
+    places = array("Q", context.memory.read(table.address, table.size // 8 * 8))
+    ordered = array("Q", sorted(places))
+    if ordered != places:
+        context.poke(table.address, ordered.tobytes())
+    fentry = context.kernel.symbol("__fentry__").address
+    done = []
+    for address in ordered:
+        if not address:
+            continue
+        if context.memory.read(address, 5) != branch(CALL, address, fentry):
+            context.warn(address, "no call of __fentry__")
+            break  # ftrace_bug(): the rest is left alone
+        context.poke(address, NOP5)
+        done.append(address)
+    if context.module is not None:
+        context.module.ftrace = tuple(done)
