@@ -80,7 +80,7 @@ def tell(stage: Stage, wanted: str | None) -> None:
     stage.say("A change to the kernel itself. What it needs, no module may reach: "
               "neither [bold]linux_proc_banner[/] nor [bold]nr_threads[/] is exported.")
     stage.show(Padding(Syntax(hunks(VMLINUX_PATCH), "diff", theme="ansi_dark"), (0, 4, 1, 4)))
-    stage.say(f"And a module that is loaded and has counted things, in an old and a new version (samples/target/).")
+    stage.say("And a module that is loaded and has counted things, in an old and a new version (samples/target/).")
 
     stage.chapter("2  Two object files in, one module out: no kernel tree, no kbuild, no compiler")
     for sample in (version, target):
