@@ -1,0 +1,76 @@
+"""What the author of a patch says in the new object: callbacks, and what to leave alone.
+
+Both spellings of the field: kpatch's (`kmod/patch/kpatch-macros.h`: sections
+`.kpatch.ignore.*`, `.kpatch.callbacks.*`) and the kernel's
+(`include/linux/livepatch_external.h`, v6.19: variables
+`__klp_pre_patch_callback_OBJECT` and so on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from builder.binary import Relocation
+from builder.compare import Atom, View
+from builder.compare.meaning import string_at
+
+CALLBACKS: Final = ("pre_patch", "post_patch", "pre_unpatch", "post_unpatch")
+
+
+@dataclass(frozen=True)
+class Macros:
+    """`callbacks` maps a name of CALLBACKS to its function; the others are names to ignore."""
+
+    callbacks: Mapping[str, Atom] = field(default_factory=dict)
+    ignored_functions: frozenset[str] = frozenset()
+    ignored_sections: frozenset[str] = frozenset()
+
+    def ignores(self, atom: Atom) -> bool:
+        """Whether the author wants a change of this atom left out."""
+        return bool(self.ignored_functions.intersection(atom.names)) or atom.section.name in self.ignored_sections
+
+
+def read_macros(view: View) -> Macros:
+    """The author's macros in an object; none is the normal case."""
+    functions: set[str] = set()
+    sections: set[str] = set()
+    callbacks: dict[str, Atom] = {}
+    for section in view.obj.sections:
+        if section.name == ".kpatch.ignore.functions":
+            for r in view.obj.relocations_of(section.index):
+                target = view.target(r)
+                functions.add(target.atom.name if target.atom else target.symbol.name)
+        elif section.name == ".kpatch.ignore.sections":
+            for r in view.obj.relocations_of(section.index):
+                name = _string(view, r)
+                if name is not None:
+                    sections.add(name)
+        elif section.name.startswith(".kpatch.callbacks."):
+            kind = section.name.removeprefix(".kpatch.callbacks.")
+            for r in view.obj.relocations_of(section.index)[:1]:
+                function = view.target(r).atom
+                if kind in CALLBACKS and function is not None:
+                    callbacks[kind] = function
+    for atom in view.data:
+        for kind in CALLBACKS:
+            if atom.name.startswith(f"__klp_{kind}_callback_"):
+                for r in view.relocations(atom):
+                    function = view.target(r).atom
+                    if function is not None:
+                        callbacks[kind] = function
+    return Macros(callbacks, frozenset(functions), frozenset(sections))
+
+
+def _string(view: View, relocation: Relocation) -> str | None:
+    target = view.target(relocation)
+    if target.section is None:
+        return None
+    start = target.atom.entry if target.atom is not None else 0
+    return string_at(target.section, start + target.offset).decode("utf-8", "replace")
+
+
+def is_author_data(atom: Atom) -> bool:
+    """Data that only speaks to this tool and never travels."""
+    return atom.section.name.startswith(".kpatch.") or (atom.name.startswith("__klp_") and "_callback_" in atom.name)

@@ -1,0 +1,104 @@
+"""The outcome of a diff: everything that the stages said of one pair of objects."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from builder.compare import Comparison
+from builder.compose.refusals import Judged
+from builder.compose.selection import Role, Selection
+
+
+@dataclass(frozen=True)
+class Diff:
+    """One compared pair; `verdict` is `changed`, `unchanged` or `refused`."""
+
+    old: str
+    new: str
+    comparison: Comparison
+    selection: Selection
+    judged: Judged
+
+    @property
+    def verdict(self) -> str:
+        if self.judged.refusals:
+            return "refused"
+        return "unchanged" if self.selection.is_empty else "changed"
+
+    @property
+    def exit_status(self) -> int:
+        return {"refused": 1, "unchanged": 3, "changed": 0}[self.verdict]
+
+    @cached_property
+    def changed(self) -> tuple[str, ...]:
+        """Names of functions whose own code changed, ignored ones left out."""
+        macros = self.selection.macros
+        return tuple(sorted(a.name for a in self.comparison.changed if not macros.ignores(a)))
+
+    @cached_property
+    def new_functions(self) -> tuple[str, ...]:
+        macros = self.selection.macros
+        return tuple(sorted(a.name for a in self.comparison.new_functions if not macros.ignores(a)))
+
+    def entry_counts(self) -> dict[str, dict[str, int]]:
+        """Special table -> function -> kept entries."""
+        out: dict[str, Counter[str]] = {}
+        for atom, entries in self.selection.entries.items():
+            for entry in entries:
+                out.setdefault(entry.table.name, Counter())[atom.name] += 1
+        return {table: dict(sorted(row.items())) for table, row in sorted(out.items())}
+
+    def originals(self) -> list[list[str]]:
+        """What stays an original of this object: [old name, kind, local or global], sorted."""
+        twins = self.comparison.correlation.twins
+        found = set()
+        for _, target in self.selection.all_references():
+            atom = target.atom
+            if atom is None or atom in self.selection or atom not in twins:
+                continue
+            old = twins[atom]
+            kind = "function" if old.is_function else "object"
+            found.add((old.name, kind, "global" if old.is_global else "local"))
+        return [list(row) for row in sorted(found)]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of the command-line contract for one pair, and what else is known."""
+        comparison, selection = self.comparison, self.selection
+        reasons = {a.name: d.reason for a, d in comparison.functions.items() if d.is_changed and d.reason}
+        reasons |= {a.name: "in the new object only" for a in comparison.new_functions}
+        for atom, callers in selection.carriers.items():
+            for caller in callers:
+                reasons.setdefault(caller.name, f"unchanged, carries {atom.name}, which cannot be redirected")
+        return {
+            "verdict": self.verdict,
+            "old": self.old,
+            "new": self.new,
+            "functions": {
+                "changed": list(self.changed),
+                "new": list(self.new_functions),
+                "removed": sorted(a.name for a in comparison.removed_functions),
+                "line_only": sorted(a.name for a in comparison.line_only),
+            },
+            "data": {
+                "new": sorted(a.name for a in selection.data if a in comparison.new_data),
+                "changed": sorted(a.name for a, d in comparison.data.items() if d.is_changed),
+            },
+            "children": {
+                parent.name: sorted(a.name for a in parts)
+                for parent, parts in sorted(comparison.children.items(), key=lambda row: row[0].name)
+                if parent in selection.functions
+            },
+            "carriers": {
+                a.name: sorted(c.name for c in callers if selection.functions.get(c) is Role.CARRIER)
+                for a, callers in sorted(selection.carriers.items(), key=lambda row: row[0].name)
+            },
+            "reasons": dict(sorted(reasons.items())),
+            "special_entries": self.entry_counts(),
+            "originals": self.originals(),
+            "refusals": [r.as_json() for r in self.judged.refusals],
+            "warnings": [w.as_json() for w in self.judged.warnings],
+            "accepted": [r.as_json() for r in self.judged.accepted],
+        }

@@ -1,0 +1,302 @@
+"""Why a change cannot ship: every rule is a row, all findings are reported together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from builder.binary import elf, tables
+from builder.compare import Atom, Comparison, naming
+from builder.compare.comparison import label_owners
+from builder.compare.meaning import is_readonly
+from builder.compose import references
+from builder.compose.macros import is_author_data
+from builder.compose.selection import Role, Selection, is_redirectable, is_transient
+from builder.compose.traceable import file_has_fentry
+from builder.errors import Refusal
+
+Findings = Iterator[Refusal]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """`refusals` stop the build unless accepted; `accepted` were, by `--allow CODE:SYMBOL`."""
+
+    refusals: tuple[Refusal, ...]
+    warnings: tuple[Refusal, ...]
+    accepted: tuple[Refusal, ...]
+
+
+def judge(selection: Selection, allowed: Iterable[tuple[str, str]] = ()) -> Judged:
+    """Apply every rule; a refusal of judgement that `allowed` names by (code, symbol) is accepted."""
+    names = set(allowed)
+    found = list(dict.fromkeys(f for rule in _REFUSALS for f in rule(selection)))
+    accepted = [f for f in found if not f.fatal and ((f.code, f.symbol) in names or (f.code, "*") in names)]
+    refused = [f for f in found if f not in accepted]
+    warnings = list(dict.fromkeys(f for rule in _WARNINGS for f in rule(selection)))
+    return Judged(tuple(refused), tuple(warnings), tuple(accepted))
+
+
+def _transient(selection: Selection) -> Findings:
+    """A changed __init or __exit function."""
+    for atom in selection.comparison.changed:
+        if not is_transient(atom) or selection.macros.ignores(atom):
+            continue
+        ends = atom.section.name.startswith(".exit")
+        yield Refusal(
+            "exit-changed" if ends else "init-changed",
+            atom.name,
+            atom.section.name,
+            f"{atom.name} changed, which runs only {'when the module is unloaded' if ends else 'at start'}",
+            "if the change matters to a running kernel, do its work in a callback (pre_patch); "
+            "else accept that it is left out",
+            fatal=False,
+        )
+
+
+def _unredirectable(selection: Selection) -> Findings:
+    comparison = selection.comparison
+    whole_file = not file_has_fentry(comparison.old)
+    for atom, role in selection.functions.items():
+        if role not in (Role.CHANGED, Role.CARRIER) or is_redirectable(comparison, atom):
+            continue
+        section = atom.section.name
+        if section.startswith((".noinstr", ".entry", ".cpuidle")):
+            yield Refusal(
+                "noinstr", atom.name, section, f"{atom.name} must not be instrumented, so it cannot be redirected",
+                "change its instrumentable callers instead",
+            )  # fmt: skip
+        elif any(n.startswith("__vdso_") for a in comparison.new.functions for n in a.names):
+            yield Refusal("vdso", atom.name, section, f"{atom.name} belongs to the vdso, which user space runs",
+                          "the vdso cannot be livepatched")  # fmt: skip
+        elif whole_file:
+            yield Refusal(
+                "no-ftrace-file", atom.name, section,
+                f"{atom.name} cannot be redirected: its whole file is built without ftrace locations",
+                "change callers in other files",
+            )  # fmt: skip
+        elif atom.is_global:
+            yield Refusal(
+                "no-fentry", atom.name, section,
+                f"{atom.name} has no ftrace location (notrace) and can be called from other files",
+                "change its callers instead",
+            )  # fmt: skip
+        elif _is_address_taken(selection, atom):
+            yield Refusal(
+                "no-fentry", atom.name, section,
+                f"{atom.name} has no ftrace location and its address is stored in data",
+                "change the code that calls through that pointer instead",
+            )  # fmt: skip
+        elif not selection.carriers.get(atom):
+            yield Refusal(
+                "no-fentry", atom.name, section,
+                f"{atom.name} has no ftrace location and no caller in this file could carry it",
+                "change its callers instead",
+            )  # fmt: skip
+
+
+def _is_address_taken(selection: Selection, atom: Atom) -> bool:
+    view = selection.view
+    return any(
+        target.atom is atom
+        for datum in view.data
+        if not naming.is_never_paired(datum.name, datum.section.name) and _holds_live_pointers(datum)
+        for _, target in references.of_atom(view, datum)
+    )
+
+
+def _holds_live_pointers(atom: Atom) -> bool:
+    return not atom.section.name.startswith((".discard", "__ksymtab", "___ksymtab", "_kprobe_blacklist", ".kpatch"))
+
+
+def _changed_data(selection: Selection) -> Findings:
+    comparison = selection.comparison
+    for atom, difference in comparison.data.items():
+        if not difference.is_changed or selection.macros.ignores(atom) or is_author_data(atom):
+            continue
+        section = atom.section.name
+        if is_readonly(atom.section):
+            users = _unshipped_users(selection, atom)
+            if atom in selection and not users:
+                continue
+            yield Refusal(
+                "rodata-changed", atom.name, section,
+                f"read-only {atom.name} changed ({difference.reason})"
+                + (f"; the old one stays in use by {', '.join(users[:4])}" if users else ""),
+                "accept it to ship the new table with the functions that use it, or move the values into a function",
+                fatal=False,
+            )  # fmt: skip
+        else:
+            yield Refusal(
+                "data-changed", atom.name, section,
+                f"initial value of {atom.name} changed ({difference.reason}); the running kernel holds the old one",
+                "set the new value in a pre_patch callback, or accept that the running value stays",
+                fatal=False,
+            )  # fmt: skip
+
+
+def _unshipped_users(selection: Selection, atom: Atom) -> list[str]:
+    """Who refers to a datum and does not travel; other files for a global one."""
+    view = selection.view
+    users = []
+    for other in view.atoms:
+        if other is atom or other in selection or not _holds_live_pointers(other) or is_transient(other):
+            continue
+        if any(t.atom is atom for _, t in references.of_atom(view, other)):
+            users.append(other.name)
+    if atom.is_global:
+        users.append("other files")
+    return users
+
+
+def _statics(selection: Selection) -> Findings:
+    """Static locals whose counterpart is unclear or gone."""
+    comparison = selection.comparison
+    for atom, why in comparison.correlation.ambiguous:
+        if atom in selection and atom.section.is_write:
+            yield Refusal(
+                "static-ambiguous", atom.name, atom.section.name, f"{atom.name} has no plain original: {why}",
+                "accept it to start with a fresh variable, or give the variables different names", fatal=False,
+            )  # fmt: skip
+    gone = [a for a in comparison.removed_data if naming.is_static_local(a.name) and a.section.is_write]
+    if not gone:
+        return
+    for atom in selection.functions:
+        old = comparison.correlation.twins.get(atom)
+        if old is None:
+            continue
+        for _, target in references.of_atom(comparison.old, old):
+            if target.atom in gone and target.atom is not None:
+                yield Refusal(
+                    "static-removed", target.atom.name, target.atom.section.name,
+                    f"static {target.atom.name} of {old.name} has no counterpart in the new object"
+                    + _inlining(comparison, old),
+                    "accept it if the variable was taken out on purpose", fatal=False,
+                )  # fmt: skip
+
+
+def _inlining(comparison: Comparison, old: Atom) -> str:
+    """Callees that exist on one side only: inlining moved code between functions."""
+    twins, versions = comparison.correlation.twins, comparison.correlation.versions
+    before = {t.atom.name for _, t in references.of_atom(comparison.old, old)
+              if t.atom is not None and t.atom.is_function and t.atom not in versions}  # fmt: skip
+    new = versions.get(old)
+    after = {t.atom.name for _, t in references.of_atom(comparison.new, new)
+             if t.atom is not None and t.atom.is_function and t.atom not in twins} if new else set()  # fmt: skip
+    parts = []
+    if before:
+        parts.append(f"{', '.join(sorted(before))} was inlined or removed")
+    if after:
+        parts.append(f"{', '.join(sorted(after))} is no longer inlined")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _labels(selection: Selection) -> Findings:
+    """Addresses inside a function that someone else keeps."""
+    view = selection.view
+    for atom in view.data:
+        if not _holds_live_pointers(atom) or atom.section.name.startswith(".init"):
+            continue
+        owners = [o for o in label_owners(view, atom) if o in selection.functions]
+        if not owners:
+            continue
+        outside = [u for u in _unshipped_users(selection, atom) if u != "other files"] if atom in selection else []
+        if is_readonly(atom.section) and not atom.is_global and atom in selection and not outside:
+            continue
+        yield Refusal(
+            "label-escape", atom.name, atom.section.name,
+            f"{atom.name} keeps addresses of labels inside {owners[0].name} and is used outside of it",
+            "label tables must be read-only and used by their own function only",
+        )  # fmt: skip
+
+
+def _comdat(selection: Selection) -> Findings:
+    for atom in (*selection.functions, *selection.data):
+        if atom.section.flags & elf.SHF_GROUP:
+            yield Refusal(
+                "comdat", atom.name, atom.section.name, f"{atom.name} lies in a COMDAT group: others have copies",
+                "give it a definition of its own",
+            )  # fmt: skip
+
+
+def _unnamed_data(selection: Selection) -> Findings:
+    for place, target in selection.all_references():
+        if target.kind != "section" or target.section is None:
+            continue
+        if target.section.is_write or target.section.is_nobits:
+            name = place.name if isinstance(place, Atom) else selection.comparison.new.obj.name
+            yield Refusal(
+                "unnamed-data", name, target.section.name,
+                f"{name} uses bytes at {target.section.name}+{target.offset:#x} that no symbol covers",
+                "compile with -fdata-sections and without -fsection-anchors",
+            )  # fmt: skip
+
+
+def _unknown_tables(selection: Selection) -> Findings:
+    """A section without symbols that points at what travels and for which there is no rule."""
+    view = selection.view
+    known = (*tables.DISCARDED, *tables.BY_NAME, *tables.ANNEXES, ".orc_", ".rodata", ".data.rel.ro", ".text")
+    for section in view.obj.sections:
+        if not section.is_alloc or section.is_string or section.name.startswith(known):
+            continue
+        if view.atoms_in(section.index):
+            continue
+        for r in view.obj.relocations_of(section.index):
+            atom = view.target(r).atom
+            if atom is not None and atom in selection.functions:
+                yield Refusal(
+                    "unknown-table", atom.name, section.name,
+                    f"section {section.name} refers to {atom.name} and its entries are not understood",
+                    "add a row for it in builder/binary/tables.py",
+                )  # fmt: skip
+                break
+
+
+def exports(comparison: Comparison, side: str) -> dict[str, str]:
+    """Exported name -> licence class, from `___ksymtab[_gpl]+NAME` sections or `__export_symbol_NAME` symbols."""
+    view = comparison.old if side == "old" else comparison.new
+    out: dict[str, str] = {}
+    for section in view.obj.sections:
+        if section.name.startswith("___ksymtab"):
+            kind, _, name = section.name.partition("+")
+            out[name] = "GPL" if kind.endswith("_gpl") else "all"
+    for symbol in view.obj.symbols:
+        if symbol.name.startswith("__export_symbol_"):
+            out[symbol.name.removeprefix("__export_symbol_")] = "listed"
+    return out
+
+
+def _removed_exports(selection: Selection) -> Findings:
+    old, new = exports(selection.comparison, "old"), exports(selection.comparison, "new")
+    for name, kind in old.items():
+        if new.get(name) != kind:
+            now = f"now to {new[name]}" if name in new else "now not at all"
+            yield Refusal(
+                "export-changed", name, f"___ksymtab+{name}", f"{name} was exported ({kind}), {now}",
+                "a livepatch cannot change an export; accept that it stays as it is", fatal=False,
+            )  # fmt: skip
+
+
+def _added_exports(selection: Selection) -> Findings:
+    old, new = exports(selection.comparison, "old"), exports(selection.comparison, "new")
+    for name in new:
+        if name not in old:
+            yield Refusal("export-added", name, f"___ksymtab+{name}", f"the new export of {name} is left out",
+                          "nothing to do unless another module of yours needs it")  # fmt: skip
+
+
+def _scheduler(selection: Selection) -> Findings:
+    for atom, role in selection.functions.items():
+        if role in (Role.CHANGED, Role.CARRIER) and atom.section.name.startswith(".sched.text"):
+            yield Refusal(
+                "sched-text", atom.name, atom.section.name,
+                f"the new {atom.name} lies outside of __sched_text: a task asleep in it shows it as wait channel",
+                "nothing to do unless something reads /proc/PID/wchan",
+            )  # fmt: skip
+
+
+_REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
+    _unredirectable, _transient, _changed_data, _statics, _labels, _comdat, _unnamed_data, _unknown_tables,
+    _removed_exports,
+)  # fmt: skip
+_WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_added_exports, _scheduler)

@@ -1,0 +1,246 @@
+"""Selection: the closure of what must travel, and nothing more.
+
+Changed and new functions travel with their `.cold` parts, the strings and
+constants they use, their own statics, the tables that hold addresses inside
+them, and their entries in special tables. Everything else is bound to the
+original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from builder.binary import tables
+from builder.compare import Atom, Comparison
+from builder.compare.comparison import label_owners
+from builder.compare.meaning import is_readonly
+from builder.compare.view import Target, View
+from builder.compose import references
+from builder.compose.macros import Macros
+from builder.compose.references import Piece
+from builder.compose.traceable import file_has_fentry, has_fentry
+
+
+class Role(Enum):
+    """Why a function travels."""
+
+    CHANGED = "changed"
+    NEW = "new"
+    CHILD = "child"
+    CARRIER = "carrier"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of the new object travels. `redirected` functions replace their originals.
+
+    `carriers` maps a changed function that cannot be redirected to the
+    unchanged callers that carry it.
+    """
+
+    comparison: Comparison
+    functions: Mapping[Atom, Role]
+    data: tuple[Atom, ...]
+    pieces: tuple[Piece, ...]
+    entries: Mapping[Atom, tuple[tables.Entry, ...]]
+    redirected: tuple[Atom, ...]
+    carriers: Mapping[Atom, tuple[Atom, ...]]
+    macros: Macros
+
+    @property
+    def view(self) -> View:
+        return self.comparison.new
+
+    def __contains__(self, atom: Atom) -> bool:
+        return atom in self.functions or atom in self._data
+
+    @property
+    def _data(self) -> frozenset[Atom]:
+        return frozenset(self.data)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.functions
+
+    def all_references(self) -> Iterator[tuple[Atom | Piece | tables.Entry, Target]]:
+        """Every place that travels, with where its relocations lead."""
+        view = self.view
+        for atom in (*self.functions, *self.data):
+            for _, target in references.of_atom(view, atom):
+                yield atom, target
+        for piece in self.pieces:
+            for _, target in references.of_piece(view, piece):
+                yield piece, target
+        for entries in self.entries.values():
+            for entry in entries:
+                for _, target in references.of_entry(view, entry):
+                    yield entry, target
+
+
+def select(comparison: Comparison, macros: Macros, *, accepted_data: frozenset[str] = frozenset()) -> Selection:
+    """The closure. `accepted_data` names changed read-only data whose new version is to travel."""
+    return _Selector(comparison, macros, accepted_data).run()
+
+
+class _Selector:
+    def __init__(self, comparison: Comparison, macros: Macros, accepted: frozenset[str]) -> None:
+        self.comparison = comparison
+        self.view = comparison.new
+        self.macros = macros
+        self.accepted = accepted
+        self.functions: dict[Atom, Role] = {}
+        self.data: dict[Atom, None] = {}
+        self.pieces: dict[Piece, None] = {}
+        self.entries: dict[Atom, tuple[tables.Entry, ...]] = {}
+        self.carriers: dict[Atom, list[Atom]] = {}
+        self._work: list[Atom | Piece] = []
+
+    def run(self) -> Selection:
+        comparison = self.comparison
+        for atom in comparison.changed:
+            if not self.macros.ignores(atom) and not is_transient(atom):
+                self._add(atom, Role.CHANGED)
+        for atom in comparison.new_functions:
+            if not self.macros.ignores(atom) and not is_transient(atom) and not is_trampoline(atom):
+                self._add(atom, Role.NEW)
+        self._carry()
+        self._close()
+        order = {a: None for a in self.view.atoms}
+        functions = {a: self.functions[a] for a in order if a in self.functions}
+        redirected = tuple(
+            a
+            for a, role in functions.items()
+            if role in (Role.CHANGED, Role.CARRIER) and is_redirectable(comparison, a)
+        )
+        return Selection(
+            comparison=comparison,
+            functions=functions,
+            data=tuple(a for a in order if a in self.data),
+            pieces=tuple(sorted(self.pieces, key=lambda p: (p.section.index, p.start))),
+            entries={a: self.entries[a] for a in functions if a in self.entries},
+            redirected=redirected,
+            carriers={a: tuple(row) for a, row in self.carriers.items()},
+            macros=self.macros,
+        )
+
+    def _add(self, atom: Atom, role: Role) -> None:
+        if atom in self.functions:
+            return
+        self.functions[atom] = role
+        self._work.append(atom)
+        for child in self.comparison.children.get(atom, ()):
+            self._add(child, Role.CHILD)
+
+    def _carry(self) -> None:
+        """A changed function that cannot be redirected travels with each caller that can."""
+        if not file_has_fentry(self.comparison.old):
+            return  # no caller in this file could be redirected either
+        callers = _callers(self.view)
+        waiting = [a for a, role in self.functions.items() if role is Role.CHANGED]
+        if self.accepted:
+            waiting += self._users_of_accepted_data()
+        while waiting:
+            atom = waiting.pop()
+            if is_redirectable(self.comparison, atom) or atom.is_global:
+                continue
+            for caller in callers.get(atom, ()):
+                parent = self._parent(caller)
+                row = self.carriers.setdefault(atom, [])
+                if parent not in row and parent is not atom:
+                    row.append(parent)
+                if parent not in self.functions and not is_transient(parent):
+                    self._add(parent, Role.CARRIER)
+                    waiting.append(parent)
+
+    def _users_of_accepted_data(self) -> list[Atom]:
+        found = []
+        for atom in self.view.functions:
+            if atom not in self.functions and not is_transient(atom):
+                targets = (t.atom for _, t in references.of_atom(self.view, atom))
+                if any(t is not None and self._is_accepted(t) for t in targets):
+                    parent = self._parent(atom)
+                    self._add(parent, Role.CARRIER)
+                    found.append(parent)
+        return found
+
+    def _is_accepted(self, atom: Atom) -> bool:
+        difference = self.comparison.data.get(atom)
+        return atom.name in self.accepted and difference is not None and difference.is_changed
+
+    def _parent(self, atom: Atom) -> Atom:
+        for parent, parts in self.comparison.children.items():
+            if atom in parts:
+                return parent
+        return atom
+
+    def _close(self) -> None:
+        while self._work:
+            item = self._work.pop()
+            found = (
+                references.of_piece(self.view, item) if isinstance(item, Piece) else references.of_atom(self.view, item)
+            )
+            for _, target in found:
+                self._reach(target)
+            if isinstance(item, Atom) and item.is_function:
+                self._take_entries(item)
+
+    def _take_entries(self, atom: Atom) -> None:
+        self.entries[atom] = self.view.entries.get(atom, ())
+        for entry in self.entries[atom]:
+            for r, target in references.of_entry(self.view, entry):
+                if r is not entry.site:
+                    self._reach(target)
+
+    def _reach(self, target: Target) -> None:
+        if target.kind == "section":
+            piece = references.piece_at(self.view, target)
+            if piece not in self.pieces and not piece.section.is_write and not piece.section.is_nobits:
+                self.pieces[piece] = None
+                self._work.append(piece)
+            return
+        atom = target.atom
+        if atom is None or atom in self.functions or atom in self.data:
+            return
+        if atom.is_function:
+            if atom not in self.comparison.correlation.twins and not is_trampoline(atom):
+                self._add(atom, Role.NEW)
+        elif self._travels(atom):
+            self.data[atom] = None
+            self._work.append(atom)
+
+    def _travels(self, atom: Atom) -> bool:
+        """New data, statics that each version has of its own, and tables of addresses inside what travels."""
+        if atom not in self.comparison.correlation.twins:
+            return True
+        if any(owner in self.functions for owner in label_owners(self.view, atom)):
+            return True
+        difference = self.comparison.data.get(atom)
+        return difference is not None and difference.is_changed and is_readonly(atom.section) and not atom.is_global
+
+
+def is_transient(atom: Atom) -> bool:
+    """Code that is gone after boot or that never runs again (`.init.text`, `.exit.text`, `.head.text`)."""
+    return atom.section.name.startswith((".init.text", ".exit.text", ".head.text", ".init.", ".exit."))
+
+
+def is_trampoline(atom: Atom) -> bool:
+    """Static-call trampolines and padding symbols belong to their key or function."""
+    return atom.section.name == ".static_call.text" or atom.name.startswith(("__SCT__", "__pfx_", "__cfi_"))
+
+
+def is_redirectable(comparison: Comparison, atom: Atom) -> bool:
+    """Whether calls of the original can be led to the new version (the original must have an ftrace location)."""
+    old = comparison.correlation.twins.get(atom)
+    return old is not None and has_fentry(comparison.old, old) and not is_transient(atom)
+
+
+def _callers(view: View) -> Mapping[Atom, list[Atom]]:
+    """Function -> functions with a relocation to its entry."""
+    out: dict[Atom, dict[Atom, None]] = {}
+    for atom in view.functions:
+        for _, target in references.of_atom(view, atom):
+            if target.atom is not None and target.atom.is_function and target.atom is not atom:
+                out.setdefault(target.atom, {}).setdefault(atom)
+    return {callee: list(row) for callee, row in out.items()}

@@ -1,0 +1,25 @@
+"""Which functions can be redirected: those with an ftrace location."""
+
+from __future__ import annotations
+
+from builder.compare import Atom, View
+
+_LOCATIONS = frozenset({"__mcount_loc", "__patchable_function_entries"})
+_REACH = 24  # ENDBR64, five bytes of call, and what -fpatchable-function-entry puts before them
+
+
+def has_fentry(view: View, atom: Atom) -> bool:
+    """Whether ftrace knows the function (an entry in its table, or a call of __fentry__ at the start)."""
+    if any(e.table.name in _LOCATIONS for e in view.entries.get(atom, ())):
+        return True
+    return any(
+        view.obj.symbols[r.symbol].name == view.arch.fentry
+        for r in view.relocations_in(atom.section.index, atom.entry, atom.entry + _REACH)
+    )
+
+
+def file_has_fentry(view: View) -> bool:
+    """Whether anything in the object is traceable: whole files are built without (CC_FLAGS_FTRACE removed)."""
+    if any(section.name in _LOCATIONS for section in view.obj.sections):
+        return True
+    return any(s.name == view.arch.fentry for s in view.obj.symbols)

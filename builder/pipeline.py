@@ -1,0 +1,75 @@
+"""The pipeline, a table of contents: read this first.
+
+    old.o, new.o -> Comparison -> Selection -> Bundle -> X.ko
+
+`diff` stops after the selection; `build` goes on to the module. Each stage
+takes frozen values and returns new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from builder.binary import ObjectFile, read_object
+from builder.compare import compare
+from builder.compose import judge, read_macros, select
+from builder.compose.outcome import Diff
+from builder.errors import InputError
+
+Allowed = Iterable[tuple[str, str]]
+
+
+def read_pair(old: Path, new: Path) -> tuple[ObjectFile, ObjectFile]:
+    """Both objects of a pair, of one machine and compiled as the differ needs them."""
+    first, second = read_object(old), read_object(new)
+    if first.machine != second.machine:
+        raise InputError(f"is for another machine than {old}", where=new)
+    for obj in (first, second):
+        _require_function_sections(obj)
+    return first, second
+
+
+def _require_function_sections(obj: ObjectFile) -> None:
+    """One section for each function, or branches between functions have no relocation to follow."""
+    plain = obj.by_name.get(".text")
+    functions = [s for s in obj.symbols if s.is_function and s.is_defined]
+    if plain is None or not plain.size or not any(s.shndx == plain.index and s.size for s in functions):
+        return
+    own = {s.index for s in obj.sections if s.name.startswith(".text.") and s.name != ".text.unlikely"}
+    if not any(s.shndx in own for s in functions):
+        raise InputError(
+            "is compiled without -ffunction-sections: its functions share .text; "
+            "compile both objects with -ffunction-sections -fdata-sections",
+            where=obj.name,
+        )
+
+
+def diff(old: Path, new: Path, *, allowed: Allowed = ()) -> Diff:
+    """What changed between two objects, and whether it can ship."""
+    return diff_objects(*read_pair(old, new), allowed=allowed)
+
+
+def diff_objects(old: ObjectFile, new: ObjectFile, *, allowed: Allowed = ()) -> Diff:
+    """The same for objects in memory."""
+    allowed = tuple(allowed)
+    # What really changed, by meaning.
+    comparison = compare(old, new)
+    macros = read_macros(comparison.new)
+    # What must travel; from here on the set of functions is final.
+    accepted = frozenset(symbol for code, symbol in allowed if code == "rodata-changed")
+    selection = select(comparison, macros, accepted_data=accepted)
+    # Whether it may.
+    judged = judge(selection, allowed)
+    return Diff(old.name, new.name, comparison, selection, judged)
+
+
+def find_pairs(old: Path, new: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """Objects of two trees by relative path: pairs, and paths that only one tree has."""
+    first = {p.relative_to(old).as_posix(): p for p in sorted(old.rglob("*.o")) if p.is_file()}
+    second = {p.relative_to(new).as_posix(): p for p in sorted(new.rglob("*.o")) if p.is_file()}
+    pairs = [(name, first[name], second[name]) for name in first if name in second]
+    return pairs, sorted(first.keys() ^ second.keys())
+
+
+__all__: Sequence[str] = ("Diff", "diff", "diff_objects", "find_pairs", "read_pair")
