@@ -49,6 +49,8 @@ class Memory:
     def __init__(self) -> None:
         self._bases: list[int] = []
         self._regions: list[Region] = []
+        self.generation = 0
+        """Counts changes, so that what was derived from the memory can be made anew."""
 
     def __iter__(self) -> Iterator[Region]:
         return iter(self._regions)
@@ -61,12 +63,14 @@ class Memory:
         for other in (before, after):
             if other is not None and other.base < region.end and region.base < other.end:
                 raise LoadError(f"{region.name} at {region.base:#x} would overlap {other.name}")
+        self.generation += 1
         self._bases.insert(at, region.base)
         self._regions.insert(at, region)
         return region
 
     def remove(self, region: Region) -> None:
-        at = self._regions.index(region)
+        at = next(i for i, other in enumerate(self._regions) if other is region)
+        self.generation += 1
         del self._bases[at], self._regions[at]
 
     def find(self, address: int) -> Region | None:
@@ -92,6 +96,7 @@ class Memory:
     def write(self, address: int, data: bytes) -> None:
         found = self.region(address, len(data))
         at = address - found.base
+        self.generation += 1
         found.data[at : at + len(data)] = data
 
     def overlay(self, address: int, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -10,6 +10,7 @@ from typing import Any, Final
 from builder.binary.kernel import Export, Kernel, KernelSymbol
 from builder.errors import KernelError, LoadError, UnknownError
 from builder.image.boot import BootState
+from builder.image.execute import PERCPU, STACK, STACK_SIZE, Argument, Heap, Machine, Result, Stub, default_stubs
 from builder.image.memory import PAGE, Memory, Region
 
 # arch/x86/include/asm/pgtable_64_types.h: MODULES_VADDR with CONFIG_RANDOMIZE_BASE, and MODULES_END.
@@ -45,10 +46,21 @@ class SimulatedKernel:
         self.memory = Memory()
         self.percpu_base = 0
         self._map_image()
+        self.heap = Heap()
+        self.memory.add(self.heap.region)
+        self.memory.add(Region(STACK, bytearray(STACK_SIZE), "stack[0]", "rw"))
+        self.memory.add(Region(PERCPU, self._percpu_area(), "percpu[0]", "rw"))
+        self.stubs: dict[str | int, Stub] = default_stubs(self.heap)
+        self.console: list[str] = []
+        """Formats that were given to printk, in order."""
+        self._machine: tuple[int, Machine] | None = None
         self._next_module = MODULES_START
         self._free: list[tuple[int, int]] = []
         self._percpu_taken: dict[int, int] = {}
         self.modules: dict[str, Any] = {}
+        self.livepatches: list[Any] = []
+        self.redirections: dict[int, Any] = {}
+        """By address of the old function; kept by `builder.load.livepatch`."""
         self.module_exports: dict[str, ModuleExport] = {}
         self.symbols_of: dict[str, Mapping[str, tuple[int, ...]]] = {}
         self.its_thunk: Callable[[object, int], int] | None = None
@@ -56,6 +68,7 @@ class SimulatedKernel:
         """Where given, asked for the count of a static key that is not in the state (see `static_key`)."""
         self.call_reader: Callable[[int], int] | None = None
         """The same for where a static call goes."""
+        self.ftrace: Sequence[int] = ()
         self.counts: dict[str, int] = {}
         self.warnings: tuple[str, ...] = ()
 
@@ -197,6 +210,22 @@ class SimulatedKernel:
             return f"{address - region.base:#x} [{region.name}]"
         return f"{best_name}+{address - best:#x} [{module}]"
 
+    def function_size(self, address: int) -> int:
+        """Bytes up to the next symbol, of vmlinux or of the module that holds it (kallsyms_lookup_size_offset)."""
+        region = self.memory.find(address)
+        symbols = self.symbols_of.get(region.name.partition(":")[0]) if region is not None else None
+        if symbols is not None and region is not None:
+            after = [value for values in symbols.values() for value in values if address < value < region.end]
+            return min(after, default=region.end) - address
+        found = self.kernel.symbol_at(address)
+        return self.kernel.size_of(found) if found is not None else 0
+
+    def ftrace_of(self, module: str) -> Sequence[int]:
+        """Where functions of a module, or of vmlinux, can be traced; in order."""
+        loaded = self.modules.get(module)
+        found: Sequence[int] = loaded.ftrace if loaded is not None else self.ftrace
+        return found
+
     # State
 
     def static_key(self, address: int) -> int:
@@ -215,6 +244,57 @@ class SimulatedKernel:
         if known is not None:
             return known
         return self.memory.u64(key) if self.call_reader is None else self.call_reader(key)
+
+    # Execution
+
+    def call(self, function: str | int, *arguments: Argument, budget: int = 1_000_000) -> Result:
+        """Call a function by name or address with at most `budget` instructions.
+
+        Bytes and text (NUL-terminated) are put into memory and given by address.
+        Raises Fault, by symbol and instruction, where the code cannot go on.
+        """
+        address = self.find_function(function) if isinstance(function, str) else function
+        values = [self._argument(value) for value in arguments]
+        return self.machine().run(address, values, budget)
+
+    def _argument(self, value: Argument) -> int:
+        if isinstance(value, int):
+            return value
+        return self.heap.put(value if isinstance(value, bytes) else value.encode() + b"\0")
+
+    def find_function(self, name: str) -> int:
+        """`NAME` in vmlinux, or `MODULE:NAME`; LoadError where it is not the only one."""
+        module, colon, plain = name.partition(":")
+        if colon:
+            found = self.symbols_of.get(module, {}).get(plain, ())
+        else:
+            found = tuple(symbol.address for symbol in self.kernel.symbols_named(name))
+        if len(found) != 1:
+            raise LoadError(f"{len(found) or 'no'} symbols are called {name}")
+        return found[0]
+
+    def stub(self, function: str | int, answer: Stub) -> None:
+        """Let Python answer calls of a function; what it returns is the function's value."""
+        self.stubs[self.find_function(function) if isinstance(function, str) else function] = answer
+        self.reset_machine()
+
+    def reset_machine(self) -> None:
+        """Have the next call begin with a new processor."""
+        self._machine = None
+
+    def machine(self) -> Machine:
+        """The processor; a new one after memory was mapped or written from outside."""
+        if self._machine is None or self._machine[0] != self.memory.generation:
+            self._machine = (self.memory.generation, Machine(self, self.stubs))
+        return self._machine[1]
+
+    def _percpu_area(self) -> bytearray:
+        """That of the only CPU: the template, then the reserve for modules."""
+        start, end = self.address("__per_cpu_start"), self.address("__per_cpu_end")
+        area = bytearray((end or 0) - (start or 0) + PAGE + PERCPU_RESERVE)
+        if start is not None and end is not None and end > start:
+            area[: end - start] = self.memory.read(start, end - start)
+        return area + bytes(-len(area) % PAGE)
 
     # Addresses
 

@@ -1,19 +1,360 @@
-"""Livepatch modules: their relocations, and where the old functions lead (kernel/livepatch/, v6.1 and v6.12)."""
+"""Livepatch modules: their relocations, and where old functions lead (kernel/livepatch/{core,patch}.c, v6.1, v6.12).
+
+A redirected function's `__fentry__` location holds a call of a trampoline that
+drops the return address and jumps to the newest version: what
+klp_ftrace_handler makes of the registers, as code. There is no transition:
+nothing else runs in a simulated kernel.
+"""
 
 from __future__ import annotations
 
-from builder.binary import Section
+import re
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from builder.binary import Section, elf
+from builder.errors import LoadError
+from builder.image.execute import Machine
+from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
 from builder.load.module import LoadedModule, Placed
+from builder.load.passes.context import CALL, JMP32, NOP5, branch
+from builder.load.relocate import apply_relocations, clear_relocations
+
+_SECTION = re.compile(r"\.klp\.rela\.([^.]{1,55})")
+_SYMBOL = re.compile(r"\.klp\.sym\.([^.]{1,55})\.([^,]{1,511}),(\d+)")
+DROP_RETURN = bytes.fromhex("488d642408")
+"""lea 8(%rsp),%rsp: no flag changes"""
+INIT_BUDGET = 100_000
+MOST_FUNCTIONS = 1 << 16
+
+
+@dataclass(slots=True)
+class PatchedFunction:
+    """A klp_func: addresses, `old` 0 until its object is loaded; a `nop` leads back to the old one."""
+
+    name: str
+    sympos: int
+    new: int
+    old: int = 0
+    nop: bool = False
+
+
+@dataclass(slots=True)
+class PatchedObject:
+    """A klp_object; `name` None for vmlinux."""
+
+    name: str | None
+    functions: list[PatchedFunction]
+    patched: bool = False
+
+
+@dataclass(slots=True)
+class Livepatch:
+    """A klp_patch that klp_enable_patch() was given."""
+
+    module: str
+    objects: list[PatchedObject]
+    replace: bool
+    enabled: bool = False
+
+
+@dataclass(slots=True)
+class Redirection:
+    """A klp_ops: the versions of one function, newest last, and the code that leads to the newest."""
+
+    old: int
+    place: int
+    before: bytes
+    trampoline: Region
+    stack: list[PatchedFunction] = field(default_factory=list)
+
+
+# Relocations
 
 
 def apply_section(kernel: SimulatedKernel, loaded: LoadedModule, table: Section, target: Placed, objname: str) -> None:
-    """klp_apply_section_relocs()."""
+    """klp_apply_section_relocs(): writes the table if it is for `objname`. LoadError as the kernel refuses."""
+    where = f"{loaded.file.where}: {table.name}"
+    found = _SECTION.match(table.name)
+    if found is None:
+        raise LoadError(f"section {table.name} has an incorrectly formatted name", where=loaded.file.where)
+    if found[1] != objname:
+        return
+    symbols = loaded.file.object.symbols
+    for _, _, number, _ in elf.LITTLE.rela.iter_unpack(table.data[: len(table.data) // 24 * 24]):
+        if number >= len(symbols):
+            raise LoadError(f"names symbol {number} of {len(symbols)}", where=where)
+        symbol = symbols[number]
+        if symbol.shndx != elf.LIVEPATCH:
+            raise LoadError(f"symbol {symbol.name} is not marked as a livepatch symbol", where=where)
+        parts = _SYMBOL.match(symbol.name)
+        if parts is None:
+            raise LoadError(f"symbol {symbol.name} has an incorrectly formatted name", where=where)
+        owner = None if parts[1] == "vmlinux" else parts[1]
+        if owner is None and objname != "vmlinux":
+            raise LoadError(
+                f"invalid access to vmlinux symbol '{parts[2]}' from module-specific livepatch relocation section",
+                where=where,
+            )
+        loaded.values[number] = kernel.symbol_position(owner, parts[2], int(parts[3]))
+    region = kernel.memory.region(target.address, max(target.size, 1))
+    count = apply_relocations(
+        region.data, target.address - region.base, target.address, target.size, table.data, loaded.values, where
+    )
+    kernel.memory.generation += 1
+    loaded.relocations[table.name] = count
+
+
+def _object_tables(loaded: LoadedModule, objname: str) -> Iterator[tuple[Section, Placed]]:
+    by_index = {section.index: section for section in loaded.sections}
+    for section in loaded.file.object.sections:
+        if section.flags & elf.SHF_RELA_LIVEPATCH and section.info in by_index:
+            found = _SECTION.match(section.name)
+            if found is not None and found[1] == objname:
+                yield section, by_index[section.info]
+
+
+# The patch structures, as the module's init hands them over
+
+
+def read_patch(kernel: SimulatedKernel, address: int, module: str) -> Livepatch:
+    """The klp_patch at `address` with its objects and functions (include/linux/livepatch.h)."""
+    memory, layout = kernel.memory, kernel.kernel.layout
+    patch, obj, func = layout("klp_patch"), layout("klp_object"), layout("klp_func")
+    objects: list[PatchedObject] = []
+    at = memory.u64(address + patch.offset_of("objs"))
+    if not at or not memory.u64(address + patch.offset_of("mod")):
+        raise LoadError("klp_enable_patch: a patch without module or objects (err -22)", where=module)
+    while len(objects) < MOST_FUNCTIONS:
+        name, functions = memory.u64(at + obj.offset_of("name")), memory.u64(at + obj.offset_of("funcs"))
+        if not name and not functions:
+            break
+        if not functions:
+            raise LoadError("klp_enable_patch: an object without functions (err -22)", where=module)
+        found = PatchedObject(memory.string(name) if name else None, [])
+        while len(found.functions) < MOST_FUNCTIONS:
+            fields = ("old_name", "new_func", "old_sympos")
+            old, new, sympos = (memory.u64(functions + func.offset_of(part)) for part in fields)
+            if not old and not new and not sympos:
+                break
+            if not old or not new:
+                raise LoadError("klp_enable_patch: a function without name or replacement (err -22)", where=module)
+            found.functions.append(PatchedFunction(memory.string(old), sympos, new))
+            functions += func.size
+        objects.append(found)
+        at += obj.size
+    return Livepatch(module, objects, bool(memory.u8(address + patch.offset_of("replace"))))
+
+
+def run_init(kernel: SimulatedKernel, loaded: LoadedModule) -> Livepatch:
+    """Execute a livepatch module's init up to its klp_enable_patch(), and enable what it hands over.
+
+    Raises LoadError where the kernel would refuse the patch.
+    """
+    given: list[int] = []
+
+    def enable(machine: Machine) -> int:
+        given.append(machine.argument(0))
+        machine.stop()
+        return 0
+
+    init = loaded.init_address(kernel)
+    if not init:
+        raise LoadError("has no init function that could enable it", where=loaded.file.where)
+    saved = kernel.stubs.get("klp_enable_patch")
+    kernel.stub("klp_enable_patch", enable)
+    try:
+        kernel.call(init, budget=INIT_BUDGET)
+    finally:
+        address = kernel.find_function("klp_enable_patch")
+        kernel.stubs.pop("klp_enable_patch", None)
+        kernel.stubs.pop(address, None)
+        if saved is not None:
+            kernel.stub("klp_enable_patch", saved)
+        kernel.reset_machine()
+    if not given:
+        raise LoadError("its init does not call klp_enable_patch", where=loaded.file.where)
+    if not loaded.file.is_livepatch:
+        raise LoadError(f"module {loaded.name} is not marked as a livepatch module", where=loaded.file.where)
+    return enable_patch(kernel, read_patch(kernel, given[0], loaded.name))
+
+
+def enable_patch(kernel: SimulatedKernel, patch: Livepatch) -> Livepatch:
+    """klp_enable_patch(): resolve, relocate, redirect. Nothing is redirected where it fails."""
+    if patch.replace:
+        _add_nops(kernel, patch)
+    try:
+        for found in patch.objects:
+            if found.name is None or found.name in kernel.modules:
+                _init_object(kernel, patch, found)
+        for found in patch.objects:
+            if found.name is None or found.name in kernel.modules:
+                _patch_object(kernel, found)
+    except LoadError:
+        for found in patch.objects:
+            _unpatch_object(kernel, found)
+        raise
+    patch.enabled = True
+    if patch.replace:
+        for older in kernel.livepatches:
+            _disable(kernel, older)
+        for found in patch.objects:
+            for function in [f for f in found.functions if f.nop]:
+                _unredirect(kernel, function)
+                found.functions.remove(function)
+        patch.objects = [found for found in patch.objects if found.functions]
+    kernel.livepatches.append(patch)
+    return patch
+
+
+def _add_nops(kernel: SimulatedKernel, patch: Livepatch) -> None:
+    """klp_add_nops(): what older patches replaced and this one does not leads back to the original."""
+    for older in kernel.livepatches:
+        for theirs in older.objects if older.enabled else ():
+            mine = next((o for o in patch.objects if o.name == theirs.name), None)
+            if mine is None:
+                mine = PatchedObject(theirs.name, [])
+                patch.objects.append(mine)
+            known = {(f.name, f.sympos) for f in mine.functions}
+            mine.functions += [
+                PatchedFunction(f.name, f.sympos, 0, nop=True)
+                for f in theirs.functions
+                if (f.name, f.sympos) not in known and not f.nop
+            ]
+
+
+def _init_object(kernel: SimulatedKernel, patch: Livepatch, found: PatchedObject) -> None:
+    """klp_init_object_loaded()."""
+    if found.name is not None:
+        module = kernel.modules[patch.module]
+        for table, target in _object_tables(module, found.name):
+            apply_section(kernel, module, table, target, found.name)
+    for function in found.functions:
+        function.old = kernel.symbol_position(found.name, function.name, function.sympos)
+        if function.nop:
+            function.new = function.old
+
+
+def disable_patch(kernel: SimulatedKernel, name: str) -> None:
+    """Write 0 to `enabled` of a livepatch: its functions are taken off. LoadError where there is none enabled."""
+    patch = next((p for p in kernel.livepatches if p.module == name and p.enabled), None)
+    if patch is None:
+        raise LoadError(f"no livepatch {name} is enabled")
+    _disable(kernel, patch)
+    kernel.livepatches.remove(patch)
+
+
+def _disable(kernel: SimulatedKernel, patch: Livepatch) -> None:
+    for found in patch.objects:
+        _unpatch_object(kernel, found)
+    patch.enabled = False
+
+
+# Redirection
+
+
+def ftrace_location(kernel: SimulatedKernel, address: int) -> int | None:
+    """ftrace_location(): the traced instruction of the function that begins at `address`, None where there is none."""
+    size = kernel.function_size(address)
+    region = kernel.memory.find(address)
+    places = kernel.ftrace_of(region.name.partition(":")[0] if region is not None else "")
+    at = bisect_left(places, address)
+    return places[at] if at < len(places) and places[at] < address + max(size, 1) else None
+
+
+def _patch_object(kernel: SimulatedKernel, found: PatchedObject) -> None:
+    for function in found.functions:
+        _redirect(kernel, function)
+    found.patched = True
+
+
+def _unpatch_object(kernel: SimulatedKernel, found: PatchedObject) -> None:
+    for function in found.functions:
+        _unredirect(kernel, function)
+    found.patched = False
+
+
+def _redirect(kernel: SimulatedKernel, function: PatchedFunction) -> None:
+    """klp_patch_func(): on top of the versions of this function."""
+    redirection = kernel.redirections.get(function.old)
+    if redirection is None:
+        place = ftrace_location(kernel, function.old)
+        if place is None:
+            raise LoadError(f"failed to find location for function '{function.name}'")
+        trampoline = Region(kernel.allocate(PAGE), bytearray(PAGE), f"ftrace[{function.name}]", "rx")
+        kernel.memory.add(trampoline)
+        redirection = Redirection(function.old, place, kernel.memory.read(place, 5), trampoline)
+        if redirection.before != NOP5:
+            _drop_trampoline(kernel, redirection)
+            raise LoadError(f"failed to register ftrace handler for function '{function.name}' (-16)")
+        kernel.redirections[function.old] = redirection
+        kernel.memory.write(place, branch(CALL, place, trampoline.base))
+    redirection.stack.append(function)
+    _lead(kernel, redirection)
+
+
+def _lead(kernel: SimulatedKernel, redirection: Redirection) -> None:
+    """Make the trampoline lead to the newest version."""
+    newest = redirection.stack[-1]
+    base = redirection.trampoline.base
+    code = b"\xc3" if newest.nop else DROP_RETURN + branch(JMP32, base + len(DROP_RETURN), newest.new)
+    kernel.memory.write(base, code.ljust(16, b"\xcc"))
+
+
+def _unredirect(kernel: SimulatedKernel, function: PatchedFunction) -> None:
+    """klp_unpatch_func(): off the stack; with the last one the old bytes are back."""
+    redirection = kernel.redirections.get(function.old)
+    if redirection is None or not any(other is function for other in redirection.stack):
+        return
+    redirection.stack[:] = [other for other in redirection.stack if other is not function]
+    if redirection.stack:
+        _lead(kernel, redirection)
+        return
+    kernel.memory.write(redirection.place, redirection.before)
+    del kernel.redirections[function.old]
+    _drop_trampoline(kernel, redirection)
+
+
+def _drop_trampoline(kernel: SimulatedKernel, redirection: Redirection) -> None:
+    kernel.memory.remove(redirection.trampoline)
+    kernel.release(redirection.trampoline.base, PAGE)
+
+
+# Modules that come and go
 
 
 def module_coming(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
-    """klp_module_coming()."""
+    """klp_module_coming(): enabled livepatches are applied to a module that is loaded later."""
+    done: list[PatchedObject] = []
+    for patch in kernel.livepatches:
+        for found in patch.objects if patch.enabled else ():
+            if found.name != loaded.name:
+                continue
+            try:
+                _init_object(kernel, patch, found)
+                _patch_object(kernel, found)
+            except LoadError as error:
+                for other in (*done, found):
+                    _unpatch_object(kernel, other)
+                raise LoadError(
+                    f"patch '{patch.module}' failed for module '{loaded.name}', refusing to load module: {error}",
+                    where=loaded.file.where,
+                ) from None
+            done.append(found)
 
 
 def module_going(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
-    """klp_module_going()."""
+    """klp_module_going(): its functions are taken off; from 6.3 on the relocations that name it are cleared."""
+    for patch in kernel.livepatches:
+        for found in patch.objects:
+            if found.name != loaded.name:
+                continue
+            _unpatch_object(kernel, found)
+            if kernel.kernel.features.clear_relocate_add:
+                module = kernel.modules[patch.module]
+                for table, target in _object_tables(module, loaded.name):
+                    region = kernel.memory.region(target.address, max(target.size, 1))
+                    clear_relocations(region.data, target.address - region.base, table.data)
+                kernel.memory.generation += 1

@@ -11,6 +11,7 @@ from builder.binary import ObjectFile, Section, elf, read_object
 from builder.binary.kernel import read_module_bytes
 from builder.errors import InputError
 from builder.image.memory import Region
+from builder.image.simulated import SimulatedKernel
 
 PERCPU = ".data..percpu"
 THIS_MODULE = ".gnu.linkonce.this_module"
@@ -126,6 +127,19 @@ class LoadedModule:
     def section(self, name: str) -> Placed | None:
         """The first section of this name."""
         return next((s for s in self.sections if s.name == name), None)
+
+    def symbol(self, name: str) -> int | None:
+        """The address of the first symbol of this name that the module defines."""
+        for symbol, value in zip(self.file.object.symbols, self.values, strict=True):
+            if symbol.name == name and symbol.is_defined:
+                return value
+        return None
+
+    def init_address(self, kernel: SimulatedKernel) -> int:
+        """`init` of its struct module, 0 where it has none."""
+        this = self.section(THIS_MODULE)
+        offset = kernel.kernel.layout("module").offset_of("init")
+        return kernel.memory.u64(this.address + offset) if this is not None and offset + 8 <= this.size else 0
 
     @property
     def size(self) -> int:

@@ -75,6 +75,7 @@ class Context:
         if self.record:
             self.sites.append(Site(self.step, address, bytes(region.data[at:end]), new))
         region.data[at:end] = new
+        self.kernel.memory.generation += 1
         self.counts[self.step] = self.counts.get(self.step, 0) + 1
 
     def warn(self, address: int, message: str) -> None:

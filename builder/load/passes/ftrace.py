@@ -30,5 +30,4 @@ def apply(context: Context) -> None:
             break  # ftrace_bug(): the rest is left alone
         context.poke(address, NOP5)
         done.append(address)
-    if context.module is not None:
-        context.module.ftrace = tuple(done)
+    (context.module or context.kernel).ftrace = tuple(done)

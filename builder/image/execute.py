@@ -1,0 +1,274 @@
+# Unicorn's own annotations are partial, and it does not name what it exports.
+# mypy: disable-error-code="no-untyped-call, attr-defined, unused-ignore"
+"""Execution of kernel code in the simulated kernel, by Unicorn, on the kernel's own memory.
+
+Regions are mapped where they are, not copied: what the code writes is in
+`kernel.memory` afterwards. What needs a running machine (allocation, sleeping,
+the console) is answered by stubs; anything else that faults is reported by
+symbol and instruction.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import capstone
+import unicorn
+from unicorn import x86_const as x86
+
+from builder.errors import LoadError
+from builder.image.memory import PAGE, U64, Region
+
+if TYPE_CHECKING:
+    from builder.image.simulated import SimulatedKernel
+
+STACK, STACK_SIZE = 0xFFFFC90000000000, 4 * PAGE
+HEAP, HEAP_SIZE = 0xFFFF888010000000, 16 << 20
+PERCPU, RETURN = 0xFFFF88803FC00000, 0xFFFFC90000100000
+ARGUMENTS: Final = (
+    x86.UC_X86_REG_RDI, x86.UC_X86_REG_RSI, x86.UC_X86_REG_RDX,
+    x86.UC_X86_REG_RCX, x86.UC_X86_REG_R8, x86.UC_X86_REG_R9,
+)  # fmt: skip
+_NAMES: Final = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{i}" for i in range(8, 16)))
+Stub = Callable[["Machine"], int | None]
+Argument = int | bytes | str
+
+
+class Fault(LoadError):
+    """Code that could not go on: `address` of the instruction, `symbol` it lies in, `instruction` as text."""
+
+    def __init__(self, message: str, address: int, symbol: str, instruction: str) -> None:
+        super().__init__(f"{message} at {symbol}: {instruction}")
+        self.address = address
+        self.symbol = symbol
+        self.instruction = instruction
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a call left: the whole of RAX, and how many instructions it took (None where not counted)."""
+
+    value: int
+    instructions: int | None = None
+
+    def __int__(self) -> int:
+        return self.value
+
+    @property
+    def signed(self) -> int:
+        """The value as a C long."""
+        return self.value - (1 << 64) if self.value >> 63 else self.value
+
+    @property
+    def int32(self) -> int:
+        """The value as a C int."""
+        low = self.value & 0xFFFFFFFF
+        return low - (1 << 32) if low >> 31 else low
+
+
+class Machine:
+    """One processor on the memory of a simulated kernel; made anew whenever that memory is rearranged."""
+
+    def __init__(self, kernel: SimulatedKernel, stubs: Mapping[str | int, Stub]) -> None:
+        self.kernel = kernel
+        self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+        self._uc.ctl_set_cpu_model(x86.UC_CPU_X86_EPYC_ROME)  # has SMAP, which copies to user space toggle
+        self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
+        self._kept: list[Any] = []
+        for region in kernel.memory:
+            self._map(region)
+        self._uc.mem_map(RETURN, PAGE)
+        self._stubs: dict[int, tuple[str, Stub]] = {}
+        self._problem: Exception | None = None
+        self._stop_requested = False
+        self.hooks: list[Any] = []
+        for name, stub in stubs.items():
+            address = name if isinstance(name, int) else kernel.address(name)
+            if address is not None and kernel.memory.find(address) is not None:
+                self._stubs[address] = (str(name), stub)
+                self._uc.hook_add(unicorn.UC_HOOK_CODE, self._on_stub, begin=address, end=address)
+        self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_invalid)
+        self._invalid = ""
+        self._uc.reg_write(x86.UC_X86_REG_GS_BASE, PERCPU)
+
+    def _map(self, region: Region) -> None:
+        if region.base < PAGE * 64:
+            return  # the template of the per-CPU area is no memory of a running kernel
+        holder = (ctypes.c_char * len(region.data)).from_buffer(region.data)
+        self._kept.append(holder)
+        self._uc.mem_map_ptr(region.base, len(region.data), unicorn.UC_PROT_ALL, ctypes.addressof(holder))
+
+    # What stubs use
+
+    def argument(self, number: int) -> int:
+        """The argument of the function that a stub stands for, from 0."""
+        if number < len(ARGUMENTS):
+            return int(self._uc.reg_read(ARGUMENTS[number]))
+        stack = self.register("rsp")
+        return int.from_bytes(self.read(stack + 8 * (number - len(ARGUMENTS) + 1), 8), "little")
+
+    def register(self, name: str) -> int:
+        """A general register, `rip` or `eflags`."""
+        return int(self._uc.reg_read(getattr(x86, f"UC_X86_REG_{name.upper()}")))
+
+    def set_register(self, name: str, value: int) -> None:
+        self._uc.reg_write(getattr(x86, f"UC_X86_REG_{name.upper()}"), value & U64)
+
+    def read(self, address: int, size: int) -> bytes:
+        return bytes(self._uc.mem_read(address, size))
+
+    def write(self, address: int, data: bytes) -> None:
+        self._uc.mem_write(address, data)
+
+    def string(self, address: int, limit: int = 4096) -> str:
+        """The NUL-terminated text at `address`."""
+        return self.kernel.memory.string(address, limit)
+
+    def stop(self) -> None:
+        """End the call that runs, as if it had returned 0."""
+        self._stop_requested = True
+        self._uc.emu_stop()
+
+    # Execution
+
+    def trace(self, callback: Callable[[int, int], None], start: int, end: int) -> None:
+        """Call back with (address, size) before each instruction in [start, end); before the first run only."""
+
+        def hook(_uc: Any, address: int, size: int, _data: Any) -> None:
+            callback(address, size)
+
+        self.hooks.append(hook)
+        self._uc.hook_add(unicorn.UC_HOOK_CODE, hook, begin=start, end=end - 1)
+
+    def on_instruction(self, kind: int, callback: Callable[..., Any]) -> None:
+        """Answer an instruction that leaves the processor (CPUID and the like), by Unicorn's number for it."""
+        self.hooks.append(callback)
+        self._uc.hook_add(unicorn.UC_HOOK_INSN, callback, None, 1, 0, kind)
+
+    def run(self, address: int, arguments: Sequence[int], budget: int) -> Result:
+        """Call a function. Raises Fault where it cannot go on or takes more than `budget` instructions."""
+        uc = self._uc
+        for name in _NAMES:
+            self.set_register(name, 0)
+        stack = STACK + STACK_SIZE - 256
+        extra = arguments[len(ARGUMENTS) :]
+        stack -= 8 * len(extra) + 8 * (len(extra) % 2)
+        for i, value in enumerate(extra):
+            uc.mem_write(stack + 8 * i, struct.pack("<Q", value & U64))
+        stack -= 8
+        uc.mem_write(stack, struct.pack("<Q", RETURN))
+        self.set_register("rsp", stack)
+        for register, value in zip(ARGUMENTS, arguments, strict=False):
+            uc.reg_write(register, value & U64)
+        self._problem, self._invalid, self._stop_requested = None, "", False
+        try:
+            uc.emu_start(address, RETURN, count=budget)
+        except unicorn.UcError as error:
+            raise self._problem or self._fault(self._invalid or str(error).partition(" (")[0]) from None
+        if self._problem is not None:
+            raise self._problem
+        if self._stop_requested:
+            return Result(0)
+        if self.register("rip") != RETURN:
+            raise self._fault(f"not done after {budget} instructions")
+        return Result(self.register("rax"))
+
+    def _fault(self, message: str) -> Fault:
+        address = self.register("rip")
+        try:
+            code = self.read(address, 15)
+        except unicorn.UcError:
+            code = b""
+        return Fault(message, address, self.kernel.describe(address), disassemble(code, address))
+
+    def _on_stub(self, uc: Any, address: int, _size: int, _data: Any) -> None:
+        _, stub = self._stubs[address]
+        try:
+            value = stub(self)
+        except Exception as problem:  # must not pass through Unicorn's C code
+            self._problem = problem
+            uc.emu_stop()
+            return
+        if self._stop_requested:
+            return
+        stack = self.register("rsp")
+        back = int.from_bytes(self.read(stack, 8), "little")
+        self.set_register("rax", value or 0)
+        self.set_register("rsp", stack + 8)
+        self.set_register("rip", back)
+
+    def _on_invalid(self, _uc: Any, access: int, address: int, size: int, _value: int, _data: Any) -> bool:
+        kinds = {unicorn.UC_MEM_READ_UNMAPPED: "read", unicorn.UC_MEM_WRITE_UNMAPPED: "write",
+                 unicorn.UC_MEM_FETCH_UNMAPPED: "jump"}  # fmt: skip
+        self._invalid = f"{kinds.get(access, 'access')} of {size} bytes at {address:#x}, which is not mapped,"
+        return False
+
+
+def disassemble(code: bytes, address: int) -> str:
+    """One instruction as text, `(bad)` where there is none."""
+    reader = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    for instruction in reader.disasm(code, address, count=1):
+        return f"{instruction.mnemonic} {instruction.op_str}".strip()
+    return "(bad)"
+
+
+class Heap:
+    """Memory for arguments and for what stubs of the allocator give; never given back but as a whole."""
+
+    def __init__(self) -> None:
+        self.region = Region(HEAP, bytearray(HEAP_SIZE), "heap[0]", "rw")
+        self._used = 0
+
+    def allocate(self, size: int, align: int = 16) -> int:
+        at = self._used + -self._used % align
+        if at + size > HEAP_SIZE:
+            raise LoadError(f"the simulated heap of {HEAP_SIZE} bytes is used up")
+        self._used = at + max(size, 1)
+        return HEAP + at
+
+    def put(self, data: bytes) -> int:
+        at = self.allocate(len(data))
+        self.region.data[at - HEAP : at - HEAP + len(data)] = data
+        return at
+
+    def clear(self) -> None:
+        """Forget everything that was allocated."""
+        self.region.data[: self._used] = bytes(self._used)
+        self._used = 0
+
+
+def default_stubs(heap: Heap) -> dict[str | int, Stub]:
+    """What kernel code calls that needs a booted kernel, as far as it can be answered without one."""
+
+    def nothing(_: Machine) -> int:
+        return 0
+
+    def allocate(size_at: int) -> Stub:
+        def stub(machine: Machine) -> int:
+            return heap.allocate(machine.argument(size_at), 16)
+
+        return stub
+
+    def say(machine: Machine) -> int:
+        machine.kernel.console.append(machine.string(machine.argument(0)))
+        return 0
+
+    def die(machine: Machine) -> int:
+        raise LoadError(f"panic: {machine.string(machine.argument(0))}")
+
+    silent = (
+        "kfree", "vfree", "kvfree", "mutex_lock", "mutex_unlock", "mutex_lock_interruptible", "down_read", "up_read",
+        "down_write", "up_write", "__cond_resched", "__might_sleep", "__might_resched", "synchronize_rcu",
+        "rcu_barrier", "dump_stack", "__warn_printk", "add_taint", "schedule", "msleep", "usleep_range_state",
+    )  # fmt: skip
+    return {
+        **{name: nothing for name in silent},
+        **{name: allocate(0) for name in ("__kmalloc", "__kmalloc_noprof", "__kmalloc_node", "vmalloc", "vzalloc")},
+        "_printk": say,
+        "printk": say,
+        "panic": die,
+    }
