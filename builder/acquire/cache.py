@@ -38,12 +38,12 @@ def clean_name(text: str) -> str:
 
 
 @contextmanager
-def locked(name: str) -> Iterator[None]:
-    """Hold the cache's lock `name` (across processes; the kernel drops it when the holder dies)."""
+def locked(name: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold the cache's lock `name`, alone or `shared` (the kernel drops it when the holder dies)."""
     folder = cache_root() / "locks"
     folder.mkdir(exist_ok=True)
     with open(folder / f"{clean_name(name)}.lock", "ab") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 

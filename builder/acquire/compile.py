@@ -73,8 +73,8 @@ def compile_object(
 ) -> Compiled:
     """Compile one object with `root` (the tree or a shadow of it) as current directory.
 
-    `accept` sees the dependencies before anything is kept and may raise. A file
-    that kbuild would have generated first is generated in the tree.
+    `accept` sees the dependencies before anything is kept and may raise. Files
+    that kbuild would have generated first are generated when `root` is the tree.
 
     Raises `InputError` with the compiler's first error.
     """
@@ -98,14 +98,19 @@ def compile_object(
 
     if (before := kept(tree, key)) is not None:
         return before
+    return compiled() if root != tree.root else generating(tree, command, compiled)
+
+
+def generating(tree: SourceTree, command: Command, work: Callable[[], R]) -> R:
+    """`work()`; where it lacks a file that kbuild would have generated first, that is generated in the tree."""
     try:
-        return compiled()
+        return work()
     except InputError as error:
-        if root != tree.root or "No such file" not in error.message:
+        if "No such file" not in error.message:
             raise
     with locked(f"source-{tree.root.name}"):
         tree.make("-s", os.path.normpath(command.object), log_file=tree.root / ".bespoke/generate.log")
-    return compiled()
+    return work()
 
 
 def _first_error(log: Path) -> str:

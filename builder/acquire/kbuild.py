@@ -103,7 +103,7 @@ def _dry_run(root: Path, make: Sequence[str]) -> Iterator[str]:
         yield from process.stdout
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def _compile_row(line: str) -> _Row | None:

@@ -22,6 +22,7 @@ from builder.acquire.compile import (
     Compiled,
     Progress,
     compile_object,
+    generating,
     in_parallel,
     object_key,
     preprocess,
@@ -93,7 +94,15 @@ def prepare_patch(
     """
     changes = [change for path in patches for change in read_patch(path)]
     followed, warnings = sort_out(changes, allow)
-    changed = _changed_files(followed, tree)
+    with tree.in_use():
+        return _compiled(patches[0].stem, followed, warnings, tree, allow, limit, _Work(tree, jobs, progress))
+
+
+def _compiled(
+    name: str, changes: Sequence[FileChange], warnings: list[Refusal], tree: SourceTree,
+    allow: Collection[str], limit: int, work: _Work,
+) -> PatchObjects:
+    changed = _changed_files(changes, tree)
     with tree.objects() as objects:
         direct, shared = _split(changed, objects, allow, warnings)
         candidates = _candidates(shared, tree, objects, {command.object for command in direct}, warnings)
@@ -101,9 +110,8 @@ def prepare_patch(
     if considered > limit:
         raise UsageError(f"{considered} objects may read {', '.join(shared)}: more than the limit of {limit},"
                          " which can be raised")
-    work = _Work(tree, changed, jobs, progress)
     with scratch("shadow") as place:
-        work.open_shadow(place)
+        work.open_shadow(place, changed)
         if candidates:
             log.info("preprocessing %d objects that may read %s", len(candidates), ", ".join(shared))
         affected = direct + work.affected(candidates)
@@ -111,7 +119,7 @@ def prepare_patch(
         old = work.compile_old(affected)
         new = work.compile_new(affected, old)
     key = hashlib.sha256("".join(o.object.parent.name for o in old + new).encode()).hexdigest()[:16]
-    log_file = cache_root() / "logs" / f"{clean_name(patches[0].stem)}-{key}.log"
+    log_file = cache_root() / "logs" / f"{clean_name(name)}-{key}.log"
     write_whole(log_file, "".join(o.log.read_text(errors="replace") for o in old + new))
     pairs = tuple(
         ObjectPair(path=os.path.normpath(command.object), owner=owner, old=a.object, new=b.object)
@@ -197,16 +205,15 @@ def _candidates(
 class _Work:
     """One patch being compiled: the shadow is shared by all threads and only ever gains real directories."""
 
-    def __init__(self, tree: SourceTree, changed: Mapping[str, bytes | None], jobs: int | None,
-                 progress: Progress | None) -> None:
+    def __init__(self, tree: SourceTree, jobs: int | None, progress: Progress | None) -> None:
         self.tree = tree
-        self.changed = changed
         self.jobs = jobs
         self.progress = progress
         self.lock = threading.Lock()
 
-    def open_shadow(self, place: Path) -> None:
+    def open_shadow(self, place: Path, changed: Mapping[str, bytes | None]) -> None:
         """Put the shadow, and what preprocessing leaves, below `place`."""
+        self.changed = changed
         self.listings = place / "listings"
         self.listings.mkdir()
         shadow = place / "tree"
@@ -225,11 +232,12 @@ class _Work:
 
     def _reached(self, command: Command) -> bool:
         listing = self.listings / f"{hashlib.sha256(command.object.encode()).hexdigest()[:24]}.d"
-        old = preprocess(command, root=self.tree.root, listing=listing)
+        old = generating(self.tree, command, lambda: preprocess(command, root=self.tree.root, listing=listing))
         dependencies = read_dependencies(listing)
         if not {os.path.normpath(name) for name in dependencies} & self.changed.keys():
             return False
         with self.lock:
+            self.shadow.refresh()
             self.shadow.follow(dependencies)
         new = self._in_shadow(lambda: preprocess(command, root=self.shadow.place, listing=listing),
                               lambda: read_dependencies(listing))
@@ -255,6 +263,7 @@ class _Work:
 
     def compile_new(self, commands: Sequence[Command], old: Sequence[Compiled]) -> list[Compiled]:
         """The objects as they are with the changed files."""
+        self.shadow.refresh()
         if any(not path.endswith(".c") for path in self.changed):
             for compiled in old:
                 self.shadow.follow(compiled.dependencies)

@@ -50,6 +50,9 @@ def read_patch(path: Path) -> tuple[FileChange, ...]:
         raise InputError(f"cannot be read: {error.strerror}", where=path) from error
     except unidiff_errors.UnidiffParseError as error:
         raise InputError(f"no valid unified diff: {error}", where=path) from error
+    # The parser passes over a hunk whose header it does not understand; a line of a hunk never begins with @.
+    if sum(line.startswith("@@ ") for line in text.split("\n")) != sum(len(item) for item in parsed):
+        raise InputError("no valid unified diff: a hunk's header (@@ ... @@) is damaged", where=path)
     changes = tuple(_change(item, path) for item in parsed)
     if not changes:
         raise InputError("holds no change (no unified diff found)", where=path)
@@ -64,7 +67,7 @@ def _change(item: unidiff.PatchedFile, patch: Path) -> FileChange:
         raise InputError(f"names a path outside the tree: {target}", where=patch)
     kind = "modified"
     for name, holds in (("binary", item.is_binary_file), ("added", added), ("removed", removed),
-                        ("renamed", source != target or (item.is_rename and not (added or removed)))):
+                        ("renamed", source != target)):
         if holds:
             kind = name
             break

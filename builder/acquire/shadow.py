@@ -21,6 +21,7 @@ class Shadow:
         self.root = root
         self.place = place
         self.changed = dict(changed)
+        self._real: set[PurePosixPath] = set()
         self._fill(PurePosixPath("."))
         for path in self.changed:
             self.make_real(str(PurePosixPath(path).parent))
@@ -32,20 +33,26 @@ class Shadow:
 
     def _fill(self, folder: PurePosixPath) -> None:
         """Make `folder` a real directory with a link for each entry that the tree has there."""
+        if folder in self._real:
+            return
         here = self.place / folder
         if here.is_symlink():
             here.unlink()
-        elif here.is_dir() and folder != PurePosixPath("."):
-            return
         here.mkdir(exist_ok=True)
+        self._real.add(folder)
+        self._link(folder)
+
+    def _link(self, folder: PurePosixPath) -> None:
         source = self.root / folder
-        if not source.is_dir():
-            return
-        for entry in os.scandir(source):
-            path = str(folder / entry.name)
-            if path in self.changed:
-                continue
-            os.symlink(entry.path, here / entry.name)
+        for entry in os.scandir(source) if source.is_dir() else ():
+            target = self.place / folder / entry.name
+            if str(folder / entry.name) not in self.changed and not os.path.lexists(target):
+                os.symlink(entry.path, target)
+
+    def refresh(self) -> None:
+        """Take in what the tree has gained since (generated files)."""
+        for folder in self._real:
+            self._link(folder)
 
     def make_real(self, folder: str) -> None:
         """Make `folder` (a path in the tree, `..` allowed) and all above it real directories."""

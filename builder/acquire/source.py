@@ -12,8 +12,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.acquire import apt
@@ -61,6 +62,19 @@ class SourceTree:
         """Run the tree's make with the variables that it was prepared with; its standard output."""
         return run([*self._make(), f"-j{jobs or processors()}", *goals], cwd=self.root, log=log_file)
 
+    def named(self, identity: str) -> SourceTree:
+        """The same tree under the name of its present content."""
+        return replace(self, identity=identity)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the tree as it is: a copy of a directory waits with following its changes."""
+        with locked(f"use-{self.root.name}", shared=True):
+            record = self.root / ".bespoke/identity"
+            if record.is_file() and record.read_text() != self.identity:
+                raise ToolError("the source was changed while it was in use: run again", where=self.root)
+            yield
+
     def objects(self) -> Objects:
         """The objects of the tree's configuration; listed at the first call (about 20 s), then kept."""
         database = self.root / ".bespoke/objects.db"
@@ -105,23 +119,28 @@ def fetch_source(release: str, version: str | None = None, *, allow_compiler: bo
     name = f"linux-source-{series}"
     config = read_config(kernel.config)
     compiler = find_compiler(config, allow_other=allow_compiler)
-    identity = _identity(f"{name}_{kernel.version}", release, compiler)
+    identity = tree_identity(f"{name}_{kernel.version}", release, compiler)
 
     def unpack(root: Path) -> None:
-        package = apt.lookup(name, kernel.version)
-        with scratch("source") as work:
-            apt.unpack_all([package], work)
-            archives = list((work / "usr/src").glob(f"{name}.tar*"))
-            if len(archives) != 1:
-                raise InputError("the package holds no single source archive", where=package.file_name)
-            unpack_archive(archives[0], root)
+        unpack_package(apt.lookup(name, kernel.version), root)
 
     return prepared(identity, release, kernel.config, compiler, unpack)
 
 
-def _identity(origin: str, release: str, compiler: Compiler) -> str:
+def tree_identity(origin: str, release: str, compiler: Compiler) -> str:
+    """The cache's name for the tree of `origin` as `release` is configured and compiled."""
     parts = [origin, release, compiler.version.rpartition(" ")[2]]
     return "_".join(clean_name(part) for part in parts)
+
+
+def unpack_package(package: apt.Package, root: Path) -> None:
+    """Unpack the source archive that a `linux-source-*` package holds (patches applied) into `root`."""
+    with scratch("source") as work:
+        apt.unpack_all([package], work)
+        archives = list((work / "usr/src").glob(f"{package.name}.tar*"))
+        if len(archives) != 1:
+            raise InputError("the package holds no single source archive", where=package.file_name)
+        unpack_archive(archives[0], root)
 
 
 def unpack_archive(archive: Path, root: Path) -> None:
@@ -144,8 +163,10 @@ def prepared(
             root.mkdir(parents=True)
             try:
                 unpack(root)
-                facts = _prepare(root, release, config, compiler)
-                write_whole(stamp, json.dumps(facts))
+                remove_tree(root / ".config")
+                (root / ".bespoke").mkdir()
+                shutil.copyfile(config, root / ".bespoke/config")
+                prepare(root, release, compiler)
             except BaseException:
                 # Room is what a full disk lacks; a killed run leaves it to the next.
                 remove_tree(root)
@@ -155,19 +176,20 @@ def prepared(
                       compiler=compiler, drift=tuple(facts["drift"]))
 
 
-def _prepare(root: Path, release: str, config: Path, compiler: Compiler) -> dict[str, object]:
+def prepare(root: Path, release: str, compiler: Compiler) -> None:
+    """Configure an unpacked tree by `.bespoke/config`, make what every object needs, and stamp it."""
     need(PROGRAMS, purpose="preparing kernel source")
     _need_headers(compiler.command)
     log.info("preparing the source of %s", release)
-    wanted = read_config(config)
     own = root / ".bespoke"
-    own.mkdir()
+    wanted = read_config(own / "config")
     # CONFIG_DEBUG_INFO_BTF changes struct module, so it must stay on; of pahole it wants the version only.
     digits = wanted.get("CONFIG_PAHOLE_VERSION", "0")
     pahole = own / "pahole"
     pahole.write_text(f"#!/bin/sh\necho v{digits[:-2] or '0'}.{digits[-2:]}\n")
     pahole.chmod(0o755)
-    shutil.copyfile(config, root / ".config")
+    if not (root / ".config").is_file():
+        shutil.copyfile(own / "config", root / ".config")
     tree = SourceTree(release=release, root=root, identity="", kernel_version="", compiler=compiler, drift=())
     log_file = own / "prepare.log"
     tree.make("olddefconfig", log_file=log_file)
@@ -177,7 +199,7 @@ def _prepare(root: Path, release: str, config: Path, compiler: Compiler) -> dict
     utsrelease = (root / "include/generated/utsrelease.h").read_text()
     if f'"{release}"' not in utsrelease:
         raise ToolError(f"prepared for another release than {release}: {utsrelease.strip()}", where=root)
-    return {"kernel_version": version, "drift": drift}
+    write_whole(own / "prepared.json", json.dumps({"kernel_version": version, "drift": drift}))
 
 
 def config_drift(wanted: dict[str, str], got: dict[str, str]) -> list[str]:

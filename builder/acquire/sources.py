@@ -1,0 +1,196 @@
+"""What `--source` may name: a package, a release, a tarball, a directory; nothing means the kernel's own package.
+
+Whatever it is becomes a prepared tree in the cache (see `source`). A directory
+is copied there and never written to: the copy follows it from run to run by the
+sizes and times of its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.acquire import apt
+from builder.acquire.cache import cache_path, cache_root, locked, write_whole
+from builder.acquire.packages import cached_kernel, fetch_kernel, installed_kernel
+from builder.acquire.source import (
+    SourceTree,
+    fetch_source,
+    prepare,
+    prepared,
+    tree_identity,
+    unpack_archive,
+    unpack_package,
+)
+from builder.acquire.toolchain import Compiler, banner_compiler, find_compiler, read_config, without_program
+from builder.errors import InputError, Refusal, RefusedError, UsageError
+
+log = logging.getLogger("bespoke.acquire")
+
+#: what a build leaves in a tree, and what is no source
+_PRODUCT = re.compile(
+    r".*\.(o|a|ko|mod|mod\.c|cmd|order|symvers|d|i|lst|su|gcno|dwo|s\.tmp|so|so\.dbg|patch\.orig|rej)|"
+    r"(.*/)?(\..*\.cmd|\.tmp_.*|modules\.(order|builtin|builtin\.modinfo)|\.config(\.old)?|"
+    r"vmlinux(\.(o|a|bin|map|symvers|unstripped))?|System\.map|TAGS|tags|cscope\..*)|"
+    r"(include/(generated|config)|arch/[^/]+/include/generated|\.git|\.bespoke|debian)/.*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The kernel that objects are compiled for.
+
+    `release` is what `uname -r` says there; `config` its configuration, where it
+    is at hand; `banner` its `linux_banner`, which names the compiler and the
+    package's version.
+    """
+
+    release: str
+    config: Path | None = None
+    banner: str = ""
+
+    @property
+    def package_version(self) -> str | None:
+        """Debian's version of the package, from "... Debian 6.1.176-1 (2026-01-01)" in the banner."""
+        match = re.search(r" Debian (\d\S*) \(", self.banner)
+        return match[1] if match else None
+
+
+def find_source(spec: str | None, target: Target, *, allow_compiler: bool = False) -> SourceTree:
+    """The prepared source tree that `spec` names, configured and compiled as `target` is.
+
+    `spec`: None for the target's own package; `linux-source-6.1` or
+    `linux-source-6.1=VERSION`; a release such as `6.1.0-50-amd64`; a tarball; a
+    directory. Raises `InputError` for anything else, `RefusedError` (code
+    `compiler-differs`) for another compiler unless allowed.
+    """
+    config = target.config or _config_of(target, spec)
+    compiler = _compiler(target, config, allow=allow_compiler)
+    if spec is None:
+        return fetch_source(target.release, target.package_version, allow_compiler=allow_compiler)
+    path = Path(spec)
+    if path.is_dir():
+        return _directory(path.resolve(), target.release, config, compiler)
+    if path.is_file():
+        identity = tree_identity(f"{path.name}_{apt.sha256_of(path)[:16]}", target.release, compiler)
+        return prepared(identity, target.release, config, compiler, lambda root: unpack_archive(path, root))
+    if "/" in spec:
+        raise InputError("no such file or directory", where=spec)
+    name, _, version = spec.partition("=")
+    if not name.startswith("linux-source-"):
+        other = fetch_kernel(spec)
+        name, version = f"linux-source-{'.'.join(spec.split('.')[:2])}", other.version
+    package = apt.lookup(name, version or None)
+    identity = tree_identity(f"{name}_{package.version}", target.release, compiler)
+    return prepared(identity, target.release, config, compiler, lambda root: unpack_package(package, root))
+
+
+def _config_of(target: Target, spec: str | None) -> Path:
+    """The release's configuration: installed, cached, from a directory that is configured, or downloaded."""
+    for kernel in (installed_kernel(target.release), cached_kernel(target.release)):
+        if kernel is not None and kernel.config.is_file():
+            return kernel.config
+    if spec is not None and (own := Path(spec) / ".config").is_file():
+        return own
+    return fetch_kernel(target.release, target.package_version).config
+
+
+def _compiler(target: Target, config: Path, *, allow: bool) -> Compiler:
+    compiler = find_compiler(read_config(config), allow_other=allow)
+    if target.banner and not allow:
+        built_by = banner_compiler(target.banner)
+        if without_program(built_by) != without_program(compiler.version):
+            raise RefusedError([Refusal(
+                code="compiler-differs", symbol=compiler.command, section="", fatal=False,
+                message=f"the kernel's banner names {built_by}, here is {compiler.version}",
+                advice="install that compiler, or accept another one")])
+    return compiler
+
+
+def _directory(path: Path, release: str, config: Path, compiler: Compiler) -> SourceTree:
+    """The prepared copy of a directory, brought up to date with it."""
+    if not (path / "Kconfig").is_file() or not (path / "Makefile").is_file():
+        raise InputError("no kernel source (no Kconfig and Makefile at its top)", where=path)
+    if cache_root() in (path, *path.parents):
+        raise UsageError("this is the cache's own copy: name the release instead", where=path)
+    now = _files(path)
+    place = hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    identity = tree_identity(f"{path.name}_{place}", release, compiler)
+    with locked(f"follow-{identity}"), locked(f"use-{identity}"):
+        record = cache_path("source", identity) / ".bespoke/files.json"
+        before: dict[str, list[int]] = json.loads(record.read_text()) if record.is_file() else {}
+        if before and before != now:
+            _follow(path, cache_path("source", identity), before, now)
+            prepare(cache_path("source", identity), release, compiler)
+
+        def unpack(root: Path) -> None:
+            log.info("copying %d files of %s", len(now), path)
+            for name in now:
+                _copy(path / name, root / name)
+
+        tree = prepared(identity, release, config, compiler, unpack)
+        write_whole(record, json.dumps(now))
+        content = hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()[:16]
+        tree = tree.named(f"{tree.identity}_{content}")
+        write_whole(tree.root / ".bespoke/identity", tree.identity)
+    return tree
+
+
+def _follow(path: Path, root: Path, before: dict[str, list[int]], now: dict[str, list[int]]) -> None:
+    """Bring the prepared copy at `root` up to date; a copy that this is interrupted in is made anew."""
+    changed = [name for name in now if now[name] != before.get(name)]
+    gone = before.keys() - now.keys()
+    log.info("%d files of %s have changed", len(changed) + len(gone), path)
+    (root / ".bespoke/prepared.json").unlink()
+    for name in gone:
+        (root / name).unlink(missing_ok=True)
+    for name in changed:
+        _copy(path / name, root / name)
+    structure = gone or any(name not in before for name in changed)
+    if structure or any(re.search(r"(^|/)(Kconfig|Kbuild|Makefile)[^/]*$", name) for name in changed):
+        (root / ".bespoke/objects.db").unlink(missing_ok=True)
+    (root / ".bespoke/includes.json").unlink(missing_ok=True)
+
+
+def _files(path: Path) -> dict[str, list[int]]:
+    """Name -> [size, modification time in ns] of every source file of a directory."""
+    found: dict[str, list[int]] = {}
+    for name in _names(path):
+        if _PRODUCT.fullmatch(name):
+            continue
+        try:
+            state = os.lstat(path / name)
+        except FileNotFoundError:
+            continue
+        found[name] = [state.st_size, state.st_mtime_ns]
+    return found
+
+
+def _names(path: Path) -> Iterator[str]:
+    """What git knows of or does not ignore; where this is no work tree's top, all files."""
+    if (path / ".git").exists() and shutil.which("git"):
+        listed = subprocess.run(
+            ["git", "-C", str(path), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            capture_output=True, check=False)
+        if listed.returncode == 0:
+            yield from sorted(set(os.fsdecode(listed.stdout).split("\0")) - {""})
+            return
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        here = os.path.relpath(folder, path)
+        for name in sorted(files + [name for name in folders if os.path.islink(f"{folder}/{name}")]):
+            yield os.path.normpath(f"{here}/{name}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    shutil.copy2(source, target, follow_symlinks=False)

@@ -1,0 +1,210 @@
+"""A patch's objects: which, compiled from what, and the tree untouched whatever happens."""
+
+from __future__ import annotations
+
+import difflib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from builder.acquire.kbuild import VMLINUX
+from builder.acquire.patch import PatchObjects, prepare_patch
+from builder.acquire.source import SourceTree
+from builder.errors import InputError, RefusedError, UsageError
+from tests.acquire.conftest import FILES
+
+Edit = Callable[..., PatchObjects]
+
+
+def diff(path: str, old: str, new: str) -> str:
+    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True),
+                                 f"a/{path}", f"b/{path}")
+    return "".join(lines)
+
+
+def replaced(path: str, old: str, new: str) -> str:
+    text = FILES[path]
+    assert old in text
+    return diff(path, text, text.replace(old, new))
+
+
+@pytest.fixture
+def patched(tree: SourceTree, tmp_path: Path) -> Edit:
+    def run(*patches: str, **options: object) -> PatchObjects:
+        files = []
+        for number, text in enumerate(patches):
+            files.append(tmp_path / f"{number}.patch")
+            files[-1].write_text(text)
+        return prepare_patch(files, tree, **options)  # type: ignore[arg-type]
+
+    return run
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*"))
+            if path.is_file() and ".bespoke" not in path.parts}
+
+
+def code(path: Path) -> str:
+    text = subprocess.run(["objdump", "-d", str(path)], capture_output=True, text=True, check=True).stdout
+    return text.partition("Disassembly")[2]
+
+
+def test_a_touched_source_gives_its_own_object_and_leaves_the_tree_alone(patched: Edit, tree: SourceTree) -> None:
+    before = content(tree.root)
+    result = patched(replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2"))
+    assert [(pair.path, pair.owner) for pair in result.pairs] == [("fs/read.o", VMLINUX)]
+    assert code(result.pairs[0].old) != code(result.pairs[0].new)
+    assert "0x6(" in code(result.pairs[0].new) or "$0x6" in code(result.pairs[0].new)
+    assert content(tree.root) == before
+    assert result.files == ("fs/read.c",)
+    assert result.log.is_file()
+
+
+def test_the_same_patch_again_compiles_nothing(
+    patched: Edit, tree: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2")
+    first = patched(patch)
+    compiled: list[object] = []
+    monkeypatch.setattr("builder.acquire.compile.run", lambda *a, **k: compiled.append(a))
+    assert patched(patch).pairs == first.pairs
+    assert not compiled
+
+
+def test_both_versions_are_compiled_alike(patched: Edit) -> None:
+    """A change that changes no code gives the same bytes: no path of the machine or the shadow gets in."""
+    result = patched(replaced("fs/read.c", "int read_it", "/* now */ int read_it"))
+    old, new = result.pairs[0].old.read_bytes(), result.pairs[0].new.read_bytes()
+    assert old == new
+
+
+def test_a_header_reaches_the_objects_whose_code_uses_it(patched: Edit) -> None:
+    result = patched(replaced("include/linux/queue.h", ">= 8", ">= 9"))
+    assert [pair.path for pair in result.pairs] == ["fs/read.o"]
+    assert result.considered == 3
+
+
+def test_a_macro_in_a_header_reaches_all_who_read_it(patched: Edit) -> None:
+    result = patched(replaced("fs/local.h", "LOCAL 3", "LOCAL 4"))
+    assert [(pair.path, pair.owner) for pair in result.pairs] == [
+        ("drivers/net/card.o", "card"), ("fs/read.o", VMLINUX), ("fs/write.o", VMLINUX)]
+    for pair in result.pairs:
+        assert code(pair.old) != code(pair.new)
+
+
+def test_a_header_beyond_a_link_is_still_the_patched_one(patched: Edit) -> None:
+    """deep/ is a link in the shadow, and ../../common.h from there leads into the tree itself."""
+    result = patched(replaced("drivers/common.h", "COMMON 7", "COMMON 70"))
+    assert {pair.owner for pair in result.pairs} == {"chip", "chip_lite"}
+    assert "$0x47" in code(result.pairs[0].new)
+
+
+def test_an_included_source_counts_as_a_header(patched: Edit) -> None:
+    result = patched(replaced("fs/part.c", "x * 5", "x * 6"))
+    assert [pair.path for pair in result.pairs] == ["fs/whole.o"]
+
+
+def test_a_new_header_is_found(patched: Edit) -> None:
+    result = patched(
+        diff("fs/fresh.h", "", "#define FRESH 77\n").replace("--- a/fs/fresh.h", "--- /dev/null"),
+        diff("fs/read.c", FILES["fs/read.c"],
+             '#include "fresh.h"\n' + FILES["fs/read.c"].replace("+ LOCAL", "+ FRESH")))
+    assert "4d" in code(result.pairs[0].new)
+
+
+def test_a_generated_header_is_generated(patched: Edit, tree: SourceTree) -> None:
+    result = patched(replaced("fs/made.c", "TABLE;", "TABLE + 1;"))
+    assert "$0xa" in code(result.pairs[0].new)
+    assert (tree.root / "fs/made-table.h").is_file()
+
+
+def test_patches_stack(patched: Edit) -> None:
+    first = FILES["fs/read.c"].replace("+ LOCAL", "+ LOCAL * 2")
+    result = patched(replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2"),
+                     diff("fs/read.c", first, first.replace("* 2", "* 20")))
+    assert "0x3c" in code(result.pairs[0].new)
+
+
+def test_a_patch_and_its_reverse_are_no_change(patched: Edit) -> None:
+    changed = FILES["fs/read.c"].replace("+ LOCAL", "- LOCAL")
+    result = patched(diff("fs/read.c", FILES["fs/read.c"], changed),
+                     diff("fs/read.c", changed, FILES["fs/read.c"]))
+    assert result.pairs == () and result.files == ()
+
+
+def test_what_is_not_built_is_a_warning(patched: Edit) -> None:
+    result = patched(replaced("fs/unused.c", "unused;", "unused = 1;"))
+    assert result.pairs == ()
+    assert [(row.code, row.symbol) for row in result.warnings] == [("patch-not-built", "fs/unused.c")]
+
+
+def test_documentation_is_left_out_with_a_warning(patched: Edit) -> None:
+    result = patched(diff("Documentation/a.rst", "x\n", "y\n"),
+                     replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2"))
+    assert [row.code for row in result.warnings] == ["patch-no-code"]
+    assert len(result.pairs) == 1
+
+
+REFUSED = [
+    ("fs/Makefile", "patch-makefile"), ("fs/Kconfig", "patch-kconfig"), ("fs/entry.S", "patch-assembler"),
+    ("fs/strange.xyz", "patch-unknown-file"), ("fs/syscalls.tbl", "patch-generated"),
+]
+
+
+@pytest.mark.parametrize(("path", "expected"), REFUSED)
+def test_what_cannot_be_followed_is_refused_by_name(patched: Edit, path: str, expected: str) -> None:
+    good = replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2")
+    with pytest.raises(RefusedError) as caught:
+        patched(diff(path, "x\n", "y\n") + good)
+    assert [(row.code, row.symbol) for row in caught.value.refusals] == [(expected, path)]
+    accepted = patched(diff(path, "x\n", "y\n") + good, allow={f"{expected}:{path}"})
+    assert [pair.path for pair in accepted.pairs] == ["fs/read.o"]
+    assert [row.code for row in accepted.warnings] == [expected]
+
+
+def test_all_refusals_come_together(patched: Edit) -> None:
+    with pytest.raises(RefusedError) as caught:
+        patched(diff("fs/Makefile", "x\n", "y\n") + diff("fs/new.c", "", "int x;\n").replace("a/fs/new.c", "/dev/null"))
+    assert [row.code for row in caught.value.refusals] == ["patch-makefile", "patch-new-file"]
+
+
+def test_boot_code_is_refused(patched: Edit) -> None:
+    with pytest.raises(RefusedError) as caught:
+        patched(replaced("boot/start.c", "return 1", "return 2"))
+    assert caught.value.refusals[0].code == "patch-not-linked"
+
+
+def test_a_patch_that_does_not_compile_names_the_line(patched: Edit, tree: SourceTree) -> None:
+    before = content(tree.root)
+    with pytest.raises(InputError, match=r"fs/read\.c:4:.*error"):
+        patched(replaced("fs/read.c", "+ LOCAL", "+ MISSING"))
+    assert content(tree.root) == before
+
+
+def test_a_header_that_reaches_too_many_is_asked_about(patched: Edit) -> None:
+    with pytest.raises(UsageError, match="3 objects"):
+        patched(replaced("include/linux/queue.h", ">= 8", ">= 9"), limit=2)
+
+
+def test_an_interrupted_run_leaves_nothing_half_done(patched: Edit, tree: SourceTree, cache: Path) -> None:
+    before = content(tree.root)
+    patch = replaced("fs/local.h", "LOCAL 3", "LOCAL 4")
+
+    def interrupt(done: int, count: int, what: str) -> None:
+        if what.startswith("compile new"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        patched(patch, progress=interrupt)
+    assert content(tree.root) == before
+    assert list((cache / "tmp").iterdir()) == []
+    assert len(patched(patch).pairs) == 3
+
+
+def test_a_tree_that_was_changed_meanwhile_is_not_used(patched: Edit, tree: SourceTree) -> None:
+    (tree.root / ".bespoke/identity").write_text("another")
+    with pytest.raises(Exception, match="changed while it was in use"):
+        patched(replaced("fs/read.c", "+ LOCAL", "+ 1"))

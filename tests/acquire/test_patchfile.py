@@ -1,0 +1,150 @@
+"""Reading patches of every common form, and applying them exactly or not at all."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.acquire.patchfile import apply_all, apply_hunks, judge, read_patch
+from builder.errors import InputError
+
+OLD = "one\ntwo\nthree\nfour\nfive\nsix\nseven\n"
+NEW = "one\ntwo\nthree\nFOUR\nfive\nsix\nseven\n"
+BODY = "@@ -2,5 +2,5 @@\n two\n three\n-four\n+FOUR\n five\n six\n"
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "fix.patch"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return path
+
+
+HEADERS = {
+    "git": "diff --git a/fs/x.c b/fs/x.c\nindex 1..2 100644\n--- a/fs/x.c\n+++ b/fs/x.c\n",
+    "no prefix": "--- fs/x.c\n+++ fs/x.c\n",
+    "two trees": "--- linux-6.1.orig/fs/x.c\t2026-01-01 00:00:00\n+++ linux-6.1/fs/x.c\t2026-01-02 00:00:00\n",
+    "quilt": "Index: b/fs/x.c\n===================================\n--- a/fs/x.c\n+++ b/fs/x.c\n",
+    "mail": "From: A <a@b>\nSubject: [PATCH] x\n\ntext\n---\n fs/x.c | 2 +-\n\n--- a/fs/x.c\n+++ b/fs/x.c\n",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS.keys())
+def test_every_form_names_the_same_file(tmp_path: Path, header: str) -> None:
+    (change,) = read_patch(written(tmp_path, header + BODY))
+    assert (change.path, change.kind) == ("fs/x.c", "modified")
+    assert apply_hunks(OLD, change) == NEW
+
+
+@pytest.mark.parametrize(("header", "kind"), [
+    ("--- /dev/null\n+++ b/fs/n.c\n@@ -0,0 +1 @@\n+x\n", "added"),
+    ("--- a/fs/n.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n", "removed"),
+    ("diff --git a/fs/o.c b/fs/n.c\nsimilarity index 90%\nrename from fs/o.c\nrename to fs/n.c\n"
+     "--- a/fs/o.c\n+++ b/fs/n.c\n@@ -1 +1 @@\n-x\n+y\n", "renamed"),
+])
+def test_kinds(tmp_path: Path, header: str, kind: str) -> None:
+    (change,) = read_patch(written(tmp_path, header))
+    assert (change.path, change.kind) == ("fs/n.c", kind)
+
+
+def one(tmp_path: Path, body: str) -> str:
+    (change,) = read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n{body}"))
+    return apply_hunks(OLD, change)
+
+
+def test_a_moved_hunk_applies_where_it_fits(tmp_path: Path) -> None:
+    assert one(tmp_path, BODY.replace("-2,5 +2,5", "-90,5 +90,5")) == NEW
+
+
+def test_a_hunk_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.c: hunk 1 of 1 of fix\.patch does not fit \(line 2\)$"):
+        one(tmp_path, BODY.replace(" three", " THREE"))
+
+
+def test_an_applied_patch_is_recognised(tmp_path: Path) -> None:
+    (change,) = read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n{BODY}"))
+    with pytest.raises(InputError, match="applied already"):
+        apply_hunks(NEW, change)
+
+
+def test_two_equally_near_places_are_no_place(tmp_path: Path) -> None:
+    (change,) = read_patch(written(tmp_path, "--- a/x\n+++ b/x\n@@ -3,1 +3,1 @@\n-a\n+b\n"))
+    assert apply_hunks("x\na\nx\nx\nx\n", change) == "x\nb\nx\nx\nx\n"
+    with pytest.raises(InputError, match="does not fit"):
+        apply_hunks("x\na\nx\na\nx\n", change)
+
+
+def test_line_ends_of_every_kind_survive(tmp_path: Path) -> None:
+    text = "a\r\nb\x0c\nc\x1d d\ne\u2028f\nlast"
+    patch = ("--- a/x\n+++ b/x\n@@ -1,5 +1,5 @@\n a\r\n-b\x0c\n+B\x0c\n c\x1d d\n e\u2028f\n-last\n"
+             "\\ No newline at end of file\n+end\n\\ No newline at end of file\n")
+    (change,) = read_patch(written(tmp_path, patch))
+    assert apply_hunks(text, change) == text.replace("b\x0c", "B\x0c").replace("last", "end")
+
+
+def test_bytes_that_are_no_utf8_survive(tmp_path: Path) -> None:
+    path = tmp_path / "fix.patch"
+    path.write_bytes(b"--- a/x.c\n+++ b/x.c\n@@ -1,2 +1,2 @@\n /* caf\xe9 */\n-a\n+b\xff\n")
+    result = apply_all(read_patch(path), lambda name: b"/* caf\xe9 */\na\n", {})
+    assert result == {"x.c": b"/* caf\xe9 */\nb\xff\n"}
+
+
+@pytest.mark.parametrize("text", [
+    "", "nothing here\n", "--- a/x\n+++ b/x\n@@ -1,9 +1,9 @@\n a\n", "--- a/x\n+++ b/x\n@@ what @@\n a\n",
+    "--- a/../../etc/x\n+++ b/../../etc/x\n@@ -1 +1 @@\n-a\n+b\n", "--- /etc/x.c\n+++ /etc/x.c\n@@ -1 +1 @@\n-a\n+b\n",
+])
+def test_what_is_no_patch_is_an_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError):
+        read_patch(written(tmp_path, text))
+
+
+def test_an_unreadable_patch_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"fix\.patch.*cannot be read"):
+        read_patch(tmp_path / "fix.patch")
+
+
+def test_files_that_should_or_should_not_exist(tmp_path: Path) -> None:
+    add = read_patch(written(tmp_path, "--- /dev/null\n+++ b/n.h\n@@ -0,0 +1 @@\n+x\n"))
+    assert apply_all(add, lambda name: None, {}) == {"n.h": b"x\n"}
+    with pytest.raises(InputError, match="exists"):
+        apply_all(add, lambda name: b"", {})
+    change = read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n{BODY}"))
+    with pytest.raises(InputError, match="source has not"):
+        apply_all(change, lambda name: None, {})
+
+
+@pytest.mark.parametrize(("path", "code"), [
+    ("fs/ext4/Makefile", "patch-makefile"), ("scripts/mod/Makefile", "patch-makefile"), ("Kbuild", "patch-makefile"),
+    ("arch/x86/Kconfig.debug", "patch-kconfig"), ("kernel/vmlinux.lds.S", "patch-assembler"),
+    ("arch/x86/entry/syscalls/syscall_64.tbl", "patch-generated"), ("rust/x.rs", "patch-generated"),
+    ("fs/foo.bin", "patch-unknown-file"),
+])
+def test_what_cannot_be_followed(tmp_path: Path, path: str, code: str) -> None:
+    (change,) = read_patch(written(tmp_path, f"--- a/{path}\n+++ b/{path}\n{BODY}"))
+    refusal = judge(change)
+    assert refusal is not None and (refusal.code, refusal.symbol) == (code, path)
+    assert path in refusal.message and refusal.advice and not refusal.fatal
+
+
+LINES = st.lists(st.sampled_from(["a", "b", "c", "{", "}", ""]), max_size=30)
+
+
+@given(LINES, LINES, st.integers(0, 4))
+def test_any_difference_applies(old: list[str], new: list[str], context: int) -> None:
+    """What difflib makes of two texts, read and applied, gives the second from the first."""
+    before, after = ("".join(f"{line}\n" for line in lines) for lines in (old, new))
+    lines = difflib.unified_diff(before.splitlines(keepends=True), after.splitlines(keepends=True),
+                                 "a/x.c", "b/x.c", n=context)
+    text = "".join(lines)
+    if not text:
+        return
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", suffix=".patch") as handle:
+        handle.write(text)
+        handle.flush()
+        (change,) = read_patch(Path(handle.name))
+    assert apply_hunks(before, change) == after
