@@ -9,7 +9,7 @@ ambiguous match is no match and is reported.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from builder.binary import elf
@@ -80,13 +80,10 @@ class _Matcher:
 
     def by_family(self) -> None:
         """Clones and parts of functions: `foo.isra.3` is `foo.isra.0` if each side has one."""
-        self._families(lambda view: (a for a in view.functions if naming.is_numbered(a.name)), report=True)
-        self._families(
-            lambda view: (a for a in view.data if naming.is_numbered(a.name) and a.name.startswith("__UNIQUE_ID_")),
-            report=False,
-        )
 
-    def _families(self, of: Callable[[View], Iterable[Atom]], report: bool) -> None:
+        def of(view: View) -> Iterator[Atom]:
+            return (a for a in view.functions if naming.is_numbered(a.name))
+
         olds: dict[str, list[Atom]] = defaultdict(list)
         for atom in of(self.old):
             if atom not in self.versions:
@@ -101,7 +98,7 @@ class _Matcher:
                 self.pair(others[0], atoms[0])
             elif len(atoms) > 1 and len(atoms) == len(others):
                 self._several(others, atoms)
-            elif others and report:
+            elif others:
                 self.ambiguous.append((atoms[0], f"{len(others)} old and {len(atoms)} new clones of {name}"))
 
     def _several(self, olds: list[Atom], news: list[Atom]) -> None:

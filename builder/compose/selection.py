@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from builder.binary import tables
 from builder.compare import Atom, Comparison
@@ -56,9 +57,28 @@ class Selection:
     def __contains__(self, atom: Atom) -> bool:
         return atom in self.functions or atom in self._data
 
-    @property
+    @cached_property
     def _data(self) -> frozenset[Atom]:
         return frozenset(self.data)
+
+    @cached_property
+    def _redirected(self) -> frozenset[Atom]:
+        return frozenset(self.redirected)
+
+    def is_local(self, place: Atom | Piece | tables.Entry, target: Target) -> bool:
+        """Whether a reference stays inside the module.
+
+        The entry of a replaced function is referred to as the original's: a call
+        then reaches the newest version, and a stored pointer stays comparable.
+        """
+        if target.kind == "section":
+            return True
+        atom = target.atom
+        if atom is None or atom not in self:
+            return False
+        if atom not in self._redirected or target.offset or isinstance(place, tables.Entry):
+            return True
+        return place in self.comparison.children.get(atom, ())
 
     @property
     def is_empty(self) -> bool:

@@ -1,0 +1,368 @@
+"""Bindings: what every reference to an original resolves to in the running kernel.
+
+Only what vmlinux exports to everybody stays a plain undefined symbol; the rest
+becomes `.klp.sym.OBJECT.NAME,SYMPOS` (Documentation/livepatch/module-elf-format.rst).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from builder.binary import tables
+from builder.binary.kernel import Kernel
+from builder.compare import Atom, View, naming
+from builder.compare.view import Target
+from builder.compose import references
+from builder.compose.outcome import Diff
+from builder.compose.owner import Objects
+from builder.compose.references import Piece
+from builder.compose.running import Running, RunningImage, RunningModule, RunningSymbol
+from builder.compose.runpre import Match, Matcher, Mismatch
+from builder.compose.selection import is_transient
+from builder.errors import Refusal
+
+# klp_find_object_symbol and the module loader read names into fixed buffers (kernel/livepatch/core.c, Linux 6.1).
+_KSYM_NAME = 511
+_MODVERSION_NAME = 55
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """`export`: an undefined symbol with its CRC. `klp`: resolved by livepatch.
+
+    `exporter` is the object that the symbol is looked up in, `patched` the one
+    at whose loading the relocation is written.
+    """
+
+    kind: Literal["export", "klp"]
+    name: str
+    exporter: str = "vmlinux"
+    patched: str = "vmlinux"
+    sympos: int = 0
+    crc: int | None = None
+    namespace: str = ""
+
+    @property
+    def symbol(self) -> str:
+        """The name that the emitted symbol has."""
+        return self.name if self.kind == "export" else f".klp.sym.{self.exporter}.{self.name},{self.sympos}"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One pair, bound: the owner, the replaced functions found in it, and where references go.
+
+    `atoms` are atoms of the new object that stay originals, `names` undefined symbols.
+    `left_out` are table entries that must not travel.
+    """
+
+    diff: Diff
+    owner: Running
+    matches: Mapping[Atom, Match]
+    atoms: Mapping[Atom, Binding]
+    names: Mapping[str, Binding]
+    left_out: frozenset[tables.Entry]
+    warnings: tuple[Refusal, ...]
+
+
+class Binder:
+    """Binds one pair; `refusals` collects everything that stands in the way."""
+
+    def __init__(self, diff: Diff, owner: Running, objects: Objects, provided: Mapping[str, object]) -> None:
+        self.diff = diff
+        self.owner = owner
+        self.objects = objects
+        self.kernel: Kernel = objects.kernel
+        self.provided = provided
+        self.refusals: list[Refusal] = []
+        self.warnings: list[Refusal] = []
+        self.matches: dict[Atom, Match] = {}
+        self._extra: dict[Atom, Match | None] = {}
+        self._matcher = Matcher(diff.comparison.old, owner)
+
+    def bind(self) -> Bound:
+        """All bindings of the pair; incomplete if `refusals` is not empty afterwards."""
+        self._match_replaced()
+        atoms: dict[Atom, Binding] = {}
+        names: dict[str, Binding] = {}
+        left_out: set[tables.Entry] = set()
+        for place, target in self._originals():
+            binding = self._binding(target, atoms, names)
+            if binding is None:
+                continue
+            if binding.kind == "klp" and binding.patched != "vmlinux":
+                self._late(place, target, binding, left_out)
+        return Bound(
+            self.diff, self.owner, self.matches, atoms, names, frozenset(left_out), tuple(dict.fromkeys(self.warnings))
+        )
+
+    # The replaced functions: are they what runs?
+
+    def _match_replaced(self) -> None:
+        comparison = self.diff.comparison
+        for atom in self.diff.selection.redirected:
+            old = comparison.correlation.twins[atom]
+            for part in (old, *comparison.old_children.get(old, ())):
+                found = self._find(part)
+                if isinstance(found, Match):
+                    self.matches[part] = found
+                elif part is old or self._exists(part):
+                    self.refusals.append(found)
+
+    def _exists(self, atom: Atom) -> bool:
+        return any(self.owner.named(name) for name in atom.names)
+
+    def _find(self, atom: Atom) -> Match | Refusal:
+        """The one running function that matches `atom`, or why there is none."""
+        where = f"{self.owner.name} of {self.kernel.release}"
+        reasons: list[str] = []
+        found: dict[int, Match] = {}
+        for name in atom.names:
+            for symbol in self.owner.named(name):
+                result = self._matcher.match(atom, symbol.place, name=name, sympos=symbol.sympos, limit=symbol.size)
+                if isinstance(result, Mismatch):
+                    reasons.append(result.reason)
+                elif symbol.place not in found:
+                    found[symbol.place] = result
+        if not found and not reasons:
+            return Refusal(
+                "function-not-found", atom.name, atom.section.name, f"{where} has no function {atom.name}",
+                "it was inlined or configured out there, or the objects were built for another kernel",
+            )  # fmt: skip
+        if not found:
+            return Refusal(
+                "run-pre-mismatch", atom.name, atom.section.name,
+                f"the old {atom.name} is not the code of {where}: {reasons[0]}",
+                "build both objects from the source, config and compiler of the kernel that runs",
+            )  # fmt: skip
+        rows = list(found.values())
+        if len(rows) > 1:
+            rows = self._by_neighbours(atom, rows)
+        if len(rows) > 1:
+            return Refusal(
+                "ambiguous-symbol", atom.name, atom.section.name,
+                f"{where} has {len(rows)} functions {atom.name} with the same code and like neighbours",
+                "the kernel's symbol table cannot tell which is meant",
+            )  # fmt: skip
+        return rows[0]
+
+    def _by_neighbours(self, atom: Atom, rows: list[Match]) -> list[Match]:
+        """Of equal functions, the one among whose neighbours are most of this object's symbols."""
+        mine = {n for a in self.diff.comparison.old.atoms for n in a.names} - set(atom.names)
+        scores = [(len(mine & self.owner.near(m.place, 24)), k) for k, m in enumerate(rows)]
+        best = max(score for score, _ in scores)
+        return [rows[k] for score, k in scores if score == best]
+
+    # References to originals.
+
+    def _originals(self) -> Iterator[tuple[Atom | Piece | tables.Entry, Target]]:
+        selection = self.diff.selection
+        for place, target in selection.all_references():
+            if target.kind == "absolute" or selection.is_local(place, target):
+                continue
+            if target.kind != "symbol" or target.symbol.name not in self.provided:
+                yield place, target
+
+    def _binding(self, target: Target, atoms: dict[Atom, Binding], names: dict[str, Binding]) -> Binding | None:
+        if target.kind == "symbol":
+            name = target.symbol.name
+            if name not in names:
+                found = self._undefined(name)
+                if found is None:
+                    return None
+                names[name] = found
+            return names[name]
+        assert target.atom is not None
+        if target.atom not in atoms:
+            bound = self._original(target.atom)
+            if bound is None:
+                return None
+            atoms[target.atom] = bound
+        return atoms[target.atom]
+
+    def _original(self, atom: Atom) -> Binding | None:
+        """An atom of this object that stays the original."""
+        old = self.diff.comparison.correlation.twins.get(atom)
+        if old is None:
+            return None
+        if old.is_global and isinstance(self.owner, RunningImage):
+            exported = self._export(old.names)
+            if exported is not None:
+                return exported
+        symbol = self._locate(old)
+        if symbol is None:
+            return None
+        return self._klp(symbol)
+
+    def _klp(self, symbol: RunningSymbol) -> Binding | None:
+        if len(symbol.name) > _KSYM_NAME:
+            self._refuse("symbol-unresolved", symbol.name, "its name is too long for livepatch", "none")
+            return None
+        name = self.owner.name
+        return Binding("klp", symbol.name, name, name, symbol.sympos)
+
+    def _export(self, names: tuple[str, ...]) -> Binding | None:
+        for name in names:
+            found = self.kernel.export(name)
+            if found is None or found.namespace.startswith("module:"):
+                continue
+            if self.kernel.features.modversions and len(name) > _MODVERSION_NAME:
+                continue
+            return Binding("export", name, crc=found.crc, namespace=found.namespace)
+        return None
+
+    def _locate(self, old: Atom) -> RunningSymbol | None:
+        """The running symbol of an old atom: by what matched code refers to, else by a unique name."""
+        place = self._solved(old)
+        if place is not None:
+            here = self.owner.at(place)
+            exact = [s for s in here if s.name in old.names]
+            related = [s for s in here if naming.family(s.name) in {naming.family(n) for n in old.names}]
+            if exact or related:
+                return (exact or related)[0]
+        named = [s for name in old.names for s in self.owner.named(name)]
+        places = {s.place for s in named}
+        if len(places) == 1:
+            return named[0]
+        if old.is_function and named:
+            found = self._find(old)
+            if isinstance(found, Match):
+                return next(s for s in named if s.place == found.place)
+            self.refusals.append(found)
+            return None
+        if place is None and named:
+            match = self._by_reference(old)
+            if match is not None:
+                return match
+        where = f"{self.owner.name} of {self.kernel.release}"
+        if named:
+            self._refuse(
+                "ambiguous-symbol", old.name, f"{where} has {len(places)} symbols {old.name} and nothing tells which is meant",
+                "the kernel's symbol table cannot tell them apart",
+            )  # fmt: skip
+        else:
+            self._refuse(
+                "symbol-unresolved", old.name, f"{where} has no symbol {old.name}",
+                "the running kernel was built differently, or the symbol was optimised away there",
+            )  # fmt: skip
+        return None
+
+    def _solved(self, old: Atom) -> int | None:
+        places = {m.solved[old] for m in self.matches.values() if old in m.solved}
+        return places.pop() if len(places) == 1 else None
+
+    def _by_reference(self, old: Atom) -> RunningSymbol | None:
+        """Match other functions of the object that refer to the datum, until one tells its place."""
+        view: View = self.diff.comparison.old
+        for atom in view.functions:
+            if is_transient(atom) or atom in self.matches:
+                continue
+            if not any(t.atom is old for _, t in references.of_atom(view, atom)):
+                continue
+            if atom not in self._extra:
+                found = self._find(atom)
+                self._extra[atom] = found if isinstance(found, Match) else None
+            match = self._extra[atom]
+            if match is not None and old in match.solved:
+                here = self.owner.at(match.solved[old])
+                for symbol in here:
+                    if symbol.name in old.names:
+                        return symbol
+        return None
+
+    def _undefined(self, name: str) -> Binding | None:
+        """A symbol that the object takes from elsewhere."""
+        exported = self._export((name,))
+        if isinstance(self.owner, RunningModule):
+            own = self.owner.named(name)
+            if own:
+                return Binding("klp", name, self.owner.name, self.owner.name, own[0].sympos)
+            if exported is None:
+                for exporter in self._exporters(self.owner, name):
+                    return Binding("klp", name, exporter, self.owner.name, 0)
+        if exported is not None:
+            return exported
+        rows = self.kernel.symbols_named(name)
+        if len(rows) > 1:
+            solved = {m.names[name] for m in self.matches.values() if name in m.names}
+            rows = tuple(s for s in rows if s.address in solved) or tuple(s for s in rows if s.type.isupper())
+        if len(rows) == 1:
+            return Binding("klp", name, sympos=self.kernel.sympos(rows[0]))
+        problem = "has several symbols" if rows else "has no symbol"
+        self._refuse(
+            "symbol-unresolved", name, f"{self.kernel.release} {problem} {name}, and no module that "
+            f"{self.owner.name} depends on exports it",
+            "give the module that exports it with --object NAME=PATH, or change the code so that it is not needed",
+        )  # fmt: skip
+        return None
+
+    def _exporters(self, module: RunningModule, name: str) -> Iterator[str]:
+        """Modules that the owner depends on, and theirs, which export a symbol."""
+        seen: set[str] = set()
+        waiting = list(module.depends)
+        while waiting:
+            other = waiting.pop(0).replace("-", "_")
+            if other in seen:
+                continue
+            seen.add(other)
+            found = self.objects.module(other)
+            if found is None:
+                continue
+            if found.exports(name):
+                yield other
+            waiting.extend(found.depends)
+
+    # Relocations of a module's symbols are written after the kernel's own passes.
+
+    def _late(
+        self, place: Atom | Piece | tables.Entry, target: Target, binding: Binding, left_out: set[tables.Entry]
+    ) -> None:
+        if isinstance(place, tables.Entry) and place.table.late:
+            if (place.table.name in ("__jump_table", ".static_call_sites") and "__tracepoint_" in binding.name) or (place.table.name == ".static_call_sites" and "__SCK__tp_func_" in binding.name):
+                self._leave_out(place, binding, left_out)
+            elif place.table.name == "__jump_table":
+                self._refuse(
+                    "static-key-module", binding.name,
+                    f"a jump label tests the static key {binding.name}, which module {binding.exporter} owns; the kernel "
+                    "sets jump labels up before such a key is bound",
+                    "use static_key_enabled() on it instead",
+                )  # fmt: skip
+            elif place.table.name == ".static_call_sites":
+                self._refuse(
+                    "static-call-module", binding.name,
+                    f"a static call uses the key {binding.name}, which module {binding.exporter} owns; the kernel sets "
+                    "static calls up before such a key is bound",
+                    "call through the function pointer instead",
+                )  # fmt: skip
+            else:
+                self._refuse_late(place.table.name, binding)
+        elif isinstance(place, Piece) and place.section.name in tables.ANNEXES:
+            self._refuse_late(place.section.name, binding)
+
+    def _leave_out(self, entry: tables.Entry, binding: Binding, left_out: set[tables.Entry]) -> None:
+        left_out.add(entry)
+        self.warnings.append(
+            Refusal(
+                "entry-dropped",
+                binding.name,
+                entry.table.name,
+                f"the tracepoint key {binding.name} belongs to module {binding.exporter}: the tracepoint stays off in "
+                "the new version",
+                "nothing to do unless that tracepoint is used",
+            )  # fmt: skip
+        )
+
+    def _refuse_late(self, table: str, binding: Binding) -> None:
+        self._refuse(
+            "late-relocation", binding.name,
+            f"{table} refers to {binding.name} of module {binding.exporter}, which is bound after the kernel has used "
+            f"{table}",
+            "change the code so that the alternative does not refer to the module's own symbol",
+        )  # fmt: skip
+
+    def _refuse(self, code: str, symbol: str, message: str, advice: str) -> None:
+        refusal = Refusal(code, symbol, "", message, advice)
+        if refusal not in self.refusals:
+            self.refusals.append(refusal)

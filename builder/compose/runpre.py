@@ -1,0 +1,221 @@
+"""Run-pre matching: is the old function of a pair the code that runs?
+
+Each instruction of the old object's function is held against the running
+bytes, relocations solved backwards: what the running code refers to tells where
+each symbol of the object really is, which also decides between symbols of one
+name. The idea is Ksplice's (Arnold and Kaashoek, EuroSys 2009).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from builder.arch import Instruction
+from builder.binary import Relocation
+from builder.compare import Atom, View, naming
+from builder.compare.meaning import string_at
+from builder.compare.view import Target
+from builder.compose.running import Extern, Running
+
+_SLACK = 64
+
+
+@dataclass(frozen=True)
+class Match:
+    """A function found: `place` and what its references say of other symbols.
+
+    `solved` maps atoms of the old object to their places, `names` undefined
+    symbols to theirs.
+    """
+
+    atom: Atom
+    place: int
+    sympos: int
+    name: str
+    solved: Mapping[Atom, int] = field(default_factory=dict)
+    names: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Why the running code at a place is not the old function."""
+
+    reason: str
+
+
+class _Differs(Exception):
+    pass
+
+
+class Matcher:
+    """Matches functions of one old object against one running object."""
+
+    def __init__(self, view: View, running: Running) -> None:
+        self.view = view
+        self.running = running
+
+    def match(self, atom: Atom, place: int, *, name: str, sympos: int, limit: int = 0) -> Match | Mismatch:
+        """Hold `atom` against the running code at `place`; `limit` bounds its size there if known."""
+        solved: dict[Atom, int] = {}
+        names: dict[str, int] = {}
+        try:
+            self._compare(atom, place, limit, solved, names)
+        except _Differs as found:
+            return Mismatch(str(found))
+        return Match(atom, place, sympos, name, solved, names)
+
+    def _compare(self, atom: Atom, place: int, limit: int, solved: dict[Atom, int], names: dict[str, int]) -> None:
+        view = self.view
+        size = atom.end - atom.entry
+        code = self.running.code(place, min(size + _SLACK, limit) if limit else size + _SLACK)
+        before = [i for i in view.instructions(atom) if not i.is_nop]
+        after = [i for i in view.arch.decode(code, 0) if not i.is_nop]
+        labels = self._label_sites(atom)
+        relocations = view.relocations(atom)
+        offsets = [r.offset for r in relocations]
+        starts_a, starts_b = _ordinals(before), _ordinals(after)
+        k = 0
+        for a in before:
+            if k >= len(after):
+                if a.offset in labels:
+                    continue
+                raise _Differs(f"the running function ends before {atom.name}+{a.offset - atom.entry:#x}")
+            b = after[k]
+            rows = relocations[bisect_left(offsets, a.offset) : bisect_left(offsets, a.end)]
+            if a.offset in labels and not (b.is_jump and a.mnemonic == b.mnemonic):
+                continue  # a jump in the object, a NOP in the image (objtool --hacks=jump_label)
+            k += 1
+            if a.mnemonic != b.mnemonic or bool(a.target is None) != bool(b.target is None):
+                raise _Differs(self._explain(atom, a, code, b))
+            if a.target is not None and not rows:
+                self._branch(atom, a, b, starts_a, starts_b, code)
+                continue
+            if not rows:
+                if atom.section.data[a.offset : a.end] != code[b.offset : b.end]:
+                    raise _Differs(self._explain(atom, a, code, b))
+                continue
+            self._with_relocations(atom, a, rows, place, code, b, solved, names)
+
+    def _label_sites(self, atom: Atom) -> frozenset[int]:
+        return frozenset(
+            e.site.addend + self.view.obj.symbols[e.site.symbol].value
+            for e in self.view.entries.get(atom, ())
+            if e.table.name == "__jump_table"
+        )
+
+    def _branch(
+        self,
+        atom: Atom,
+        a: Instruction,
+        b: Instruction,
+        starts_a: dict[int, int],
+        starts_b: dict[int, int],
+        code: bytes,
+    ) -> None:
+        """Branches inside the function lead to the same ordinal; out of it they are not judged."""
+        if a.target is None or not atom.entry <= a.target < atom.end:
+            return
+        x, y = _ordinal(starts_a, a.target), _ordinal(starts_b, b.target or 0)
+        if x is None or x != y:
+            # Jump labels that are NOPs in one of them shift the count; the distance decides then.
+            if (a.target - a.offset) == ((b.target or 0) - b.offset):
+                return
+            raise _Differs(self._explain(atom, a, code, b))
+
+    def _with_relocations(
+        self,
+        atom: Atom,
+        a: Instruction,
+        rows: list[Relocation],
+        place: int,
+        code: bytes,
+        b: Instruction,
+        solved: dict[Atom, int],
+        names: dict[str, int],
+    ) -> None:
+        view = self.view
+        masked_a = bytearray(atom.section.data[a.offset : a.end])
+        masked_b = bytearray(code[b.offset : b.end])
+        relaxed = a.length != b.length
+        for r in rows:
+            row = view.arch.relocations.get(r.type)
+            if row is None or not row.size:
+                continue
+            at = r.offset - a.offset
+            size = row.size
+            if relaxed:
+                if b.target is None:
+                    raise _Differs(self._explain(atom, a, code, b))
+                masked_a, masked_b = bytearray(), bytearray()
+                found: int | Extern = place + b.target
+            else:
+                masked_a[at : at + size] = bytes(size)
+                masked_b[at : at + size] = bytes(size)
+                shifted = place + b.offset
+                found = self.running.target(shifted, b, at, size, row.pc_relative)
+            target = view.target(r, a.end - r.offset if row.pc_relative else 0)
+            problem = self._refers(target, found, solved, names)
+            if problem:
+                raise _Differs(f"{atom.name}+{a.offset - atom.entry:#x} {problem}")
+        if masked_a != masked_b:
+            raise _Differs(self._explain(atom, a, code, b))
+
+    def _refers(self, target: Target, found: int | Extern, solved: dict[Atom, int], names: dict[str, int]) -> str:
+        """Whether the running reference is the object's; records where the symbol is. Empty if it is."""
+        if isinstance(found, Extern):
+            name = target.atom.name if target.atom else target.symbol.name
+            if target.kind == "symbol" and (name, target.offset) != found:
+                return f"refers to {name}, the running code to {found.name}"
+            return ""
+        if target.kind == "symbol":
+            start = found - target.offset
+            known = self.running.named(target.symbol.name)
+            if known and all(s.place != start for s in known):
+                return f"refers to {target.symbol.name}, the running code to {self._name(start)}"
+            names[target.symbol.name] = start
+            return ""
+        if target.atom is not None:
+            start = found - target.offset
+            return self._is_at(target.atom, start, solved)
+        if target.section is not None and target.section.is_string:
+            text = string_at(target.section, target.offset)
+            running = self.running.code(found, len(text))
+            if running != text:
+                return f"uses the text {text!r}, the running code {running!r}"
+        return ""
+
+    def _is_at(self, atom: Atom, start: int, solved: dict[Atom, int]) -> str:
+        before = solved.setdefault(atom, start)
+        if before != start:
+            return f"refers to {atom.name} at two places"
+        here = {s.name for s in self.running.at(start)}
+        if not here or here & set(atom.names):
+            return ""
+        families = {naming.family(n) for n in atom.names}
+        if any(naming.family(n) in families for n in here):
+            return ""
+        known = any(self.running.named(n) for n in atom.names)
+        return f"refers to {atom.name}, the running code to {self._name(start)}" if known else ""
+
+    def _name(self, place: int) -> str:
+        return next((s.name for s in self.running.at(place)), f"{place:#x}")
+
+    def _explain(self, atom: Atom, a: Instruction, code: bytes, b: Instruction) -> str:
+        text = self.view.arch.text
+        mine = text(atom.section.data[a.offset : a.end], a.offset - atom.entry)
+        other = text(code[b.offset : b.end], b.offset)
+        return f"differs at {atom.name}+{a.offset - atom.entry:#x}: `{mine}` in the object, `{other}` runs"
+
+
+def _ordinals(rows: list[Instruction]) -> dict[int, int]:
+    return {insn.offset: k for k, insn in enumerate(rows)}
+
+
+def _ordinal(starts: dict[int, int], offset: int) -> int | None:
+    """Number of the first counted instruction at or after an offset (a branch may lead to a NOP before it)."""
+    for at in range(offset, offset + 16):
+        if at in starts:
+            return starts[at]
+    return None
