@@ -194,8 +194,9 @@ class _Trial:
         """Load modules with what they need, a step for each."""
         for module in self.tree.closure(names, guest.loaded()):
             with self._step(f"load {module.name}"):
-                self._insert(guest, module)
-                self.ours.append(module.name)
+                before = guest.loaded()
+                guest.modprobe(module.name, timeout=self.plan.timeout)
+                self.ours.extend(name for name in reversed(guest.loaded()) if name not in before)
 
     def _insert(self, guest: Guest, module: ModuleFile) -> None:
         before = guest.mark()

@@ -83,6 +83,13 @@ def test_output_of_what_was_left_running_reaches_no_later_answer(guest: Guest) -
     guest.check("kill $(cat /tmp/noisy)")
 
 
+def test_no_request_is_lost_while_orphans_end(guest: Guest) -> None:
+    """Each one signals PID 1, which reads the requests."""
+    guest.run("while :; do (usleep 1000 &); done > /dev/null 2>&1 & echo $! > /tmp/storm")
+    assert [guest.run(f"echo {n}", timeout=20).output for n in range(60)] == [f"{n}\n" for n in range(60)]
+    guest.check("kill $(cat /tmp/storm)")
+
+
 def test_modules_come_with_what_they_need(guest: Guest) -> None:
     loaded = guest.modprobe("btrfs")
     assert loaded[-1] == "btrfs" and "xor" in loaded
@@ -90,6 +97,25 @@ def test_modules_come_with_what_they_need(guest: Guest) -> None:
     assert "btrfs" in guest.check("cat /proc/filesystems")
     assert guest.modprobe("btrfs") == ()
     assert guest.rmmod("btrfs").ok and "btrfs" not in guest.loaded()
+
+
+def test_what_the_kernel_asks_for_meanwhile_is_loaded_too(guest: Guest) -> None:
+    """rxrpc needs pcbc(fcrypt), which nothing but its own request_module() says."""
+    assert guest.modprobe("rxrpc")[-1] == "rxrpc"
+    assert {"rxrpc", "pcbc", "fcrypt"} <= set(guest.loaded())
+
+
+def test_many_at_once_and_what_is_refused(guest: Guest) -> None:
+    order = guest.tree.closure(["nls_utf8", "9pnet_xen", "nls_cp437"], guest.loaded())
+    refused = guest.load(order)
+    assert refused.keys() == {"9pnet_xen"} and refused["9pnet_xen"] == "No such device"
+    assert {"nls_utf8", "nls_cp437"} <= set(guest.loaded())
+    assert guest.load([]) == {}
+
+
+def test_parameters_reach_the_module_that_was_named(guest: Guest) -> None:
+    guest.modprobe("dummy", params="numdummies=3")
+    assert guest.check("ls -d /sys/class/net/dummy* | wc -l") == "3\n"
 
 
 def test_a_module_that_is_built_in_needs_no_loading(guest: Guest) -> None:

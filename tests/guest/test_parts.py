@@ -221,6 +221,13 @@ def test_the_callers_own_module_comes_before_the_trees(tmp_path: Path) -> None:
     assert ModuleFile.read(own).is_livepatch
 
 
+def test_a_file_that_holds_another_module_than_its_name_says(tmp_path: Path) -> None:
+    own = tmp_path / "mine.ko"
+    own.write_bytes(minimal("name=b"))
+    with pytest.raises(InputError, match=r"mine\.ko: this is module b, not a"):
+        ModuleTree(Tree(tmp_path / "tree", {}), {"a": own}).find("a")
+
+
 def test_what_is_no_module_is_said_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="thing: not a kernel module"):
         ModuleFile.read(b"text", "thing")

@@ -3,7 +3,8 @@
 The listing in the order in which a boot uses it: `initramfs` makes the archive,
 `qemu` runs the machine and keeps its console, `channel` carries commands and
 data, `modules` finds what must be loaded before what, `log` reads what the
-kernel said, and `session` is the `Guest` that people use::
+kernel said, `session` boots and gives commands, and `live` is the `Guest` that
+people use::
 
     with Guest(kernel) as guest:
         print(guest.run("uname -r").output)
@@ -12,9 +13,10 @@ kernel said, and `session` is the `Guest` that people use::
 from __future__ import annotations
 
 from builder.image.guest.channel import Answer
+from builder.image.guest.live import Guest, PatchState
 from builder.image.guest.log import KernelLog, taints
 from builder.image.guest.modules import BootableKernel
 from builder.image.guest.qemu import MachineConfig
-from builder.image.guest.session import Guest, PatchState, Share
+from builder.image.guest.session import Share
 
 __all__ = ["Answer", "BootableKernel", "Guest", "KernelLog", "MachineConfig", "PatchState", "Share", "taints"]

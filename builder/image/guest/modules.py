@@ -160,22 +160,23 @@ class ModuleTree:
             path = self._own.get(name) or self._kernel.find_module(name)
             if path is None and name not in self.builtin:
                 raise InputError(f"module {name} is not in the tree of {self._kernel.release}; give its file")
-            self._seen[name] = ModuleFile.read(path) if path is not None else None
+            module = ModuleFile.read(path) if path is not None else None
+            if module is not None and module.name != name:
+                raise InputError(f"this is module {module.name}, not {name}", where=module.where)
+            self._seen[name] = module
         return self._seen[name]
 
-    def _wanted(self, module: ModuleFile) -> Iterator[str]:
-        """The modules for its soft dependencies, as far as there are any."""
-        for name in module.wants:
-            if plain(name) in self._own or self._kernel.find_module(name) is not None:
-                yield plain(name)
-            elif name.startswith(CRYPTO) and (provider := self._crypto.get(name)) is not None:
-                yield provider
+    def provider(self, name: str) -> str | None:
+        """The module for what a soft dependency or the kernel's request_module() names, if there is one."""
+        if plain(name) in self._own or self._kernel.find_module(name) is not None:
+            return plain(name)
+        return self._crypto.get(name) if name.startswith(CRYPTO) else None
 
     @cached_property
     def _crypto(self) -> Mapping[str, str]:
         """Alias -> module of the crypto providers, the portable one before the CPU's own.
 
-        Without depmod an alias is found only by reading modules; those that
+        Without depmod an alias is found only by reading modules; nearly all that
         provide crypto lie in folders of that name.
         """
         root, found = self._kernel.modules_root, dict[str, str]()
@@ -195,8 +196,9 @@ class ModuleTree:
                 return
             done.add(name)
             if (module := self.find(name)) is not None:
-                for needed in (*self._wanted(module), *module.depends):
-                    visit(needed)
+                for needed in (*map(self.provider, module.wants), *module.depends):
+                    if needed is not None:
+                        visit(needed)
                 order.append(module)
 
         for name in names:

@@ -1,4 +1,4 @@
-"""The guest as people use it: boot, commands, files, modules, livepatches, the log."""
+"""A booted guest: its life, commands, files, and the kernel's log."""
 
 from __future__ import annotations
 
@@ -25,19 +25,12 @@ from builder.image.guest.channel import (
     brief,
 )
 from builder.image.guest.log import KernelLog
-from builder.image.guest.modules import BootableKernel, ModuleFile, ModuleTree, plain
+from builder.image.guest.modules import BootableKernel, ModuleTree
 from builder.image.guest.qemu import Machine, MachineConfig
 
+REQUESTS = "/run/requests"
+"""Where the guest's /sbin/modprobe leaves the names that the kernel calls it with."""
 BY_BYTES = "iflag=skip_bytes,count_bytes,fullblock status=none"
-LIVEPATCHES = "/sys/kernel/livepatch"
-STUCK_TASKS = """\
-for task in /proc/[0-9]*/task/[0-9]*; do
-    state=$(cat $task/patch_state 2>/dev/null) || continue
-    [ "$state" = {target} ] || [ "$state" = -1 ] && continue
-    stack=$(sed -n 's/^\\[<0>\\] //p' $task/stack 2>/dev/null | head -4 | tr '\\n' ' ')
-    echo "${{task##*/}} $(cat $task/comm 2>/dev/null) $stack"
-done
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +42,8 @@ class Share:
     readonly: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class PatchState:
-    """A livepatch as /sys/kernel/livepatch shows it."""
-
-    enabled: bool
-    transition: bool
-
-
-class Guest:
-    """A stock kernel running in QEMU; a context manager, booted on entry, gone on exit.
-
-    Boots the extracted vmlinux by PVH (about 2 s), or with `kaslr` the bzImage
-    (about 4 s). All methods raise GuestError (with the end of the kernel's log
-    in `log`) when the guest has died or does not answer in time; what is not
-    found on the host raises InputError or ToolError.
-    """
+class Session:
+    """What a guest can do whatever its kernel is; `Guest` adds modules and livepatches."""
 
     def __init__(
         self,
@@ -102,6 +81,7 @@ class Guest:
             output_page=OUTPUT_START // PAGE,
             output_size=OUTPUT_SIZE,
             doorbell="ttyS1",
+            requests=REQUESTS,
         )
         archive = initramfs.archive([*initramfs.base_nodes(script), *initramfs.user_nodes(self._files)])
         image = self.kernel.path if self.config.kaslr else self.kernel.vmlinux
@@ -118,7 +98,6 @@ class Guest:
             if release != self.kernel.release:
                 raise GuestError(f"the guest runs {release}, not {self.kernel.release}", where=image)
             self.boot_seconds = time.monotonic() - started
-            self._mount()
         except BaseException:
             self._machine.kill()
             raise
@@ -197,83 +176,6 @@ class Guest:
                 break
         return b"".join(pieces)
 
-    # Modules
-
-    def loaded(self) -> tuple[str, ...]:
-        """The names in /proc/modules."""
-        return tuple(line.split()[0] for line in self.check("cat /proc/modules").splitlines())
-
-    def insmod(
-        self, source: Path | bytes, name: str = "module", params: str = "", *, timeout: float = 60.0
-    ) -> Answer:
-        """Give the kernel one module as it is, dependencies not considered; the answer is the kernel's.
-
-        `name` is only what its messages call the file; a file on the host may be compressed.
-        """
-        place = shlex.quote(f"/run/{name}.ko")
-        self.put(f"/run/{name}.ko", source if isinstance(source, bytes) else ModuleFile.read(source).data)
-        return self.run(f"insmod {place} {params}; status=$?; rm -f {place}; exit $status", timeout=timeout)
-
-    def rmmod(self, name: str, *, timeout: float = 30.0) -> Answer:
-        return self.run(f"rmmod {shlex.quote(name)}", timeout=timeout)
-
-    def modprobe(self, *names: str, params: str = "", timeout: float = 60.0) -> tuple[str, ...]:
-        """Load modules with what they depend on; the names loaded, in order. `params` go to the last one.
-
-        GuestError if the kernel refuses one, InputError if one is not to be found.
-        """
-        order = self.tree.closure(names, self.loaded())
-        for module in order:
-            wanted = params if names and module.name == plain(names[-1]) else ""
-            answer = self.insmod(module.data, module.name, wanted, timeout=timeout)
-            if not answer.ok:
-                raise self._fail(f"module {module.name} was not loaded: {answer.output.strip()}")
-        return tuple(module.name for module in order)
-
-    # Livepatches
-
-    def livepatch_state(self, name: str) -> PatchState | None:
-        """None if there is no livepatch `name`."""
-        answer = self.run(f"cd {LIVEPATCHES}/{shlex.quote(plain(name))} && cat enabled transition")
-        words = answer.output.split()
-        return PatchState(words[0] == "1", words[1] == "1") if answer.ok and len(words) == 2 else None
-
-    def livepatch_objects(self, name: str) -> dict[str, bool | None]:
-        """The objects that a livepatch names, vmlinux too; True where patched, None where the kernel
-        does not say (the attribute `patched` came in 6.2)."""
-        place = f"{LIVEPATCHES}/{shlex.quote(plain(name))}"
-        script = 'for object in */; do echo "${object%/}" $(cat $object/patched 2>/dev/null); done'
-        rows = [line.split() for line in self.check(f"cd {place} && {script}").splitlines()]
-        return {row[0]: row[1] == "1" if len(row) > 1 else None for row in rows}
-
-    def wait_transition(self, name: str, timeout: float = 60.0) -> float:
-        """Wait until every task has changed over; seconds waited. GuestError names the tasks that have not.
-
-        A livepatch that is gone has nothing left to do.
-        """
-        started = time.monotonic()
-        while (state := self.livepatch_state(name)) is not None and state.transition:
-            if time.monotonic() - started > timeout:
-                held = "; ".join(self.stuck_tasks(enabled=state.enabled)) or "no task, though"
-                raise self._fail(f"transition of {name} not done within {timeout:g} s, held up by {held}")
-            time.sleep(0.05)
-        return time.monotonic() - started
-
-    def stuck_tasks(self, *, enabled: bool) -> tuple[str, ...]:
-        """`TID COMMAND STACK` of each task that has not reached the state of a running transition."""
-        return tuple(self.run(STUCK_TASKS.format(target=int(enabled))).output.splitlines())
-
-    def disable_livepatch(self, name: str, timeout: float = 60.0) -> float:
-        """Disable, and wait until the sysfs directory has gone, as only then rmmod works; seconds taken."""
-        name, started = plain(name), time.monotonic()
-        self.check(f"echo 0 > {LIVEPATCHES}/{shlex.quote(name)}/enabled")
-        self.wait_transition(name, timeout)
-        while self.livepatch_state(name) is not None:
-            if time.monotonic() - started > timeout:
-                raise self._fail(f"livepatch {name} was disabled but is still in {LIVEPATCHES}")
-            time.sleep(0.05)
-        return time.monotonic() - started
-
     # The log
 
     def console(self) -> str:
@@ -345,11 +247,3 @@ class Guest:
             device = f"local,id=fs{number},path={share.path},security_model=none,multidevs=remap{mode}"
             words += ["-fsdev", device, "-device", f"virtio-9p-pci,fsdev=fs{number},mount_tag=share{number}"]
         return tuple(words)
-
-    def _mount(self) -> None:
-        if self._shares:
-            self.modprobe("virtio_pci", "9pnet_virtio", "9p")
-        for number, share in enumerate(self._shares):
-            place, mode = shlex.quote(share.mountpoint), "ro" if share.readonly else "rw"
-            options = f"trans=virtio,version=9p2000.L,msize=512000,cache=none,{mode}"
-            self.check(f"mkdir -p {place} && mount -t 9p -o {options} share{number} {place}")
