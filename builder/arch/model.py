@@ -59,6 +59,7 @@ class Architecture:
     argument_registers: tuple[str, ...]
     decode: Callable[[bytes, int], list[Instruction]]
     moves_constant_to: Callable[[bytes], str | None]
+    immediate: Callable[[bytes], tuple[object, int] | None]
     text: Callable[[bytes, int], str]
     is_address_load: Callable[[bytes], bool]
     is_direct_transfer: Callable[[bytes], bool]

@@ -84,6 +84,33 @@ def moves_constant_to(code: bytes) -> str | None:
     return _full_register(insn.op0_register)
 
 
+_IMMEDIATES = {
+    OpKind.IMMEDIATE8, OpKind.IMMEDIATE16, OpKind.IMMEDIATE32, OpKind.IMMEDIATE64, OpKind.IMMEDIATE8TO16,
+    OpKind.IMMEDIATE8TO32, OpKind.IMMEDIATE8TO64, OpKind.IMMEDIATE32TO64,
+}  # fmt: skip
+
+
+def immediate(code: bytes) -> tuple[object, int] | None:
+    """All of an instruction but its one immediate, whatever its width, and the immediate; None without one."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    if insn is None or insn.mnemonic == Mnemonic.INVALID:
+        return None
+    found = [k for k in range(insn.op_count) if insn.op_kind(k) in _IMMEDIATES]
+    if len(found) != 1:
+        return None
+    rest: list[object] = [insn.mnemonic, insn.has_lock_prefix, insn.segment_prefix]
+    for k in range(insn.op_count):
+        kind = insn.op_kind(k)
+        if k == found[0]:
+            rest.append("immediate")
+        elif kind == OpKind.REGISTER:
+            rest.append(insn.op_register(k))
+        else:
+            rest += [kind, insn.memory_base, insn.memory_index, insn.memory_index_scale, insn.memory_displacement,
+                     insn.memory_size]  # fmt: skip
+    return tuple(rest), insn.immediate(found[0])
+
+
 @lru_cache(maxsize=256)
 def _full_register(register: int) -> str | None:
     return _REGISTER_NAMES.get(iced_x86.RegisterExt.full_register(register))  # type: ignore[arg-type]
@@ -133,6 +160,7 @@ X86_64 = Architecture(
     argument_registers=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
     decode=decode,
     moves_constant_to=moves_constant_to,
+    immediate=immediate,
     text=text,
     is_address_load=is_address_load,
     is_direct_transfer=is_direct_transfer,

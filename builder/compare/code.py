@@ -102,7 +102,7 @@ class CodeComparer:
             return Verdict.CHANGED
         if a.target is not None and not ra:
             return self._branch(old, a, new, b)
-        if a.length != b.length or a.mnemonic != b.mnemonic:
+        if a.mnemonic != b.mnemonic or (a.length != b.length and ra):
             return Verdict.CHANGED
         lines = False
         for r, s in zip(ra, rb, strict=True):

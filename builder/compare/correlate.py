@@ -124,7 +124,7 @@ class _Matcher:
         for old, new in strict:
             for a, b in zip(old_refs.direct(old), new_refs.direct(new), strict=False):
                 if naming.family(a.name) == naming.family(b.name):
-                    self.pair(a, b)
+                    self._pair_static(a, b)
         for _ in range(2):
             for old, new in pairs:
                 if id(new) not in certain:
@@ -143,9 +143,14 @@ class _Matcher:
             before = open_olds.get(name, [])
             if len(before) == len(fresh):
                 for old, new in zip(before, fresh, strict=True):
-                    self.pair(old, new)
+                    self._pair_static(old, new)
             elif before:
                 self._pair_by_shape(before, fresh)
+
+    def _pair_static(self, old: Atom, new: Atom) -> None:
+        """Pair static locals; constants of other content have no state to share, and are two things."""
+        if not _is_constant(self.old, old) or not _is_constant(self.new, new) or self.old.code(old) == self.new.code(new):
+            self.pair(old, new)
 
     def _pair_by_shape(self, olds: list[Atom], news: list[Atom]) -> None:
         """Different counts: only what size, section kind and content tell apart."""
@@ -234,6 +239,11 @@ def _same_places(old: View, new: View, a: Atom, b: Atom) -> bool:
 
 def _shape(view: View, atom: Atom) -> tuple[object, ...]:
     return (atom.size, atom.section.flags, atom.section.type, view.code(atom), len(view.relocations(atom)))
+
+
+def _is_constant(view: View, atom: Atom) -> bool:
+    """Read-only bytes without pointers: a message, numbers."""
+    return not atom.section.is_write and not view.relocations(atom)
 
 
 def _is_open_static(atom: Atom) -> bool:

@@ -65,13 +65,10 @@ class LineProof:
         self, old: Atom, a: Instruction, new: Atom, b: Instruction, code_a: bytes, code_b: bytes
     ) -> bool:
         """Whether two encodings differ in one immediate only, and that is a line number on both sides."""
-        field = next(((at, size) for at, size, is_imm in a.fields if is_imm and size >= 2), None)
-        if field is None or a.fields != b.fields:
+        first, second = self.old.arch.immediate(code_a), self.new.arch.immediate(code_b)
+        if first is None or second is None or first[0] != second[0]:
             return False
-        at, size = field
-        if code_a[:at] + code_a[at + size :] != code_b[:at] + code_b[at + size :]:
-            return False
-        x, y = (int.from_bytes(c[at : at + size], "little") for c in (code_a, code_b))
+        x, y = first[1], second[1]
         if not (0 < x < 1 << 20 and 0 < y < 1 << 20):
             return False
         if self._by_callee(self.old, old, a, code_a) and self._by_callee(self.new, new, b, code_b):

@@ -63,7 +63,7 @@ class Meanings:
         if self._by_content(atom):
             return ("content", offset, self.content(view, atom, lines, depth))
         if naming.is_never_paired(atom.name, atom.section.name):
-            return ("own", naming.family(atom.name), atom.size, offset)
+            return ("own", naming.family(atom.name), offset, self._own(view, atom, lines, depth))
         return ("sym", self._name(atom), offset)
 
     def _name(self, atom: Atom) -> object:
@@ -80,6 +80,11 @@ class Meanings:
     def content(self, view: View, atom: Atom, lines: bool, depth: int = 0) -> Meaning:
         """Bytes and relocations of a datum, relocated fields masked out."""
         return self.bytes_in(view, atom.section, atom.start, atom.end, lines, depth)
+
+    def _own(self, view: View, atom: Atom, lines: bool, depth: int) -> Meaning:
+        """Content of a datum of which each version has its own; a debug descriptor's bytes hold its line."""
+        found = self.content(view, atom, lines, depth)
+        return found[2:] if naming.holds_line(atom.section.name) else found
 
     def bytes_in(self, view: View, section: Section, start: int, end: int, lines: bool, depth: int = 0) -> Meaning:
         """Content of [start, end) of a section that is not an atom's code."""

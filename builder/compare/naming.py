@@ -26,6 +26,9 @@ _NEVER_PAIRED: Final = (
 )  # fmt: skip
 _NEVER_PAIRED_SECTIONS: Final = (".data.once", ".data..once", "__dyndbg", "__verbose", ".printk_index")
 
+# struct _ddebug (include/linux/dynamic_debug.h) and struct pi_entry (include/linux/printk.h) hold a line number.
+_LINE_SECTIONS: Final = ("__dyndbg", "__verbose", ".printk_index")
+
 
 @lru_cache(maxsize=65536)
 def cold_parent(name: str) -> str | None:
@@ -60,6 +63,11 @@ def is_never_paired(name: str, section: str) -> bool:
     if name.startswith("__UNIQUE_ID_") or section.startswith(_NEVER_PAIRED_SECTIONS):
         return True
     return family(name) in _NEVER_PAIRED
+
+
+def holds_line(section: str) -> bool:
+    """Whether data of this section hold the source line that they were made at."""
+    return section.startswith(_LINE_SECTIONS)
 
 
 def is_static_local(name: str) -> bool:

@@ -209,16 +209,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tree = fetch_source(options.release)
     with tree.objects() as objects:
         commands = sample(objects.all(), options.files, options.seed)
-    if options.only:
-        commands = [c for c in commands if options.only in c.source]
+    numbered = [(c, k) for k, c in enumerate(commands) if not options.only or options.only in c.source]
     campaign = Campaign(tree, options.seed, options.kinds.split(","))
     started = time.monotonic()
     results: list[Result] = []
     os.nice(10)
     with ThreadPoolExecutor(options.jobs) as pool:
-        for result in pool.map(campaign.run, commands, range(len(commands))):
+        for result in pool.map(lambda row: campaign.run(*row), numbered):
             results.append(result)
-            _say(result, len(results), len(commands))
+            _say(result, len(results), len(numbered))
             if options.json:
                 options.json.write_text(json.dumps([asdict(r) for r in results], indent=1))
     print(table(results))
