@@ -1,0 +1,133 @@
+"""Tables that objtool would have made: for objects that have not been through it.
+
+Kernels with IBT run objtool when a module is linked (CONFIG_NOINSTR_VALIDATION
+and CONFIG_X86_KERNEL_IBT delay it), so single objects lack these. They follow from
+the relocations. Facts: tools/objtool/check.c, Linux 6.12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from builder.arch import Architecture
+from builder.binary import elf
+from builder.binary.kernel import Features
+from builder.compose.bindings import Binding
+from builder.compose.bundle import Bundle
+from builder.emit.fragments import Fragment, Reference
+
+# include/linux/static_call_types.h: STATIC_CALL_SITE_TAIL
+_TAIL = 1
+_NOPS = {2: b"\x66\x90", 5: b"\x0f\x1f\x44\x00\x00"}
+
+
+def derive(bundle: Bundle, arch: Architecture, fragments: list[Fragment]) -> list[Fragment]:
+    """`fragments` with what objtool would have added or rewritten; those it has seen stay as they are."""
+    features = bundle.kernel.features
+    done = {f.section for f in fragments if f.entry_of}
+    out: list[Fragment] = []
+    sites: list[Fragment] = []
+    keys = _key_bindings(bundle)
+    for fragment in fragments:
+        if fragment.flags & elf.SHF_EXECINSTR and fragment.references:
+            sites.extend(_sites(fragment, arch, features, done, keys))
+        out.append(fragment)
+    return _jump_labels(arch, out) + sites
+
+
+def _key_bindings(bundle: Bundle) -> dict[str, Binding]:
+    """Static-call key -> binding: what livepatch or the export table knows of `__SCK__NAME`."""
+    out: dict[str, Binding] = {}
+    for bound in bundle.pairs:
+        for binding in (*bound.names.values(), *bound.atoms.values()):
+            if not binding.name.startswith("__SCT__"):
+                continue
+            key = "__SCK__" + binding.name.removeprefix("__SCT__")
+            exported = bundle.kernel.export(key)
+            if exported is not None:
+                out[binding.name] = Binding("export", key, crc=exported.crc, namespace=exported.namespace)
+            elif binding.exporter == "vmlinux" and len(bundle.kernel.symbols_named(key)) == 1:
+                out[binding.name] = Binding("klp", key)
+    return out
+
+
+def _sites(
+    fragment: Fragment, arch: Architecture, features: Features, done: set[str], keys: dict[str, Binding]
+) -> Iterator[Fragment]:
+    insns = {i.offset + k: i for i in arch.decode(fragment.data, 0) for k in range(i.length)}
+    for reference in fragment.references:
+        insn = insns.get(reference.offset)
+        if insn is None or not isinstance(reference.to, Binding) or not (insn.is_call or insn.is_jump):
+            continue
+        name = reference.to.name
+        at = insn.offset
+        if name == arch.return_thunk:
+            if features.return_thunk and ".return_sites" not in done:
+                yield _site(fragment, arch, ".return_sites", at)
+        elif name.startswith(arch.retpoline_prefixes):
+            if features.retpoline and ".retpoline_sites" not in done:
+                yield _site(fragment, arch, ".retpoline_sites", at)
+        elif name.startswith("__SCT__"):
+            if ".static_call_sites" not in done and name in keys:
+                yield _site(fragment, arch, ".static_call_sites", at, (keys[name], 0 if insn.is_call else _TAIL))
+        if (
+            features.call_thunks
+            and ".call_sites" not in done
+            and insn.is_call
+            and name != arch.fentry
+            and not (reference.to.kind == "klp" and reference.to.patched != "vmlinux")
+        ):
+            yield _site(fragment, arch, ".call_sites", at)
+
+
+def _site(
+    fragment: Fragment, arch: Architecture, table: str, at: int, key: tuple[Binding, int] | None = None
+) -> Fragment:
+    """One entry: a 32-bit relative site, for static calls followed by the key."""
+    entry = fragment.extra.get("entry", 0)
+    rows = [Reference(0, arch.pc32, fragment.key, at - entry)]
+    if key is not None:
+        rows.append(Reference(4, arch.pc32, key[0], key[1]))
+    write = elf.SHF_WRITE if key is not None else 0
+    return Fragment(
+        key=(fragment.key, table, at),
+        section=table,
+        flags=elf.SHF_ALLOC | write,
+        nobits=False,
+        align=4,
+        entsize=4 * len(rows),
+        data=bytes(4 * len(rows)),
+        size=4 * len(rows),
+        origin=0,
+        references=tuple(rows),
+        owner=fragment.owner,
+        entry_of=table,
+    )
+
+
+def _jump_labels(arch: Architecture, fragments: list[Fragment]) -> list[Fragment]:
+    """Jump labels that still are jumps become NOPs where their key says so.
+
+    arch_static_branch() emits a jump and adds 2 to the key's address; objtool
+    --hacks=jump_label turns it into a NOP (arch/x86/include/asm/jump_label.h,
+    CONFIG_HAVE_JUMP_LABEL_HACK).
+    """
+    by_key = {f.key: n for n, f in enumerate(fragments)}
+    out = list(fragments)
+    for fragment in fragments:
+        if fragment.entry_of != "__jump_table" or len(fragment.references) < 3:
+            continue
+        site, _, key = fragment.references[:3]
+        number = by_key.get(site.to)
+        if number is None or not key.addend & 2:
+            continue
+        code = out[number]
+        at = site.addend + code.extra.get("entry", 0)
+        insn = next(iter(arch.decode(code.data[at : at + 5], at)), None)
+        if insn is None or not insn.is_jump:
+            continue
+        data = code.data[:at] + _NOPS[insn.length] + code.data[at + insn.length :]
+        kept = tuple(r for r in code.references if not at <= r.offset < at + insn.length)
+        out[number] = replace(code, data=data, references=kept)
+    return out

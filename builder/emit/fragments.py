@@ -1,0 +1,250 @@
+"""Fragments: what a bundle carries, cut loose from the objects it came from.
+
+Every fragment is bytes for one output section with references that name what
+they lead to, so that the linker needs no more of the input objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from builder.binary import Section, elf, tables
+from builder.compare import Atom
+from builder.compare.meaning import is_readonly
+from builder.compare.view import Target, View
+from builder.compose import references
+from builder.compose.bindings import Binding, Bound
+from builder.compose.bundle import Bundle
+from builder.compose.references import Piece
+from builder.errors import UnknownError
+
+Key = object
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One relocation of a fragment: at `offset`, to a key of this module or to a binding, plus `addend`.
+
+    `late` says that a binding of another module's symbol may be written after
+    the module is finalized.
+    """
+
+    offset: int
+    type: int
+    to: Key | Binding
+    addend: int
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A symbol inside a fragment."""
+
+    name: str
+    offset: int
+    size: int
+    type: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Bytes for the output section `section`; `size` exceeds `data` for zero-filled ones only."""
+
+    key: Key
+    section: str
+    flags: int
+    nobits: bool
+    align: int
+    entsize: int
+    data: bytes
+    size: int
+    origin: int
+    references: tuple[Reference, ...] = ()
+    labels: tuple[Label, ...] = ()
+    owner: str = ""
+    entry_of: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def collect(bundle: Bundle) -> list[Fragment]:
+    """All fragments of a bundle in a fixed order: code, data, pieces, table entries, pair by pair."""
+    out: list[Fragment] = []
+    for number, bound in enumerate(bundle.pairs):
+        out.extend(_Cutter(bundle, number, bound).fragments())
+    return out
+
+
+class _Cutter:
+    def __init__(self, bundle: Bundle, number: int, bound: Bound) -> None:
+        self.bundle = bundle
+        self.number = number
+        self.bound = bound
+        self.selection = bound.diff.selection
+        self.view: View = self.selection.view
+
+    def fragments(self) -> Iterator[Fragment]:
+        for atom in (*self.selection.functions, *self.selection.data):
+            yield self._atom(atom)
+        for piece in self.selection.pieces:
+            yield self._piece(piece)
+        for atom, entries in self.selection.entries.items():
+            for entry in entries:
+                if entry not in self.bound.left_out:
+                    yield from self._entry(atom, entry)
+
+    def _atom(self, atom: Atom) -> Fragment:
+        name, flags, nobits = _output(atom.section, atom)
+        data = b"" if nobits else self._zeroed(atom.section, atom.start, atom.end)
+        kind = elf.STT_FUNC if atom.is_function else elf.STT_OBJECT
+        return Fragment(
+            key=self._key(atom),
+            section=name,
+            flags=flags,
+            nobits=nobits,
+            align=_alignment(atom.section, atom.start),
+            entsize=0,
+            data=data,
+            size=atom.end - atom.start,
+            origin=atom.start,
+            references=self._references(atom, references.of_atom(self.view, atom), atom.start),
+            labels=(Label(atom.name, atom.entry - atom.start, atom.end - atom.entry, kind),),
+            owner=atom.name,
+            extra={"entry": atom.entry - atom.start},
+        )
+
+    def _piece(self, piece: Piece) -> Fragment:
+        name, flags, nobits = _output(piece.section, None)
+        return Fragment(
+            key=self._key(piece),
+            section=name,
+            flags=flags,
+            nobits=nobits,
+            align=_alignment(piece.section, piece.start) if not piece.section.is_string else 1,
+            entsize=1 if piece.section.is_string else 0,
+            data=self._zeroed(piece.section, piece.start, piece.end),
+            size=piece.end - piece.start,
+            origin=piece.start,
+            references=self._references(piece, references.of_piece(self.view, piece), piece.start),
+        )
+
+    def _entry(self, atom: Atom, entry: tables.Entry) -> Iterator[Fragment]:
+        section = self.view.obj.sections[entry.section]
+        yield Fragment(
+            key=(self.number, entry),
+            section=section.name,
+            flags=section.flags & ~(elf.SHF_LINK_ORDER | elf.SHF_GROUP),
+            nobits=False,
+            align=max(section.align, 4) if (entry.end - entry.start) % 4 == 0 else section.align,
+            entsize=section.entsize,
+            data=self._zeroed(section, entry.start, entry.end),
+            size=entry.end - entry.start,
+            origin=entry.start,
+            references=self._references(entry, references.of_entry(self.view, entry), entry.start),
+            owner=atom.name,
+            entry_of=section.name,
+        )
+        if entry.table.paired:
+            yield self._paired(atom, entry)
+
+    def _paired(self, atom: Atom, entry: tables.Entry) -> Fragment:
+        """The companion of an entry in a table without relocations (.orc_unwind beside .orc_unwind_ip)."""
+        first = self.view.obj.sections[entry.section]
+        section = next((s for s in self.view.sections_named(entry.table.paired)), None)
+        count = first.size // (entry.end - entry.start)
+        if section is None or section.size % count:
+            raise UnknownError(f"section {entry.table.paired} does not go with {first.name}", where=self.view.obj.name)
+        stride = section.size // count
+        start = entry.index * stride
+        return Fragment(
+            key=(self.number, entry, "paired"),
+            section=section.name,
+            flags=section.flags,
+            nobits=False,
+            align=section.align,
+            entsize=section.entsize,
+            data=section.data[start : start + stride],
+            size=stride,
+            origin=start,
+            owner=atom.name,
+            entry_of=section.name,
+        )
+
+    def _zeroed(self, section: Section, start: int, end: int) -> bytes:
+        """Bytes with relocated fields cleared: livepatch refuses to relocate what is not zero."""
+        data = bytearray(section.data[start:end])
+        for r in self.view.relocations_in(section.index, start, end):
+            row = self.view.arch.relocations.get(r.type)
+            if row is None:
+                raise UnknownError(
+                    f"section {section.name}: relocation type {r.type} at {r.offset:#x} is not one the kernel applies",
+                    where=self.view.obj.name,
+                )
+            data[r.offset - start : r.offset - start + row.size] = bytes(row.size)
+        return bytes(data[: end - start])
+
+    def _references(
+        self, place: Atom | Piece | tables.Entry, found: Iterator[tuple[Any, Target]], origin: int
+    ) -> tuple[Reference, ...]:
+        rows = []
+        for r, target in found:
+            if r.type == 0 or not self.view.arch.relocations[r.type].size:
+                continue  # R_X86_64_NONE marks, it does not relocate
+            to, addend = self._destination(place, target, r.addend + self.view.obj.symbols[r.symbol].value)
+            rows.append(Reference(r.offset - origin, r.type, to, addend))
+        return tuple(rows)
+
+    def _destination(self, place: Atom | Piece | tables.Entry, target: Target, raw: int) -> tuple[Key | Binding, int]:
+        """Where a reference leads and the addend relative to that; `raw` is S + A in the input section."""
+        if target.kind == "section":
+            piece = references.piece_at(self.view, target)
+            return self._key(piece), raw - piece.start
+        if target.kind == "absolute":
+            return ("absolute",), raw
+        if target.kind == "symbol":
+            name = target.symbol.name
+            given = self.bundle.provided.get(name)
+            addend = raw - target.symbol.value
+            if given is not None:
+                return (given[0], given[1]), addend
+            return self.bound.names[name], addend
+        assert target.atom is not None
+        if self.selection.is_local(place, target):
+            return self._key(target.atom), raw - target.atom.entry
+        return self.bound.atoms[target.atom], raw - target.atom.entry
+
+    def _key(self, item: Atom | Piece) -> Key:
+        return (self.number, item)
+
+
+_PLAIN_DATA: tuple[tuple[str, Callable[[Section], bool]], ...] = (
+    (".data..percpu", lambda s: s.name.startswith(".data..percpu")),
+    (".data..ro_after_init", lambda s: s.name.startswith(".data..ro_after_init")),
+    ("__dyndbg", lambda s: s.name.startswith("__dyndbg")),
+    (".rodata", is_readonly),
+    (".bss", lambda s: s.is_nobits),
+    (".data", lambda s: s.is_write),
+)
+
+
+def _output(section: Section, atom: Atom | None) -> tuple[str, int, bool]:
+    """Output section of what came from an input section: name, flags, whether without bytes."""
+    alloc, write, execute = elf.SHF_ALLOC, elf.SHF_WRITE, elf.SHF_EXECINSTR
+    if section.name in tables.ANNEXES:
+        return section.name, alloc | execute, False
+    if section.is_exec:
+        return ".text", alloc | execute, False
+    if section.is_string:
+        return ".rodata.str1.1", alloc | elf.SHF_MERGE | elf.SHF_STRINGS, False
+    for name, fits in _PLAIN_DATA:
+        if fits(section):
+            return name, alloc | (0 if name == ".rodata" else write), name == ".bss"
+    raise UnknownError(f"section {section.name} is neither code nor data")
+
+
+def _alignment(section: Section, start: int) -> int:
+    """The alignment that the bytes at `start` of a section have had."""
+    align = max(section.align, 1)
+    while align > 1 and start % align:
+        align //= 2
+    return align

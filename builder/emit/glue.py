@@ -1,0 +1,184 @@
+"""The glue: module init and exit and the klp_patch / klp_object / klp_func records, as assembly.
+
+Rendered from `templates/glue.s.j2` with the offsets of the target's BTF and
+assembled by GNU `as`; no compiler and no kernel tree take part.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from builder.binary import ObjectFile, read_object
+from builder.binary.kernel import Kernel, StructLayout
+from builder.emit.templates import render
+from builder.errors import InputError, ToolError
+
+# struct modversion_info: char name[MODULE_NAME_LEN - sizeof(unsigned long)] after the CRC
+# (include/linux/module.h, Linux 6.1 to 6.12); MODULE_NAME_LEN is 64 - sizeof(unsigned long).
+_MODVERSION_NAME = 56
+_POINTER = 8
+
+
+@dataclass(frozen=True, slots=True)
+class GlueFunction:
+    """One klp_func: the old name, its sympos and the symbol of the new function."""
+
+    old_name: str
+    sympos: int
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
+class GlueObject:
+    """One klp_object; `name` is None for vmlinux. `callbacks` map pre_patch etc. to symbols."""
+
+    name: str | None
+    functions: Sequence[GlueFunction]
+    callbacks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A struct to lay out: `fields` are (offset, size, assembler expression or text)."""
+
+    size: int
+    fields: tuple[tuple[int, int, str], ...]
+
+
+def module_name(text: str) -> str:
+    """`text` as a module name; InputError if the kernel could not hold it (MODULE_NAME_LEN 56 with the NUL)."""
+    name = text.replace("-", "_")
+    if not name or not all(c.isalnum() or c == "_" for c in name) or len(name) > 55:
+        raise InputError(f"{text!r} cannot be a module's name: letters, digits and _ only, at most 55")
+    return name
+
+
+def assemble(
+    kernel: Kernel,
+    *,
+    name: str,
+    objects: Sequence[GlueObject],
+    versions: Sequence[tuple[str, int]],
+    namespaces: Sequence[str],
+    replace: bool,
+) -> ObjectFile:
+    """The glue as an object file. Raises ToolError when `as` is missing or fails."""
+    return _run_assembler(glue_source(
+        kernel, name=name, objects=objects, versions=versions, namespaces=namespaces, replace=replace
+    ))  # fmt: skip
+
+
+def glue_source(
+    kernel: Kernel,
+    *,
+    name: str,
+    objects: Sequence[GlueObject],
+    versions: Sequence[tuple[str, int]],
+    namespaces: Sequence[str],
+    replace: bool,
+) -> str:
+    """The assembly text."""
+    strings: dict[str, int] = {}
+
+    def text(value: str) -> str:
+        return f".Lstr{strings.setdefault(value, len(strings))}"
+
+    func, obj, patch, module = (kernel.layout(n) for n in ("klp_func", "klp_object", "klp_patch", "module"))
+    rows = []
+    for number, item in enumerate(objects):
+        rows.append(
+            {
+                "funcs": [
+                    _record(func, old_name=text(f.old_name), new_func=f.symbol, old_sympos=str(f.sympos))
+                    for f in item.functions
+                ],
+                "record": _record(
+                    obj,
+                    funcs=f".Lfuncs{number}",
+                    **({"name": text(item.name)} if item.name else {}),
+                    **{f"callbacks.{kind}": symbol for kind, symbol in item.callbacks.items()},
+                ),
+            }
+        )
+    features = kernel.features
+    modinfo = [("license", "GPL"), ("description", "bespoke livepatch"), ("depends", "")]
+    if features.retpoline:
+        modinfo.append(("retpoline", "Y"))
+    modinfo += [("livepatch", "Y"), ("name", name), ("vermagic", kernel.vermagic)]
+    modinfo += [("import_ns", n) for n in namespaces]
+    place = module.member("name")
+    return render(
+        "glue.s.j2",
+        {"quoted": _quoted, "record": _rendered},
+        modinfo=modinfo,
+        versions=versions,
+        version_name_size=_MODVERSION_NAME,
+        this_module=Record(
+            module.size,
+            tuple(
+                sorted(
+                    (
+                        (place.offset, place.size, _quoted(name)),
+                        (module.offset_of("init"), _POINTER, "init_module"),
+                        (module.offset_of("exit"), _POINTER, "cleanup_module"),
+                    )
+                )
+            ),
+        ),
+        objects=rows,
+        strings=list(strings),
+        func_size=func.size,
+        object_size=obj.size,
+        patch=_record(patch, mod="__this_module", objs=".Lobjects", **({"replace": "1"} if replace else {})),
+        ibt=features.ibt,
+        return_thunk=features.return_thunk,
+    )
+
+
+def _record(layout: StructLayout, **values: str) -> Record:
+    members = ((layout.member(name), value) for name, value in values.items())
+    return Record(layout.size, tuple(sorted((m.offset, m.size, value) for m, value in members)))
+
+
+_DIRECTIVES = {1: ".byte", 2: ".value", 4: ".long", 8: ".quad"}
+
+
+def _rendered(record: Record) -> str:
+    lines, at = [], 0
+    for offset, size, value in record.fields:
+        if offset > at:
+            lines.append(f"\t.zero {offset - at}")
+        if value.startswith('"'):
+            held = len(value.encode()) - 1  # the quotes go, a NUL comes
+            lines += [f"\t.asciz {value}", f"\t.zero {size - held}"]
+        else:
+            lines.append(f"\t{_DIRECTIVES[size]} {value}")
+        at = offset + size
+    if record.size > at:
+        lines.append(f"\t.zero {record.size - at}")
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """An assembler string; everything that is not plain ASCII in octal."""
+    plain = {*range(0x20, 0x7F)} - {0x22, 0x5C}
+    return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
+
+
+def _run_assembler(source: str) -> ObjectFile:
+    tool = shutil.which("as")
+    if tool is None:
+        raise ToolError("GNU as is not there; install the package binutils")
+    with TemporaryDirectory(prefix="bespoke-") as folder:
+        target = Path(folder) / "glue.o"
+        run = partial(subprocess.run, capture_output=True, text=True, timeout=60, check=False)
+        done = run([tool, "--64", "-o", str(target), "-"], input=source)
+        if done.returncode:
+            raise ToolError(f"as failed: {done.stderr.strip()}")
+        return read_object(target.read_bytes(), name="glue.o")

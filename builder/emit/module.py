@@ -1,0 +1,100 @@
+"""Emission: a bundle in, the bytes of a loadable module out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from builder.arch import by_machine
+from builder.binary import write_object
+from builder.compose.bindings import Bound
+from builder.compose.bundle import Bundle
+from builder.emit import derived, fragments, glue, link, readback
+from builder.emit import manifest as manifests
+from builder.errors import KernelError
+
+
+@dataclass(frozen=True)
+class Module:
+    """An emitted module: its name, its bytes and the manifest that is also inside."""
+
+    name: str
+    content: bytes
+    manifest: dict[str, Any]
+
+
+def emit(bundle: Bundle) -> Module:
+    """Emit the module. The same bundle gives the same bytes.
+
+    Raises ToolError without GNU `as`, KernelError for a kernel that lacks what
+    every livepatch needs.
+    """
+    kernel = bundle.kernel
+    kernel.require_livepatch()
+    arch = by_machine(bundle.pairs[0].diff.comparison.new.obj.machine, where=bundle.name)
+    parts = derived.derive(bundle, arch, fragments.collect(bundle))
+    linker = link.Linker(arch, bundle.name)
+    linker.add(parts)
+    # From here on every fragment has its place.
+    objects, symbols = _objects(bundle)
+    used = link.imports(parts)
+    needed = {n: b.crc for n, b in used.items()} | {n: _crc(bundle, n) for n in _glue_imports(bundle)}
+    versions = sorted((n, c) for n, c in needed.items() if c is not None)
+    namespaces = sorted({b.namespace for b in used.values() if b.namespace})
+    source = glue.assemble(
+        kernel,
+        name=bundle.name,
+        objects=objects,
+        versions=versions if kernel.features.modversions else (),
+        namespaces=namespaces,
+        replace=bundle.replace,
+    )
+    linker.add_glue(source, symbols)
+    linker.resolve(parts)
+    bare = linker.object({})
+    document = manifests.manifest(bundle, bare, parts)
+    meant = linker.object({manifests.SECTION: manifests.encode(document)})
+    content = write_object(meant)
+    readback.verify(content, meant)
+    return Module(bundle.name, content, document)
+
+
+def _glue_imports(bundle: Bundle) -> list[str]:
+    """Symbols that the glue itself takes from the kernel, and the CRC that stands for struct module."""
+    names = ["klp_enable_patch", "module_layout"]
+    if bundle.kernel.features.return_thunk:
+        names.append("__x86_return_thunk")
+    return names
+
+
+def _crc(bundle: Bundle, name: str) -> int | None:
+    found = bundle.kernel.export(name)
+    if found is None:
+        if name == "module_layout" and not bundle.kernel.features.modversions:
+            return None
+        raise KernelError(f"the kernel does not export {name}", where=bundle.kernel.path)
+    return found.crc
+
+
+def _objects(bundle: Bundle) -> tuple[list[glue.GlueObject], dict[str, object]]:
+    """klp_object rows by owner, vmlinux first, and the keys of the symbols they use."""
+    owners: dict[str, list[tuple[int, Bound]]] = {}
+    for number, bound in enumerate(bundle.pairs):
+        owners.setdefault(bound.owner.name, []).append((number, bound))
+    symbols: dict[str, object] = {}
+    rows = []
+    for owner in sorted(owners, key=lambda n: (n != "vmlinux", n)):
+        functions, callbacks = [], {}
+        for number, bound in owners[owner]:
+            selection = bound.diff.selection
+            for atom in selection.redirected:
+                match = bound.matches[bound.diff.comparison.correlation.twins[atom]]
+                symbol = f"bespoke_new_{len(symbols)}"
+                symbols[symbol] = (number, atom)
+                functions.append(glue.GlueFunction(match.name, match.sympos, symbol))
+            for kind, atom in selection.macros.callbacks.items():
+                symbol = f"bespoke_new_{len(symbols)}"
+                symbols[symbol] = (number, atom)
+                callbacks[kind] = symbol
+        rows.append(glue.GlueObject(None if owner == "vmlinux" else owner, functions, callbacks))
+    return rows, symbols

@@ -1,0 +1,32 @@
+"""Jinja2 templates: `templates/` of the source tree, or the copy inside the installed package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Strict: a name that a template uses and nobody gives is an error."""
+    places = [_PACKAGE / "_templates", _PACKAGE.parent / "templates"]
+    found = [str(p) for p in places if p.is_dir()]
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(found),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def render(name: str, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any) -> str:
+    """One template with its values; `filters` are added for this rendering."""
+    overlay = environment().overlay()
+    overlay.filters = {**overlay.filters, **(filters or {})}
+    return overlay.get_template(name).render(**values)
