@@ -76,7 +76,7 @@ class Machine:
     def __init__(self, kernel: SimulatedKernel, stubs: Mapping[str | int, Stub]) -> None:
         self.kernel = kernel
         self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
-        self._uc.ctl_set_cpu_model(x86.UC_CPU_X86_EPYC_ROME)  # has SMAP, which copies to user space toggle
+        self._uc.ctl_set_cpu_model(x86.UC_CPU_X86_ICELAKE_SERVER)  # has SMAP and PKU, which kernel code toggles
         self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
         self._kept: list[Any] = []
         for region in kernel.memory:
@@ -148,6 +148,15 @@ class Machine:
         """Answer an instruction that leaves the processor (CPUID and the like), by Unicorn's number for it."""
         self.hooks.append(callback)
         self._uc.hook_add(unicorn.UC_HOOK_INSN, callback, None, 1, 0, kind)
+
+    def on_event(self, kind: int, callback: Callable[..., Any]) -> None:
+        """Any other hook of Unicorn's, by its number."""
+        self.hooks.append(callback)
+        self._uc.hook_add(kind, callback)
+
+    def write_msr(self, number: int, value: int) -> None:
+        """Set a model-specific register."""
+        self._uc.msr_write(number, value)
 
     def run(self, address: int, arguments: Sequence[int], budget: int) -> Result:
         """Call a function. Raises Fault where it cannot go on or takes more than `budget` instructions."""

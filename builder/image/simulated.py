@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,6 +63,7 @@ class SimulatedKernel:
         self.redirections: dict[int, Any] = {}
         """By address of the old function; kept by `builder.load.livepatch`."""
         self.module_exports: dict[str, ModuleExport] = {}
+        self._indexes: dict[str, tuple[list[int], list[str]]] = {}
         self.symbols_of: dict[str, Mapping[str, tuple[int, ...]]] = {}
         self.its_thunk: Callable[[object, int], int] | None = None
         self.key_reader: Callable[[int], int] | None = None
@@ -201,22 +203,31 @@ class SimulatedKernel:
         if region is None or "[" in region.name:
             return None
         module = region.name.partition(":")[0]
-        best_name, best = "", -1
-        for name, places in self.symbols_of.get(module, {}).items():
-            for place in places:
-                if best < place <= address:
-                    best_name, best = name, place
-        if best < region.base:
+        places, names = self._index(module)
+        at = bisect_right(places, address) - 1
+        if at < 0 or places[at] < region.base:
             return f"{address - region.base:#x} [{region.name}]"
-        return f"{best_name}+{address - best:#x} [{module}]"
+        return f"{names[at]}+{address - places[at]:#x} [{module}]"
+
+    def _index(self, module: str) -> tuple[list[int], list[str]]:
+        """The symbols of a module in order of address; of several at one place the last."""
+        found = self._indexes.get(module)
+        if found is None:
+            symbols = self.symbols_of.get(module, {})
+            by_place = {place: name for name, places in symbols.items() for place in places}
+            order = sorted(by_place)
+            found = (order, [by_place[place] for place in order])
+            if module in self.symbols_of:
+                self._indexes[module] = found
+        return found
 
     def function_size(self, address: int) -> int:
         """Bytes up to the next symbol, of vmlinux or of the module that holds it (kallsyms_lookup_size_offset)."""
         region = self.memory.find(address)
-        symbols = self.symbols_of.get(region.name.partition(":")[0]) if region is not None else None
-        if symbols is not None and region is not None:
-            after = [value for values in symbols.values() for value in values if address < value < region.end]
-            return min(after, default=region.end) - address
+        if region is not None and (module := region.name.partition(":")[0]) in self.symbols_of:
+            places, _ = self._index(module)
+            at = bisect_right(places, address)
+            return min(places[at] if at < len(places) else region.end, region.end) - address
         found = self.kernel.symbol_at(address)
         return self.kernel.size_of(found) if found is not None else 0
 
@@ -327,6 +338,23 @@ class SimulatedKernel:
         if merged and merged[-1][0] + merged[-1][1] == self._next_module:
             self._next_module = merged.pop()[0]
         self._free = merged
+
+    def forget(self, loaded: Any) -> None:
+        """Take a module out: its memory, its symbols, its exports, its uses of others."""
+        self.modules.pop(loaded.name, None)
+        self.symbols_of.pop(loaded.name, None)
+        self._indexes.pop(loaded.name, None)
+        for name in loaded.exports:
+            self.module_exports.pop(name, None)
+        for other in self.modules.values():
+            other.users.discard(loaded.name)
+        mapped = list(self.memory)
+        for region in loaded.regions:
+            if any(region is other for other in mapped):
+                self.memory.remove(region)
+                self.release(region.base, len(region.data))
+        if loaded.percpu is not None:
+            self.release_percpu(loaded.percpu)
 
     def allocate_percpu(self, size: int, align: int) -> int:
         """An offset in the per-CPU area reserved for modules, as __alloc_reserved_percpu gives one."""

@@ -142,6 +142,7 @@ def compare(
 ) -> Fidelity:
     """Boot a guest, let it load modules, take everything out, predict the same, compare."""
     wanted = [*in_order(kernel, paths if paths is not None else choose(kernel, modules, seed)), *extra]
+    files = {module.name: module for module in wanted}
     outcome = Fidelity(kernel.release, cpu, smp)
     started = time.monotonic()
     with Guest(kernel, cpu=cpu, smp=smp, memory_mb=memory_mb, panic_on_oops=False) as guest:
@@ -150,21 +151,24 @@ def compare(
         found = guest_modules(guest)
         memory = GuestMemory(guest)
         state = capture_state(guest, kernel, memory)
-        memory.keep_spans(_ranges(found))
+        memory.keep_spans(_ranges(found, files))
         outcome.seconds_guest = time.monotonic() - started
     say(f"memory of {len(found)} modules taken after {outcome.seconds_guest:.1f} s")
     started = time.monotonic()
     simulated = boot(kernel, state)
-    predict(simulated, {module.name: module for module in wanted}, found, memory, outcome)
+    predict(simulated, files, found, memory, outcome)
     outcome.seconds_simulated = time.monotonic() - started
     return outcome
 
 
-def _ranges(modules: Iterable[GuestModule]) -> list[tuple[int, int]]:
-    """Where the sections of each module may lie, the end of the last not being known."""
+def _ranges(modules: Iterable[GuestModule], files: Mapping[str, ModuleFile]) -> list[tuple[int, int]]:
+    """Where the sections of each module lie."""
     out = []
     for module in modules:
-        out += [(address, address + 4096) for name, address in module.sections.items() if not name.startswith(".init")]
+        sizes = {s.name: s.size for s in files[module.name].object.sections} if module.name in files else {}
+        for name, address in module.sections.items():
+            if not name.startswith(".init"):
+                out.append((address, address + max(sizes.get(name, 0), 8)))
     return out
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from builder.binary import Section, elf
@@ -358,3 +358,13 @@ def module_going(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
                     region = kernel.memory.region(target.address, max(target.size, 1))
                     clear_relocations(region.data, target.address - region.base, table.data)
                 kernel.memory.generation += 1
+
+
+def unload_all(kernel: SimulatedKernel, keep: Collection[str] = ()) -> None:
+    """Disable every livepatch and take out every module but those in `keep`, the last one loaded first."""
+    for patch in reversed([p for p in kernel.livepatches if p.module not in keep]):
+        _disable(kernel, patch)
+        kernel.livepatches.remove(patch)
+    for name in [name for name in kernel.modules if name not in keep][::-1]:
+        module_going(kernel, kernel.modules[name])
+        kernel.forget(kernel.modules[name])

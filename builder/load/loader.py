@@ -45,7 +45,7 @@ def load_module(
     try:
         _fill(kernel, loaded, record)
     except BaseException:
-        _forget(kernel, loaded)
+        kernel.forget(loaded)
         raise
     return loaded
 
@@ -83,7 +83,7 @@ def _allocate(
                 percpu = kernel.allocate_percpu(per_cpu_section.size, per_cpu_section.align)
             loaded.percpu = percpu
     except LoadError:
-        _forget(kernel, loaded)
+        kernel.forget(loaded)
         raise
     return loaded
 
@@ -233,20 +233,4 @@ def unload_module(kernel: SimulatedKernel, name: str) -> None:
     if loaded.users:
         raise LoadError(f"module {name} is in use by {', '.join(sorted(loaded.users))}")
     livepatch.module_going(kernel, loaded)
-    _forget(kernel, loaded)
-
-
-def _forget(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
-    kernel.modules.pop(loaded.name, None)
-    kernel.symbols_of.pop(loaded.name, None)
-    for name in loaded.exports:
-        kernel.module_exports.pop(name, None)
-    for other in kernel.modules.values():
-        other.users.discard(loaded.name)
-    mapped = list(kernel.memory)
-    for region in loaded.regions:
-        if any(region is other for other in mapped):
-            kernel.memory.remove(region)
-            kernel.release(region.base, len(region.data))
-    if loaded.percpu is not None:
-        kernel.release_percpu(loaded.percpu)
+    kernel.forget(loaded)

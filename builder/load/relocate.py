@@ -21,6 +21,10 @@ _U32: Final = struct.Struct("<I").pack_into
 _U64: Final = struct.Struct("<Q").pack_into
 
 
+class UncheckedError(LoadError):
+    """What the kernel does not check and would write all the same."""
+
+
 def apply_relocations(
     data: bytearray, at: int, address: int, size: int, table: bytes, values: list[int], where: str
 ) -> int:
@@ -38,10 +42,12 @@ def apply_relocations(
             value = values[symbol] + addend
             target = at + offset
             if kind == PLT32 or kind == PC32:  # noqa: SIM109 - the hottest line of all
-                # The kernel does not check that the distance fits.
                 if data[target : target + 4] != _ZERO4 or offset + 4 > size:
                     raise _refused(data, target, offset, 4, size, kind, value, where)
-                _U32(data, target, (value - address - offset) & U32)
+                value -= address + offset
+                _U32(data, target, value & U32)
+                if (value + 0x80000000) & U64 > U32:
+                    raise UncheckedError(f"{NAMES[kind]} at {offset:#x}: a distance of {value:#x} bytes", where=where)
             elif kind == R32S:
                 if data[target : target + 4] != _ZERO4 or offset + 4 > size:
                     raise _refused(data, target, offset, 4, size, kind, value, where)
@@ -62,11 +68,11 @@ def apply_relocations(
                 raise LoadError(f"Unknown rela relocation: {kind}", where=where)
             count += 1
     except IndexError:
-        raise LoadError(
+        raise UncheckedError(
             f"relocation at {offset:#x} names symbol {symbol} of {len(values)}", where=where
         ) from None
     except struct.error:
-        raise LoadError(f"relocations of {len(table)} bytes, no multiple of 24", where=where) from None
+        raise UncheckedError(f"relocations of {len(table)} bytes, no multiple of 24", where=where) from None
     return count
 
 
@@ -82,7 +88,7 @@ def _refused(
     data: bytearray, target: int, offset: int, width: int, size: int, kind: int, value: int, where: str
 ) -> LoadError:
     if offset + width > size:
-        return LoadError(f"{NAMES[kind]} at {offset:#x} lies outside a section of {size} bytes", where=where)
+        return UncheckedError(f"{NAMES[kind]} at {offset:#x} lies outside a section of {size} bytes", where=where)
     found = bytes(data[target : target + width]).hex(" ")
     return LoadError(
         f"invalid relocation target, existing value is nonzero ({found}) for {NAMES[kind]} at {offset:#x}, "

@@ -1,0 +1,170 @@
+"""The boot state from the image and a CPU model alone: the kernel's own early code decides, executed here.
+
+start_kernel and setup_arch call `early_cpu_init`, `init_hypervisor_platform`
+and `pti_check_boottime_disable`, arch_cpu_finalize_init calls
+`identify_boot_cpu` and `cpu_select_mitigations` (arch/x86/kernel/setup.c,
+arch/x86/kernel/cpu/common.c, v6.1 and v6.12). CPUID is answered with what the
+model shows; so which features, defects and mitigations there are is not
+imitated but computed by the code that computes it at boot.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+import unicorn
+from unicorn import x86_const as x86
+
+from builder.binary.kernel import Kernel
+from builder.errors import LoadError, UsageError
+from builder.image.boot import BUG_WORDS, CAPABILITY_WORDS, BootState
+from builder.image.execute import Fault, Machine
+from builder.image.memory import PAGE, Region
+from builder.image.simulated import SimulatedKernel
+
+STEPS: Final = (
+    "early_cpu_init", "init_hypervisor_platform", "pti_check_boottime_disable",
+    "identify_boot_cpu", "native_pv_lock_init", "cpu_select_mitigations",
+)  # fmt: skip
+KEYS_ON: Final = tuple(f"static_key_{how}{locked}" for how in ("enable", "slow_inc") for locked in ("", "_cpuslocked"))
+KEYS_OFF: Final = tuple(name.replace("enable", "disable").replace("inc", "dec") for name in KEYS_ON)
+# What needs devices or memory management, and decides no feature.
+SILENT: Final = ("mcheck_cpu_init", "numa_add_cpu", "on_each_cpu_cond_mask", "x86_init_rdrand", "register_syscore_ops")
+ALLOCATE: Final = (
+    "kmalloc_trace", "kmalloc_trace_noprof", "__kmalloc_cache_noprof", "kmem_cache_alloc", "__alloc_percpu",
+)  # fmt: skip
+LOCAL_APIC: Final = 0xFFFFFFFFFF5FD000
+"""Where the fixmap shows it (asm/fixmap.h, FIX_APIC_BASE)."""
+WRPKRU: Final = b"\x0f\x01\xef"
+MISC_ENABLE: Final = (0x1A0, 1)
+"""MSR_IA32_MISC_ENABLE, with fast strings as firmware and QEMU leave it."""
+SUBLEAVES: Final = frozenset((0x4, 0x7, 0xB, 0xD, 0xF, 0x10, 0x12, 0x14, 0x1F, 0x8000001D))
+BUDGET: Final = 5_000_000
+
+Leaves = Mapping[tuple[int, int], tuple[int, int, int, int]]
+"""(leaf, subleaf) of CPUID -> EAX, EBX, ECX, EDX."""
+
+
+@cache
+def cpu_models() -> Mapping[str, Leaves]:
+    """The CPU models that are known, each with its CPUID as QEMU's emulation shows it on one CPU."""
+    text = files("builder.image").joinpath("cpu_models.json").read_text()
+    return {
+        name: {_leaf(key): tuple(int(word, 16) for word in row.split()) for key, row in rows.items()}  # type: ignore[misc]
+        for name, rows in json.loads(text).items()
+    }
+
+
+def _leaf(key: str) -> tuple[int, int]:
+    leaf, _, sub = key.partition(".")
+    return int(leaf, 16), int(sub, 16)
+
+
+def with_cpus(leaves: Leaves, cpus: int) -> Leaves:
+    """The same model where there are several CPUs of one package (target/i386/cpu.c of QEMU)."""
+    if cpus == 1:
+        return leaves
+    found = dict(leaves)
+    a, b, c, d = found[1, 0]
+    found[1, 0] = (a, b & 0xFF00FFFF | cpus << 16, c, d | 1 << 28)  # HTT
+    if (0x80000001, 0) in found and found[0, 0][1:] != _vendor("GenuineIntel"):
+        a, b, c, d = found[0x80000001, 0]
+        found[0x80000001, 0] = (a, b, c | 2, d)  # CMP_LEGACY
+    if (0x80000008, 0) in found:
+        a, b, c, d = found[0x80000008, 0]
+        found[0x80000008, 0] = (a, b, c & ~0xFF | cpus - 1, d)
+    return found
+
+
+def _vendor(text: str) -> tuple[int, int, int]:
+    b, d, c = struct.unpack("<3I", text.encode())
+    return b, c, d
+
+
+def derive_state(kernel: Kernel, cpu: str = "max", cpus: int = 1, leaves: Leaves | None = None) -> BootState:
+    """The boot state on a CPU model with so many CPUs; `leaves` instead of a known model.
+
+    Raises UsageError for an unknown model and LoadError where the kernel's code cannot be executed.
+    """
+    if leaves is None:
+        known = cpu_models()
+        if cpu not in known:
+            raise UsageError(f"unknown CPU model {cpu!r}; known are {', '.join(sorted(known))}")
+        leaves = known[cpu]
+    simulated = SimulatedKernel(kernel, BootState(cpu, (0,) * (CAPABILITY_WORDS + BUG_WORDS), 0))
+    keys: dict[int, int] = {}
+    machine = _prepare(simulated, with_cpus(leaves, cpus), keys)
+    for step in STEPS:
+        address = simulated.address(step)
+        if address is not None:
+            try:
+                machine.run(address, (), BUDGET)
+            except Fault as fault:
+                raise LoadError(f"{step} cannot be executed for CPU model {cpu}: {fault}", where=kernel.path) from fault
+    return _read(simulated, cpu, cpus, keys)
+
+
+def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int]) -> Machine:
+    def set_key(count: int) -> Any:
+        def stub(machine: Machine) -> int:
+            key = machine.argument(0)
+            keys[key] = count
+            machine.write(key, struct.pack("<i", count))
+            return 0
+
+        return stub
+
+    def allocate(_: Machine) -> int:
+        return simulated.heap.allocate(2 * PAGE, PAGE)
+
+    stubs: dict[str | int, Any] = dict(simulated.stubs)
+    stubs |= dict.fromkeys(KEYS_ON, set_key(1)) | dict.fromkeys(KEYS_OFF, set_key(0))
+    stubs |= dict.fromkeys(SILENT, lambda _: 0)
+    stubs |= dict.fromkeys(ALLOCATE, allocate)
+    simulated.memory.add(Region(LOCAL_APIC & ~(PAGE - 1), bytearray(PAGE), "apic[0]", "rw"))
+    machine = Machine(simulated, stubs)
+    machine.write_msr(*MISC_ENABLE)
+
+    def cpuid(_uc: Any, _data: Any) -> int:
+        leaf, sub = machine.register("eax"), machine.register("ecx")
+        words = leaves.get((leaf, sub if leaf in SUBLEAVES else 0), (0, 0, 0, 0))
+        for name, word in zip(("rax", "rbx", "rcx", "rdx"), words, strict=True):
+            machine.set_register(name, word)
+        return 1
+
+    def read_port(_uc: Any, _port: int, size: int, _data: Any) -> int:
+        return (1 << 8 * size) - 1  # nothing answers
+
+    def invalid(_uc: Any, _data: Any) -> bool:
+        at = machine.register("rip")
+        if machine.read(at, 3) != WRPKRU:
+            return False
+        machine.set_register("rip", at + 3)  # of no consequence without user space
+        return True
+
+    machine.on_instruction(x86.UC_X86_INS_CPUID, cpuid)
+    machine.on_instruction(x86.UC_X86_INS_IN, read_port)
+    machine.on_event(unicorn.unicorn_const.UC_HOOK_INSN_INVALID, invalid)
+    return machine
+
+
+def _read(simulated: SimulatedKernel, cpu: str, cpus: int, keys: dict[int, int]) -> BootState:
+    kernel, memory = simulated.kernel, simulated.memory
+    at = kernel.symbol("boot_cpu_data").address + kernel.layout("cpuinfo_x86").offset_of("x86_capability")
+    words = struct.unpack(f"<{CAPABILITY_WORDS + BUG_WORDS}I", memory.read(at, 4 * (CAPABILITY_WORDS + BUG_WORDS)))
+    thunk, operations = simulated.address("x86_return_thunk"), simulated.address("pv_ops")
+    count = kernel.layout("paravirt_patch_template").size // 8 if operations is not None else 0
+    return BootState(
+        cpu=cpu,
+        capabilities=words,
+        return_thunk=memory.u64(thunk) if thunk is not None else 0,
+        pv_ops=struct.unpack(f"<{count}Q", memory.read(operations, 8 * count)) if operations is not None else (),
+        possible_cpus=cpus,
+        uniproc=cpus == 1,
+        static_keys=keys,
+    )

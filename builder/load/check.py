@@ -1,0 +1,243 @@
+"""Pre-flight: a module loaded into the simulated kernel, and everything that could go wrong said beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from builder.binary import elf
+from builder.binary.kernel import Kernel, read_module_bytes
+from builder.errors import InputError, LoadError
+from builder.image import SimulatedKernel
+from builder.image.derive import derive_state
+from builder.load import accept, livepatch
+from builder.load import problems as problems_of
+from builder.load.accept import ENOENT, ENOEXEC, Finding
+from builder.load.boot import boot
+from builder.load.loader import load_module, load_with_dependencies
+from builder.load.module import LoadedModule, ModuleFile, Site
+from builder.load.relocate import UncheckedError
+
+
+@dataclass(frozen=True, slots=True)
+class CpuCheck:
+    """What became of the module on one CPU model: sites by pass, relocations by section, every site written."""
+
+    cpu: str
+    counts: Mapping[str, int]
+    sites: tuple[Site, ...] = field(repr=False, default=())
+    places: tuple[str, ...] = field(repr=False, default=())
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "cpu": self.cpu,
+            "patched": dict(self.counts),
+            "sites": [
+                {"pass": s.step, "address": f"{s.address:#x}", "place": place, "old": s.old.hex(), "new": s.new.hex()}
+                for s, place in zip(self.sites, self.places, strict=True)
+                if len(s.new) <= 64
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The outcome: `refusals` are why the kernel would not take it, `problems` what it takes and then suffers from."""
+
+    module: str
+    kernel: str
+    refusals: tuple[Finding, ...]
+    problems: tuple[Finding, ...]
+    taints: tuple[str, ...]
+    relocations: Mapping[str, int]
+    bindings: tuple[Mapping[str, object], ...]
+    replaced: tuple[Mapping[str, object], ...]
+    cpus: tuple[CpuCheck, ...]
+
+    @property
+    def kernel_accepts(self) -> bool:
+        """Whether insmod would succeed."""
+        return not self.refusals
+
+    @property
+    def exit_status(self) -> int:
+        """1 for anything that stands against loading it."""
+        return 1 if self.refusals or self.problems else 0
+
+    def as_json(self) -> dict[str, object]:
+        """The one document that `bespoke check --json` prints."""
+        return {
+            "module": self.module,
+            "kernel": self.kernel,
+            "kernel_accepts": self.kernel_accepts,
+            "refusals": [f.as_json() for f in self.refusals],
+            "problems": [f.as_json() for f in self.problems],
+            "taints": list(self.taints),
+            "relocations": dict(self.relocations),
+            "bindings": [dict(row) for row in self.bindings],
+            "replaced": [dict(row) for row in self.replaced],
+            "cpus": [cpu.as_json() for cpu in self.cpus],
+        }
+
+
+def check(
+    source: str | Path | bytes | ModuleFile,
+    kernel: Kernel,
+    cpus: Sequence[str] = ("max",),
+    *,
+    objects: Mapping[str, Path] | None = None,
+    number_of_cpus: int = 1,
+) -> CheckReport:
+    """Load a module into the simulated kernel, on each CPU model, and report.
+
+    `objects` are the files of modules that it patches or depends on, where the
+    kernel's own tree has none. Raises InputError where the file is no module at all.
+    """
+    return Checker(kernel, objects, number_of_cpus).check(source, cpus)
+
+
+class Checker:
+    """Checks many modules against one kernel, which is derived and patched once for each CPU model."""
+
+    def __init__(self, kernel: Kernel, objects: Mapping[str, Path] | None = None, number_of_cpus: int = 1) -> None:
+        self.kernel = kernel
+        self._objects = dict(objects or {})
+        self._cpus = number_of_cpus
+        self._booted: dict[str, SimulatedKernel] = {}
+
+    def simulated(self, cpu: str) -> SimulatedKernel:
+        """The simulated kernel on a CPU model."""
+        found = self._booted.get(cpu)
+        if found is None:
+            found = self._booted[cpu] = boot(self.kernel, derive_state(self.kernel, cpu, self._cpus))
+        return found
+
+    def check(self, source: str | Path | bytes | ModuleFile, cpus: Sequence[str] = ("max",)) -> CheckReport:
+        if isinstance(source, bytes | ModuleFile):
+            label, data = "module", source if isinstance(source, bytes) else source.data
+        else:
+            label, data = str(source), read_module_bytes(Path(source))
+        refusals = list(accept.elf_refusals(data, self.kernel.features.module_memory))
+        problems: list[Finding] = []
+        module: ModuleFile | None = None
+        if not refusals:
+            try:
+                module = ModuleFile.read(data, label)
+            except InputError as error:
+                problems.append(Finding("malformed", str(error)))
+        if module is None:
+            return CheckReport(label, self.kernel.release, tuple(refusals), tuple(problems), (), {}, (), (), ())
+        refusals += accept.section_refusals(module, self.kernel)
+        refusals += accept.modinfo_refusals(module, self.kernel)
+        problems += problems_of.in_file(module, self.kernel)
+        results: list[CpuCheck] = []
+        loaded: LoadedModule | None = None
+        patch: livepatch.Livepatch | None = None
+        described: tuple[tuple[Mapping[str, object], ...], tuple[Mapping[str, object], ...]] = ((), ())
+        for cpu in cpus:
+            simulated = self.simulated(cpu)
+            run = _Run(self, simulated, module)
+            try:
+                loaded, patch = run.load()
+                if loaded is not None:
+                    results.append(run.result(cpu, loaded))
+                    described = _bindings(simulated, loaded), _replaced(simulated, patch)
+                refusals += [f for f in run.refusals if f not in refusals]
+                problems += [f for f in run.problems if f not in problems]
+            finally:
+                run.undo()
+        return CheckReport(
+            module.name or label, self.kernel.release, tuple(refusals), tuple(problems),
+            accept.taints(module, self.kernel), dict(loaded.relocations) if loaded is not None else {},
+            described[0], described[1], tuple(results),
+        )  # fmt: skip
+
+    def find_object(self, name: str) -> Path | None:
+        """The file of a module that another needs."""
+        return self._objects.get(name) or self.kernel.find_module(name)
+
+
+class _Run:
+    """One module on one simulated kernel, which is as before when `undo` is done."""
+
+    def __init__(self, checker: Checker, simulated: SimulatedKernel, module: ModuleFile) -> None:
+        self._checker = checker
+        self._simulated = simulated
+        self._module = module
+        self._before = set(simulated.modules)
+        self.refusals: list[Finding] = []
+        self.problems: list[Finding] = []
+
+    def load(self) -> tuple[LoadedModule | None, livepatch.Livepatch | None]:
+        simulated, module = self._simulated, self._module
+        for name in (*module.depends, *patched_objects(module)):
+            path = self._checker.find_object(name)
+            if path is not None and name not in simulated.modules:
+                try:
+                    load_with_dependencies(simulated, path, self._checker._objects)
+                except LoadError as error:
+                    self.problems.append(Finding("object", f"module {name}, which it needs, cannot be loaded: {error}"))
+        self.refusals += accept.symbol_refusals(module, simulated)
+        if any(finding.code == "unknown-symbol" for finding in self.refusals):
+            return None, None
+        try:
+            loaded = load_module(simulated, module, record=True)
+        except UncheckedError as error:
+            self.problems.append(Finding("memory", f"the kernel would not notice: {error}"))
+            return None, None
+        except LoadError as error:
+            self.refusals.append(Finding("load", str(error), ENOENT if "Unknown symbol" in str(error) else ENOEXEC))
+            return None, None
+        self.problems += problems_of.when_loaded(simulated, loaded)
+        patch = None
+        if module.is_livepatch:
+            try:
+                patch = livepatch.run_init(simulated, loaded)
+            except UncheckedError as error:
+                self.problems.append(Finding("memory", f"the kernel would not notice: {error}"))
+            except LoadError as error:
+                self.refusals.append(Finding("enable", str(error), accept.EINVAL))
+            if patch is not None:
+                self.problems += problems_of.missing_objects(simulated, patch)
+        return loaded, patch
+
+    def result(self, cpu: str, loaded: LoadedModule) -> CpuCheck:
+        places = tuple(self._simulated.describe(site.address) for site in loaded.sites)
+        return CpuCheck(cpu, dict(loaded.counts), tuple(loaded.sites), places)
+
+    def undo(self) -> None:
+        livepatch.unload_all(self._simulated, keep=self._before)
+
+
+def patched_objects(module: ModuleFile) -> tuple[str, ...]:
+    """The modules that its klp sections and symbols name."""
+    found = set()
+    for section in module.object.sections:
+        if section.name.startswith(".klp.rela."):
+            found.add(section.name.split(".")[3] if section.name.count(".") > 3 else "")
+    for symbol in module.object.symbols:
+        if symbol.name.startswith(".klp.sym."):
+            found.add(symbol.name.split(".")[3])
+    return tuple(sorted(found - {"vmlinux", ""}))
+
+
+def _bindings(simulated: SimulatedKernel, loaded: LoadedModule) -> tuple[Mapping[str, object], ...]:
+    """What each symbol of a livepatch was bound to."""
+    return tuple(
+        {"symbol": symbol.name, "address": f"{value:#x}", "place": simulated.describe(value)}
+        for symbol, value in zip(loaded.file.object.symbols, loaded.values, strict=True)
+        if symbol.shndx == elf.LIVEPATCH
+    )
+
+
+def _replaced(simulated: SimulatedKernel, patch: livepatch.Livepatch | None) -> tuple[Mapping[str, object], ...]:
+    """The functions that a livepatch replaces."""
+    return tuple(
+        {
+            "object": found.name or "vmlinux", "function": function.name, "sympos": function.sympos,
+            "old": f"{function.old:#x}", "new": f"{function.new:#x}",
+        }
+        for found in (patch.objects if patch is not None else ())
+        for function in found.functions
+    )

@@ -1,0 +1,140 @@
+"""What a kernel takes and then suffers from: found in the file, or once it is loaded."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+
+from builder.binary import Relocation, Section, elf
+from builder.binary.kernel import Kernel
+from builder.errors import InputError
+from builder.image import SimulatedKernel
+from builder.load import livepatch
+from builder.load.accept import Finding
+from builder.load.module import LoadedModule, ModuleFile, Site
+from builder.load.passes import PASSES
+from builder.load.passes.ibt import ENDBR64
+from builder.load.relocate import R32S, R64
+
+LATE = ("__jump_table", ".static_call_sites", ".altinstructions", ".altinstr_replacement", ".parainstructions")
+"""What the kernel has read by the time that relocations naming another object are written."""
+ORDINARY = re.compile(
+    r"\.(text|data|rodata|bss|init|exit|ref|meminit|sched|noinstr|kprobes|static_call|note|softirqentry|irqentry|cold"
+    r"|lrodata|ldata|lbss|entry|cpuidle|spinlock|fixup|discard)\b.*"
+    r"|\.(modinfo|altinstr_aux|orc_header|BTF_ids|printk_index|gnu\.linkonce\.this_module|strtab|symtab|eh_frame)"
+    r"|\.rela?\..*|\.klp\..*|\.bespoke.*|\.kunit_.*"
+)
+"""Sections that hold code, data or notes, and nothing that a pass must know."""
+TABLES = frozenset((
+    "__bpf_raw_tp_map", "__bug_table", "__dyndbg", "__dyndbg_classes", "__kcrctab", "__kcrctab_gpl", "__kflagstab",
+    "__ksymtab", "__ksymtab_gpl", "__ksymtab_strings", "__param", "__patchable_function_entries", "__tracepoint_str",
+    "__tracepoints", "__tracepoints_ptrs", "__tracepoints_strings", "__versions", "___srcu_struct_ptrs",
+    "_ftrace_eval_map", "_ftrace_events", "__trace_printk_fmt", "_error_injection_whitelist", "_kprobe_blacklist",
+    ".ctors", ".init_array", "__obsparm",
+))  # fmt: skip
+"""Tables that the kernel registers as they are (find_module_sections) and no pass rewrites."""
+
+
+
+def in_file(module: ModuleFile, kernel: Kernel) -> Iterator[Finding]:
+    """What can be seen without loading."""
+    this, size = module.object.by_name.get(".gnu.linkonce.this_module"), kernel.layout("module").size
+    if this is not None and this.size != size:
+        yield Finding("this-module", f".gnu.linkonce.this_module has {this.size} bytes, struct module {size}")
+    known = TABLES | {table for row in PASSES for table in row.tables}
+    skipped = {table for row in PASSES if not row.applies(kernel.features) for table in row.tables} - TABLES
+    for section in module.object.sections:
+        if section.is_alloc and section.size and section.type != elf.SHT_RELA:
+            if section.name not in known and not ORDINARY.fullmatch(section.name):
+                yield Finding("unknown-table", f"section {section.name} is of no known kind")
+            elif section.name in skipped:
+                yield Finding("dead-table", f"section {section.name} is a table that this kernel does not read")
+        if section.name.startswith(".klp.rela."):
+            yield from _klp_section(module, section)
+    yield from _unresolved(module)
+
+
+def _klp_section(module: ModuleFile, section: Section) -> Iterator[Finding]:
+    if not section.flags & elf.SHF_RELA_LIVEPATCH:
+        yield Finding("klp-flag", f"section {section.name} has no flag SHF_RELA_LIVEPATCH: never resolved")
+    if not section.name.startswith(".klp.rela.vmlinux."):
+        target = module.object.sections[section.info].name
+        if target in LATE:
+            yield Finding("klp-late", f"section {section.name} is written after {target} has been used")
+
+
+def _unresolved(module: ModuleFile) -> Iterator[Finding]:
+    """Livepatch symbols that an ordinary relocation uses: nobody gives them a value."""
+    symbols = module.object.symbols
+    for section in module.object.sections:
+        if section.type != elf.SHT_RELA or section.flags & elf.SHF_RELA_LIVEPATCH:
+            continue
+        target = module.object.sections[section.info]
+        try:
+            rows: tuple[Relocation, ...] = module.object.relocations[section.index] if target.is_alloc else ()
+        except InputError as error:
+            yield Finding("malformed", str(error))
+            continue
+        for row in rows:
+            if symbols[row.symbol].shndx == elf.LIVEPATCH:
+                yield Finding("klp-unresolved", f"{symbols[row.symbol].name}, used in {target.name}, is never resolved")
+                break
+
+
+def when_loaded(simulated: SimulatedKernel, loaded: LoadedModule) -> Iterator[Finding]:
+    """What its loading showed: warnings of the kernel, sites that overlap, pointers and returns that go wrong."""
+    yield from (Finding("warning", text) for text in loaded.warnings)
+    yield from overlaps(loaded.sites)
+    if simulated.kernel.features.ibt:
+        yield from _sealed(simulated, loaded)
+    if simulated.kernel.features.return_thunk:
+        yield from _return_sites(simulated, loaded)
+
+
+def overlaps(sites: Sequence[Site]) -> Iterator[Finding]:
+    """Places that two different passes wrote, other than one instruction that both mean."""
+    code = sorted((s for s in sites if len(s.new) <= 64), key=lambda s: (s.address, len(s.new)))
+    for before, after in itertools.pairwise(code):
+        if before.step != after.step and before.address + len(before.new) > after.address != before.address:
+            yield Finding("overlap", f"{before.step} and {after.step} both write {after.address:#x}")
+
+
+def _sealed(simulated: SimulatedKernel, loaded: LoadedModule) -> Iterator[Finding]:
+    """Pointers to functions of vmlinux that cannot be called indirectly where IBT is enforced."""
+    start, end = simulated.text
+    symbols = loaded.file.object.symbols
+    for section in loaded.file.object.sections:
+        if section.type != elf.SHT_RELA or not loaded.file.object.sections[section.info].is_alloc:
+            continue
+        for _, kind, number, addend in elf.LITTLE.rela.iter_unpack(section.data):
+            value = loaded.values[number] + addend
+            if kind not in (R64, R32S) or not start <= value < end or symbols[number].shndx not in (0, elf.LIVEPATCH):
+                continue
+            if simulated.kernel.symbol_at(value) is not None and simulated.memory.read(value, 4) != ENDBR64:
+                where = simulated.describe(value)
+                yield Finding("sealed-endbr", f"a pointer to {where}, which has no ENDBR any more")
+
+
+def _return_sites(simulated: SimulatedKernel, loaded: LoadedModule) -> Iterator[Finding]:
+    """Returns through the thunk that no table names stay as they are; later kernels warn of each."""
+    thunk = simulated.kernel.symbol("__x86_return_thunk").address
+    at = {section.index: section for section in loaded.sections}
+    patched = {site.address for site in loaded.sites if site.step == "apply_returns"}
+    for section in loaded.file.object.sections:
+        target = at.get(section.info)
+        if section.type != elf.SHT_RELA or target is None or not target.flags & elf.SHF_EXECINSTR:
+            continue
+        for offset, _, number, _ in elf.LITTLE.rela.iter_unpack(section.data):
+            jump = target.address + offset - 1
+            if loaded.values[number] == thunk and jump not in patched and target.name != ".altinstr_replacement":
+                where = simulated.describe(jump)
+                yield Finding("return-sites", f"the return at {where} is in no .return_sites: unpatched return thunk")
+                return
+
+
+def missing_objects(simulated: SimulatedKernel, patch: livepatch.Livepatch) -> Iterator[Finding]:
+    """Objects whose relocations could not be tried, because they are not to be had."""
+    for found in patch.objects:
+        if found.name is not None and found.name not in simulated.modules:
+            yield Finding("object-unknown", f"module {found.name}, which it patches, was not found: give its file")
