@@ -197,6 +197,8 @@ class _Trial:
                 before = guest.loaded()
                 guest.modprobe(module.name, timeout=self.plan.timeout)
                 self.ours.extend(name for name in reversed(guest.loaded()) if name not in before)
+                if module.is_livepatch:
+                    guest.wait_transition(module.name, self.plan.timeout)
 
     def _insert(self, guest: Guest, module: ModuleFile) -> None:
         before = guest.mark()
@@ -221,8 +223,10 @@ class _Trial:
             self.ours.remove(name)
 
     def _unload(self, guest: Guest, name: str, *, must: bool = True) -> None:
-        """rmmod; a module that stays is a failure only if it `must` go."""
+        """rmmod, of a livepatch after it is disabled; one that stays is a failure only if it `must` go."""
         with self._step(f"rmmod {name}") as said:
+            if (state := guest.livepatch_state(name)) is not None and state.enabled:
+                guest.disable_livepatch(name, self.plan.timeout)
             answer = guest.rmmod(name, timeout=self.plan.timeout)
             if not answer.ok and must:
                 raise LoadError(f"could not be removed: {_last_line(answer.output)}")
@@ -267,6 +271,8 @@ class _Trial:
     def _last_words(self, guest: Guest) -> str:
         """After a failure: the log since the boot was done; the warnings since the module came."""
         log = guest.log()
+        if not log.records:
+            return guest.complaint()
         self.warnings = log.since(self.patched or self.mark).warnings()
         return str(log.since(self.mark))
 

@@ -67,9 +67,7 @@ def _step_line(step: Step) -> Text:
 
 def _command(run: CommandRun, verbose: bool) -> RenderableType:
     """The output of each phase beside its name; with the status where it is not 0."""
-    table = Table(
-        title=Text(f"$ {run.command}"), title_justify="left", title_style="bold", box=None, show_header=False
-    )
+    table = Table.grid(padding=(0, 1))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for phase in PHASES:
@@ -77,8 +75,8 @@ def _command(run: CommandRun, verbose: bool) -> RenderableType:
             said = Text(_shortened(answer.output.rstrip("\n"), verbose))
             if not answer.ok:
                 said.append(f"{chr(10) if said.plain else ''}(status {answer.status})", style="yellow")
-            table.add_row(phase, said)
-    return table
+            table.add_row(f"  {phase}", said)
+    return Group(Text(f"$ {run.command}", style="bold"), table)
 
 
 def _shortened(text: str, verbose: bool) -> str:

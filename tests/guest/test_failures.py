@@ -115,7 +115,8 @@ def test_a_guest_that_falls_silent(kernel_61: Kernel, monkeypatch: pytest.Monkey
 
 def test_an_unknown_cpu(kernel_61: Kernel) -> None:
     error = fails_to_boot(kernel_61, cpu="Abacus")
-    assert "unable to find CPU model 'Abacus'" in str(error)
+    assert "unable to find CPU model 'Abacus'" in str(error) and "\n" not in str(error)
+    assert "Abacus" in error.log
 
 
 def test_a_cpu_that_the_kernel_cannot_run_on(kernel_61: Kernel) -> None:

@@ -170,10 +170,10 @@ class Tree:
         return path if path.is_file() else None
 
 
-def minimal(*info: str) -> bytes:
-    """An ELF-64 file with the section .modinfo and its string table."""
-    content, names = "\0".join(info).encode() + b"\0", b"\0.modinfo\0.shstrtab\0"
-    rows = [(0, 0, 0, 0), (1, 1, 64, len(content)), (10, 3, 64 + len(content), len(names))]
+def minimal(*info: str, section: str = ".modinfo") -> bytes:
+    """An ELF-64 file with one section and its string table."""
+    content, names = "\0".join(info).encode() + b"\0", f"\0{section}\0.shstrtab\0".encode()
+    rows = [(0, 0, 0, 0), (1, 1, 64, len(content)), (len(section) + 2, 3, 64 + len(content), len(names))]
     start = 64 + len(content) + len(names)
 
     def number(value: int, size: int) -> bytes:
@@ -219,6 +219,15 @@ def test_the_callers_own_module_comes_before_the_trees(tmp_path: Path) -> None:
     tree = ModuleTree(Tree(tmp_path / "tree", {"a": "", "x": ""}), {"a": own})
     assert [module.where for module in tree.closure(["a"])][-1] == str(own)
     assert ModuleFile.read(own).is_livepatch
+
+
+def test_the_manifest_says_what_a_livepatch_is_for() -> None:
+    manifest = minimal('{"objects":["vmlinux","xfs","ext4"]}', section=".bespoke.manifest").replace(b"}\0", b"} ")
+    assert ModuleFile("made", manifest).patched_objects == ("ext4", "xfs")
+    klp = minimal("", section=".klp.rela.btrfs..text.f")
+    assert ModuleFile("made", klp).patched_objects == ("btrfs",)
+    with pytest.raises(InputError, match="made: its manifest cannot be read"):
+        _ = ModuleFile("made", minimal("{}", section=".bespoke.manifest")).patched_objects
 
 
 def test_a_file_that_holds_another_module_than_its_name_says(tmp_path: Path) -> None:

@@ -82,6 +82,17 @@ def test_an_object_that_nobody_has(kernel_61: Kernel, built_61: Mapping[str, Pat
     assert report.failure.startswith(missing)
 
 
+def test_on_top_of_an_earlier_livepatch(kernel_61: Kernel, built_61: Mapping[str, Path]) -> None:
+    objects = {name: built_61[name] for name in ("guest_patch", "guest_target")}
+    plan = TrialPlan(commands=(f"cat {VALUE}", "cat /proc/cmdline"), objects=objects)
+    report = trial(built_61["guest_patch_vmlinux"], kernel_61, plan)
+    assert report.ok, report.failure
+    assert outputs(report) == ["patched\n"] * 3
+    assert outputs(report, 1)[1] == "patched command line\n"
+    assert names(report).index("load guest_patch") < names(report).index("insmod guest_patch_vmlinux")
+    assert "rmmod guest_patch" in names(report)
+
+
 def test_more_modules_first(kernel_61: Kernel, built_61: Mapping[str, Path]) -> None:
     plan = TrialPlan(commands=("grep -c ^dummy /proc/modules",), load=("dummy",))
     report = trial(built_61["guest_patch_vmlinux"], kernel_61, plan)
@@ -150,6 +161,13 @@ def test_a_crash_keeps_what_came_before(kernel_61: Kernel, built_61: Mapping[str
 def test_a_command_that_hangs(kernel_61: Kernel, built_61: Mapping[str, Path]) -> None:
     report = trial(built_61["guest_patch_vmlinux"], kernel_61, TrialPlan(commands=("sleep 100",), timeout=2))
     assert report.failure == "before: sleep 100: not done within 2 s: sleep 100"
+
+
+def test_a_machine_that_cannot_be_started(kernel_61: Kernel, built_61: Mapping[str, Path]) -> None:
+    plan = TrialPlan(config=MachineConfig(cpu="Abacus"))
+    report = trial(built_61["guest_patch_vmlinux"], kernel_61, plan)
+    assert report.failure is not None and report.failure.startswith("boot: the guest ended")
+    assert "Abacus" in report.failure and "Abacus" in report.dmesg and names(report) == ["boot"]
 
 
 def test_what_cannot_be_tried_at_all(kernel_61: Kernel, tmp_path: Path) -> None:

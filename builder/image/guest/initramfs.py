@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from builder.errors import InputError, ToolError, UsageError
 
 BUSYBOX_PLACES = ("/bin/busybox", "/usr/bin/busybox", "/bin/busybox.static")
@@ -116,12 +114,3 @@ def is_static(path: Path) -> bool:
     size, count = (int.from_bytes(data[at : at + 2], "little") for at in (54, 56))
     types = (int.from_bytes(data[start + i * size :][:4], "little") for i in range(count))
     return PT_INTERP not in types
-
-
-def render(template: str, **values: object) -> str:
-    """A text from `templates/`: beside the package in a checkout, inside it once installed."""
-    package = Path(__file__).resolve().parents[2]
-    places = [place for place in (package / "_templates", package.parent / "templates") if place.is_dir()]
-    loader = FileSystemLoader(places)
-    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    return environment.get_template(template).render(**values)

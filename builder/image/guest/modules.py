@@ -7,6 +7,7 @@ package; what modprobe knows stands in each module's own `depends=` (scripts/mod
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from builder.binary.kernel.decompress import decompress
+from builder.emit.manifest import SECTION as MANIFEST
 from builder.errors import InputError
 
 CRYPTO = "crypto-"
@@ -104,13 +106,19 @@ class ModuleFile:
 
     @cached_property
     def patched_objects(self) -> tuple[str, ...]:
-        """The modules that klp sections and symbols name (`Documentation/livepatch/module-elf-format.rst`).
+        """The modules that a livepatch is for: those of our manifest, and those that klp sections and
+        symbols name (`Documentation/livepatch/module-elf-format.rst`).
 
-        An object whose new functions refer to nothing of the old ones leaves no
-        trace here; sysfs names it once the livepatch is loaded.
+        Without a manifest, an object whose new functions refer to nothing of the
+        old ones leaves no trace here; sysfs names it once the livepatch is loaded.
         """
-        found = {part for name in self._klp_names() if (part := name.partition(".")[0]) != "vmlinux"}
-        return tuple(sorted(found))
+        found = {name.partition(".")[0] for name in self._klp_names()}
+        if (section := self._elf.get_section_by_name(MANIFEST)) is not None:
+            try:
+                found.update(map(str, json.loads(section.data())["objects"]))
+            except (ValueError, KeyError, TypeError):
+                raise InputError("its manifest cannot be read", where=self.where) from None
+        return tuple(sorted(found - {"vmlinux"}))
 
     def _klp_names(self) -> Iterator[str]:
         for section in self._elf.iter_sections():

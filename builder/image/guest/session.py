@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from builder.emit.templates import render
 from builder.errors import GuestError, InputError, UsageError
 from builder.image.guest import initramfs
 from builder.image.guest.channel import (
@@ -75,7 +76,7 @@ class Session:
     # Life
 
     def __enter__(self) -> Self:
-        script = initramfs.render(
+        script = render(
             "guest-init.sh.j2",
             command_page=COMMAND_START // PAGE,
             output_page=OUTPUT_START // PAGE,
@@ -182,6 +183,10 @@ class Session:
         """What the first serial port has printed, firmware and user space included; also after the end."""
         return self._started().console()
 
+    def complaint(self) -> str:
+        """What QEMU itself had to say, on its standard error."""
+        return self._started().complaint()
+
     def log(self) -> KernelLog:
         """The kernel's log, with levels while the guest lives, else what reached the console."""
         with suppress(GuestError):
@@ -233,8 +238,9 @@ class Session:
         reason = None
         if self._channel is not None and self._channel.dead:
             silence = None if log.records else "the console is empty"
-            reason = log.first_failure() or machine.complaint() or silence
-        return GuestError(f"{message}: {reason}" if reason else message, log=log.tail())
+            complaint = machine.complaint().partition("\n")[0]
+            reason = log.first_failure() or complaint or silence
+        return GuestError(f"{message}: {reason}" if reason else message, log=log.tail() or machine.complaint())
 
     def _devices(self) -> tuple[str, ...]:
         words: list[str] = []
