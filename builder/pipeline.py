@@ -12,10 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from builder.binary import ObjectFile, read_object
+from builder.binary.kernel import Kernel
 from builder.compare import compare
 from builder.compose import judge, read_macros, select
+from builder.compose.bundle import bind
 from builder.compose.outcome import Diff
-from builder.errors import InputError
+from builder.compose.owner import Objects
+from builder.emit import Module, emit, module_name
+from builder.errors import InputError, Refusal, RefusedError
 
 Allowed = Iterable[tuple[str, str]]
 
@@ -64,6 +68,38 @@ def diff_objects(old: ObjectFile, new: ObjectFile, *, allowed: Allowed = ()) -> 
     return Diff(old.name, new.name, comparison, selection, judged)
 
 
+def build(
+    diffs: Sequence[Diff],
+    kernel: Kernel,
+    *,
+    name: str,
+    objects: Objects | None = None,
+    inside: str | None = None,
+    replace: bool = False,
+) -> Module | None:
+    """One module from compared pairs; None if nothing in them has to ship.
+
+    Raises RefusedError with every reason why the change cannot ship, of all
+    pairs together, those that only the kernel tells included.
+    """
+    name = module_name(name)
+    kernel.require_livepatch()
+    refusals = [r for diff in diffs for r in diff.judged.refusals]
+    shipping = [diff for diff in diffs if not diff.selection.is_empty]
+    # What every reference is bound to; from here on nothing looks at the running code again.
+    try:
+        bundle = bind(name, shipping, objects or Objects(kernel), inside=inside, replace=replace)
+    except RefusedError as refused:
+        raise RefusedError(_distinct([*refusals, *refused.refusals])) from None
+    if refusals:
+        raise RefusedError(_distinct(refusals))
+    return emit(bundle) if shipping else None
+
+
+def _distinct(refusals: Iterable[Refusal]) -> list[Refusal]:
+    return list(dict.fromkeys(refusals))
+
+
 def find_pairs(old: Path, new: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     """Objects of two trees by relative path: pairs, and paths that only one tree has."""
     first = {p.relative_to(old).as_posix(): p for p in sorted(old.rglob("*.o")) if p.is_file()}
@@ -72,4 +108,4 @@ def find_pairs(old: Path, new: Path) -> tuple[list[tuple[str, Path, Path]], list
     return pairs, sorted(first.keys() ^ second.keys())
 
 
-__all__: Sequence[str] = ("Diff", "diff", "diff_objects", "find_pairs", "read_pair")
+__all__: Sequence[str] = ("Diff", "build", "diff", "diff_objects", "find_pairs", "read_pair")

@@ -59,11 +59,13 @@ def _relocations(written: bytes, found: lief.ELF.Binary, meant: ObjectFile) -> N
         content = written[section.file_offset : section.file_offset + section.size]
         count, rest = divmod(len(content), 24)
         if rest or count != len(relocations):
-            raise ReadbackError(f"section {section.name} has {count} relocations", where=meant.name)
+            raise ReadbackError(f"section {meant.sections[index].name} has {count} relocations", where=meant.name)
         for number, mine in enumerate(relocations):
             at = 24 * number
             offset = int.from_bytes(content[at : at + 8], "little")
             info = int.from_bytes(content[at + 8 : at + 16], "little")
             addend = int.from_bytes(content[at + 16 : at + 24], "little", signed=True)
             if (offset, info & 0xFFFFFFFF, info >> 32, addend) != tuple(mine):
-                raise ReadbackError(f"relocation {number} of {section.name} was not written as meant", where=meant.name)
+                raise ReadbackError(
+                    f"relocation {number} of {meant.sections[index].name} was not written as meant", where=meant.name
+                )

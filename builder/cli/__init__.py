@@ -1,0 +1,87 @@
+"""The commands: one module each, with `add(subparsers)` that sets `run` in the parsed arguments.
+
+What holds for all of them is here: `--json`, `-v`, `-q`, the exit statuses, and
+that no traceback ever reaches a user.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+from builder import __version__
+from builder.cli.common import Output
+from builder.errors import BespokeError, RefusedError
+
+# In the order of the pipeline; a command's module is imported when the command is named.
+COMMANDS: Final = {
+    "diff": "what changed between two objects or trees, and whether it can ship",
+    "build": "the livepatch module of a change",
+    "try": "load a module in a QEMU guest: a command before, with and after it",
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status."""
+    parser, chosen = _parser(arguments)
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0) if not isinstance(ended.code, str) else 2
+    if chosen is None:
+        parser.print_help(sys.stderr)
+        return 2
+    output = Output(json=options.json, verbose=options.verbose, quiet=options.quiet)
+    try:
+        return int(options.run(options, output))
+    except RefusedError as refused:
+        output.refused(refused)
+        return refused.exit_status
+    except BespokeError as problem:
+        output.error(str(problem))
+        return problem.exit_status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
+    except KeyboardInterrupt:
+        output.error("interrupted")
+        return 130
+    except OSError as problem:
+        output.error(f"{problem.filename or 'the system'}: {problem.strerror or problem}")
+        return 2
+    except MemoryError:
+        output.error("out of memory")
+        return 2
+    except Exception as problem:
+        if os.environ.get("BESPOKE_DEBUG"):
+            raise
+        output.error(
+            f"a defect in bespoke: {type(problem).__name__}: {problem}; "
+            "run again with BESPOKE_DEBUG=1 to see where, and please report it"
+        )
+        return 2
+
+
+def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, str | None]:
+    parser = argparse.ArgumentParser(
+        prog="bespoke",
+        description="Kernel live patches from object files: finds the functions that changed and emits a module "
+        "bound to the running kernel's own symbols.",
+        epilog="Exit status: 0 done, 1 refused, 2 bad usage or unreadable input, 3 nothing changed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"bespoke {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
+    chosen = next((a for a in arguments if a in COMMANDS), None)
+    for name, text in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        if name == chosen:
+            import_module(f"builder.cli.{name}_command").add(sub)
+            sub.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")
+            sub.add_argument("-v", "--verbose", action="store_true", help="say more")
+            sub.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    return parser, chosen

@@ -1,0 +1,91 @@
+"""`bespoke build OLD NEW --kernel K -o X.ko`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from builder.acquire.cache import write_whole
+from builder.binary.kernel import Kernel
+from builder.cli.common import Output, add_allow, add_kernel, allowed, named_paths
+from builder.compose.outcome import Diff
+from builder.compose.owner import Objects
+from builder.emit import Module
+from builder.errors import UsageError
+from builder.pipeline import build, diff, find_pairs
+from builder.report.build import render_build
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", type=Path, metavar="OLD", help="the old object, or a tree of objects")
+    parser.add_argument("new", type=Path, metavar="NEW", help="the new one")
+    add_kernel(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="X.ko", help="the module to write")
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        type=Path,
+        action="append",
+        default=[],
+        metavar=("OLD", "NEW"),
+        help="one more pair of objects",
+    )
+    parser.add_argument("--name", metavar="NAME", help="the module's name (default: that of the output file)")
+    parser.add_argument("--in", dest="inside", metavar="OBJECT", help="the pair's owner: vmlinux or a module")
+    parser.add_argument("--replace", action="store_true", help="take the place of all earlier livepatches")
+    add_allow(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, output: Output) -> int:
+    names = allowed(options.allow)
+    given = named_paths(options.object)
+    diffs = [diff(old, new, allowed=names) for old, new in _pairs(options)]
+    kernel = Kernel.open(options.kernel)
+    name = options.name or options.output.name.removesuffix(".ko")
+    objects = Objects(kernel, given)
+    module = build(diffs, kernel, name=name, objects=objects, inside=options.inside, replace=options.replace)
+    if module is None:
+        return _nothing(diffs, output)
+    _write(module, options.output)
+    if output.json:
+        output.document(module.manifest)
+    elif not output.quiet:
+        output.out.print(render_build(module.manifest, [d.as_json() for d in diffs], options.output, output.verbose))
+    return 0
+
+
+def _pairs(options: argparse.Namespace) -> list[tuple[Path, Path]]:
+    rows = [(options.old, options.new), *map(tuple, options.pair)]
+    out: list[tuple[Path, Path]] = []
+    for old, new in rows:
+        if old.is_dir() != new.is_dir():
+            raise UsageError("OLD and NEW must both be objects or both be directories")
+        if old.is_dir():
+            pairs, unpaired = find_pairs(old, new)
+            if unpaired:
+                raise UsageError(f"only one of the trees has {unpaired[0]}" + _more(len(unpaired) - 1))
+            if not pairs:
+                raise UsageError(f"there are no objects in {old}")
+            out += [(first, second) for _, first, second in pairs]
+        else:
+            out.append((old, new))
+    return out
+
+
+def _more(count: int) -> str:
+    return f" (and {count} more)" if count else ""
+
+
+def _nothing(diffs: list[Diff], output: Output) -> int:
+    if output.json:
+        output.document({"verdict": "unchanged", "pairs": [d.as_json() for d in diffs]})
+    else:
+        output.error("nothing changed that has to ship; no module was written")
+    return 3
+
+
+def _write(module: Module, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent}")
+    write_whole(path, module.content)

@@ -1,0 +1,99 @@
+"""What the commands share: where output goes, and arguments that several take."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from builder.errors import RefusedError, UsageError
+
+
+@dataclass(frozen=True)
+class Output:
+    """Results go to stdout, everything else to stderr."""
+
+    json: bool = False
+    verbose: bool = False
+    quiet: bool = False
+
+    @cached_property
+    def out(self) -> Console:
+        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+    @cached_property
+    def err(self) -> Console:
+        return Console(stderr=True, highlight=False, soft_wrap=True)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a result for people is wanted."""
+        return not self.json and not self.quiet
+
+    def document(self, document: Any) -> None:
+        """The one JSON document of `--json`."""
+        sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+        sys.stdout.flush()
+
+    def error(self, message: str) -> None:
+        self.err.print(f"bespoke: {message}", markup=False)
+
+    def refused(self, refused: RefusedError) -> None:
+        """All refusals together, each with its advice."""
+        if self.json:
+            rows = [r.as_json() for r in refused.refusals]
+            self.document({"verdict": "refused", "refusals": rows})
+        for refusal in refused.refusals:
+            self.error(f"refused: {refusal.code}: {refusal.message}")
+            if not self.quiet:
+                allow = "" if refusal.fatal else f" (accept: --allow {refusal.code}:{refusal.symbol})"
+                self.err.print(f"         {refusal.advice}{allow}", markup=False, style="dim")
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="CODE:SYMBOL", help="accept this refusal of judgement"
+    )
+
+
+def allowed(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """`CODE:SYMBOL` rows; UsageError names one that is not."""
+    rows = []
+    for value in values:
+        code, colon, symbol = value.partition(":")
+        if not colon or not code or not symbol:
+            raise UsageError(f"--allow takes CODE:SYMBOL, not {value!r}")
+        rows.append((code, symbol))
+    return tuple(rows)
+
+
+def add_kernel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kernel",
+        required=True,
+        metavar="K",
+        help="a vmlinuz or vmlinux file, or a release that is installed or cached",
+    )
+    parser.add_argument(
+        "--object", action="append", default=[], metavar="NAME=PATH", help="a module of your own, by name, as its .ko"
+    )
+
+
+def named_paths(values: Sequence[str]) -> Mapping[str, Path]:
+    """`NAME=PATH` rows; UsageError names one that is not or whose file is missing."""
+    out = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or not name or not path:
+            raise UsageError(f"--object takes NAME=PATH, not {value!r}")
+        if not Path(path).is_file():
+            raise UsageError(f"--object {name}: there is no file {path}")
+        out[name] = Path(path)
+    return out

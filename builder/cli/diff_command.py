@@ -1,0 +1,49 @@
+"""`bespoke diff OLD NEW`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from builder.cli.common import Output, add_allow, allowed
+from builder.cli.trees import compare_trees
+from builder.errors import UsageError
+from builder.pipeline import diff
+from builder.report.diff import render_diff, render_tree
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", type=Path, metavar="OLD", help="the old object, or a tree of objects")
+    parser.add_argument("new", type=Path, metavar="NEW", help="the new one")
+    parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="compare N pairs of a tree at once")
+    add_allow(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, output: Output) -> int:
+    if options.old.is_dir() != options.new.is_dir():
+        raise UsageError("OLD and NEW must both be objects or both be directories")
+    if options.jobs < 1:
+        raise UsageError("-j takes a number from 1 on")
+    names = allowed(options.allow)
+    if options.old.is_dir():
+        return _trees(options, output, names)
+    found = diff(options.old, options.new, allowed=names)
+    if output.json:
+        output.document(found.as_json())
+    elif not output.quiet:
+        output.out.print(render_diff(found.as_json(), verbose=output.verbose))
+    return found.exit_status
+
+
+def _trees(options: argparse.Namespace, output: Output, names: tuple[tuple[str, str], ...]) -> int:
+    document, status = compare_trees(options.old, options.new, names, options.jobs, output)
+    if output.json:
+        output.document(document)
+    elif not output.quiet:
+        output.out.print(render_tree(document, verbose=output.verbose))
+    return status
+
+
+Document = dict[str, Any]

@@ -1,0 +1,72 @@
+"""A built module as people see it: functions, bindings, kept table entries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from builder.report.diff import render_refusals
+
+
+def render_build(
+    manifest: Mapping[str, Any], diffs: Iterable[Mapping[str, Any]], path: Path, verbose: bool = False
+) -> RenderableType:
+    """The functions with their reasons, what they are bound to, and what to do next."""
+    reasons: dict[str, str] = {}
+    warnings: list[Mapping[str, str]] = []
+    for document in diffs:
+        reasons.update(document["reasons"])
+        warnings += document["warnings"]
+    release = manifest["kernel"]["release"]
+    title = Text.assemble(("built ", "bold green"), (str(path), "bold"), f"  for {release}")
+    parts: list[RenderableType] = [title, _functions(manifest, reasons), _bindings(manifest, verbose)]
+    if manifest["special_entries"]:
+        parts.append(_entries(manifest))
+    parts += render_refusals(warnings, "warning")
+    for row in manifest["accepted"]:
+        parts.append(Text(f"  accepted: {row['code']}:{row['symbol']}", style="yellow"))
+    parts.append(Text(f"next: bespoke try {path} --kernel {release}", style="dim"))
+    return Group(*parts)
+
+
+def _functions(manifest: Mapping[str, Any], reasons: Mapping[str, str]) -> RenderableType:
+    """A line for each function, its reason below it: reasons are long."""
+    lines: list[RenderableType] = []
+    for row in manifest["functions"]:
+        size = f"{row['old_size']} -> {row['new_size']}" if "old_size" in row else str(row["new_size"])
+        lines.append(
+            Text.assemble(
+                f"  {row['role']:<8} ", (row["name"], "bold"), f"  {row['object']}", (f"  {size} bytes", "dim")
+            )
+        )
+        reason = reasons.get(row["name"])
+        if reason:
+            lines.append(Padding(Text(reason, style="dim"), (0, 0, 0, 11)))
+    return Group(*lines)
+
+
+def _bindings(manifest: Mapping[str, Any], verbose: bool) -> RenderableType:
+    rows = Counter((b["object"], b["symbol"], b["sympos"]) for b in manifest["bindings"])
+    if not rows:
+        return Text("  bound to exported symbols only", style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 2))
+    for column in ("bound to the original", "of", "sympos", "references"):
+        table.add_column(column, justify="right" if column in ("sympos", "references") else "left")
+    ordered = sorted(rows.items())
+    for (owner, symbol, sympos), count in ordered if verbose else ordered[:20]:
+        table.add_row(symbol, owner, str(sympos), str(count))
+    if len(ordered) > 20 and not verbose:
+        table.add_row(f"and {len(ordered) - 20} more (-v)", "", "", "")
+    return table
+
+
+def _entries(manifest: Mapping[str, Any]) -> Text:
+    rows = (f"{table} {sum(row.values())}" for table, row in manifest["special_entries"].items())
+    return Text("  table entries kept: " + ", ".join(rows), style="dim")

@@ -1,0 +1,89 @@
+"""A diff as people see it, from the document of `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+_STYLE = {"changed": "green", "unchanged": "dim", "refused": "red", "error": "red"}
+_MOST = 12
+
+
+def render_diff(document: Mapping[str, Any], *, verbose: bool = False) -> RenderableType:
+    """One pair: the verdict, what changed and why, what stands in the way."""
+    functions = document["functions"]
+    parts: list[RenderableType] = [_title(document)]
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    reasons = document.get("reasons", {})
+    carriers = {c for row in document.get("carriers", {}).values() for c in row}
+    for word, names in (
+        ("changed", functions["changed"]),
+        ("new", functions["new"]),
+        ("carries", sorted(carriers)),
+    ):
+        for name in names:
+            parts.append(Text.assemble(f"  {word:<8} ", (name, "bold")))
+            if reasons.get(name) and word != "new":
+                parts.append(Padding(Text(reasons[name], style="dim"), (0, 0, 0, 11)))
+    for word, names in (("removed", functions["removed"]), ("line only", functions["line_only"])):
+        if names and (verbose or word == "removed"):
+            table.add_row(Text(f"  {word}", style="dim"), Text(_short(names, verbose)))
+    for name in document["data"]["new"]:
+        table.add_row(Text("  new data"), Text(name))
+    if table.row_count:
+        parts.append(table)
+    parts += [*render_refusals(document["refusals"], "refused"), *render_refusals(document["warnings"], "warning")]
+    return Group(*parts)
+
+
+def render_refusals(rows: Iterable[Mapping[str, str]], word: str) -> list[RenderableType]:
+    """Refusals or warnings, each with its advice."""
+    style = "red" if word == "refused" else "yellow"
+    out: list[RenderableType] = []
+    for row in rows:
+        out.append(Text.assemble("  ", (f"{word}: {row['code']}", style), f": {row['message']}"))
+        out.append(Text(f"      {row['advice']}", style="dim"))
+    return out
+
+
+def render_tree(document: Mapping[str, Any], *, verbose: bool = False) -> RenderableType:
+    """Two trees: a table of pairs, the unchanged ones only when asked for."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("object", "verdict", "changed", "new", "what else"):
+        table.add_column(column)
+    counts: dict[str, int] = {}
+    for row in document["pairs"]:
+        counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
+        if row["verdict"] == "unchanged" and not verbose:
+            continue
+        notes = [row.get("message", "")] + [f"{r['code']}: {r['symbol']}" for r in row["refusals"]]
+        notes += [f"{w['code']}: {w['symbol']}" for w in row["warnings"]]
+        table.add_row(
+            row["path"],
+            Text(row["verdict"], style=_STYLE[row["verdict"]]),
+            Text(_short(row["functions"]["changed"], verbose)),
+            Text(_short(row["functions"]["new"], verbose)),
+            Text("; ".join(n for n in notes if n)),
+        )
+    total = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())) or "no pairs"
+    parts: list[RenderableType] = [table] if table.row_count else []
+    parts.append(Text(f"{len(document['pairs'])} pairs: {total}", style="bold"))
+    if document["unpaired"]:
+        parts.append(Text(f"in one tree only: {_short(document['unpaired'], verbose)}", style="yellow"))
+    return Group(*parts)
+
+
+def _title(document: Mapping[str, Any]) -> Text:
+    verdict = document["verdict"]
+    return Text.assemble((verdict, f"bold {_STYLE[verdict]}"), f"  {document['old']} -> {document['new']}")
+
+
+def _short(names: list[str], verbose: bool) -> str:
+    if verbose or len(names) <= _MOST:
+        return ", ".join(names)
+    return ", ".join(names[:_MOST]) + f" and {len(names) - _MOST} more"
