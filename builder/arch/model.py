@@ -12,8 +12,6 @@ class Instruction(NamedTuple):
 
     `target` is the offset that a direct branch or call without relocation goes
     to, in the same coordinates as `offset`; None for everything else.
-    `fields` are (offset in the instruction, size, is immediate) of constants
-    that the encoding holds.
     """
 
     offset: int
@@ -24,7 +22,6 @@ class Instruction(NamedTuple):
     is_call: bool
     is_jump: bool
     ends_block: bool
-    fields: tuple[tuple[int, int, bool], ...]
 
     @property
     def end(self) -> int:

@@ -6,7 +6,9 @@ right on all of vmlinux. Disassembly that people see is capstone's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import iced_x86
 from iced_x86 import FlowControl, Mnemonic, OpKind, Register
@@ -31,7 +33,28 @@ _ENDS = {
     FlowControl.INTERRUPT, FlowControl.EXCEPTION,
 }  # fmt: skip
 _NEAR = {OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64}
-_CALL = FlowControl.CALL
+
+
+class _Facts(NamedTuple):
+    """What all instructions of one iced `Code` have in common."""
+
+    mnemonic: int
+    has_target: bool
+    is_nop: bool
+    is_call: bool
+    is_jump: bool
+    ends_block: bool
+
+
+def _facts(insn: iced_x86.Instruction) -> _Facts:
+    flow, mnemonic = insn.flow_control, insn.mnemonic
+    call, jump = flow == FlowControl.CALL, flow in _JUMPS
+    near = (call or jump) and insn.op0_kind in _NEAR
+    return _Facts(mnemonic, near, mnemonic == Mnemonic.NOP, call, jump, flow in _ENDS)
+
+
+_FACTS: dict[int, _Facts] = {}
+_NO_CODE = iced_x86.Code.INVALID
 
 
 def decode(code: bytes, start: int = 0) -> list[Instruction]:
@@ -40,38 +63,28 @@ def decode(code: bytes, start: int = 0) -> list[Instruction]:
     A byte sequence that is no instruction becomes one-byte rows with mnemonic
     0, so that the rows always cover the code without gaps.
     """
-    decoder = iced_x86.Decoder(64, code, ip=start)
-    constants = decoder.get_constant_offsets
     out: list[Instruction] = []
-    for insn in decoder:
-        length = insn.len
-        offset = insn.ip
-        mnemonic = insn.mnemonic
-        if mnemonic == Mnemonic.INVALID:
-            out.extend(
-                Instruction(offset + i, 1, 0, None, False, False, False, False, ()) for i in range(max(length, 1))
-            )
+    known, new, append = _FACTS, tuple.__new__, out.append
+    for insn in iced_x86.Decoder(64, code, ip=start):
+        kind = insn.code
+        offset, length = insn.ip, insn.len
+        if kind == _NO_CODE:
+            out += _unknown(offset, max(length, 1))
             continue
-        flow = insn.flow_control
-        target = None
-        jump = call = False
-        if flow:
-            call = flow == _CALL
-            jump = flow in _JUMPS
-            if (call or jump) and insn.op0_kind in _NEAR:
-                target = insn.near_branch_target
-        found = constants(insn)
-        fields: tuple[tuple[int, int, bool], ...] = ()
-        if found.has_displacement:
-            fields = ((found.displacement_offset, found.displacement_size, False),)
-        if found.has_immediate:
-            fields += ((found.immediate_offset, found.immediate_size, target is None),)
-        out.append(
-            Instruction(offset, length, mnemonic, target, mnemonic == Mnemonic.NOP, call, jump, flow in _ENDS, fields)
-        )
+        facts = known.get(kind)
+        if facts is None:
+            facts = known[kind] = _facts(insn)
+        mnemonic, near, nop, call, jump, ends = facts
+        # tuple.__new__ spares a Python frame for each instruction of the object.
+        target = insn.near_branch_target if near else None
+        append(new(Instruction, (offset, length, mnemonic, target, nop, call, jump, ends)))
     covered = out[-1].end if out else start
-    out.extend(Instruction(at, 1, 0, None, False, False, False, False, ()) for at in range(covered, start + len(code)))
+    out += _unknown(covered, start + len(code) - covered)
     return out
+
+
+def _unknown(start: int, count: int) -> Iterator[Instruction]:
+    return (Instruction(start + k, 1, 0, None, False, False, False, False) for k in range(count))
 
 
 def moves_constant_to(code: bytes) -> str | None:
@@ -125,13 +138,18 @@ _REGISTER_NAMES = {
 
 def text(code: bytes, address: int = 0) -> str:
     """One instruction as a person reads it (AT&T syntax, as the kernel's own tools print)."""
-    import capstone
+    for insn in _disassembler().disasm(code, address, 1):
+        return f"{insn.mnemonic} {insn.op_str}".strip()
+    return ".byte " + ",".join(f"{b:#04x}" for b in code)
+
+
+@lru_cache(maxsize=1)
+def _disassembler() -> Any:
+    import capstone  # costs as much to load as a small object to compare
 
     machine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     machine.syntax = capstone.CS_OPT_SYNTAX_ATT
-    for insn in machine.disasm(code, address, 1):
-        return f"{insn.mnemonic} {insn.op_str}".strip()
-    return ".byte " + ",".join(f"{b:#04x}" for b in code)
+    return machine
 
 
 def is_address_load(code: bytes) -> bool:

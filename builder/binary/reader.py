@@ -7,6 +7,8 @@ first asked for: debug information has most of them and is seldom looked at.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
 
 from builder.binary import elf
@@ -40,16 +42,16 @@ class _LazyRelocations(Mapping[int, tuple[Relocation, ...]]):
                 f"section {section.name}: size {section.size} is no multiple of {row.size}", where=self._name
             )
         if self._layout.little:
-            rows = tuple(map(Relocation._make, row.iter_unpack(section.data)))
+            # tuple.__new__ makes the named tuple without a Python frame for each of thousands of rows.
+            rows = tuple(map(tuple.__new__, repeat(Relocation), row.iter_unpack(section.data)))
         else:
             rows = tuple(Relocation(o, t, s, a) for o, s, t, a in row.iter_unpack(section.data))
-        for entry in rows:
-            if entry.symbol >= self._symbols:
-                raise InputError(
-                    f"section {section.name}: relocation at {entry.offset:#x} names symbol {entry.symbol} "
-                    f"of {self._symbols}",
-                    where=self._name,
-                )
+        if rows and max(map(itemgetter(2), rows)) >= self._symbols:
+            entry = next(r for r in rows if r.symbol >= self._symbols)
+            raise InputError(
+                f"section {section.name}: relocation at {entry.offset:#x} names symbol {entry.symbol} of {self._symbols}",
+                where=self._name,
+            )
         return rows
 
     def __iter__(self) -> Iterator[int]:

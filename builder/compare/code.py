@@ -202,9 +202,7 @@ def _telling(view: View, atom: Atom) -> list[tables.Entry]:
     """Entries that say more than the instructions do, one for each site of a `unique` table."""
     seen: set[tuple[str, int, int]] = set()
     out = []
-    for entry in view.entries.get(atom, ()):
-        if entry.table.derived:
-            continue
+    for entry in view.telling.get(atom, ()):
         key = (entry.table.name, entry.site.symbol, entry.site.addend)
         if entry.table.unique and key in seen:
             continue

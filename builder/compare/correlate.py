@@ -149,7 +149,8 @@ class _Matcher:
 
     def _pair_static(self, old: Atom, new: Atom) -> None:
         """Pair static locals; constants of other content have no state to share, and are two things."""
-        if not _is_constant(self.old, old) or not _is_constant(self.new, new) or self.old.code(old) == self.new.code(new):
+        constants = _is_constant(self.old, old) and _is_constant(self.new, new)
+        if not constants or self.old.code(old) == self.new.code(new):
             self.pair(old, new)
 
     def _pair_by_shape(self, olds: list[Atom], news: list[Atom]) -> None:

@@ -1,102 +1,209 @@
-"""Source lines from DWARF, read by pyelftools from the few sections that hold them.
+"""Source lines from .debug_line (DWARF 2 to 5, section 6.2), decoded for the sections that are asked about.
 
-In a relocatable object every section starts at address 0; each gets an address
-space of its own here, so that a line belongs to a section and an offset.
+In a relocatable object each function's section has a sequence of its own, which
+the relocation of its first address names: only that sequence is run.
 """
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right
-from io import BytesIO
+from dataclasses import dataclass
 
-from elftools.common.exceptions import DWARFError, ELFError
-from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
+from builder.binary import ObjectFile, Relocation
+from builder.compare.dies import TypesUnknown, addends, content, sleb, uleb
 
-from builder.binary import ObjectFile
+_END_OF_SEQUENCE = b"\x00\x01\x01"
+_SET_ADDRESS = b"\x00\x09\x02"
 
-_SPACE = 40  # bits of address space for each section
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """One unit's line program: opcodes in [start, end) of .debug_line; `files` by their number."""
+
+    start: int
+    end: int
+    files: dict[int, str]
+    step: int
+    line_base: int
+    line_range: int
+    operands: bytes
 
 
 class LineTable:
     """(section index, offset) -> (file name, line)."""
 
-    def __init__(self, rows: list[tuple[int, str, int]]) -> None:
-        rows.sort(key=lambda r: r[0])
-        self._addresses = [r[0] for r in rows]
-        self._rows = rows
+    def __init__(self, obj: ObjectFile) -> None:
+        """Raises TypesUnknown, or what malformed input leads to: see `of`."""
+        if not obj.little:
+            raise TypesUnknown("big-endian debug information")
+        self._data = content(obj, ".debug_line")
+        self._strings = {0x1F: content(obj, ".debug_line_str"), 0x0E: content(obj, ".debug_str")}
+        self._references = addends(obj, ".debug_line")
+        self._programs = self._read_programs()
+        self._sequences: dict[int, list[int]] = {}
+        self._addresses: dict[int, tuple[int, int]] = {}
+        self._decoded: dict[int, tuple[list[int], list[tuple[int, str, int]]]] = {}
+        for r in obj.relocations_of(obj.by_name[".debug_line"].index):
+            self._index(obj, r)
 
     @classmethod
     def of(cls, obj: ObjectFile) -> LineTable | None:
         """The line table of an object, or None if it has no readable one."""
-        if ".debug_line" not in obj.by_name or ".debug_info" not in obj.by_name:
+        if ".debug_line" not in obj.by_name:
             return None
         try:
-            return cls(_read(obj))
-        except (DWARFError, ELFError, ValueError, KeyError, AttributeError, AssertionError):
+            return cls(obj)
+        except (TypesUnknown, IndexError, KeyError, ValueError, struct.error):
             return None  # lines only ever excuse a difference: without them it stays one
 
     def find(self, section: int, offset: int) -> tuple[str, int] | None:
         """File and line of the instruction at an offset of a section."""
-        address = section << _SPACE | offset
-        at = bisect_right(self._addresses, address) - 1
+        found = self._decoded.get(section)
+        if found is None:
+            rows: list[tuple[int, str, int]] = []
+            try:
+                for start in sorted(set(self._sequences.get(section, ()))):
+                    self._run(start, section, rows)
+            except (IndexError, KeyError, ValueError, struct.error):
+                rows = []
+            rows.sort(key=lambda row: row[0])
+            found = self._decoded[section] = ([row[0] for row in rows], rows)
+        at = bisect_right(found[0], offset) - 1
         if at < 0:
             return None
-        start, file, line = self._rows[at]
-        return (file, line) if start >> _SPACE == section and line else None
+        _, file, line = found[1][at]
+        return (file, line) if line else None
 
+    def _index(self, obj: ObjectFile, relocation: Relocation) -> None:
+        """Note a DW_LNE_set_address: where it leads, and the start of its sequence."""
+        at = relocation.offset
+        program = next((p for p in self._programs if p.start <= at < p.end), None)
+        symbol = obj.symbols[relocation.symbol]
+        if program is None or not symbol.is_defined or self._data[at - 3 : at] != _SET_ADDRESS:
+            return
+        self._addresses[at] = (symbol.shndx, symbol.value + relocation.addend)
+        # No row precedes the address, so what ended the last sequence cannot be an operand.
+        before = self._data.rfind(_END_OF_SEQUENCE, program.start, at)
+        start = before + len(_END_OF_SEQUENCE) if before >= 0 else program.start
+        self._sequences.setdefault(symbol.shndx, []).append(start)
 
-def _read(obj: ObjectFile) -> list[tuple[int, str, int]]:
-    info = _dwarf(obj)
-    rows: list[tuple[int, str, int]] = []
-    for unit in info.iter_CUs():
-        program = info.line_program_for_CU(unit)
-        if program is None:
-            continue
-        files = program.header["file_entry"]
-        base = 0 if program.header["version"] >= 5 else 1
-        names = {k + base: _text(f.name) for k, f in enumerate(files)}
-        for entry in program.get_entries():
-            state = entry.state
-            if state is not None:
-                line = 0 if state.end_sequence else state.line
-                rows.append((state.address, names.get(state.file, "?"), line))
-    return rows
+    def _run(self, pos: int, section: int, rows: list[tuple[int, str, int]]) -> None:
+        """Run one sequence and append its rows (offset, file, line) that lie in `section`."""
+        program = next(p for p in self._programs if p.start <= pos < p.end)
+        data, files, step = self._data, program.files, program.step
+        base, span, first = program.line_base, program.line_range, len(program.operands) + 1
+        place, address, file, line = -1, 0, 1, 1
+        while pos < program.end:
+            code = data[pos]
+            pos += 1
+            if code >= first:
+                code -= first
+                address += code // span * step
+                line += base + code % span
+                if place == section:
+                    rows.append((address, files.get(file, "?"), line))
+            elif code == 0:
+                size, pos = uleb(data, pos)
+                if data[pos] == 1:
+                    if place == section:
+                        rows.append((address, "", 0))
+                    return
+                if data[pos] == 2:
+                    place, address = self._addresses[pos + 1]
+                pos += size
+            elif code == 1:
+                if place == section:
+                    rows.append((address, files.get(file, "?"), line))
+            elif code == 2:
+                amount, pos = uleb(data, pos)
+                address += amount * step
+            elif code == 3:
+                amount, pos = sleb(data, pos)
+                line += amount
+            elif code == 4:
+                file, pos = uleb(data, pos)
+            elif code == 8:
+                address += (255 - first) // span * step
+            elif code == 9:
+                address += int.from_bytes(data[pos : pos + 2], "little")
+                pos += 2
+            else:
+                for _ in range(program.operands[code - 1]):
+                    _, pos = uleb(data, pos)
 
+    def _read_programs(self) -> list[_Program]:
+        data, pos, out = self._data, 0, []
+        while pos < len(data):
+            length, version = struct.unpack_from("<IH", data, pos)
+            if length >= 0xFFFFFFF0 or version not in (2, 3, 4, 5):
+                raise TypesUnknown(f"line table of version {version}")
+            end = pos + 4 + length
+            at = pos + (8 if version == 5 else 6)
+            start = at + 4 + int.from_bytes(data[at : at + 4], "little")
+            at += 4
+            step = data[at]
+            at += 3 if version >= 4 else 2  # minimum length, operations per instruction, default_is_stmt
+            line_base, line_range, first = struct.unpack_from("<bBB", data, at)
+            operands = data[at + 3 : at + 2 + first]
+            at += 2 + first
+            files = self._files(at) if version == 5 else self._old_files(at)
+            out.append(_Program(start, end, files, step, line_base, line_range, operands))
+            pos = end
+        return out
 
-def _text(name: object) -> str:
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    def _files(self, pos: int) -> dict[int, str]:
+        """The directory and file tables of version 5; files are numbered from 0."""
+        _, pos = self._table(pos)
+        names, _ = self._table(pos)
+        return dict(enumerate(names))
 
+    def _table(self, pos: int) -> tuple[list[str], int]:
+        data = self._data
+        formats, pos = data[pos], pos + 1
+        columns = []
+        for _ in range(formats):
+            kind, pos = uleb(data, pos)
+            form, pos = uleb(data, pos)
+            columns.append((kind, form))
+        count, pos = uleb(data, pos)
+        names = []
+        for _ in range(count):
+            name = "?"
+            for kind, form in columns:
+                start = pos
+                if form == 0x08:
+                    pos = data.index(0, pos) + 1
+                    text = data[start : pos - 1]
+                elif form in self._strings:
+                    pos += 4
+                    strings = self._strings[form]
+                    at = self._references.get(start, int.from_bytes(data[start:pos], "little"))
+                    text = strings[at : strings.index(0, at)]
+                elif form == 0x0F:
+                    _, pos = uleb(data, pos)
+                    text = b""
+                elif form in (0x0B, 0x05, 0x06, 0x07, 0x1E):
+                    pos += {0x0B: 1, 0x05: 2, 0x06: 4, 0x07: 8, 0x1E: 16}[form]
+                    text = b""
+                else:
+                    raise TypesUnknown(f"file name of form {form:#x}")
+                if kind == 1:
+                    name = text.decode("utf-8", "replace")
+            names.append(name)
+        return names, pos
 
-def _dwarf(obj: ObjectFile) -> DWARFInfo:
-    def stream(name: str) -> DebugSectionDescriptor | None:
-        section = obj.by_name.get(name)
-        if section is None:
-            return None
-        data = relocated(obj, name)
-        return DebugSectionDescriptor(BytesIO(data), name, 0, len(data), 0)
-
-    needed = {f"debug_{k}_sec": stream(f".debug_{k}") for k in
-              ("info", "abbrev", "line", "str", "line_str", "str_offsets", "addr")}  # fmt: skip
-    absent = dict.fromkeys(
-        ("debug_aranges_sec", "debug_frame_sec", "eh_frame_sec", "debug_loc_sec", "debug_ranges_sec",
-         "debug_pubtypes_sec", "debug_pubnames_sec", "debug_loclists_sec", "debug_rnglists_sec",
-         "debug_sup_sec", "gnu_debugaltlink_sec", "debug_types_sec")
-    )  # fmt: skip
-    config = DwarfConfig(little_endian=obj.little, machine_arch="x64", default_address_size=8)
-    return DWARFInfo(config=config, **needed, **absent)
-
-
-def relocated(obj: ObjectFile, name: str) -> bytes:
-    """A debug section with its absolute relocations written: S + A, sections apart by `_SPACE` bits."""
-    section = obj.by_name[name]
-    data = bytearray(section.data)
-    order = "little" if obj.little else "big"
-    symbols = obj.symbols
-    for offset, kind, symbol, addend in obj.relocations_of(section.index):
-        s = symbols[symbol]
-        size = 8 if kind in (1, 257) else 4
-        value = s.value + addend
-        if size == 8 and s.is_defined:
-            value += s.shndx << _SPACE
-        data[offset : offset + size] = (value & ((1 << 8 * size) - 1)).to_bytes(size, order)  # type: ignore[arg-type]
-    return bytes(data)
+    def _old_files(self, pos: int) -> dict[int, str]:
+        """The tables of versions 2 to 4; files are numbered from 1."""
+        data = self._data
+        while data[pos]:
+            pos = data.index(0, pos) + 1
+        pos += 1
+        out: dict[int, str] = {}
+        while data[pos]:
+            end = data.index(0, pos)
+            out[len(out) + 1] = data[pos:end].decode("utf-8", "replace")
+            pos = end + 1
+            for _ in range(3):
+                _, pos = uleb(data, pos)
+        return out
