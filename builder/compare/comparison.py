@@ -11,6 +11,7 @@ from builder.compare import naming
 from builder.compare.code import CodeComparer
 from builder.compare.correlate import Correlation, correlate
 from builder.compare.meaning import Meanings, is_readonly
+from builder.compare.structs import field_at
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
 from builder.compare.view import Atom, View
 
@@ -162,10 +163,13 @@ def _compare_data(correlation: Correlation, meanings: Meanings, old: Atom, new: 
         return SAME
     if meanings.content(correlation.old, old, True) == meanings.content(correlation.new, new, True):
         return LINES
-    return Difference(Verdict.CHANGED, _first_difference(correlation, first, second))
+    return Difference(Verdict.CHANGED, _first_difference(correlation, new, first, second))
 
 
-def _first_difference(correlation: Correlation, first: tuple[object, ...], second: tuple[object, ...]) -> str:
+def _first_difference(
+    correlation: Correlation, atom: Atom, first: tuple[object, ...], second: tuple[object, ...]
+) -> str:
+    """The first place where two contents differ: field (where DWARF names it), old and new value."""
     if first[0] != "bytes" or second[0] != "bytes":
         return f"{first[0]} content, now {second[0]}"
     _, data_a, rows_a = first
@@ -175,13 +179,19 @@ def _first_difference(correlation: Correlation, first: tuple[object, ...], secon
     for at in range(min(len(data_a), len(data_b))):
         if data_a[at] != data_b[at]:
             start = at - at % 4
-            return f"offset {at}: {data_a[start : start + 4].hex()} -> {data_b[start : start + 4].hex()}"
+            values = f"{data_a[start : start + 4].hex(' ')} -> {data_b[start : start + 4].hex(' ')}"
+            return f"{_field(correlation, atom, at)}: bytes {values}"
     pointers_a, pointers_b = {r[0]: r[2] for r in rows_a}, {r[0]: r[2] for r in rows_b}
     for at in sorted(pointers_a.keys() | pointers_b.keys()):
         x, y = pointers_a.get(at), pointers_b.get(at)
         if x != y:
-            return f"pointer at offset {at}: {_pointer(correlation, x)} -> {_pointer(correlation, y)}"
+            return f"{_field(correlation, atom, at)}: {_pointer(correlation, x)} -> {_pointer(correlation, y)}"
     return "content differs"
+
+
+def _field(correlation: Correlation, atom: Atom, offset: int) -> str:
+    name = field_at(correlation.new.obj, atom.symbol.name, offset)
+    return f"{name} (offset {offset})" if name else f"offset {offset}"
 
 
 def _pointer(correlation: Correlation, meaning: object) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from builder.compare import Comparison
+from builder.compare import Atom, Comparison, View
 from builder.compose.refusals import Judged
 from builder.compose.selection import Role, Selection
 
@@ -32,16 +33,21 @@ class Diff:
     def exit_status(self) -> int:
         return {"refused": 1, "unchanged": 3, "changed": 0}[self.verdict]
 
-    @cached_property
-    def changed(self) -> tuple[str, ...]:
-        """Names of functions whose own code changed, ignored ones left out."""
+    def _names(self, view: View, atoms: Iterable[Atom]) -> list[str]:
+        """Function names with their aliases (`tipc_exit` is `cleanup_module` too), ignored ones left out."""
         macros = self.selection.macros
-        return tuple(sorted(a.name for a in self.comparison.changed if not macros.ignores(a)))
+        return sorted(
+            symbol.name
+            for atom in atoms
+            if not macros.ignores(atom)
+            for symbol in view.obj.symbols_in[atom.section.index]
+            if symbol.name == atom.name or (symbol.value == atom.entry and symbol.is_function)
+        )
 
     @cached_property
-    def new_functions(self) -> tuple[str, ...]:
-        macros = self.selection.macros
-        return tuple(sorted(a.name for a in self.comparison.new_functions if not macros.ignores(a)))
+    def changed(self) -> tuple[str, ...]:
+        """Names of functions whose own code changed."""
+        return tuple(self._names(self.comparison.new, self.comparison.changed))
 
     def entry_counts(self) -> dict[str, dict[str, int]]:
         """Special table -> function -> kept entries."""
@@ -78,9 +84,9 @@ class Diff:
             "new": self.new,
             "functions": {
                 "changed": list(self.changed),
-                "new": list(self.new_functions),
-                "removed": sorted(a.name for a in comparison.removed_functions),
-                "line_only": sorted(a.name for a in comparison.line_only),
+                "new": self._names(comparison.new, comparison.new_functions),
+                "removed": self._names(comparison.old, comparison.removed_functions),
+                "line_only": self._names(comparison.new, comparison.line_only),
             },
             "data": {
                 "new": sorted(a.name for a in selection.data if a in comparison.new_data),

@@ -9,6 +9,7 @@ from builder.binary import elf, tables
 from builder.compare import Atom, Comparison, naming
 from builder.compare.comparison import label_owners
 from builder.compare.meaning import is_readonly
+from builder.compare.structs import struct_changes
 from builder.compose import references
 from builder.compose.macros import is_author_data
 from builder.compose.selection import Role, Selection, is_redirectable, is_transient
@@ -285,6 +286,24 @@ def _added_exports(selection: Selection) -> Findings:
                           "nothing to do unless another module of yours needs it")  # fmt: skip
 
 
+def _layouts(selection: Selection) -> Findings:
+    """Structures whose layout changed while objects of the old layout live (DWARF tells)."""
+    if selection.is_empty:
+        return
+    comparison = selection.comparison
+    for change in struct_changes(comparison.old.obj, comparison.new.obj):
+        size = f"{change.old_size} -> {change.new_size} bytes"
+        fields = ", ".join(map(str, change.fields[:_FIELDS])) + (" and more" if len(change.fields) > _FIELDS else "")
+        yield Refusal(
+            "struct-layout", change.name, "",
+            f"the layout of {change.name} changed ({size}: {fields}), but objects made before the patch keep the old one",
+            "keep new fields in shadow variables (klp_shadow_alloc), or make sure that no old object is reached",
+        )  # fmt: skip
+
+
+_FIELDS = 6
+
+
 def _scheduler(selection: Selection) -> Findings:
     for atom, role in selection.functions.items():
         if role in (Role.CHANGED, Role.CARRIER) and atom.section.name.startswith(".sched.text"):
@@ -299,4 +318,4 @@ _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
     _unredirectable, _transient, _changed_data, _statics, _labels, _comdat, _unnamed_data, _unknown_tables,
     _removed_exports,
 )  # fmt: skip
-_WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_added_exports, _scheduler)
+_WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_layouts, _added_exports, _scheduler)
