@@ -190,14 +190,22 @@ class View:
     @cached_property
     def entries(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """Function -> the special-table entries that it owns, by table and order."""
+        return self._entries(tables.TABLES)
+
+    @cached_property
+    def telling(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
+        """As `entries`, for the tables that say more than the instructions do."""
+        return self._entries(row for row in tables.TABLES if not row.derived)
+
+    def _entries(self, rows: Iterable[tables.TableRow]) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         out: dict[Atom, list[tables.Entry]] = {}
-        for row in tables.TABLES:
+        for row in rows:
             for section in self.sections_named(row.name):
                 for entry in tables.entries(self.obj, section, row):
                     owner = self.owner(entry)
                     if owner is not None:
                         out.setdefault(owner, []).append(entry)
-        return {atom: tuple(rows) for atom, rows in out.items()}
+        return {atom: tuple(found) for atom, found in out.items()}
 
     def owner(self, entry: tables.Entry) -> Atom | None:
         """The atom that an entry's site lies in; None for code without a symbol."""
@@ -245,9 +253,11 @@ class View:
 
 def _cut(section: Section, symbols: tuple[Symbol, ...]) -> list[Atom]:
     """Divide a section at its symbols; aliases of one value make one atom."""
+    if len(symbols) == 1 and not symbols[0].value:
+        return [] if _is_marker(symbols[0]) else [_whole(section, symbols[0])]
     starts: dict[int, list[Symbol]] = {}
     for symbol in symbols:
-        if symbol.value <= section.size and not (naming.is_label(symbol.name) and not symbol.size):
+        if symbol.value <= section.size and not _is_marker(symbol):
             starts.setdefault(symbol.value, []).append(symbol)
     if not starts:
         return []
@@ -280,6 +290,17 @@ def _cut(section: Section, symbols: tuple[Symbol, ...]) -> list[Atom]:
             )
         )
     return atoms
+
+
+def _whole(section: Section, symbol: Symbol) -> Atom:
+    """The one thing in a section of its own, as -ffunction-sections and -fdata-sections make them."""
+    function = section.is_exec and symbol.type in (elf.STT_FUNC, elf.STT_NOTYPE)
+    return Atom(symbol.name, symbol, section, 0, section.size, 0, (symbol.name,), function, not symbol.is_local)
+
+
+def _is_marker(symbol: Symbol) -> bool:
+    """A label without size, or the name of the padding before a function (CONFIG_PREFIX_SYMBOLS)."""
+    return (naming.is_label(symbol.name) and not symbol.size) or symbol.name.startswith(("__pfx_", "__cfi_"))
 
 
 def _padding(section: Section, first: int) -> int:
