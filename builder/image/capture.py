@@ -144,3 +144,27 @@ def guest_modules(guest: Guest) -> list[GuestModule]:
         module, _, section = path.partition("/sections/")
         found.setdefault(module, {})[section] = int(address, 16)
     return [GuestModule(name, found.get(name, {})) for name in order]
+
+
+CPUID_LEAVES: Final = (
+    *((leaf, 0, 1) for leaf in range(0x21)), *((4, sub, 1) for sub in range(1, 5)), *((7, sub, 1) for sub in (1, 2)),
+    *((0xB, sub, 1) for sub in (1, 2, 3)), *((0xD, sub, 1) for sub in range(1, 20)),
+    *((leaf, sub, 1) for leaf in (0x12, 0x14, 0x1F) for sub in (1, 2)),
+    (0x40000000, 0, 2), (0x80000000, 0, 0x22), *((0x8000001D, sub, 1) for sub in range(1, 5)),
+)  # fmt: skip
+"""(leaf, subleaf, how many leaves from there)"""
+
+
+def cpuid_leaves(guest: Guest) -> dict[tuple[int, int], tuple[int, int, int, int]]:
+    """What CPUID answers in a guest; of /dev/cpu/0/cpuid the offset is leaf and subleaf (arch/x86/kernel/cpuid.c)."""
+    guest.modprobe("cpuid")
+    device = "/dev/cpu/0/cpuid"
+    read = " && ".join(
+        f"dd if={device} iflag=skip_bytes bs=16 skip={leaf | sub << 32} count={count} status=none"
+        for leaf, sub, count in CPUID_LEAVES
+    )
+    guest.check(f"mkdir -p /dev/cpu/0; [ -e {device} ] || mknod {device} c 203 0; ({read}) > /run/cpuid", timeout=60)
+    data = guest.get("/run/cpuid")
+    places = [(leaf + i, sub) for leaf, sub, count in CPUID_LEAVES for i in range(count)]
+    rows = struct.iter_unpack("<4I", data)
+    return {place: row for place, row in zip(places, rows, strict=True) if any(row)}

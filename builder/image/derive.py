@@ -1,7 +1,7 @@
 """The boot state from the image and a CPU model alone: the kernel's own early code decides, executed here.
 
 start_kernel and setup_arch call `early_cpu_init`, `init_hypervisor_platform`
-and `pti_check_boottime_disable`, arch_cpu_finalize_init calls
+and `pti_check_boottime_disable`, arch_cpu_finalize_init
 `identify_boot_cpu` and `cpu_select_mitigations` (arch/x86/kernel/setup.c,
 arch/x86/kernel/cpu/common.c, v6.1 and v6.12). CPUID is answered with what the
 model shows; so which features, defects and mitigations there are is not
@@ -18,6 +18,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 import unicorn
+from iced_x86 import Code, Decoder, Register
 from unicorn import x86_const as x86
 
 from builder.binary.kernel import Kernel
@@ -28,9 +29,10 @@ from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
 
 STEPS: Final = (
-    "early_cpu_init", "init_hypervisor_platform", "pti_check_boottime_disable",
-    "identify_boot_cpu", "native_pv_lock_init", "cpu_select_mitigations",
+    ("early_cpu_init",), ("init_hypervisor_platform",), ("pti_check_boottime_disable",),
+    ("identify_boot_cpu", "identify_cpu"), ("native_pv_lock_init",), ("cpu_select_mitigations",),
 )  # fmt: skip
+"""In order; of several names the first that the kernel has. Each is given boot_cpu_data, which most do not look at."""
 KEYS_ON: Final = tuple(f"static_key_{how}{locked}" for how in ("enable", "slow_inc") for locked in ("", "_cpuslocked"))
 KEYS_OFF: Final = tuple(name.replace("enable", "disable").replace("inc", "dec") for name in KEYS_ON)
 # What needs devices or memory management, and decides no feature.
@@ -98,18 +100,45 @@ def derive_state(kernel: Kernel, cpu: str = "max", cpus: int = 1, leaves: Leaves
         leaves = known[cpu]
     simulated = SimulatedKernel(kernel, BootState(cpu, (0,) * (CAPABILITY_WORDS + BUG_WORDS), 0))
     keys: dict[int, int] = {}
-    machine = _prepare(simulated, with_cpus(leaves, cpus), keys)
-    for step in STEPS:
-        address = simulated.address(step)
-        if address is not None:
+    calls: dict[int, int] = {}
+    machine = _prepare(simulated, with_cpus(leaves, cpus), keys, calls)
+    for names in STEPS:
+        step = next((name for name in names if simulated.address(name) is not None), None)
+        if step is not None:
             try:
-                machine.run(address, (), BUDGET)
+                machine.run(simulated.address(step) or 0, (kernel.symbol("boot_cpu_data").address,), BUDGET)
             except Fault as fault:
                 raise LoadError(f"{step} cannot be executed for CPU model {cpu}: {fault}", where=kernel.path) from fault
-    return _read(simulated, cpu, cpus, keys)
+    preemption = preemption_of(kernel)
+    if preemption is not None:
+        machine.run(preemption[0], (preemption[1],), BUDGET)
+    return _read(simulated, cpu, cpus, keys, calls)
 
 
-def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int]) -> Machine:
+def preemption_of(kernel: Kernel) -> tuple[int, int] | None:
+    """The function that sets the mode of preemption and the mode that the kernel was built for, None without.
+
+    preempt_dynamic_init (kernel/sched/core.c, v5.12) is part of sched_init once compiled: there the
+    mode is the constant that [__]sched_dynamic_update is called with.
+    """
+    names = ("sched_dynamic_update", "__sched_dynamic_update")
+    setters = {symbol.address for name in names for symbol in kernel.symbols_named(name)}
+    starts = kernel.symbols_named("preempt_dynamic_init") or kernel.symbols_named("sched_init")
+    if not setters or not starts:
+        return None
+    mode: int | None = None
+    code = kernel.read(starts[0].address, kernel.size_of(starts[0]))
+    for instruction in Decoder(64, code, ip=starts[0].address):
+        if instruction.code == Code.MOV_R32_IMM32 and instruction.op0_register == Register.EDI:
+            mode = instruction.immediate32
+        elif instruction.code == Code.XOR_RM32_R32 and instruction.op0_register == Register.EDI:
+            mode = 0
+        elif instruction.is_call_near and instruction.near_branch_target in setters and mode is not None:
+            return instruction.near_branch_target, mode
+    return None
+
+
+def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int], calls: dict[int, int]) -> Machine:
     def set_key(count: int) -> Any:
         def stub(machine: Machine) -> int:
             key = machine.argument(0)
@@ -119,11 +148,18 @@ def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int]) -
 
         return stub
 
+    def set_call(machine: Machine) -> int:
+        key, target = machine.argument(0), machine.argument(2)
+        calls[key] = target
+        machine.write(key, struct.pack("<Q", target))
+        return 0
+
     def allocate(_: Machine) -> int:
         return simulated.heap.allocate(2 * PAGE, PAGE)
 
     stubs: dict[str | int, Any] = dict(simulated.stubs)
     stubs |= dict.fromkeys(KEYS_ON, set_key(1)) | dict.fromkeys(KEYS_OFF, set_key(0))
+    stubs["__static_call_update"] = set_call
     stubs |= dict.fromkeys(SILENT, lambda _: 0)
     stubs |= dict.fromkeys(ALLOCATE, allocate)
     simulated.memory.add(Region(LOCAL_APIC & ~(PAGE - 1), bytearray(PAGE), "apic[0]", "rw"))
@@ -153,7 +189,9 @@ def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int]) -
     return machine
 
 
-def _read(simulated: SimulatedKernel, cpu: str, cpus: int, keys: dict[int, int]) -> BootState:
+def _read(
+    simulated: SimulatedKernel, cpu: str, cpus: int, keys: dict[int, int], calls: dict[int, int]
+) -> BootState:
     kernel, memory = simulated.kernel, simulated.memory
     at = kernel.symbol("boot_cpu_data").address + kernel.layout("cpuinfo_x86").offset_of("x86_capability")
     words = struct.unpack(f"<{CAPABILITY_WORDS + BUG_WORDS}I", memory.read(at, 4 * (CAPABILITY_WORDS + BUG_WORDS)))
@@ -167,4 +205,5 @@ def _read(simulated: SimulatedKernel, cpu: str, cpus: int, keys: dict[int, int])
         possible_cpus=cpus,
         uniproc=cpus == 1,
         static_keys=keys,
+        static_calls=calls,
     )

@@ -13,15 +13,17 @@ from pathlib import Path
 from builder.binary import elf
 from builder.binary.kernel import Kernel
 from builder.errors import BespokeError, LoadError
-from builder.image import SimulatedKernel
-from builder.image.capture import GuestMemory, GuestModule, capture_state, guest_modules
+from builder.image import BootState, SimulatedKernel
+from builder.image.boot import CAPABILITY_WORDS
+from builder.image.capture import GuestMemory, GuestModule, capture_state, cpuid_leaves, guest_modules
+from builder.image.derive import cpu_models, derive_state
 from builder.image.guest import Guest
 from builder.image.guest.modules import ModuleTree
 from builder.load.boot import boot
 from builder.load.layout import lay_out
 from builder.load.loader import free_init, load_module
 from builder.load.module import LoadedModule, ModuleFile, Placed
-from builder.load.passes import Context, static_call
+from builder.load.passes import Context, jump_label, static_call
 
 WRITTEN = ("__jump_table", ".static_call_sites", "__mcount_loc", "__ex_table")
 """Tables that passes write though a section of data; other data is the module's own from its init on."""
@@ -59,6 +61,28 @@ class Fidelity:
     seconds_simulated: float = 0.0
     state: str = "captured"
     state_differences: list[str] = field(default_factory=list)
+
+    @property
+    def exact(self) -> bool:
+        """Every byte, and the state itself; what keys became at run time cannot be derived, and is named."""
+        unexplained = [d for d in self.differences if self.state == "captured" or not d.cause.startswith("static ")]
+        return not unexplained and not self.failed and not self.state_differences and self.modules > 0
+
+    def as_json(self) -> dict[str, object]:
+        """Counts, and every difference with module, section, symbol and cause."""
+        return {
+            "kernel": self.release, "cpu": self.cpu, "smp": self.smp, "state": self.state, "exact": self.exact,
+            "modules": self.modules, "identical": self.identical, "bytes": self.bytes, "text_bytes": self.text_bytes,
+            "refused_by_guest": self.refused, "failed": self.failed, "state_differences": self.state_differences,
+            "seconds_guest": round(self.seconds_guest, 3), "seconds_simulated": round(self.seconds_simulated, 3),
+            "differences": [
+                {
+                    "module": d.module, "section": d.section, "address": f"{d.address:#x}", "symbol": d.symbol,
+                    "ours": d.ours[:64].hex(), "kernels": d.kernels[:64].hex(), "cause": d.cause,
+                }
+                for d in self.differences
+            ],
+        }  # fmt: skip
 
 
 def choose(kernel: Kernel, count: int | None, seed: int = 1) -> list[Path]:
@@ -139,26 +163,61 @@ def compare(
     seed: int = 1,
     memory_mb: int = 3072,
     say: Callable[[str], None] = lambda _: None,
-) -> Fidelity:
-    """Boot a guest, let it load modules, take everything out, predict the same, compare."""
+) -> tuple[Fidelity, Fidelity]:
+    """Boot a guest, let it load modules, take everything out, predict the same, compare.
+
+    Twice: with the state that the guest was found in, and with what is derived
+    from image and CPU model alone. `modules` None means all of the tree; `extra`
+    are modules of ours, loaded last, livepatches among them.
+    """
     wanted = [*in_order(kernel, paths if paths is not None else choose(kernel, modules, seed)), *extra]
     files = {module.name: module for module in wanted}
-    outcome = Fidelity(kernel.release, cpu, smp)
     started = time.monotonic()
     with Guest(kernel, cpu=cpu, smp=smp, memory_mb=memory_mb, panic_on_oops=False) as guest:
         say(f"guest up after {guest.boot_seconds:.1f} s")
-        outcome.refused = load_in_guest(guest, wanted, say)
+        refused = load_in_guest(guest, wanted, say)
         found = guest_modules(guest)
         memory = GuestMemory(guest)
         state = capture_state(guest, kernel, memory)
         memory.keep_spans(_ranges(found, files))
-        outcome.seconds_guest = time.monotonic() - started
-    say(f"memory of {len(found)} modules taken after {outcome.seconds_guest:.1f} s")
-    started = time.monotonic()
-    simulated = boot(kernel, state)
-    predict(simulated, files, found, memory, outcome)
-    outcome.seconds_simulated = time.monotonic() - started
-    return outcome
+        memory.keep(*simulated_text(kernel))
+        unknown = None if cpu in cpu_models() else cpuid_leaves(guest)
+        seconds = time.monotonic() - started
+    say(f"memory of {len(found)} modules taken after {seconds:.1f} s")
+    outcomes = []
+    for kind in ("captured", "derived"):
+        outcome = Fidelity(kernel.release, cpu, smp, state=kind, refused=refused, seconds_guest=seconds)
+        started = time.monotonic()
+        used = state if kind == "captured" else derive_state(kernel, cpu, smp, unknown)
+        simulated = boot(kernel, used)
+        if kind == "captured":
+            simulated.key_reader = lambda address: int.from_bytes(memory.read(address, 4), "little", signed=True)
+            simulated.call_reader = memory.u64
+        outcome.state_differences += state_differences(kernel, used, state)
+        predict(simulated, files, found, memory, outcome)
+        outcome.seconds_simulated = time.monotonic() - started
+        outcomes.append(outcome)
+        say(f"{kind} state: {outcome.identical} of {outcome.modules} modules identical")
+    return outcomes[0], outcomes[1]
+
+
+def simulated_text(kernel: Kernel) -> tuple[int, int]:
+    """The text of vmlinux that stays."""
+    return kernel.text_range()
+
+
+def state_differences(kernel: Kernel, ours: BootState, guests: BootState) -> list[str]:
+    """Where two boot states decide differently, named."""
+    found = []
+    for word, (a, b) in enumerate(zip(ours.capabilities, guests.capabilities, strict=True)):
+        for bit in range(32):
+            if (a ^ b) >> bit & 1:
+                kind = "feature" if word < CAPABILITY_WORDS else "bug"
+                found.append(f"{kind} {word}*32+{bit}: {a >> bit & 1}, in the guest {b >> bit & 1}")
+    for name in ("return_thunk", "pv_ops", "possible_cpus", "uniproc"):
+        if getattr(ours, name) != getattr(guests, name):
+            found.append(f"{name}: {getattr(ours, name)}, in the guest {getattr(guests, name)}")
+    return found
 
 
 def _ranges(modules: Iterable[GuestModule], files: Mapping[str, ModuleFile]) -> list[tuple[int, int]]:
@@ -180,9 +239,6 @@ def predict(
     outcome: Fidelity,
 ) -> None:
     """Load each module at the addresses that the guest's kernel gave it, and compare the bytes."""
-    simulated.key_reader = lambda address: int.from_bytes(memory.read(address, 4), "little", signed=True)
-    call_reader = memory.u64
-    simulated.call_reader = call_reader
     percpu_at = simulated.kernel.layout("module").offset_of("percpu")
     for seen in found:
         module = files.get(seen.name)
@@ -246,19 +302,60 @@ def _compare_section(
         outcome.text_bytes += section.size
     if ours == theirs:
         return
+    causes = Causes(simulated, loaded, memory)
     at = 0
     while at < section.size:
         if ours[at] == theirs[at]:
             at += 1
             continue
         end = at + 1
-        while end < section.size and (ours[end] != theirs[end] or ours[end : end + 4] != theirs[end : end + 4]):
+        while end < section.size and ours[end : end + 4] != theirs[end : end + 4]:
             end += 1
         address = section.address + at
         outcome.differences.append(
             Difference(
-                loaded.name, section.name, address, ours[at:end], theirs[at:end], simulated.describe(address), ""
+                loaded.name, section.name, address, ours[at:end], theirs[at:end],
+                simulated.describe(address), causes.of(address),
             )
         )
         at = end
 
+
+class Causes:
+    """Which static key or static call a byte of code depends on, and how the guest's differs."""
+
+    def __init__(self, simulated: SimulatedKernel, loaded: LoadedModule, memory: GuestMemory) -> None:
+        self._simulated, self._memory = simulated, memory
+        self._by_code: dict[int, str] = {}
+        jumps, calls = loaded.section("__jump_table"), loaded.section(".static_call_sites")
+        for at in range(jumps.address, jumps.end - 15, 16) if jumps else ():
+            code, _, key = jump_label.ENTRY.unpack(simulated.memory.read(at, 16))
+            self._add(at + code, "static key", (at + 8 + key) & ~3, self._key)
+        for at in range(calls.address, calls.end - 7, 8) if calls else ():
+            code, key = static_call.ENTRY.unpack(simulated.memory.read(at, 8))
+            self._add(at + code, "static call", (at + 4 + key) & ~3, self._call)
+        symbols = simulated.symbols_of[loaded.name]
+        for name, (trampoline, *_) in symbols.items():
+            key_of = symbols.get(name.replace("__SCT__", "__SCK__", 1)) if name.startswith("__SCT__") else None
+            if key_of is not None:
+                self._add(trampoline, "static call", key_of[0], self._call)
+
+    def _add(self, code: int, kind: str, key: int, value: Callable[[int], tuple[str, str]]) -> None:
+        ours, theirs = value(key)
+        if ours != theirs:
+            cause = f"{kind} {self._simulated.describe(key).removesuffix('+0x0')}: {ours}, in the guest {theirs}"
+            for at in range(code, code + 6):
+                self._by_code.setdefault(at, cause)
+
+    def _key(self, key: int) -> tuple[str, str]:
+        theirs = int.from_bytes(self._memory.read(key, 4), "little", signed=True)
+        return ("off", "on")[self._simulated.static_key(key) != 0], ("off", "on")[theirs != 0]
+
+    def _call(self, key: int) -> tuple[str, str]:
+        return tuple(  # type: ignore[return-value]
+            self._simulated.describe(value) for value in (self._simulated.static_call(key), self._memory.u64(key))
+        )
+
+    def of(self, address: int) -> str:
+        """The cause of a difference, "" where none is known."""
+        return self._by_code.get(address, "")

@@ -22,8 +22,8 @@ PROTECTION = {"text": "rx", "rodata": "r", "ro_after_init": "r", "data": "rw"}
 UNTRACKED = (".modinfo", "__versions")
 """rewrite_section_headers: tracked but not kept."""
 RO_AFTER_INIT = (".data..ro_after_init", "__jump_table")
-MOST_MEMORY = 1 << 30
-"""Beyond the module area nothing can be loaded."""
+MOST_MEMORY = 256 << 20
+"""The largest module of a distribution takes a tenth of it; the kernel would fail to allocate more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from builder.load import livepatch
 from builder.load.layout import PROTECTION, lay_out, place
 from builder.load.module import PERCPU, LoadedModule, ModuleFile, Placed
 from builder.load.passes import PASSES, Context, Table
-from builder.load.relocate import apply_relocations
+from builder.load.relocate import UncheckedError, apply_relocations
 
 Source = str | Path | bytes | ModuleFile
 
@@ -153,12 +154,17 @@ def _simplify_symbols(kernel: SimulatedKernel, loaded: LoadedModule) -> list[int
 
 def _run_passes(kernel: SimulatedKernel, loaded: LoadedModule, record: bool) -> None:
     tables = {section.name: Table(section.address, section.size) for section in loaded.sections}
-    features = kernel.kernel.features
+    features, module = kernel.kernel.features, loaded.file.where
     context = Context(kernel, tables, _text(loaded, features.module_memory), loaded, record, counts=loaded.counts)
     for row in PASSES:
         if row.applies(features):
             context.step = row.name
-            row.apply(context)
+            try:
+                row.apply(context)
+            except (struct.error, IndexError, OverflowError, ValueError) as error:
+                raise LoadError(f"{row.name}: {' or '.join(row.tables)} is damaged: {error}", where=module) from None
+            except LoadError as error:
+                raise UncheckedError(f"{row.name}: {error}", where=module) from None
     loaded.sites = context.sites
     loaded.warnings = tuple(context.warnings)
 

@@ -1,0 +1,48 @@
+"""`bespoke fidelity --kernel K [--modules N] [--cpu MODEL] [--smp N]`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from builder.binary.kernel import Kernel
+from builder.cli.common import Output, add_kernel, named_paths
+from builder.errors import UsageError
+from builder.load.fidelity import compare
+from builder.load.module import ModuleFile
+from builder.report.fidelity import render_fidelity
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    add_kernel(parser)
+    parser.add_argument("extra", nargs="*", type=Path, metavar="X.ko", help="modules of your own, loaded last")
+    parser.add_argument("--modules", default="500", metavar="N", help="how many of the kernel's tree, or `all`")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="which ones: the seed of the draw")
+    parser.add_argument("--cpu", default="max", metavar="MODEL", help="QEMU's CPU model (default: max)")
+    parser.add_argument("--smp", type=int, default=1, metavar="N", help="number of CPUs")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, output: Output) -> int:
+    if options.modules != "all" and not options.modules.isdecimal():
+        raise UsageError(f"--modules takes a number or `all`, not {options.modules!r}")
+    extra = [ModuleFile.read(path) for path in (*named_paths(options.object).values(), *options.extra)]
+
+    def say(text: str) -> None:
+        if output.plain and output.err.is_terminal:
+            output.err.print(text, style="dim")
+
+    outcomes = compare(
+        Kernel.open(options.kernel),
+        cpu=options.cpu,
+        smp=options.smp,
+        modules=None if options.modules == "all" else int(options.modules),
+        extra=extra,
+        seed=options.seed,
+        say=say,
+    )
+    if output.json:
+        output.document({"comparisons": [outcome.as_json() for outcome in outcomes]})
+    elif output.plain:
+        output.out.print(render_fidelity(outcomes, verbose=output.verbose))
+    return 0 if all(outcome.exact for outcome in outcomes) else 1

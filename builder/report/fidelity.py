@@ -1,0 +1,41 @@
+"""The comparison with the kernel's own loader as people see it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from builder.load.fidelity import Fidelity
+
+MOST_DIFFERENCES = 20
+
+
+def render_fidelity(outcomes: Sequence[Fidelity], *, verbose: bool = False) -> RenderableType:
+    """One line for each comparison, then every difference by its cause; `verbose` shows each place."""
+    title = f"{outcomes[0].release} on {outcomes[0].cpu}, {outcomes[0].smp} CPU" if outcomes else ""
+    table = Table(title=title, title_justify="left", box=None)
+    for head in ("state", "modules", "identical", "bytes", "text", "guest s", "here s"):
+        table.add_column(head, justify="right", no_wrap=True)
+    parts: list[RenderableType] = [table]
+    for outcome in outcomes:
+        table.add_row(
+            outcome.state, str(outcome.modules),
+            Text(str(outcome.identical), style="green" if outcome.exact else "yellow"), f"{outcome.bytes:,}",
+            f"{outcome.text_bytes:,}", f"{outcome.seconds_guest:.1f}", f"{outcome.seconds_simulated:.1f}",
+        )  # fmt: skip
+    for outcome in outcomes:
+        label = f"{outcome.state}: "
+        parts += [Text(label + text, style="yellow") for text in outcome.state_differences]
+        parts += [Text(f"{label}{name}: {why}", style="red") for name, why in outcome.failed.items()]
+        causes = Counter(d.cause or f"unexplained in {d.module} {d.section} {d.symbol}" for d in outcome.differences)
+        parts += [Text(f"{label}{count} places: {cause}", style="yellow") for cause, count in causes.most_common()]
+        for d in outcome.differences if verbose else ():
+            ours, theirs = d.ours[:16].hex(" "), d.kernels[:16].hex(" ")
+            parts.append(Text(f"  {d.module} {d.section} {d.symbol}: {ours}, the kernel {theirs}"))
+    if outcomes:
+        parts.append(Text(f"{len(outcomes[0].refused)} modules were refused by the guest's kernel (no such hardware)"))
+    return Group(*parts)
