@@ -63,8 +63,16 @@ class Bound:
     matches: Mapping[Atom, Match]
     atoms: Mapping[Atom, Binding]
     names: Mapping[str, Binding]
-    left_out: frozenset[tables.Entry]
-    warnings: tuple[Refusal, ...]
+    left_out: frozenset[tables.Entry] = frozenset()
+    warnings: tuple[Refusal, ...] = ()
+
+    def binding(self, place: Atom | Piece | tables.Entry, target: Target) -> Binding | None:
+        """What a reference is bound to; None if it stays inside the module."""
+        if target.kind == "symbol":
+            return self.names.get(target.symbol.name)
+        if target.atom is None or self.diff.selection.is_local(place, target):
+            return None
+        return self.atoms.get(target.atom)
 
 
 class Binder:
@@ -77,7 +85,6 @@ class Binder:
         self.kernel: Kernel = objects.kernel
         self.provided = provided
         self.refusals: list[Refusal] = []
-        self.warnings: list[Refusal] = []
         self.matches: dict[Atom, Match] = {}
         self._extra: dict[Atom, Match | None] = {}
         self._matcher = Matcher(diff.comparison.old, owner)
@@ -87,16 +94,9 @@ class Binder:
         self._match_replaced()
         atoms: dict[Atom, Binding] = {}
         names: dict[str, Binding] = {}
-        left_out: set[tables.Entry] = set()
-        for place, target in self._originals():
-            binding = self._binding(target, atoms, names)
-            if binding is None:
-                continue
-            if binding.kind == "klp" and binding.patched != "vmlinux":
-                self._late(place, target, binding, left_out)
-        return Bound(
-            self.diff, self.owner, self.matches, atoms, names, frozenset(left_out), tuple(dict.fromkeys(self.warnings))
-        )
+        for _, target in self._originals():
+            self._binding(target, atoms, names)
+        return Bound(self.diff, self.owner, self.matches, atoms, names)
 
     # The replaced functions: are they what runs?
 
@@ -239,7 +239,7 @@ class Binder:
         where = f"{self.owner.name} of {self.kernel.release}"
         if named:
             self._refuse(
-                "ambiguous-symbol", old.name, f"{where} has {len(places)} symbols {old.name} and nothing tells which is meant",
+                "ambiguous-symbol", old.name, f"{where} has {len(places)} symbols {old.name}, nothing tells which",
                 "the kernel's symbol table cannot tell them apart",
             )  # fmt: skip
         else:
@@ -313,54 +313,6 @@ class Binder:
             if found.exports(name):
                 yield other
             waiting.extend(found.depends)
-
-    # Relocations of a module's symbols are written after the kernel's own passes.
-
-    def _late(
-        self, place: Atom | Piece | tables.Entry, target: Target, binding: Binding, left_out: set[tables.Entry]
-    ) -> None:
-        if isinstance(place, tables.Entry) and place.table.late:
-            if (place.table.name in ("__jump_table", ".static_call_sites") and "__tracepoint_" in binding.name) or (place.table.name == ".static_call_sites" and "__SCK__tp_func_" in binding.name):
-                self._leave_out(place, binding, left_out)
-            elif place.table.name == "__jump_table":
-                self._refuse(
-                    "static-key-module", binding.name,
-                    f"a jump label tests the static key {binding.name}, which module {binding.exporter} owns; the kernel "
-                    "sets jump labels up before such a key is bound",
-                    "use static_key_enabled() on it instead",
-                )  # fmt: skip
-            elif place.table.name == ".static_call_sites":
-                self._refuse(
-                    "static-call-module", binding.name,
-                    f"a static call uses the key {binding.name}, which module {binding.exporter} owns; the kernel sets "
-                    "static calls up before such a key is bound",
-                    "call through the function pointer instead",
-                )  # fmt: skip
-            else:
-                self._refuse_late(place.table.name, binding)
-        elif isinstance(place, Piece) and place.section.name in tables.ANNEXES:
-            self._refuse_late(place.section.name, binding)
-
-    def _leave_out(self, entry: tables.Entry, binding: Binding, left_out: set[tables.Entry]) -> None:
-        left_out.add(entry)
-        self.warnings.append(
-            Refusal(
-                "entry-dropped",
-                binding.name,
-                entry.table.name,
-                f"the tracepoint key {binding.name} belongs to module {binding.exporter}: the tracepoint stays off in "
-                "the new version",
-                "nothing to do unless that tracepoint is used",
-            )  # fmt: skip
-        )
-
-    def _refuse_late(self, table: str, binding: Binding) -> None:
-        self._refuse(
-            "late-relocation", binding.name,
-            f"{table} refers to {binding.name} of module {binding.exporter}, which is bound after the kernel has used "
-            f"{table}",
-            "change the code so that the alternative does not refer to the module's own symbol",
-        )  # fmt: skip
 
     def _refuse(self, code: str, symbol: str, message: str, advice: str) -> None:
         refusal = Refusal(code, symbol, "", message, advice)

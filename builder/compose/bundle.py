@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from builder.binary.kernel import Kernel
 from builder.compare import Atom
+from builder.compose import late
 from builder.compose.bindings import Binder, Bound
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects, find_owner
@@ -48,8 +49,9 @@ def bind(
             refusals.extend(refused.refusals)
             continue
         binder = Binder(diff, owner, objects, provided)
-        pairs.append(binder.bind())
-        refusals.extend(binder.refusals)
+        bound, late_refusals = late.check(binder.bind(), objects)
+        pairs.append(bound)
+        refusals.extend([*binder.refusals, *late_refusals])
     if refusals:
         raise RefusedError(refusals)
     return Bundle(name, objects.kernel, objects, tuple(pairs), provided, replace)

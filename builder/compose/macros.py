@@ -14,7 +14,7 @@ from typing import Final
 
 from builder.binary import Relocation
 from builder.compare import Atom, View
-from builder.compare.meaning import string_at
+from builder.compare.view import string_at
 
 CALLBACKS: Final = ("pre_patch", "post_patch", "pre_unpatch", "post_unpatch")
 

@@ -296,7 +296,7 @@ def _layouts(selection: Selection) -> Findings:
         fields = ", ".join(map(str, change.fields[:_FIELDS])) + (" and more" if len(change.fields) > _FIELDS else "")
         yield Refusal(
             "struct-layout", change.name, "",
-            f"the layout of {change.name} changed ({size}: {fields}), but objects made before the patch keep the old one",
+            f"the layout of {change.name} changed ({size}: {fields}), but objects made before keep the old one",
             "keep new fields in shadow variables (klp_shadow_alloc), or make sure that no old object is reached",
         )  # fmt: skip
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from builder.arch import Instruction
 from builder.binary import Relocation
 from builder.compare import Atom, View, naming
-from builder.compare.meaning import string_at
-from builder.compare.view import Target
+from builder.compare.view import Target, string_at
 from builder.compose.running import Extern, Running
 
 _SLACK = 64

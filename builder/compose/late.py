@@ -1,0 +1,207 @@
+"""What a reference to a module's symbol comes too late for, and what an original cannot be pointed at for.
+
+The kernel writes relocations against another module's symbols when that module
+is loaded or patched (klp_init_object_loaded, kernel/livepatch/core.c), after
+module_finalize has consumed the livepatch's own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from builder.binary import tables
+from builder.compare import Atom, View
+from builder.compare.view import Target
+from builder.compose import references
+from builder.compose.bindings import Binding, Bound
+from builder.compose.owner import Objects
+from builder.compose.references import Piece
+from builder.compose.running import RunningModule
+from builder.errors import Refusal
+
+_SECTION_BITS = 40
+
+
+def check(bound: Bound, objects: Objects) -> tuple[Bound, list[Refusal]]:
+    """`bound` without the entries that must not travel, and what must be refused."""
+    checker = _Checker(bound, objects)
+    checker.entries()
+    checker.sites()
+    checker.pointers()
+    done = replace(bound, left_out=frozenset(checker.left_out), warnings=tuple(dict.fromkeys(checker.warnings)))
+    return done, list(dict.fromkeys(checker.refusals))
+
+
+def is_late(binding: Binding | None) -> bool:
+    """Whether a relocation is written only when another module is there."""
+    return binding is not None and binding.kind == "klp" and binding.patched != "vmlinux"
+
+
+class _Checker:
+    def __init__(self, bound: Bound, objects: Objects) -> None:
+        self.bound = bound
+        self.objects = objects
+        self.selection = bound.diff.selection
+        self.view = self.selection.view
+        self.left_out: set[tables.Entry] = set()
+        self.warnings: list[Refusal] = []
+        self.refusals: list[Refusal] = []
+
+    def entries(self) -> None:
+        """Keys and targets in tables that are consumed at load."""
+        for place, target in self.selection.all_references():
+            binding = self.bound.binding(place, target)
+            if binding is None or not is_late(binding):
+                continue
+            if isinstance(place, tables.Entry) and place.table.late:
+                self._entry(place, binding)
+            elif isinstance(place, Piece) and place.section.name in tables.ANNEXES:
+                self._refuse_late(place.section.name, binding)
+
+    def _entry(self, entry: tables.Entry, binding: Binding) -> None:
+        table = entry.table.name
+        if "__tracepoint_" in binding.name or "__SCK__tp_func_" in binding.name:
+            self.left_out.add(entry)
+            self.warnings.append(
+                Refusal(
+                    "entry-dropped",
+                    binding.name,
+                    table,
+                    f"the tracepoint key {binding.name} belongs to module {binding.exporter}: the tracepoint stays off "
+                    "in the new version",
+                    "nothing to do unless that tracepoint is used",
+                )
+            )
+        elif table == "__jump_table":
+            self._refuse(
+                "static-key-module",
+                binding,
+                table,
+                f"a jump label tests the static key {binding.name}, which module {binding.exporter} owns; the kernel "
+                "sets jump labels up before such a key is bound",
+                "use static_key_enabled() on it instead",
+            )
+        elif table == ".static_call_sites":
+            self._refuse(
+                "static-call-module",
+                binding,
+                table,
+                f"a static call uses the key {binding.name}, which module {binding.exporter} owns; the kernel sets "
+                "static calls up before such a key is bound",
+                "call through the function pointer instead",
+            )
+        else:
+            self._refuse_late(table, binding)
+
+    def sites(self) -> None:
+        """Code that the kernel patches at load and whose own operand is bound later."""
+        for atom in self.selection.functions:
+            late = {
+                r.offset: binding
+                for r, target in references.of_atom(self.view, atom)
+                if (binding := self.bound.binding(atom, target)) is not None and is_late(binding)
+            }
+            if not late:
+                continue
+            for entry in self.selection.entries.get(atom, ()):
+                if not entry.table.late or entry in self.left_out:
+                    continue
+                start, end = self._site(atom, entry)
+                hit = next((b for offset, b in late.items() if start <= offset < end), None)
+                if hit is None:
+                    continue
+                if entry.table.name == ".call_sites":
+                    self.left_out.add(entry)  # only counts calls (call depth tracking); its target is not known yet
+                elif entry.table.name != ".smp_locks":
+                    self._refuse_late(entry.table.name, hit)
+
+    def _site(self, atom: Atom, entry: tables.Entry) -> tuple[int, int]:
+        """Offsets of the code that an entry has patched."""
+        start = self.view.obj.symbols[entry.site.symbol].value + entry.site.addend
+        if entry.table.name == ".altinstructions":
+            # struct alt_instr: u8 instrlen, at 10 up to 6.2, at 12 from 6.3 on (arch/x86/include/asm/alternative.h)
+            at = self.objects.kernel.layout("alt_instr").offset_of("instrlen")
+            length = self.view.obj.sections[entry.section].data[entry.start + at]
+            return start, start + length
+        insn = self.view.instruction_at(atom, start)
+        return start, insn.end if insn else start + 1
+
+    def pointers(self) -> None:
+        """New pointers to originals whose ENDBR the kernel has sealed: an indirect call would fault."""
+        if not self.objects.kernel.features.ibt:
+            return
+        old = self.bound.diff.comparison.old
+        pointed = {t.atom for a in old.atoms for t in self._pointers(old, a)}
+        for place in (*self.selection.functions, *self.selection.data):
+            for target in self._pointers(self.view, place):
+                atom = target.atom
+                if atom is None or self.bound.binding(place, target) is None:
+                    continue
+                twin = self.bound.diff.comparison.correlation.twins.get(atom)
+                if twin is None or twin in pointed or not atom.is_function:
+                    continue
+                if not self._may_be_called_indirectly(twin):
+                    self.refusals.append(
+                        Refusal(
+                            "sealed-endbr",
+                            atom.name,
+                            atom.section.name,
+                            f"{place.name} takes the address of {atom.name}, which nothing pointed at before: the "
+                            "kernel has sealed its ENDBR, and an indirect call of it would fault",
+                            "point at a new function that calls it instead",
+                        )
+                    )
+
+    def _pointers(self, view: View, place: Atom) -> Iterator[Target]:
+        """References of a function or datum that take an address rather than call or jump."""
+        for r, target in references.of_atom(view, place):
+            if target.atom is None or not target.atom.is_function or target.offset:
+                continue
+            if place.is_function:
+                insn = view.instruction_at(place, r.offset)
+                if insn is None or insn.is_call or insn.is_jump:
+                    continue
+            yield target
+
+    def _may_be_called_indirectly(self, twin: Atom) -> bool:
+        """Whether the running function starts with an ENDBR that stays."""
+        match = self.bound.matches.get(twin)
+        places = [match.place] if match else [s.place for n in twin.names for s in self.bound.owner.named(n)]
+        endbr = self.view.arch.endbr
+        sealed = self._sealed()
+        return bool(places) and all(self.bound.owner.code(p, len(endbr)) == endbr and p not in sealed for p in places)
+
+    def _sealed(self) -> frozenset[int]:
+        """Places in the table of what the kernel seals (`.ibt_endbr_seal`)."""
+        owner = self.bound.owner
+        if isinstance(owner, RunningModule):
+            obj = owner.obj
+            section = obj.by_name.get(".ibt_endbr_seal")
+            if section is None:
+                return frozenset()
+            rows = ((obj.symbols[r.symbol], r.addend) for r in obj.relocations_of(section.index))
+            return frozenset((s.shndx << _SECTION_BITS) + s.value + addend for s, addend in rows)
+        kernel = self.objects.kernel
+        found = kernel.symbols_named("__ibt_endbr_seal")
+        ends = kernel.symbols_named("__ibt_endbr_seal_end")
+        if not found or not ends:
+            return frozenset()
+        start, size = found[0].address, ends[0].address - found[0].address
+        table = kernel.read(start, size)
+        return frozenset(
+            start + at + int.from_bytes(table[at : at + 4], "little", signed=True) for at in range(0, size, 4)
+        )
+
+    def _refuse_late(self, table: str, binding: Binding) -> None:
+        self._refuse(
+            "late-relocation",
+            binding,
+            table,
+            f"{table} patches code that refers to {binding.name} of module {binding.exporter}, which is bound only "
+            "after the kernel has used the table",
+            "change the code so that what is patched does not refer to the module's own symbol",
+        )
+
+    def _refuse(self, code: str, binding: Binding, section: str, message: str, advice: str) -> None:
+        self.refusals.append(Refusal(code, binding.name, section, message, advice))
