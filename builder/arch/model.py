@@ -57,6 +57,7 @@ class Architecture:
     decode: Callable[[bytes, int], list[Instruction]]
     moves_constant_to: Callable[[bytes], str | None]
     immediate: Callable[[bytes], tuple[object, int] | None]
+    writes: Callable[[bytes], frozenset[str]]
     text: Callable[[bytes, int], str]
     is_address_load: Callable[[bytes], bool]
     is_direct_transfer: Callable[[bytes], bool]

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import iced_x86
-from iced_x86 import FlowControl, Mnemonic, OpKind, Register
+from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind, Register
 
 from builder.arch.model import Architecture, Instruction, RelocationRow
 
@@ -136,6 +136,24 @@ _REGISTER_NAMES = {
 }  # fmt: skip
 
 
+def writes(code: bytes) -> frozenset[str]:
+    """64-bit names of the registers that an instruction writes."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    if insn is None:
+        return frozenset()
+    used = _info().info(insn).used_registers()
+    names = (_full_register(u.register) for u in used if u.access in _WRITES)
+    return frozenset(name for name in names if name is not None)
+
+
+_WRITES = {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
+
+
+@lru_cache(maxsize=1)
+def _info() -> iced_x86.InstructionInfoFactory:
+    return iced_x86.InstructionInfoFactory()
+
+
 def text(code: bytes, address: int = 0) -> str:
     """One instruction as a person reads it (AT&T syntax, as the kernel's own tools print)."""
     for insn in _disassembler().disasm(code, address, 1):
@@ -179,6 +197,7 @@ X86_64 = Architecture(
     decode=decode,
     moves_constant_to=moves_constant_to,
     immediate=immediate,
+    writes=writes,
     text=text,
     is_address_load=is_address_load,
     is_direct_transfer=is_direct_transfer,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from builder.binary import elf
 from builder.compare import naming
-from builder.compare.view import Atom, View
+from builder.compare.view import Atom, View, string_at
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class _Matcher:
 
     def _pair_static(self, old: Atom, new: Atom) -> None:
         """Pair static locals; constants of other content have no state to share, and are two things."""
-        constants = _is_constant(self.old, old) and _is_constant(self.new, new)
-        if not constants or self.old.code(old) == self.new.code(new):
+        first, second = _constant(self.old, old), _constant(self.new, new)
+        if first is None or second is None or first == second:
             self.pair(old, new)
 
     def _pair_by_shape(self, olds: list[Atom], news: list[Atom]) -> None:
@@ -242,9 +242,17 @@ def _shape(view: View, atom: Atom) -> tuple[object, ...]:
     return (atom.size, atom.section.flags, atom.section.type, view.code(atom), len(view.relocations(atom)))
 
 
-def _is_constant(view: View, atom: Atom) -> bool:
-    """Read-only bytes without pointers: a message, numbers."""
-    return not atom.section.is_write and not view.relocations(atom)
+def _constant(view: View, atom: Atom) -> tuple[object, ...] | None:
+    """Bytes and strings of read-only data that point to nothing else (messages, numbers, names); None for others."""
+    if atom.section.is_write:
+        return None
+    rows: list[tuple[int, bytes]] = []
+    for r in view.relocations(atom):
+        target = view.target(r)
+        if target.section is None or not target.section.is_string:
+            return None
+        rows.append((r.offset - atom.start, string_at(target.section, target.offset)))
+    return view.code(atom), tuple(rows)
 
 
 def _is_open_static(atom: Atom) -> bool:

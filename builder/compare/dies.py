@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-import zstandard
-
 from builder.binary import ObjectFile, elf
 
 ARRAY, ENUMERATION, MEMBER, POINTER, STRUCTURE, TYPEDEF, UNION = 0x01, 0x04, 0x0D, 0x0F, 0x13, 0x16, 0x17
@@ -330,6 +328,8 @@ def content(obj: ObjectFile, name: str) -> bytes:
         return b""
     if not section.flags & elf.SHF_COMPRESSED:
         return section.data
+    import zstandard  # only kernels with CONFIG_DEBUG_INFO_COMPRESSED_ZSTD need it
+
     kind, _, size, _ = struct.unpack_from("<IIQQ" if obj.little else ">IIQQ", section.data)
     try:
         if kind == 1:

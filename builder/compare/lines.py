@@ -14,8 +14,7 @@ from typing import Final
 
 from builder.arch import Instruction
 from builder.compare.dwarf import LineTable
-from builder.compare.meaning import string_at
-from builder.compare.view import Atom, View
+from builder.compare.view import Atom, View, string_at
 
 # Callee -> number of the argument that is __LINE__ (kernel declarations, Linux 4.x to 6.12).
 _LINE_ARGUMENT: Final = tuple(
@@ -40,7 +39,9 @@ _LINE_ARGUMENT: Final = tuple(
 # Formats of which an argument is __LINE__: ASSERT_RTNL() of include/linux/rtnetlink.h up to 5.x.
 _LINE_FORMAT: Final = ((b"RTNL: assertion failed at %s (%d)", 2), (b"assertion failed at %s:%d", 2))
 _PRINTERS: Final = re.compile(r"_?printk|__warn_printk|panic")
-_REACH: Final = 12
+# Instructions between a format and the line, and between the line and the call that takes it.
+_BEHIND: Final = 12
+_AHEAD: Final = 48
 # A macro call that spans several lines puts __LINE__ some lines after its statement.
 _SPAN: Final = 40
 
@@ -83,18 +84,18 @@ class LineProof:
         rows = view.instructions(atom)
         position = next((k for k, i in enumerate(rows) if i.offset == insn.offset), len(rows))
         formats: set[bytes] = set()
-        for row in islice(rows, max(position - _REACH, 0), position + _REACH):
+        for row in islice(rows, max(position - _BEHIND, 0), position + _AHEAD):
+            after = row.offset > insn.offset
             for r in view.relocations_in(atom.section.index, row.offset, row.end):
                 target = view.target(r, view.bias(atom, r))
                 if target.section is not None and target.section.is_string and not row.is_call:
                     formats.add(string_at(target.section, target.offset))
-                elif row.is_call and row.offset > insn.offset:
+                elif row.is_call and after:
                     name = target.atom.name if target.atom else target.symbol.name
                     return _takes_line(name, number, formats)
-            if (
-                row.offset > insn.offset
-                and view.arch.moves_constant_to(atom.section.data[row.offset : row.end]) == register
-            ):
+            if after and (row.ends_block or row.is_jump or row.is_call):
+                return False
+            if after and register in view.arch.writes(atom.section.data[row.offset : row.end]):
                 return False
         return False
 
@@ -119,7 +120,7 @@ class LineProof:
         own = table.find(atom.section.index, insn.offset)
         if own:
             out.append(own)
-        for row in islice(rows, position + 1, position + _REACH):
+        for row in islice(rows, position + 1, position + _BEHIND):
             if row.is_call:
                 found = table.find(atom.section.index, row.offset)
                 if found:

@@ -14,6 +14,7 @@ from builder.binary import Relocation, Section
 from builder.compare import naming
 from builder.compare.correlate import Correlation
 from builder.compare.view import Atom, Target, View
+from builder.compare.view import string_at as string_at
 
 Meaning = tuple[object, ...]
 
@@ -129,12 +130,6 @@ class Meanings:
             found[atom.end] = count
             self._ordinals[atom] = found
         return found.get(offset)
-
-
-def string_at(section: Section, offset: int) -> bytes:
-    """The NUL-terminated string at `offset` of a string section; what is left if none ends it."""
-    end = section.data.find(b"\0", offset)
-    return section.data[offset : end if end >= 0 else section.size]
 
 
 def is_code_address(target: Target) -> bool:
