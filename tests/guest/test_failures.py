@@ -191,9 +191,10 @@ if sys.argv[2] == "wait":
 )
 def test_no_guest_outlives_its_program(kernel_61: Kernel, how: str, end: signal.Signals | None) -> None:
     command = [sys.executable, "-c", HOLDER, str(kernel_61.path), how]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT) as holder:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as holder:
         assert holder.stdout is not None
-        pid = int(holder.stdout.readline())
+        pid = int(holder.stdout.readline() or 0)
+        assert pid, "the program failed, as it says on its standard error"
         if end is not None:
             assert not gone(pid, 0.2)
             holder.send_signal(end)
