@@ -74,21 +74,24 @@ def build(
     *,
     name: str,
     objects: Objects | None = None,
-    inside: str | None = None,
+    inside: str | Sequence[str | None] | None = None,
     replace: bool = False,
 ) -> Module | None:
     """One module from compared pairs; None if nothing in them has to ship.
+
+    `inside` names the owner of all pairs, or of each of them (None where it is to be found).
 
     Raises RefusedError with every reason why the change cannot ship, of all
     pairs together, those that only the kernel tells included.
     """
     name = module_name(name)
     kernel.require_livepatch()
+    owners = [inside] * len(diffs) if inside is None or isinstance(inside, str) else list(inside)
     refusals = [r for diff in diffs for r in diff.judged.refusals]
-    shipping = [diff for diff in diffs if not diff.selection.is_empty]
+    shipping = [(d, owner) for d, owner in zip(diffs, owners, strict=True) if not d.selection.is_empty]
     # What every reference is bound to; from here on nothing looks at the running code again.
     try:
-        bundle = bind(name, shipping, objects or Objects(kernel), inside=inside, replace=replace)
+        bundle = bind(name, shipping, objects or Objects(kernel), replace=replace)
     except RefusedError as refused:
         raise RefusedError(_distinct([*refusals, *refused.refusals])) from None
     if refusals:

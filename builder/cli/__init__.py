@@ -21,6 +21,7 @@ from builder.errors import BespokeError, RefusedError
 COMMANDS: Final = {
     "diff": "what changed between two objects or trees, and whether it can ship",
     "build": "the livepatch module of a change",
+    "patch": "the livepatch module of a source patch, without building the kernel",
     "check": "load a module into a simulated kernel, without a VM, and say what stands against it",
     "fidelity": "compare what the simulated loader makes of modules with what a kernel's own makes",
     "try": "load a module in a QEMU guest: a command before, with and after it",

@@ -30,19 +30,17 @@ class Bundle:
         return tuple(w for bound in self.pairs for w in (*bound.diff.judged.warnings, *bound.warnings))
 
 
-def bind(
-    name: str, diffs: Sequence[Diff], objects: Objects, *, inside: str | None = None, replace: bool = False
-) -> Bundle:
-    """Find each pair's owner and bind it; RefusedError lists all that stands in the way."""
+def bind(name: str, diffs: Sequence[tuple[Diff, str | None]], objects: Objects, *, replace: bool = False) -> Bundle:
+    """Find each pair's owner, where it is not said, and bind it; RefusedError lists all that stands in the way."""
     provided: dict[str, tuple[int, Atom]] = {}
-    for number, diff in enumerate(diffs):
+    for number, (diff, _) in enumerate(diffs):
         for atom in (*diff.selection.functions, *diff.selection.data):
             if atom.is_global and atom not in diff.comparison.correlation.twins:
                 for alias in atom.names:
                     provided.setdefault(alias, (number, atom))
     refusals: list[Refusal] = []
     pairs = []
-    for diff in diffs:
+    for diff, inside in diffs:
         try:
             owner = find_owner(diff, objects, inside)
         except RefusedError as refused:
