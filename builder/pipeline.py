@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from builder.arch import by_machine
 from builder.binary import ObjectFile, read_object
 from builder.binary.kernel import Kernel
 from builder.compare import compare
@@ -26,12 +27,13 @@ Allowed = Iterable[tuple[str, str]]
 
 def read_pair(old: Path, new: Path) -> tuple[ObjectFile, ObjectFile]:
     """Both objects of a pair, of one machine and compiled as the differ needs them."""
-    first, second = read_object(old), read_object(new)
-    if first.machine != second.machine:
-        raise InputError(f"is for another machine than {old}", where=new)
-    for obj in (first, second):
+    pair = read_object(old), read_object(new)
+    for obj in pair:
+        by_machine(obj.machine, where=obj.name)
         _require_function_sections(obj)
-    return first, second
+    if pair[0].machine != pair[1].machine:
+        raise InputError(f"is for another machine than {old}", where=new)
+    return pair
 
 
 def _require_function_sections(obj: ObjectFile) -> None:

@@ -49,4 +49,4 @@ def run(options: argparse.Namespace, output: Output) -> int:
             output.document(report.as_json())
         elif report.failure:
             output.error(report.failure)
-    return 0 if report.ok else 2
+    return 0 if report.ok else 1

@@ -92,6 +92,8 @@ class Binder:
     def bind(self) -> Bound:
         """All bindings of the pair; incomplete if `refusals` is not empty afterwards."""
         self._match_replaced()
+        if self.refusals:  # other code runs there: what it is bound to would be told wrongly
+            return Bound(self.diff, self.owner, self.matches, {}, {})
         atoms: dict[Atom, Binding] = {}
         names: dict[str, Binding] = {}
         for _, target in self._originals():

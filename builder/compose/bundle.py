@@ -47,9 +47,12 @@ def bind(name: str, diffs: Sequence[tuple[Diff, str | None]], objects: Objects, 
             refusals.extend(refused.refusals)
             continue
         binder = Binder(diff, owner, objects, provided)
-        bound, late_refusals = late.check(binder.bind(), objects)
+        bound = binder.bind()
+        if not binder.refusals:
+            bound, found = late.check(bound, objects)
+            refusals.extend(found)
         pairs.append(bound)
-        refusals.extend([*binder.refusals, *late_refusals])
+        refusals.extend(binder.refusals)
     if refusals:
         raise RefusedError(refusals)
     return Bundle(name, objects.kernel, objects, tuple(pairs), provided, replace)
