@@ -68,9 +68,8 @@ def _sites(
         elif name.startswith(arch.retpoline_prefixes):
             if features.retpoline and ".retpoline_sites" not in done:
                 yield _site(fragment, arch, ".retpoline_sites", at)
-        elif name.startswith("__SCT__"):
-            if ".static_call_sites" not in done and name in keys:
-                yield _site(fragment, arch, ".static_call_sites", at, (keys[name], 0 if insn.is_call else _TAIL))
+        elif name in keys and ".static_call_sites" not in done:
+            yield _site(fragment, arch, ".static_call_sites", at, (keys[name], 0 if insn.is_call else _TAIL))
         if (
             features.call_thunks
             and ".call_sites" not in done
