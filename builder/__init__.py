@@ -12,7 +12,7 @@ The folders of this package sort in the order in which data flows::
     load      X.ko, image             -> loaded module, redirection, trail
     report    what a person sees
 
-A folder imports only folders above it.
+A folder imports only folders above it. `pipeline` composes them, `cli` offers them as commands.
 """
 
 from __future__ import annotations
