@@ -33,9 +33,8 @@ from samples.stage import Stage
 PLACE = Path("build/demo")
 SERIES = "6.1"
 PROC = f"/proc/{TARGET_NAME}"
-KEY = "/proc/sys/kernel/bpf_stats_enabled"
-STEPS = f"echo s > {PROC}; echo S > {PROC}; cat {PROC}"
-TURN_KEY = f"echo 1 > {KEY}; head -n 1 {PROC}; echo 0 > {KEY}"
+STEPS = f"cd /proc; echo s > {TARGET_NAME}; echo S 2> /dev/null > {TARGET_NAME}; cat {TARGET_NAME}"
+TURN_KEY = f"K=kernel.bpf_stats_enabled; sysctl -q $K=1; head -n 1 {PROC}; sysctl -q $K=0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     if options.svg is not None:
-        stage.save_picture(options.svg, "make demo")
+        stage.save_picture(options.svg, "bespoke")
     return 0
 
 
@@ -83,12 +82,14 @@ def tell(stage: Stage, wanted: str | None) -> None:
     stage.say("And a module that is loaded and has counted things, in an old and a new version (samples/target/).")
 
     stage.chapter("2  Two object files in, one module out: no kernel tree, no kbuild, no compiler")
-    for sample in (version, target):
-        show_build(stage, sample, kernel)
+    show_build(stage, version, kernel)
+    with stage.pictured():
+        show_build(stage, target, kernel)
 
     stage.chapter("3  Before, with and after: a guest runs the kernel as Debian ships it")
-    for sample in (version, target):
-        show_trial(stage, sample, kernel)
+    show_trial(stage, version, kernel)
+    with stage.pictured():
+        show_trial(stage, target, kernel)
 
     stage.chapter("4  What cannot be done is refused, with the reason")
     show_refusal(stage, own_key, kernel)
@@ -175,15 +176,30 @@ def show_build(stage: Stage, sample: Sample, kernel: Kernel) -> None:
     stage.table(
         "What changed",
         ["function", ">old size", ">new size", "why it is in the module"],
-        [[row["name"], str(row["old_size"]), str(row["new_size"]), found["reasons"].get(row["name"], "")]
+        [[row["name"], row["old_size"], row["new_size"], reason_of(row["name"], found)]
          for row in manifest["functions"]],
     )  # fmt: skip
-    bound = Counter((row["object"], row["symbol"], row["sympos"]) for row in manifest["bindings"])
     stage.table(
         "What the new code uses of the original",
-        ["object", "symbol", ">sympos", ">references"],
-        [[owner, symbol, str(sympos), str(count)] for (owner, symbol, sympos), count in sorted(bound.items())],
+        ["object", "symbol", ">sympos", ">references", "which is"],
+        bound_rows(manifest, {row[0]: row[1] for row in found["originals"]}),
     )
+
+
+def bound_rows(manifest: Mapping[str, Any], kinds: Mapping[str, str]) -> list[list[object]]:
+    """Each original symbol once, with the number of references to it."""
+    replaced = {row["name"] for row in manifest["functions"]}
+    bound = Counter((row["object"], row["symbol"], row["sympos"]) for row in manifest["bindings"])
+    rows: list[list[object]] = []
+    for (owner, symbol, sympos), count in sorted(bound.items()):
+        if symbol in replaced:
+            kind = "function, replaced by this module"
+        else:
+            kind = {"function": "function, unchanged", "object": "variable, with its value"}.get(
+                kinds.get(symbol, ""), "of another file, not exported"
+            )
+        rows.append([owner, symbol, sympos, count, kind])
+    return rows
 
 
 def show_trial(stage: Stage, sample: Sample, kernel: Kernel) -> None:
@@ -192,7 +208,7 @@ def show_trial(stage: Stage, sample: Sample, kernel: Kernel) -> None:
     for name, path in sample.modules.items():
         command += ["--object", f"{name}={path}"]
     for text in sample.commands:
-        command += ["--run", f"'{text}'"]
+        command += ["--run", text]
     stage.command(command)
     report = run_trial(stage, sample, kernel)
     for run in report.commands:
@@ -204,13 +220,19 @@ def show_trial(stage: Stage, sample: Sample, kernel: Kernel) -> None:
 
 def run_trial(stage: Stage, sample: Sample, kernel: Kernel) -> TrialReport:
     plan = TrialPlan(commands=sample.commands, objects=sample.modules)
+    # the commands themselves stand above and below
+    names = {
+        f"{phase}: {command}": f"{phase}: command {number}"
+        for phase in PHASES
+        for number, command in enumerate(sample.commands, 1)
+    }
     with stage.console.status("") as status:
 
         def progress(event: Step | str) -> None:
             if isinstance(event, str):
                 status.update(Text(event))
             elif event.ok:
-                stage.done(event.name, event.seconds)
+                stage.done(names.get(event.name, event.name), event.seconds)
 
         report = trial(sample.output, kernel, plan, progress=progress)
     if report.failure is not None:
@@ -231,6 +253,12 @@ def show_refusal(stage: Stage, sample: Sample, kernel: Kernel) -> None:
         stage.show(Padding(Text(row["advice"], style="dim"), (0, 4)))
     stage.show("")
     stage.say(f"exit status {status}, no output file")
+
+
+def reason_of(function: str, found: Mapping[str, Any]) -> str:
+    """Why a function is in the module; a cold part, because it is one with its parent."""
+    parents = [parent for parent, parts in found["children"].items() if function in parts]
+    return found["reasons"].get(function) or f"part of {', '.join(parents)}"
 
 
 def reasons_of(document: Mapping[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,20 +18,33 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from builder.acquire.cache import write_whole
+
 WIDTH = 116
 
 
 class Stage:
-    """What is shown goes to the terminal, and to a record of fixed width that no spinner disturbs."""
+    """What is shown goes to the terminal; what is shown inside `pictured` also to a record of fixed width."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(width=None if Console().is_terminal else WIDTH, highlight=False)
-        self.record = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
+        self._record = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
+        self._pictured = False
 
     def show(self, *things: RenderableType) -> None:
         for thing in things:
             self.console.print(thing)
-            self.record.print(thing)
+            if self._pictured:
+                self._record.print(thing)
+
+    @contextmanager
+    def pictured(self) -> Iterator[None]:
+        """What is shown in this block is part of the picture."""
+        self._pictured = True
+        try:
+            yield
+        finally:
+            self._pictured = False
 
     def chapter(self, text: str) -> None:
         self.show("", Rule(Text(text, style="bold"), align="left", style="cyan"), "")
@@ -38,11 +53,19 @@ class Stage:
         self.show(Padding(Text.from_markup(text), (0, 2, 1, 2)))
 
     def command(self, words: Sequence[str | Path]) -> None:
-        """A command line as one would type it, broken before its options."""
-        line = Text.assemble(("$ ", "dim"), (str(words[0]), "bold"))
-        for word in map(str, words[1:]):
-            line.append(f" {word}", style="cyan" if word.startswith("-") else "")
-        self.show(Padding(line, (0, 2, 1, 2)))
+        """A command line as one would type it; an option that does not fit begins a new line."""
+        text = Text.assemble(("$ ", "dim"), (f"{words[0]} {words[1]}", "bold"))
+        length = text.cell_len
+        quoted = [shlex.quote(str(word)) for word in words]
+        for at, word in enumerate(quoted[2:], 2):
+            is_option = word.startswith("-")
+            needed = 1 + len(" ".join(quoted[at : at + 2]))
+            if is_option and length + needed > WIDTH - 8:
+                text.append(" \\\n     ")
+                length = 5
+            text.append(f" {word}", style="cyan" if is_option else "")
+            length += 1 + len(word)
+        self.show(Padding(text, (0, 2, 1, 2)))
 
     @contextmanager
     def step(self, text: str) -> Iterator[list[str]]:
@@ -54,18 +77,19 @@ class Stage:
         self.done(text, time.monotonic() - started, "".join(found))
 
     def done(self, text: str, seconds: float, remark: str = "") -> None:
-        row = Text.assemble(("✓", "green"), f" {seconds:6.2f} s  ", text)
+        row = Text.assemble(("✓", "green"), f" {seconds:6.2f} s  ", text, no_wrap=True, overflow="ellipsis")
         if remark:
             row.append(f"  {remark}", style="dim")
         self.show(Padding(row, (0, 2)))
 
-    def table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-        table = Table(title=title, title_justify="left", title_style="bold", header_style="cyan", expand=False)
+    def table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Columns whose head begins with `>` are numbers, aligned by their last digits."""
+        table = Table(title=title, title_justify="left", title_style="bold", header_style="cyan")
         for head in heads:
-            # numbers are best compared when their last digits stand below each other
-            table.add_column(head.strip("<>"), justify="right" if head.startswith(">") else "left")
+            table.add_column(head.removeprefix(">"), justify="right" if head.startswith(">") else "left")
         for row in rows:
-            table.add_row(*row)
+            # texts of our own making: no markup in them
+            table.add_row(*(Text(str(cell)) for cell in row))
         self.show(Padding(table, (0, 2, 1, 2)))
 
     def versions(self, title: str, texts: Mapping[str, str]) -> None:
@@ -85,9 +109,9 @@ class Stage:
         self.show(Padding(table, (0, 2, 1, 2)))
 
     def save_picture(self, path: Path, title: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = self.record.export_svg(title=title)
-        path.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n")
+        """Write the record as SVG, without the fonts that rich would have a reader's browser fetch."""
+        text = re.sub(r"@font-face \{.*?\}\n?", "", self._record.export_svg(title=title), flags=re.DOTALL)
+        write_whole(path, "\n".join(line.rstrip() for line in text.splitlines()) + "\n")
 
 
 @contextmanager

@@ -93,7 +93,7 @@ static noinline unsigned int weigh(unsigned int kind, unsigned int x)
 	case 3:
 		return x ^ 0x55;
 	case 4:
-		return ~x;
+		return x | 64;
 	case 5:
 		return x % 7;
 	case 6:
@@ -160,6 +160,7 @@ static int show(struct seq_file *file, void *unused)
 
 	tick();
 	seq_printf(file, "version   old, %s\n", voice());
+	seq_puts(file, "shows     nobody counts them\n");
 	seq_printf(file, "visits    %d\n", atomic_read(&visits));
 	seq_printf(file, "refused   %d\n", atomic_read(&refused));
 	seq_printf(file, "mode      %s, last step gave %u\n", mode_name(), last);
