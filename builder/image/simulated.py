@@ -231,6 +231,16 @@ class SimulatedKernel:
         found = self.kernel.symbol_at(address)
         return self.kernel.size_of(found) if found is not None else 0
 
+    def function_start(self, address: int) -> int | None:
+        """The symbol at or before an address, None before the first."""
+        region = self.memory.find(address)
+        if region is not None and (module := region.name.partition(":")[0]) in self.symbols_of:
+            places, _ = self._index(module)
+            at = bisect_right(places, address) - 1
+            return places[at] if at >= 0 and places[at] >= region.base else None
+        found = self.kernel.nearest(address)
+        return found.address if found is not None else None
+
     def ftrace_of(self, module: str) -> Sequence[int]:
         """Where functions of a module, or of vmlinux, can be traced; in order."""
         loaded = self.modules.get(module)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from builder.load.fidelity import Fidelity
 
-MOST_DIFFERENCES = 20
+MOST_CAUSES = 10
 
 
 def render_fidelity(outcomes: Sequence[Fidelity], *, verbose: bool = False) -> RenderableType:
@@ -32,7 +32,10 @@ def render_fidelity(outcomes: Sequence[Fidelity], *, verbose: bool = False) -> R
         parts += [Text(label + text, style="yellow") for text in outcome.state_differences]
         parts += [Text(f"{label}{name}: {why}", style="red") for name, why in outcome.failed.items()]
         causes = Counter(d.cause or f"unexplained in {d.module} {d.section} {d.symbol}" for d in outcome.differences)
-        parts += [Text(f"{label}{count} places: {cause}", style="yellow") for cause, count in causes.most_common()]
+        shown = causes.most_common(None if verbose else MOST_CAUSES)
+        parts += [Text(f"{label}{count} places: {cause}", style="yellow") for cause, count in shown]
+        if len(causes) > len(shown):
+            parts.append(Text(f"{label}and {len(causes) - len(shown)} causes more (-v shows them)", style="yellow"))
         for d in outcome.differences if verbose else ():
             ours, theirs = d.ours[:16].hex(" "), d.kernels[:16].hex(" ")
             parts.append(Text(f"  {d.module} {d.section} {d.symbol}: {ours}, the kernel {theirs}"))
