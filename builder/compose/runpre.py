@@ -19,6 +19,7 @@ from builder.compare.view import Target, string_at
 from builder.compose.running import Extern, Running
 
 _SLACK = 64
+_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Matcher:
                 if b.target is None:
                     raise _Differs(self._explain(atom, a, code, b))
                 masked_a, masked_b = bytearray(), bytearray()
-                found: int | Extern = place + b.target
+                found: int | Extern = (place + b.target) & _MASK  # a branch back is a large number
             else:
                 masked_a[at : at + size] = bytes(size)
                 masked_b[at : at + size] = bytes(size)
