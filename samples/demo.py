@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -258,7 +259,8 @@ def show_refusal(stage: Stage, sample: Sample, kernel: Kernel) -> None:
 def reason_of(function: str, found: Mapping[str, Any]) -> str:
     """Why a function is in the module; a cold part, because it is one with its parent."""
     parents = [parent for parent, parts in found["children"].items() if function in parts]
-    return found["reasons"].get(function) or f"part of {', '.join(parents)}"
+    reason = found["reasons"].get(function) or f"part of {', '.join(parents)}"
+    return re.sub(r"\((\S+) -> \1\)", r"(\1)", reason)  # one place when both versions have it on one line
 
 
 def reasons_of(document: Mapping[str, Any]) -> str:

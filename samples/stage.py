@@ -94,7 +94,7 @@ class Stage:
 
     def versions(self, title: str, texts: Mapping[str, str]) -> None:
         """Texts side by side, line by line; a line that differs from the column before stands out."""
-        table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="cyan")
+        table = Table(header_style="cyan")
         columns = [text.rstrip("\n").splitlines() for text in texts.values()]
         longest = max(map(len, columns))
         for column in columns:
@@ -106,7 +106,7 @@ class Stage:
                 Text(line, style="bold yellow" if at and line != lines[at - 1] else "")
                 for at, line in enumerate(lines)
             ))
-        self.show(Padding(table, (0, 2, 1, 2)))
+        self.show(Padding(Text(title, style="bold"), (0, 2)), Padding(table, (0, 2, 1, 2)))
 
     def save_picture(self, path: Path, title: str) -> None:
         """Write the record as SVG, without the fonts that rich would have a reader's browser fetch."""
