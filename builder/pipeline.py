@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builder.arch import by_machine
 from builder.binary import ObjectFile, read_object
@@ -19,8 +20,10 @@ from builder.compose import judge, read_macros, select
 from builder.compose.bundle import bind
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
-from builder.emit import Module, emit, module_name
 from builder.errors import InputError, Refusal, RefusedError
+
+if TYPE_CHECKING:
+    from builder.emit import Module
 
 Allowed = Iterable[tuple[str, str]]
 
@@ -86,6 +89,8 @@ def build(
     Raises RefusedError with every reason why the change cannot ship, of all
     pairs together, those that only the kernel tells included.
     """
+    from builder.emit import emit, module_name  # what reads the module back is slow to import, and diff needs none of it
+
     name = module_name(name)
     kernel.require_livepatch()
     owners = [inside] * len(diffs) if inside is None or isinstance(inside, str) else list(inside)
