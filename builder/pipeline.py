@@ -89,7 +89,8 @@ def build(
     Raises RefusedError with every reason why the change cannot ship, of all
     pairs together, those that only the kernel tells included.
     """
-    from builder.emit import emit, module_name  # what reads the module back is slow to import, and diff needs none of it
+    # Here, for what reads the module back is slow to import and diff needs none of it.
+    from builder.emit import emit, module_name
 
     name = module_name(name)
     kernel.require_livepatch()
