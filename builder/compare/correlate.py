@@ -31,6 +31,9 @@ class Correlation:
         """Equal for an atom and its twin, and for nothing else."""
         if atom.is_global:
             return atom.symbol.name if not atom.symbol.is_local else _global_name(atom)
+        other = self.twins.get(atom) or self.versions.get(atom)
+        if other is not None and other.is_global:
+            return self.identity(other)
         return id(self.twins.get(atom, atom))
 
 

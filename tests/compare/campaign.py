@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from builder.acquire.cache import cache_root, scratch
-from builder.acquire.compile import compile_object, object_key
+from builder.acquire.compile import compile_object, kept, object_key
 from builder.acquire.kbuild import Command
 from builder.acquire.shadow import Shadow
 from builder.acquire.source import SourceTree, fetch_source
@@ -88,6 +88,8 @@ class Campaign:
     def compiled(self, command: Command, changed: Mapping[str, bytes | None], again: bool = False) -> Path:
         """The object of `command` with `changed` in place; `again`: anew, in a directory of its own."""
         key = object_key(self.tree, command, changed) + ("-again" if again else "")
+        if (before := kept(self.tree, key)) is not None:
+            return before.object
         if not changed and not again:
             return compile_object(self.tree, command, root=self.tree.root, key=key).object
         with scratch("campaign") as place:
