@@ -73,7 +73,10 @@ class Diff:
     def as_json(self) -> dict[str, Any]:
         """The document of the command-line contract for one pair, and what else is known."""
         comparison, selection = self.comparison, self.selection
-        reasons = {a.name: d.reason for a, d in comparison.functions.items() if d.is_changed and d.reason}
+        ignores = selection.macros.ignores
+        reasons = {
+            a.name: d.reason for a, d in comparison.functions.items() if d.is_changed and d.reason and not ignores(a)
+        }
         reasons |= {a.name: "in the new object only" for a in comparison.new_functions}
         for atom, callers in selection.carriers.items():
             for caller in callers:
