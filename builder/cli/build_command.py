@@ -88,4 +88,7 @@ def _nothing(diffs: list[Diff], output: Output) -> int:
 def _write(module: Module, path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"there is no directory {path.parent}")
-    write_whole(path, module.content)
+    try:
+        write_whole(path, module.content)
+    except OSError as problem:  # it would name the temporary file
+        raise UsageError(f"cannot be written: {problem.strerror}", where=path) from None
