@@ -1,0 +1,77 @@
+"""All pairs of the running kernel: what ships is loaded, reached and taken out again without a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from builder.acquire.packages import fetch_kernel
+from builder.binary.kernel import Kernel
+from builder.errors import BespokeError
+from tests.conftest import lacks
+from tests.running.__main__ import outcomes, table, visited
+from tests.running.pairs import ACCEPTED, RELEASE, Outcome
+from tests.running.triggers import TRIGGERS
+from tests.running.visit import NEVER_LEFT, Visit
+
+REFUSED = {
+    "drivers__net__ppp__ppp_async": "data-changed",
+    "drivers__net__vxlan__vxlan_vnifilter": "rodata-changed",
+    "kernel__trace__blktrace": "no-ftrace-file",
+    "net__tipc__core": "exit-changed",
+}
+"""What cannot ship as it is; everything else must."""
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Kernel:
+    try:
+        return Kernel.open(fetch_kernel(RELEASE).image)
+    except BespokeError as error:
+        lacks(f"the kernel of these pairs is not to be had any more: {error}")
+
+
+@pytest.fixture(scope="module")
+def found(kernel: Kernel, data: Path) -> Sequence[Outcome]:
+    return outcomes(data, kernel)
+
+
+def problems(outcome: Outcome, rows: Sequence[Visit]) -> list[str]:
+    """What a pair's visits lack."""
+    wanted = ["vmlinux"] if outcome.owner == "vmlinux" else ["target later", "target first"]
+    said = [f"{visit.order}: {problem}" for visit in rows for problem in visit.problems]
+    if [visit.order for visit in rows] != wanted:
+        said.append(f"not every order was tried: {[visit.order for visit in rows]}")
+    for visit in rows:
+        if not (visit.loaded and visit.unloaded):
+            said.append(f"{visit.order}: not loaded and unloaded")
+        if len(visit.redirected) != len(outcome.replaced) or not visit.redirected:
+            said.append(f"{visit.order}: redirected only {visit.redirected}")
+        if visit.held and outcome.pair not in NEVER_LEFT:
+            said.append(f"{visit.order}: held up by {visit.held}")
+    return said
+
+
+@pytest.mark.data
+@pytest.mark.kernel
+def test_what_can_ship_and_what_cannot(found: Sequence[Outcome]) -> None:
+    refused = {outcome.pair: outcome.refused for outcome in found if not outcome.accepted}
+    assert {pair: codes for pair, codes in refused.items() if codes} == {p: (c,) for p, c in REFUSED.items()}
+    assert all(outcome.module for outcome in found if not outcome.refused)
+    assert {outcome.pair for outcome in found if outcome.accepted and outcome.module} == set(ACCEPTED)
+
+
+@pytest.mark.data
+@pytest.mark.kernel
+@pytest.mark.guest
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_what_ships_works_in_the_kernel(
+    kernel: Kernel, found: Sequence[Outcome], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: Mapping[str, list[Visit]] = visited(kernel, found)
+    bad = {o.pair: said for o in found if o.module and (said := problems(o, seen[o.pair]))}
+    assert bad == {}, table(found, dict(seen))
+    assert set(TRIGGERS) <= set(seen), "a command for a pair that is not there"
