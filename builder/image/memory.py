@@ -57,16 +57,22 @@ class Memory:
 
     def add(self, region: Region) -> Region:
         """Map a region; LoadError where it would overlap another."""
+        other = self.overlapping(region.base, len(region.data))
+        if other is not None:
+            raise LoadError(f"{region.name} at {region.base:#x} would overlap {other.name}")
         at = bisect_right(self._bases, region.base)
-        before = self._regions[at - 1] if at else None
-        after = self._regions[at] if at < len(self._regions) else None
-        for other in (before, after):
-            if other is not None and other.base < region.end and region.base < other.end:
-                raise LoadError(f"{region.name} at {region.base:#x} would overlap {other.name}")
         self.generation += 1
         self._bases.insert(at, region.base)
         self._regions.insert(at, region)
         return region
+
+    def overlapping(self, base: int, size: int) -> Region | None:
+        """A region that shares bytes with this range, None where it is free."""
+        at = bisect_right(self._bases, base)
+        for other in self._regions[max(at - 1, 0) : at + 1]:
+            if other.base < base + size and base < other.end:
+                return other
+        return None
 
     def remove(self, region: Region) -> None:
         at = next(i for i, other in enumerate(self._regions) if other is region)

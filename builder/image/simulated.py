@@ -323,16 +323,18 @@ class SimulatedKernel:
         """Page-aligned room in the module area, with a guard page behind it as vmalloc leaves one."""
         size = (size + PAGE - 1) // PAGE * PAGE + PAGE
         for i, (start, length) in enumerate(self._free):
-            if length >= size:
+            if length >= size and self.memory.overlapping(start, size) is None:
                 if length == size:
                     del self._free[i]
                 else:
                     self._free[i] = (start + size, length - size)
                 return start
         start = self._next_module
+        while (other := self.memory.overlapping(start, size)) is not None:  # placed where a real kernel has it
+            start = (other.end + PAGE - 1) // PAGE * PAGE
         if start + size > MODULES_END:
             raise LoadError("no room in the module area")
-        self._next_module += size
+        self._next_module = start + size
         return start
 
     def release(self, start: int, size: int) -> None:

@@ -186,8 +186,7 @@ _FORCE = b"%s: %s: kernel tainted."
 @cache
 def force_load(kernel: Kernel) -> bool:
     """CONFIG_MODULE_FORCE_LOAD: modules without vermagic or versions are taken, with a taint."""
-    rodata = kernel.symbol("__start_rodata").address, kernel.symbol("__end_rodata").address
-    return _FORCE in kernel.read(rodata[0], rodata[1] - rodata[0])
+    return any(_FORCE in kernel.read(segment.address, segment.file_size) for segment in kernel.segments)
 
 
 def taints(module: ModuleFile, kernel: Kernel) -> tuple[str, ...]:

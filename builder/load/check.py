@@ -16,7 +16,7 @@ from builder.load import problems as problems_of
 from builder.load.accept import ENOENT, ENOEXEC, Finding
 from builder.load.boot import boot
 from builder.load.loader import load_module, load_with_dependencies
-from builder.load.module import LoadedModule, ModuleFile, Site
+from builder.load.module import LoadedModule, ModuleFile, Site, patched_objects
 from builder.load.relocate import UncheckedError
 
 
@@ -199,8 +199,20 @@ class _Run:
             except LoadError as error:
                 self.refusals.append(Finding("enable", str(error), accept.EINVAL))
             if patch is not None:
+                self._load_late(patch)
                 self.problems += problems_of.missing_objects(simulated, patch)
         return loaded, patch
+
+    def _load_late(self, patch: livepatch.Livepatch) -> None:
+        """Objects that only its klp_patch names: loaded now, as they may be on a running kernel."""
+        for name in [found.name for found in patch.objects if found.name is not None]:
+            path = self._checker.find_object(name)
+            if name not in self._simulated.modules and path is not None:
+                try:
+                    load_with_dependencies(self._simulated, path, self._checker._objects)
+                except LoadError as error:
+                    said = f"module {name}, which it patches, cannot be loaded: {error}"
+                    self.problems.append(Finding("object", said))
 
     def result(self, cpu: str, loaded: LoadedModule) -> CpuCheck:
         places = tuple(self._simulated.describe(site.address) for site in loaded.sites)
@@ -208,18 +220,6 @@ class _Run:
 
     def undo(self) -> None:
         livepatch.unload_all(self._simulated, keep=self._before)
-
-
-def patched_objects(module: ModuleFile) -> tuple[str, ...]:
-    """The modules that its klp sections and symbols name."""
-    found = set()
-    for section in module.object.sections:
-        if section.name.startswith(".klp.rela."):
-            found.add(section.name.split(".")[3] if section.name.count(".") > 3 else "")
-    for symbol in module.object.symbols:
-        if symbol.name.startswith(".klp.sym."):
-            found.add(symbol.name.split(".")[3])
-    return tuple(sorted(found - {"vmlinux", ""}))
 
 
 def _bindings(simulated: SimulatedKernel, loaded: LoadedModule) -> tuple[Mapping[str, object], ...]:

@@ -19,10 +19,11 @@ from builder.image.capture import GuestMemory, GuestModule, capture_state, cpuid
 from builder.image.derive import cpu_models, derive_state
 from builder.image.guest import Guest
 from builder.image.guest.modules import ModuleTree
+from builder.load import livepatch
 from builder.load.boot import boot
 from builder.load.layout import lay_out
 from builder.load.loader import free_init, load_module
-from builder.load.module import LoadedModule, ModuleFile, Placed
+from builder.load.module import LoadedModule, ModuleFile, Placed, patched_objects
 from builder.load.passes import Context, jump_label, static_call
 
 WRITTEN = ("__jump_table", ".static_call_sites", "__mcount_loc", "__ex_table")
@@ -168,14 +169,23 @@ def compare(
 
     Twice: with the state that the guest was found in, and with what is derived
     from image and CPU model alone. `modules` None means all of the tree; `extra`
-    are modules of ours, loaded last, livepatches among them.
+    are modules of ours, loaded last, livepatches among them: those are enabled and
+    disabled again, which leaves their relocations written and entries as before.
     """
-    wanted = [*in_order(kernel, paths if paths is not None else choose(kernel, modules, seed)), *extra]
+    chosen = list(paths if paths is not None else choose(kernel, modules, seed))
+    patched = {name for module in extra for name in patched_objects(module)} - {module.name for module in extra}
+    chosen += [path for name in sorted(patched) if (path := kernel.find_module(name)) is not None]
+    wanted = [*in_order(kernel, chosen), *extra]
     files = {module.name: module for module in wanted}
     started = time.monotonic()
     with Guest(kernel, cpu=cpu, smp=smp, memory_mb=memory_mb, panic_on_oops=False) as guest:
         say(f"guest up after {guest.boot_seconds:.1f} s")
         refused = load_in_guest(guest, wanted, say)
+        for module in extra:
+            if module.is_livepatch and guest.livepatch_state(module.name) is not None:
+                guest.wait_transition(module.name)
+                guest.check(f"echo 0 > /sys/kernel/livepatch/{module.name}/enabled")
+                guest.wait_transition(module.name)
         found = guest_modules(guest)
         memory = GuestMemory(guest)
         state = capture_state(guest, kernel, memory)
@@ -251,6 +261,9 @@ def predict(
             loaded = load_module(
                 simulated, module, addresses=bases.__getitem__, percpu=memory.u64(this + percpu_at) if this else None
             )
+            if module.is_livepatch:
+                livepatch.run_init(simulated, loaded)
+                livepatch.disable_patch(simulated, seen.name)
         except BespokeError as error:
             outcome.failed[seen.name] = str(error)
             continue

@@ -197,11 +197,13 @@ def _publish(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
             )
             names.append(name)
             loaded.exports = tuple(names)
+    # is_core_symbol (kernel/module/kallsyms.c, with CONFIG_KALLSYMS_ALL); a livepatch keeps all of its symbols
     symbols: dict[str, list[int]] = {}
-    kinds = {section.index: section.kind for section in loaded.sections}
-    livepatch_module = loaded.file.is_livepatch
+    per_cpu = loaded.file.find(PERCPU)
+    kept = {section.index for section in loaded.sections if not section.kind.startswith("init")}
+    kept |= {per_cpu.index} if per_cpu is not None else set()
     for symbol, value in zip(loaded.file.object.symbols, loaded.values, strict=True):
-        if symbol.name and (livepatch_module or not kinds.get(symbol.shndx, "init").startswith("init")):
+        if symbol.name and symbol.shndx and (loaded.file.is_livepatch or symbol.shndx in kept):
             symbols.setdefault(symbol.name, []).append(value)
     kernel.symbols_of[loaded.name] = {name: tuple(found) for name, found in symbols.items()}
 
@@ -238,5 +240,7 @@ def unload_module(kernel: SimulatedKernel, name: str) -> None:
         raise LoadError(f"module {name} is not loaded")
     if loaded.users:
         raise LoadError(f"module {name} is in use by {', '.join(sorted(loaded.users))}")
+    if any(patch.module == name and patch.enabled for patch in kernel.livepatches):
+        raise LoadError(f"livepatch {name} is in use: it is enabled")
     livepatch.module_going(kernel, loaded)
     kernel.forget(loaded)

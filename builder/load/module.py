@@ -153,3 +153,15 @@ class LoadedModule:
     def in_init(self, address: int) -> bool:
         """within_module_init()"""
         return any(s.kind.startswith("init") and s.address <= address < s.end for s in self.sections)
+
+
+def patched_objects(module: ModuleFile) -> tuple[str, ...]:
+    """The modules that its klp sections and symbols name."""
+    found = set()
+    for section in module.object.sections:
+        if section.name.startswith(".klp.rela."):
+            found.add(section.name.split(".")[3] if section.name.count(".") > 3 else "")
+    for symbol in module.object.symbols:
+        if symbol.name.startswith(".klp.sym."):
+            found.add(symbol.name.split(".")[3])
+    return tuple(sorted(found - {"vmlinux", ""}))

@@ -1,0 +1,149 @@
+"""Livepatches in the simulated kernel: old and new side by side, objects that come and go, every byte restored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from builder.errors import LoadError
+from builder.image import SimulatedKernel
+from builder.load import livepatch
+from builder.load.loader import load_module, load_with_dependencies, unload_module
+from tests.load.conftest import differences, snapshot
+
+pytestmark = pytest.mark.kernel
+
+
+def seq_file(simulated: SimulatedKernel) -> tuple[int, int]:
+    """A struct seq_file with room for a page, and where its text comes to stand."""
+    layout = simulated.kernel.layout("seq_file")
+    file, text = simulated.heap.allocate(layout.size), simulated.heap.allocate(4096)
+    simulated.memory.write(file, bytes(layout.size))
+    simulated.memory.write_u64(file + layout.offset_of("buf"), text)
+    simulated.memory.write_u64(file + layout.offset_of("size"), 4096)
+    return file, text
+
+
+def test_a_patched_function_runs_the_new_code_until_it_is_disabled(
+    simulated: SimulatedKernel, patches: Mapping[str, Path]
+) -> None:
+    file, text = seq_file(simulated)
+    before = simulated.memory.read(simulated.find_function("cmdline_proc_show"), 16)
+    module = load_module(simulated, patches["guest_patch_vmlinux"])
+    patch = livepatch.run_init(simulated, module)
+    assert [(o.name, [f.name for f in o.functions]) for o in patch.objects] == [(None, ["cmdline_proc_show"])]
+    simulated.call("cmdline_proc_show", file, 0)
+    assert simulated.memory.string(text) == "patched command line\n"
+    with pytest.raises(LoadError, match="enabled"):
+        unload_module(simulated, module.name)
+    livepatch.disable_patch(simulated, module.name)
+    assert simulated.memory.read(simulated.find_function("cmdline_proc_show"), 16) == before
+    unload_module(simulated, module.name)
+
+
+def test_an_object_may_be_loaded_after_its_livepatch(
+    simulated: SimulatedKernel, patches: Mapping[str, Path]
+) -> None:
+    module = load_module(simulated, patches["guest_patch"])
+    livepatch.run_init(simulated, module)
+    assert simulated.redirections == {}
+    for _ in range(2):
+        load_module(simulated, patches["guest_target"])
+        assert [r.stack[-1].name for r in simulated.redirections.values()] == ["target_get"]
+        unload_module(simulated, "guest_target")
+        assert simulated.redirections == {}
+
+
+def test_the_newest_of_several_versions_runs(simulated: SimulatedKernel, patches: Mapping[str, Path]) -> None:
+    old, first, second = (simulated.find_function(name) for name in ("lcm", "gcd", "int_sqrt"))
+
+    def patch(name: str, new: int, replace: bool = False) -> None:
+        function = livepatch.PatchedFunction("lcm", 0, new)
+        objects = [livepatch.PatchedObject(None, [function])]
+        livepatch.enable_patch(simulated, livepatch.Livepatch(name, objects, replace))
+
+    assert simulated.call(old, 144, 12).value == 144
+    patch("one", first)
+    assert simulated.call(old, 144, 12).value == 12
+    patch("two", second)
+    assert simulated.call(old, 400, 12).value == 20
+    livepatch.disable_patch(simulated, "one")
+    assert simulated.call(old, 400, 12).value == 20
+    patch("three", first, replace=True)
+    assert simulated.call(old, 144, 16).value == 16
+    assert [p.module for p in simulated.livepatches if p.enabled] == ["three"]
+    livepatch.disable_patch(simulated, "three")
+    assert simulated.call(old, 144, 12).value == 144
+    simulated.livepatches.clear()
+    assert patches
+
+
+def test_a_replacing_patch_gives_back_what_it_does_not_patch(simulated: SimulatedKernel) -> None:
+    lcm, gcd, root = (simulated.find_function(name) for name in ("lcm", "gcd", "int_sqrt"))
+
+    def objects(name: str, new: int) -> list[livepatch.PatchedObject]:
+        return [livepatch.PatchedObject(None, [livepatch.PatchedFunction(name, 0, new)])]
+
+    livepatch.enable_patch(simulated, livepatch.Livepatch("one", objects("lcm", root), replace=False))
+    assert simulated.call(lcm, 144, 12).value == 12
+    livepatch.enable_patch(simulated, livepatch.Livepatch("two", objects("gcd", root), replace=True))
+    assert simulated.call(lcm, 36, 5).value == 180 or simulated.call(gcd, 144, 1).value == 12
+    assert simulated.call(gcd, 144, 7).value == 12
+    assert {r.old for r in simulated.redirections.values()} == {gcd}
+
+
+@pytest.mark.parametrize(
+    ("name", "sympos", "words"),
+    [
+        ("no_such_function", 0, "not found in symbol table"),
+        ("lcm", 2, "symbol position 2"),
+        ("jhash", 0, "unresolvable ambiguity"),
+        ("__x86_return_thunk", 0, "failed to find location"),
+    ],
+)
+def test_what_the_kernel_refuses_to_enable(
+    simulated: SimulatedKernel, name: str, sympos: int, words: str
+) -> None:
+    if name == "jhash" and len(simulated.kernel.symbols_named(name)) < 2:
+        pytest.skip("there is only one jhash in this kernel")
+    new = simulated.find_function("gcd")
+    good, bad = livepatch.PatchedFunction("lcm", 0, new), livepatch.PatchedFunction(name, sympos, new)
+    patch = livepatch.Livepatch("bad", [livepatch.PatchedObject(None, [good, bad])], replace=False)
+    with pytest.raises(LoadError, match=words):
+        livepatch.enable_patch(simulated, patch)
+    assert simulated.redirections == {}
+
+
+TREE = (
+    "loop", "tun", "dm_mod", "dm_crypt", "btrfs", "zram", "8021q", "guest_patch_vmlinux", "guest_patch", "guest_target",
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(TREE)), max_size=10))
+def test_unload_after_load_restores_every_byte(
+    simulated: SimulatedKernel, patches: Mapping[str, Path], steps: list[tuple[bool, str]]
+) -> None:
+    before = snapshot(simulated)
+    for load, name in steps:
+        try:
+            if not load:
+                if any(patch.module == name and patch.enabled for patch in simulated.livepatches):
+                    livepatch.disable_patch(simulated, name)
+                unload_module(simulated, name)
+                continue
+            path = patches.get(name) or simulated.kernel.find_module(name)
+            if path is not None and name not in simulated.modules:
+                loaded = load_with_dependencies(simulated, path)
+                if loaded.file.is_livepatch:
+                    livepatch.run_init(simulated, loaded)
+        except LoadError as error:
+            assert "not loaded" in str(error) or "in use" in str(error) or "nonzero" in str(error), error
+    livepatch.unload_all(simulated)
+    assert simulated.modules == {}
+    assert simulated.module_exports == {}
+    assert differences(before, snapshot(simulated)) == []
