@@ -7,7 +7,7 @@ machine.
 
 from __future__ import annotations
 
-from builder.arch.model import Architecture, Instruction, RelocationRow
+from builder.arch.model import Architecture, Instruction, Operation, RelocationRow
 from builder.arch.x86_64 import X86_64
 from builder.errors import InputError
 
@@ -26,4 +26,4 @@ def by_machine(machine: int, *, where: str) -> Architecture:
     return found
 
 
-__all__ = ["Architecture", "Instruction", "RelocationRow", "by_machine"]
+__all__ = ["Architecture", "Instruction", "Operation", "RelocationRow", "by_machine"]

@@ -28,6 +28,23 @@ class Instruction(NamedTuple):
         return self.offset + self.length
 
 
+class Operation(NamedTuple):
+    """The parts of one instruction: `form` is the operation with the kinds of its operands.
+
+    `reads` and `writes` are masks of general registers in the order of their
+    encoding, a call's including what it need not preserve; `indirect` is a jump to what a register or memory holds.
+    """
+
+    form: tuple[object, ...]
+    registers: tuple[int, ...]
+    constants: tuple[int, ...]
+    reads: int
+    writes: int
+    stack_read: bool
+    stack_write: bool
+    indirect: bool
+
+
 @dataclass(frozen=True, slots=True)
 class RelocationRow:
     """One relocation type: how wide, whether relative to its place, how it may overflow."""
@@ -61,3 +78,4 @@ class Architecture:
     text: Callable[[bytes, int], str]
     is_address_load: Callable[[bytes], bool]
     is_direct_transfer: Callable[[bytes], bool]
+    operation: Callable[[bytes], Operation]

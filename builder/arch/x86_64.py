@@ -14,6 +14,7 @@ import iced_x86
 from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind, Register
 
 from builder.arch.model import Architecture, Instruction, RelocationRow
+from builder.arch.x86_operands import operation
 
 # psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
 # arch/x86/kernel/module.c (Linux 6.1), and refuses all others.
@@ -201,4 +202,5 @@ X86_64 = Architecture(
     text=text,
     is_address_load=is_address_load,
     is_direct_transfer=is_direct_transfer,
+    operation=operation,
 )

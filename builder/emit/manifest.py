@@ -12,6 +12,7 @@ from typing import Any
 
 from builder.binary import ObjectFile, elf
 from builder.compare import Atom
+from builder.compare.instruction_map import instruction_map
 from builder.compose.bindings import Bound
 from builder.compose.bundle import Bundle
 from builder.emit.fragments import Fragment
@@ -67,8 +68,29 @@ def _functions(bound: Bound) -> list[dict[str, Any]]:
             if match is not None:
                 row |= {"old_name": match.name, "sympos": match.sympos}
         row["redirected"] = atom in selection.redirected
-        rows.append(row)
+        rows.append(row | _maps(bound, atom))
     return rows
+
+
+def _maps(bound: Bound, atom: Atom) -> dict[str, Any]:
+    """`map`: [old offset, new offset, confidence of 100, mask of what holds the same, new part if another].
+
+    `parts` are the `.cold` parts of the old function, each with its own.
+    """
+    comparison = bound.diff.comparison
+    old = comparison.correlation.twins.get(atom)
+    if old is None or old not in bound.matches or atom not in bound.diff.selection.redirected:
+        return {}
+    maps: dict[Atom, list[list[Any]]] = {old: []}
+    for row in instruction_map(comparison, atom):
+        cells: list[Any] = [row.old_offset, row.new_offset, row.confidence, row.same]
+        maps.setdefault(row.old_part, []).append(cells if row.new_part is atom else [*cells, row.new_part.name])
+    parts = [
+        {"name": match.name, "sympos": match.sympos, "size": part.end - part.entry, "map": maps.get(part, [])}
+        for part in comparison.old_children.get(old, ())
+        if (match := bound.matches.get(part)) is not None
+    ]
+    return {"map": maps[old]} | ({"parts": parts} if parts else {})
 
 
 def _hash(bound: Bound, atom: Atom, *, new: bool) -> str:

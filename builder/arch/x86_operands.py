@@ -1,0 +1,90 @@
+"""What an x86-64 instruction does to the general registers and to the stack, by iced-x86."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import iced_x86
+from iced_x86 import FlowControl, OpAccess, OpKind, Register
+
+from builder.arch.model import Operation
+
+# In the order of their encoding (Intel SDM vol. 2, table 2-2).
+GENERAL: Final = (
+    Register.RAX, Register.RCX, Register.RDX, Register.RBX, Register.RSP, Register.RBP, Register.RSI, Register.RDI,
+    Register.R8, Register.R9, Register.R10, Register.R11, Register.R12, Register.R13, Register.R14, Register.R15,
+)  # fmt: skip
+_BIT: Final = {register: 1 << k for k, register in enumerate(GENERAL)}
+_RSP, _RBP = _BIT[Register.RSP], _BIT[Register.RBP]
+# psABI figure 3.4: what a called function need not preserve.
+CLOBBERED: Final = sum(
+    _BIT[register]
+    for register in (
+        Register.RAX, Register.RCX, Register.RDX, Register.RSI, Register.RDI, Register.R8, Register.R9, Register.R10,
+        Register.R11,
+    )
+)  # fmt: skip
+_READS: Final = {
+    OpAccess.READ, OpAccess.COND_READ, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE,
+}  # fmt: skip
+_WRITES: Final = {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
+_BRANCHES: Final = {OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64}
+_IMMEDIATES: Final = {
+    OpKind.IMMEDIATE8, OpKind.IMMEDIATE8_2ND, OpKind.IMMEDIATE16, OpKind.IMMEDIATE32, OpKind.IMMEDIATE64,
+    OpKind.IMMEDIATE8TO16, OpKind.IMMEDIATE8TO32, OpKind.IMMEDIATE8TO64, OpKind.IMMEDIATE32TO64,
+}  # fmt: skip
+_INDIRECT: Final = {FlowControl.INDIRECT_BRANCH}
+
+
+@lru_cache(maxsize=1)
+def _factory() -> iced_x86.InstructionInfoFactory:
+    return iced_x86.InstructionInfoFactory()
+
+
+@lru_cache(maxsize=65536)
+def operation(code: bytes) -> Operation:
+    """The parts of one instruction; bytes that are none have no form but themselves."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    if insn is None or not insn:
+        return Operation(("bytes", code), (), (), 0, (1 << len(GENERAL)) - 1, False, True, False)
+    form: list[object] = [insn.mnemonic, insn.has_lock_prefix, insn.has_rep_prefix, insn.has_repne_prefix]
+    registers: list[int] = [insn.segment_prefix]
+    constants: list[int] = []
+    for k in range(insn.op_count):
+        kind = insn.op_kind(k)
+        if kind == OpKind.REGISTER:
+            register = insn.op_register(k)
+            form += ["register", iced_x86.RegisterExt.size(register)]
+            registers.append(register)
+        elif kind in _BRANCHES:
+            form.append("branch")
+        elif kind in _IMMEDIATES:
+            form.append("constant")
+            constants.append(insn.immediate(k))
+        else:
+            form += ["memory", insn.memory_size]
+            registers += [insn.memory_base, insn.memory_index, insn.memory_index_scale]
+            relative = insn.memory_base in (Register.RIP, Register.EIP)
+            constants.append(0 if relative else insn.memory_displacement)
+    reads, writes, stack_read, stack_write = _effects(insn)
+    indirect = insn.flow_control in _INDIRECT
+    return Operation(tuple(form), tuple(registers), tuple(constants), reads, writes, stack_read, stack_write, indirect)
+
+
+def _effects(insn: iced_x86.Instruction) -> tuple[int, int, bool, bool]:
+    info = _factory().info(insn)
+    reads = writes = 0
+    for used in info.used_registers():
+        bit = _BIT.get(iced_x86.RegisterExt.full_register(used.register), 0)
+        reads |= bit if used.access in _READS else 0
+        writes |= bit if used.access in _WRITES else 0
+    stack_read = stack_write = False
+    if insn.flow_control not in (FlowControl.CALL, FlowControl.INDIRECT_CALL, FlowControl.RETURN):
+        for memory in info.used_memory():
+            if _BIT.get(memory.base, 0) & (_RSP | _RBP):
+                stack_read |= memory.access in _READS
+                stack_write |= memory.access in _WRITES
+    else:
+        writes = (writes & ~_RSP) | (CLOBBERED if insn.flow_control != FlowControl.RETURN else 0)
+    return reads, writes, stack_read, stack_write

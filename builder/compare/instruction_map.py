@@ -1,0 +1,197 @@
+"""Which instruction of the new version stands for which one of the old: alignment by meaning.
+
+A function and its `.cold` parts are one unit, in the order of their layout.
+Instructions are aligned first where all of them is equal, then in the gaps
+where only constants differ, then where registers do too; then blocks that moved
+are found by what is unique in them, and branches that stand for each other lead
+to targets that do. An instruction is never mapped to another operation, or to
+one that refers to something else.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Container, Hashable, Iterator, Sequence
+from difflib import SequenceMatcher
+from typing import NamedTuple
+
+from builder.compare.comparison import Comparison
+from builder.compare.registers import same_registers
+from builder.compare.unit import Line, unit
+from builder.compare.view import Atom
+
+EXACT, CONSTANT, REGISTERS = 100, 90, 75
+"""Confidence, of 100, by what is equal: all; all but constants; the operation and what it refers to."""
+_MOVED, _LONELY, _ELSEWHERE = 5, 15, 10
+"""Taken off: found out of order; no neighbour is mapped beside it; its branch leads to something else."""
+_RUN = 3
+"""Instructions that must agree, and be the only such, for a block to count as moved."""
+
+
+class Row(NamedTuple):
+    """`old_part` + `old_offset` is now `new_part` + `new_offset`; offsets count from the entries.
+
+    `same` is a mask of what holds the same there: general registers in the order
+    of their encoding, then a bit for the slots of the stack.
+    """
+
+    old_part: Atom
+    old_offset: int
+    new_part: Atom
+    new_offset: int
+    confidence: int
+    same: int
+
+
+def instruction_map(comparison: Comparison, atom: Atom) -> tuple[Row, ...]:
+    """The map of a function of the new object and its `.cold` parts; empty where it has no twin.
+
+    In the order of the old layout. What an instruction is not mapped for, nothing stands for.
+    """
+    old_atom = comparison.correlation.twins.get(atom)
+    if old_atom is None:
+        return ()
+    old = unit(comparison, comparison.old, (old_atom, *comparison.old_children.get(old_atom, ())))
+    new = unit(comparison, comparison.new, (atom, *comparison.children.get(atom, ())))
+    pairs = _Alignment(old, new).run()
+    same = same_registers(comparison, old, new, {i: j for i, (j, _) in pairs.items()})
+    return tuple(
+        Row(old[i].part, old[i].offset, new[j].part, new[j].offset, confidence, same[i])
+        for i, (j, confidence) in sorted(pairs.items())
+    )
+
+
+class _Alignment:
+    """Pairs of two units: old index -> (new index, confidence)."""
+
+    def __init__(self, old: list[Line], new: list[Line]) -> None:
+        self.old, self.new = old, new
+        self.pairs: dict[int, tuple[int, int]] = {}
+        self.back: dict[int, int] = {}
+
+    def run(self) -> dict[int, tuple[int, int]]:
+        for level, confidence in enumerate((EXACT, CONSTANT, REGISTERS)):
+            for olds, news in self._gaps():
+                first = [self.old[i].keys[level] for i in olds]
+                second = [self.new[j].keys[level] for j in news]
+                for i, j in align(first, second):
+                    self._pair(olds[i], news[j], confidence)
+        self._moved()
+        self._follow()
+        return {i: (j, self._judged(i, j, confidence)) for i, (j, confidence) in self.pairs.items()}
+
+    def _pair(self, i: int, j: int, confidence: int) -> None:
+        self.pairs[i] = (j, confidence)
+        self.back[j] = i
+
+    def _gaps(self) -> list[tuple[range, range]]:
+        """Runs of unmapped instructions between what is mapped in order."""
+        out = []
+        i = j = 0
+        for left, (right, _) in [*sorted(self.pairs.items()), (len(self.old), (len(self.new), 0))]:
+            if left > i and right > j:
+                out.append((range(i, left), range(j, right)))
+            i, j = left + 1, right + 1
+        return out
+
+    def _moved(self) -> None:
+        """Runs that are the only ones of their kind among what is left, wherever they are."""
+        for level, confidence in enumerate((EXACT, CONSTANT)):
+            olds, news = self._runs(self.old, self.pairs, level), self._runs(self.new, self.back, level)
+            for run, (i, count) in olds.items():
+                j, other = news.get(run, (0, 0))
+                if count == other == 1 and i not in self.pairs and j not in self.back:
+                    self._extend(i, j, level, confidence - _MOVED)
+
+    def _runs(
+        self, lines: list[Line], taken: Container[int], level: int
+    ) -> dict[tuple[Hashable, ...], tuple[int, int]]:
+        out: dict[tuple[Hashable, ...], tuple[int, int]] = {}
+        for i in range(len(lines) - _RUN + 1):
+            if any(k in taken for k in range(i, i + _RUN)):
+                continue
+            run = tuple(lines[k].keys[level] for k in range(i, i + _RUN))
+            first, count = out.get(run, (i, 0))
+            out[run] = (first, count + 1)
+        return out
+
+    def _extend(self, i: int, j: int, level: int, confidence: int) -> None:
+        """Pair two places and what follows and precedes them, as far as it agrees."""
+        for step in (1, -1):
+            a, b = (i, j) if step > 0 else (i - 1, j - 1)
+            while self._free(a, b) and self.old[a].keys[level] == self.new[b].keys[level]:
+                self._pair(a, b, confidence)
+                a, b = a + step, b + step
+
+    def _free(self, i: int, j: int) -> bool:
+        return 0 <= i < len(self.old) and 0 <= j < len(self.new) and i not in self.pairs and j not in self.back
+
+    def _follow(self) -> None:
+        """Where branches stand for each other, so do their targets."""
+        waiting = sorted(self.pairs)
+        while waiting:
+            i = waiting.pop()
+            a, b = self.old[i].target, self.new[self.pairs[i][0]].target
+            if a is None or b is None or not self._free(a, b):
+                continue
+            before = set(self.pairs)
+            for level, confidence in enumerate((EXACT, CONSTANT, REGISTERS)):
+                self._extend(a, b, level, min(self.pairs[i][1], confidence) - _MOVED)
+            waiting += [k for k in self.pairs if k not in before]
+
+    def _judged(self, i: int, j: int, confidence: int) -> int:
+        beside = [(i + d, j + d) for d in (-1, 1)]
+        known = [self.pairs.get(a, (-1, 0))[0] == b for a, b in beside if 0 <= a < len(self.old)]
+        if not any(known):
+            confidence -= _LONELY
+        a, b = self.old[i].target, self.new[j].target
+        if a is not None and b is not None and self.pairs.get(a, (-1, 0))[0] != b:
+            confidence -= _ELSEWHERE
+        return max(confidence, 1)
+
+
+def align(first: Sequence[Hashable], second: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
+    """Pairs of equal elements in order: around those that are unique on both sides, then the longest runs."""
+    waiting = [(0, len(first), 0, len(second))]
+    while waiting:
+        i, i_end, j, j_end = waiting.pop()
+        while i < i_end and j < j_end and first[i] == second[j]:
+            yield i, j
+            i, j = i + 1, j + 1
+        while i < i_end and j < j_end and first[i_end - 1] == second[j_end - 1]:
+            i_end, j_end = i_end - 1, j_end - 1
+            yield i_end, j_end
+        if i == i_end or j == j_end:
+            continue
+        anchors = _anchors(first, second, i, i_end, j, j_end)
+        if not anchors:
+            blocks = SequenceMatcher(None, first[i:i_end], second[j:j_end], autojunk=False).get_matching_blocks()
+            yield from ((i + a + k, j + b + k) for a, b, size in blocks for k in range(size))
+            continue
+        for a, b in [*anchors, (i_end, j_end)]:
+            waiting.append((i, a, j, b))
+            if a < i_end:
+                yield a, b
+            i, j = a + 1, b + 1
+
+
+def _anchors(
+    first: Sequence[Hashable], second: Sequence[Hashable], i: int, i_end: int, j: int, j_end: int
+) -> list[tuple[int, int]]:
+    """The longest increasing sequence of pairs that are unique on both sides (patience)."""
+    once, twice = Counter(first[i:i_end]), Counter(second[j:j_end])
+    where = {second[k]: k for k in range(j, j_end) if twice[second[k]] == 1}
+    pairs = [(k, where[first[k]]) for k in range(i, i_end) if once[first[k]] == 1 and first[k] in where]
+    tails: list[int] = []
+    chain: list[tuple[int, int]] = []
+    links: list[int] = []
+    for number, (_, b) in enumerate(pairs):
+        at = bisect_left(tails, b, key=lambda k: pairs[k][1])
+        links.append(tails[at - 1] if at else -1)
+        tails[at : at + 1] = [number]
+    number = tails[-1] if tails else -1
+    while number >= 0:
+        chain.append(pairs[number])
+        number = links[number]
+    return chain[::-1]

@@ -1,0 +1,114 @@
+"""A function and its `.cold` parts as lines: what each instruction does, refers to, and where control goes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from builder.arch import Instruction, Operation
+from builder.binary import Relocation, tables
+from builder.compare.comparison import Comparison
+from builder.compare.meaning import Meaning
+from builder.compare.view import Atom, View
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One instruction of a unit: what it does, what it refers to, and where control goes (indexes of lines)."""
+
+    part: Atom
+    insn: Instruction
+    operation: Operation
+    meanings: tuple[Meaning, ...]
+    target: int | None
+    outside: bool
+    """Whether a jump leaves the unit."""
+    from_table: bool
+    """Whether a table leads here: a switch, `goto *p`, the exception or the jump label table."""
+
+    @property
+    def offset(self) -> int:
+        return self.insn.offset - self.part.entry
+
+    @cached_property
+    def keys(self) -> tuple[Hashable, ...]:
+        """What is compared at each confidence, the strictest first."""
+        loose = (self.operation.form, self.meanings)
+        return ((loose, self.operation.registers, self.operation.constants), (loose, self.operation.registers), loose)
+
+
+def unit(comparison: Comparison, view: View, parts: Sequence[Atom]) -> list[Line]:
+    """The instructions of a function and its parts."""
+    index: dict[tuple[Atom, int], int] = {}
+    found: list[tuple[Atom, Instruction]] = []
+    for part in parts:
+        for insn in view.instructions(part):
+            index[part, insn.offset] = len(found)
+            found.append((part, insn))
+    tabled = _tabled(view, parts)
+    names = {comparison.correlation.identity(part) for part in parts}
+    lines = []
+    for part, insn in found:
+        relocations = view.relocations_in(part.section.index, insn.offset, insn.end)
+        code = part.section.data[insn.offset : insn.end]
+        target: int | None = None
+        outside = False
+        if insn.target is not None and not relocations:
+            at = view.atom_at(part.section.index, insn.target)
+            target = index.get((at if at in parts else part, insn.target))  # type: ignore[arg-type]
+            outside = target is None
+        meanings: list[Meaning] = []
+        for r in relocations:
+            meaning = comparison.meanings.of(view, part, r, lines=True)
+            to = view.target(r, view.bias(part, r))
+            if insn.is_jump and to.atom is not None and to.atom in parts:
+                target = index.get((to.atom, to.atom.entry + to.offset))
+                meaning = ("inside",)
+            elif insn.is_jump:
+                outside = True
+            meanings.append(_without_ordinals(meaning, names))
+        if outside and not relocations:
+            at = view.atom_at(part.section.index, insn.target or 0)
+            meanings.append(("sym", comparison.correlation.identity(at) if at else None))
+        operation, leads = view.arch.operation(code), (part, insn.offset) in tabled
+        lines.append(Line(part, insn, operation, tuple(meanings), target, outside, leads))
+    return lines
+
+
+def _without_ordinals(meaning: Meaning, names: set[object]) -> Meaning:
+    """A meaning in which places inside the unit are not told apart: they move with the code."""
+    if len(meaning) >= 2 and meaning[0] == "code" and isinstance(meaning[1], Hashable) and meaning[1] in names:
+        return ("code",)
+    return tuple(_without_ordinals(part, names) if isinstance(part, tuple) else part for part in meaning)
+
+
+_LEADING = frozenset({"__ex_table", "__jump_table"})
+"""Special tables whose entries say where control goes; those of the others only say where something is."""
+
+
+def _tabled(view: View, parts: Sequence[Atom]) -> set[tuple[Atom, int]]:
+    """Places inside the unit that data refer to."""
+    sections = {part.section.index for part in parts}
+    found: set[tuple[Atom, int]] = set()
+    for r in _from_data(view):
+        symbol = view.obj.symbols[r.symbol]
+        if symbol.is_defined and symbol.shndx in sections:
+            at = view.atom_at(symbol.shndx, symbol.value + r.addend)
+            if at is not None and at in parts and symbol.value + r.addend != at.entry:
+                found.add((at, symbol.value + r.addend))
+    return found
+
+
+def _from_data(view: View) -> Iterator[Relocation]:
+    """Relocations of data, and those of special tables that say where control goes on (not where from)."""
+    for index, relocations in view.obj.relocations.items():
+        place = view.obj.sections[view.obj.sections[index].info]
+        if not place.is_alloc or place.is_exec:
+            continue
+        row = tables.BY_NAME.get(place.name)
+        if row is None:
+            yield from relocations
+        elif place.name in _LEADING:
+            for entry in tables.entries(view.obj, place, row):
+                yield from entry.relocations[1:]

@@ -1,0 +1,203 @@
+"""A kernel that runs: its files, its modules, its tasks. This machine, or a guest driven from outside.
+
+A `Host` is what the loader and the trail need of a kernel. Errors are the
+kernel's own: an OSError with its number and the path that was asked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Protocol
+
+from builder.errors import UsageError
+from builder.image.guest import Guest
+
+TRACING = "/sys/kernel/tracing"
+KPROBE_EVENTS = f"{TRACING}/kprobe_events"
+KPROBES_LIST = "/sys/kernel/debug/kprobes/list"
+LIVEPATCHES = "/sys/kernel/livepatch"
+MODULES = "/sys/module"
+
+# arch/x86/entry/syscalls/syscall_64.tbl; glibc has no wrappers for these.
+_INIT_MODULE, _DELETE_MODULE = 175, 176
+_CLOSE_ON_SIGNAL = os.O_NONBLOCK
+
+
+class Host(Protocol):
+    """A running kernel as seen by root."""
+
+    def read(self, path: str) -> str:
+        """The whole of a file."""
+
+    def write(self, path: str, text: str, *, append: bool = False) -> None:
+        """One write to a file of the kernel."""
+
+    def names(self, path: str) -> tuple[str, ...]:
+        """What a directory holds, sorted; empty where there is none."""
+
+    def store(self, path: str, text: str) -> None:
+        """A file of one's own: there whole or not at all, its directory made."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is not there is no error."""
+
+    def insert(self, module: bytes) -> None:
+        """init_module(2)."""
+
+    def delete(self, name: str) -> None:
+        """delete_module(2)."""
+
+    def waiting(self, *, enabled: bool) -> tuple[str, ...]:
+        """`TID COMMAND STACK` of each task that a running transition to `enabled` waits for."""
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass."""
+
+    def lock(self, path: str) -> AbstractContextManager[None]:
+        """Hold a file's lock; UsageError where another process has it."""
+
+
+class ThisMachine:
+    """The kernel that this process runs on, by plain file operations."""
+
+    def read(self, path: str) -> str:
+        return Path(path).read_text(errors="replace")
+
+    def write(self, path: str, text: str, *, append: bool = False) -> None:
+        handle = os.open(path, os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC))
+        try:
+            os.write(handle, text.encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
+        finally:
+            os.close(handle)
+
+    def names(self, path: str) -> tuple[str, ...]:
+        try:
+            return tuple(sorted(os.listdir(path)))
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+
+    def store(self, path: str, text: str) -> None:
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = place.with_name(f".{place.name}.new")
+        with draft.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, place)
+
+    def remove(self, path: str) -> None:
+        Path(path).unlink(missing_ok=True)
+
+    def insert(self, module: bytes) -> None:
+        _syscall(_INIT_MODULE, ctypes.c_char_p(module), ctypes.c_ulong(len(module)), ctypes.c_char_p(b""))
+
+    def delete(self, name: str) -> None:
+        _syscall(_DELETE_MODULE, ctypes.c_char_p(name.encode()), ctypes.c_uint(_CLOSE_ON_SIGNAL))
+
+    def waiting(self, *, enabled: bool) -> tuple[str, ...]:
+        return tuple(_waiting(str(int(enabled))))
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    @contextmanager
+    def lock(self, path: str) -> Iterator[None]:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError("another bespoke is changing this kernel", where=path) from None
+            yield
+
+
+def _syscall(number: int, *arguments: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(ctypes.c_long(number), *arguments) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _waiting(target: str) -> Iterator[str]:
+    for task in Path("/proc").glob("[0-9]*/task/[0-9]*"):
+        with suppress(OSError):  # it may end while it is looked at
+            if (task / "patch_state").read_text().strip() in (target, "-1"):
+                continue
+            frames = [line.partition("] ")[2] for line in (task / "stack").read_text().splitlines()[:4]]
+            yield " ".join([task.name, (task / "comm").read_text().strip(), *frames])
+
+
+class GuestHost:
+    """A guest's kernel, driven through the guest's shell; one process drives it, so nothing is locked."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+
+    def read(self, path: str) -> str:
+        return self._run(f"cat {shlex.quote(path)}", path)
+
+    def write(self, path: str, text: str, *, append: bool = False) -> None:
+        self._run(f"printf %s {shlex.quote(text)} {'>>' if append else '>'} {shlex.quote(path)}", path)
+
+    def names(self, path: str) -> tuple[str, ...]:
+        answer = self.guest.run(f"cd {shlex.quote(path)} 2>/dev/null && ls -A")
+        return tuple(sorted(answer.output.split())) if answer.ok else ()
+
+    def store(self, path: str, text: str) -> None:
+        draft = f"{path}.new"
+        self.guest.put(draft, text.encode())
+        self._run(f"mv {shlex.quote(draft)} {shlex.quote(path)}", path)
+
+    def remove(self, path: str) -> None:
+        self._run(f"rm -f {shlex.quote(path)}", path)
+
+    def insert(self, module: bytes) -> None:
+        answer = self.guest.insmod(module)
+        if not answer.ok:
+            raise _error(answer.output, None)
+
+    def delete(self, name: str) -> None:
+        self._run(f"rmmod {shlex.quote(name)}", None)
+
+    def waiting(self, *, enabled: bool) -> tuple[str, ...]:
+        return self.guest.stuck_tasks(enabled=enabled)
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def lock(self, path: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def _run(self, command: str, path: str | None) -> str:
+        answer = self.guest.run(command)
+        if not answer.ok:
+            raise _error(answer.output, path)
+        return answer.output
+
+
+# What busybox says of init_module's errors in words of its own (modutils/modutils.c, moderror).
+_WORDS = {
+    "invalid module format": errno.ENOEXEC,
+    "unknown symbol in module, or unknown parameter": errno.ENOENT,
+    "module has wrong symbol version": errno.ESRCH,
+    "kernel does not support requested operation": errno.ENOSYS,
+    "nonexistent directory": errno.ENOENT,
+} | {os.strerror(code): code for code in errno.errorcode}
+
+
+def _error(said: str, path: str | None) -> OSError:
+    """The error that a command's last words tell."""
+    text = said.strip().rpartition("\n")[2].rpartition(": ")[2]
+    code = _WORDS.get(text, errno.EIO)
+    return OSError(code, text or os.strerror(code), path) if path else OSError(code, text or os.strerror(code))

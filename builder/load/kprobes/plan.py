@@ -1,0 +1,294 @@
+"""Where each probe stands in the versions that are loaded: what to append, and what cannot follow.
+
+A place is a coordinate (module, function, offset), the original's module being
+its object. The instruction maps join the coordinates of one instruction in all
+versions; an event that has one of them is to have them all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from builder.load.kprobes.arguments import names_of, needs
+from builder.load.kprobes.events import Event, Planted, Spot, by_key
+from builder.load.kprobes.versions import Function, Symbols, Version
+
+LEAST_CONFIDENCE = 50
+"""Of 100: below it the map is a guess, and a probe that counts something else is worse than one that stays."""
+_ENTRY = (0, 4)
+"""Where __fentry__ is called: at the entry, or after its ENDBR64 (CONFIG_X86_KERNEL_IBT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A probe that stays where it is, and why: `code` is stable, `probe` names it, `place` is its code."""
+
+    code: str
+    probe: str
+    place: str
+    message: str
+
+    def as_json(self) -> dict[str, str]:
+        return dict(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """A place to append to an event, and the one it stands for; `confidence` is 1 to 100."""
+
+    event: Event
+    source: str
+    module: str
+    confidence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`additions` in order; `reports` on what cannot follow; `blockers` keep the patch from being enabled."""
+
+    additions: tuple[Addition, ...]
+    reports: tuple[Report, ...]
+    blockers: tuple[Report, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinate:
+    """`module` is that of a version, or empty for the original, whose `owner` tells its object."""
+
+    module: str
+    owner: str
+    function: str
+    sympos: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a kernel. `versions` are the modules of ours, oldest first, those to come included.
+
+    `limited` are the traced functions that something holds exclusively (IPMODIFY), by their address.
+    """
+
+    events: Sequence[Event]
+    planted: Sequence[Planted]
+    symbols: Symbols
+    versions: Sequence[Version]
+    limited: frozenset[int] = frozenset()
+
+    @cached_property
+    def by_module(self) -> Mapping[str, Version]:
+        return {version.module: version for version in self.versions}
+
+    @cached_property
+    def bodies(self) -> Sequence[tuple[int, Function]]:
+        """Start and function of each original body of which there is another version."""
+        rows = ((self.symbols.of(f), f) for version in self.versions for f in version.functions if not f.since)
+        return [(start, function) for start, function in rows if start is not None]
+
+    def body_at(self, address: int) -> tuple[int, Function] | None:
+        return next(((s, f) for s, f in self.bodies if s <= address < s + max(f.old_size, 1)), None)
+
+    def address(self, spot: Spot) -> int | None:
+        """The address of a place that is planted; None while its module is not loaded."""
+        if spot.symbol is None:
+            return self._at_address.get(spot.address)
+        base = self.symbols.lookup(spot.module, spot.symbol)
+        return base + spot.offset if base is not None else None
+
+    @cached_property
+    def _at_address(self) -> Mapping[str, int]:
+        """Events by address: the listing hashes it, so it is known where it is plain or only one row is left."""
+        texts = [e.spot.address for e in self.events if e.spot.symbol is None]
+        addresses = {row.address for row in self.planted}
+        known = {text: int(text, 0) for text in texts if int(text, 0) in addresses}
+        left = [text for text in texts if text not in known]
+        spare = sorted((self._rows - Counter(known.values()) - self._named).elements())
+        if len(left) == 1 and len(spare) == 1:
+            known[left[0]] = spare[0]
+        return known
+
+    @cached_property
+    def _rows(self) -> Counter[int]:
+        return Counter(row.address for row in self.planted)
+
+    @cached_property
+    def _named(self) -> Counter[int]:
+        places = (self.address(e.spot) for e in self.events if e.spot.symbol is not None)
+        return Counter(place for place in places if place is not None)
+
+    def foreign(self) -> list[Planted]:
+        """Rows of kprobes/list that no event explains: planted by modules, perf or BPF."""
+        spare = self._rows - self._named - Counter(self._at_address.values())
+        rows = []
+        for row in self.planted:
+            if spare[row.address] > 0:
+                spare[row.address] -= 1
+                rows.append(row)
+        return rows
+
+    # Coordinates
+
+    def coordinate(self, spot: Spot) -> Coordinate | None:
+        """Of a place in a body of which there are versions; None elsewhere."""
+        if spot.symbol is not None and spot.module in self.by_module:
+            return Coordinate(spot.module or "", "", spot.symbol, 0, spot.offset)
+        address = self.address(spot)
+        if address is not None:
+            found = self.body_at(address)
+            if found is None:
+                return None
+            start, function = found
+            return Coordinate("", function.object, function.old, function.sympos, address - start)
+        if spot.symbol is not None and spot.module is not None:  # its module is still to come
+            for version in self.versions:
+                for function in version.replacing(spot.module, spot.symbol):
+                    return Coordinate("", function.object, function.old, function.sympos, spot.offset)
+        return None
+
+    def everywhere(self, start: Coordinate) -> dict[Coordinate, tuple[int, int]]:
+        """All coordinates of the instruction at `start`, each with confidence and mask of what is the same."""
+        found = {start: (100, ~0)}
+        waiting = [start]
+        while waiting:
+            here = waiting.pop()
+            confidence, same = found[here]
+            for other, other_confidence, other_same in self._steps(here):
+                if other not in found:
+                    found[other] = (min(confidence, other_confidence), same & other_same)
+                    waiting.append(other)
+        return found
+
+    def _steps(self, here: Coordinate) -> Iterable[tuple[Coordinate, int, int]]:
+        for version in self.versions:
+            for function in version.functions:
+                base = self._base(function, here)
+                if base is not None and base in function.rows:
+                    to = function.rows[base]
+                    yield Coordinate(version.module, "", to.function, 0, to.offset), to.confidence, to.same
+            if version.module == here.module:
+                back = version.origin(here.function, here.offset)
+                if back is not None:
+                    function, offset = back
+                    row = function.rows[offset]
+                    yield self._original(function, offset), row.confidence, row.same
+
+    def _base(self, function: Function, here: Coordinate) -> int | None:
+        """The offset of `here` in what a function's map begins at; None where that is something else."""
+        wanted = self._original(function, here.offset)
+        return here.offset if wanted == here else None
+
+    def _original(self, function: Function, offset: int) -> Coordinate:
+        if function.since:
+            return Coordinate(function.since, "", function.old, 0, offset)
+        return Coordinate("", function.object, function.old, function.sympos, offset)
+
+    def is_entry(self, at: Coordinate) -> bool:
+        """Whether a probe there is on the ftrace location, which fires whichever version runs."""
+        if at.module or at.offset not in _ENTRY:
+            return False
+        key = (at.owner, at.function, at.sympos)
+        return any(
+            f.redirected for v in self.versions for f in v.functions if (f.object, f.old, f.sympos) == key
+        )
+
+
+def plan(facts: Facts) -> Plan:
+    """What every event needs so that it counts in every version; pure."""
+    additions: list[Addition] = []
+    reports: list[Report] = []
+    for rows in by_key(facts.events).values():
+        _event(facts, rows, additions, reports)
+    reports += _foreign(facts)
+    return Plan(tuple(additions), tuple(dict.fromkeys(reports)), tuple(_blockers(facts)))
+
+
+def _event(facts: Facts, rows: Sequence[Event], additions: list[Addition], reports: list[Report]) -> None:
+    """One event with all its places."""
+    places = [(row, facts.coordinate(row.spot)) for row in rows]
+    taken = {place for _, place in places}
+    for row, start in places:
+        if start is None or row.is_return or facts.is_entry(start):
+            continue
+        known = facts.everywhere(start)
+        mask, impossible = needs(row.arguments)
+        for version in _versions_of(facts, start, known):
+            target = next((place for place in known if place.module == version.module), None)
+            why = _obstacle(version, target, known, mask, impossible)
+            if target is None or why is not None:
+                if target not in taken:
+                    code, text = why or ("no-counterpart", f"{version.module} has no instruction that stands for it")
+                    reports.append(Report(code, row.key, str(row.spot), text))
+                continue
+            if target not in taken:
+                taken.add(target)
+                spot = Spot(target.module, target.function, target.offset)
+                additions.append(Addition(row.moved(spot), str(row.spot), version.module, known[target][0]))
+
+
+def _versions_of(facts: Facts, start: Coordinate, known: Iterable[Coordinate]) -> list[Version]:
+    """The versions that carry the function that a place lies in, whether or not they have the instruction."""
+    originals = {(p.owner, p.function, p.sympos) for p in (start, *known) if not p.module}
+    carried = {(p.module, p.function) for p in (start, *known) if p.module}
+    out = []
+    for version in facts.versions:
+        if version.module == start.module:
+            continue
+        if any((f.object, f.old, f.sympos) in originals or (f.since, f.old) in carried for f in version.functions):
+            out.append(version)
+    return out
+
+
+def _obstacle(
+    version: Version,
+    target: Coordinate | None,
+    known: Mapping[Coordinate, tuple[int, int]],
+    mask: int,
+    impossible: str | None,
+) -> tuple[str, str] | None:
+    if target is None:
+        return None
+    confidence, same = known[target]
+    if confidence < LEAST_CONFIDENCE:
+        return "no-counterpart", f"what stands for it in {version.module} is only likely ({confidence} of 100)"
+    if impossible is not None:
+        return "arguments", f"it fetches {impossible}, which no map can prove the same in {version.module}"
+    if mask & ~same:
+        return "arguments", f"it fetches {names_of(mask & ~same)}, not proven to hold the same in {version.module}"
+    if target.function in version.ambiguous:
+        return "ambiguous-name", f"{version.module} has several functions {target.function}"
+    return None
+
+
+def _foreign(facts: Facts) -> list[Report]:
+    """Probes inside replaced bodies that were not planted through kprobe_events."""
+    rows = []
+    for row in facts.foreign():
+        found = facts.body_at(row.address)
+        if found is None or row.is_return:
+            continue
+        start, function = found
+        if facts.is_entry(Coordinate("", function.object, function.old, function.sympos, row.address - start)):
+            continue
+        place = f"{row.symbol}+{row.offset:#x}" + (f" [{row.module}]" if row.module else "")
+        rows.append(
+            Report("not-ours-to-move", f"{row.address:#x}", place, "planted by register_kprobe, perf or BPF: its "
+                   "owner has to plant it again")
+        )  # fmt: skip
+    return rows
+
+
+def _blockers(facts: Facts) -> list[Report]:
+    """A kprobe with a post_handler holds the ftrace location as a livepatch has to (arm_kprobe_ftrace, v6.1)."""
+    rows = []
+    alone = {row.address for row in facts.foreign()}
+    for start, function in facts.bodies:
+        for row in facts.planted:
+            if row.address - start in _ENTRY and "FTRACE" in row.flags and row.address in alone & facts.limited:
+                rows.append(
+                    Report("post-handler", f"{row.address:#x}", f"{row.symbol}+{row.offset:#x}",
+                           f"a kprobe with a post_handler holds {function.old}, so that no livepatch can redirect it")
+                )  # fmt: skip
+    return rows

@@ -1,0 +1,141 @@
+"""The versions of the functions that livepatches of ours carry, and what maps one to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from builder.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A place in a version: function, offset, confidence 1 to 100, mask of what holds the same there."""
+
+    function: str
+    offset: int
+    confidence: int
+    same: int
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of a version and the one that it stands for: `old`, of `object`, the `sympos`-th of that name.
+
+    `since` is the module whose version the map begins at, empty where that is the original.
+    """
+
+    name: str
+    size: int
+    object: str
+    old: str
+    sympos: int
+    old_size: int
+    redirected: bool
+    since: str
+    rows: Mapping[int, Mapped] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Version:
+    """What one module of ours carries, from its manifest."""
+
+    module: str
+    functions: tuple[Function, ...]
+    ambiguous: frozenset[str] = frozenset()
+    """Names that several functions of the module have: `MODULE:NAME` does not say which."""
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Version:
+        """From a manifest. InputError for one that is none."""
+        try:
+            rows = [row for row in manifest["functions"] if "map" in row]
+            names = [str(row["name"]) for row in manifest["functions"]]
+            functions = tuple(function for row in rows for function in _functions(row))
+            return cls(str(manifest["name"]), functions, frozenset(n for n in names if names.count(n) > 1))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(f"its manifest cannot be read: {error}") from None
+
+    @cached_property
+    def _old(self) -> Mapping[tuple[str, str], Sequence[Function]]:
+        out: dict[tuple[str, str], list[Function]] = {}
+        for function in self.functions:
+            out.setdefault((function.object, function.old), []).append(function)
+        return out
+
+    def replacing(self, owner: str, name: str) -> Sequence[Function]:
+        """The functions that stand for `name` of an object; several where only their sympos differs."""
+        return self._old.get((owner, name), ())
+
+    def origin(self, name: str, offset: int) -> tuple[Function, int] | None:
+        """The place in the older version that a place of this one stands for."""
+        for function in self.functions:
+            for at, mapped in function.rows.items():
+                if mapped.function == name and mapped.offset == offset:
+                    return function, at
+        return None
+
+
+def _functions(row: Mapping[str, Any]) -> Iterator[Function]:
+    """A function and the `.cold` parts of its old version."""
+    name = str(row["name"])
+    whole = Function(
+        name=name,
+        size=int(row["new_size"]),
+        object=str(row["object"]),
+        old=str(row["old_name"]),
+        sympos=int(row["sympos"]),
+        old_size=int(row["old_size"]),
+        redirected=bool(row["redirected"]),
+        since=str(row.get("since", "")),
+        rows=_rows(name, row["map"]),
+    )
+    yield whole
+    for part in row.get("parts", ()):
+        yield replace(
+            whole, old=str(part["name"]), sympos=int(part["sympos"]), old_size=int(part["size"]), redirected=False,
+            rows=_rows(name, part["map"]),
+        )  # fmt: skip
+
+
+def _rows(name: str, table: Iterable[Sequence[Any]]) -> dict[int, Mapped]:
+    rows = {}
+    for old, new, confidence, same, *part in table:
+        rows[int(old)] = Mapped(str(part[0]) if part else name, int(new), int(confidence), int(same))
+    return rows
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Some names of /proc/kallsyms: (object, name) -> addresses in the kernel's order."""
+
+    addresses: Mapping[tuple[str, str], tuple[int, ...]]
+
+    @classmethod
+    def parse(cls, text: str, wanted: Iterable[str]) -> Symbols:
+        """Only the names in `wanted`."""
+        names = frozenset(wanted)
+        found: dict[tuple[str, str], list[int]] = {}
+        for line in text.splitlines():
+            words = line.split()
+            if len(words) >= 3 and words[2] in names:
+                owner = words[3].strip("[]") if len(words) > 3 else "vmlinux"
+                found.setdefault((owner, words[2]), []).append(int(words[0], 16))
+        return cls({key: tuple(rows) for key, rows in found.items()})
+
+    def lookup(self, module: str | None, name: str) -> int | None:
+        """What kallsyms_lookup_name finds: the image first, then modules; with `module` only there."""
+        if module is not None:
+            return next(iter(self.addresses.get((module, name), ())), None)
+        image = self.addresses.get(("vmlinux", name))
+        if image:
+            return image[0]
+        return next((rows[0] for (_, other), rows in self.addresses.items() if other == name), None)
+
+    def of(self, function: Function) -> int | None:
+        """Where the original of a function begins; None while its object is not loaded."""
+        rows = self.addresses.get((function.object, function.old), ())
+        at = max(function.sympos - 1, 0)
+        return rows[at] if at < len(rows) else None

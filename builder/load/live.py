@@ -1,0 +1,322 @@
+"""Livepatches on a kernel that runs: load, unload, repair. The probes go where the code goes.
+
+Each function is its steps in order. Before a step that changes the kernel the
+trail says that it is begun; what has to be undone or done after a kill follows
+from the trail and from what the kernel itself shows.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from builder.errors import LoadError, UsageError
+from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES, MODULES, Host
+from builder.load.kprobes import Addition, Event, Report
+from builder.load.observe import observe, still_to_plant
+from builder.load.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
+
+Progress = Callable[[str], None]
+_TICK = 0.1
+_DELETE_PATIENCE = 10.0
+"""Seconds for which a module may still be held by what has just been disabled (klp_free_patch_finish)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchState:
+    """What /sys/kernel/livepatch/MODULE shows."""
+
+    enabled: bool
+    transition: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an operation did: the module, seconds of the transition, probes that follow and those that do not."""
+
+    module: str
+    seconds: float
+    moved: tuple[Moved, ...] = ()
+    reports: tuple[Report, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "module": self.module,
+            "seconds": round(self.seconds, 3),
+            "moved": [{"event": m.line, "source": m.source, "confidence": m.confidence} for m in self.moved],
+            "reports": [row.as_json() for row in self.reports],
+        }
+
+
+class Live:
+    """One kernel and the trail of it; use under `host.lock`."""
+
+    def __init__(
+        self, host: Host, *, state: str = STATE, timeout: float = 60.0, progress: Progress | None = None
+    ) -> None:
+        self.host = host
+        self.state = state
+        self.timeout = timeout
+        self.say: Progress = progress or (lambda _: None)
+        self.trail: Trail = read_trail(host, state)
+
+    # Load
+
+    def load(self, module: bytes, where: str) -> Outcome:
+        """Load a livepatch of ours and wait for its transition; all probes follow, or nothing is changed.
+
+        Raises LoadError where the kernel will not have it or a task holds the
+        transition up for longer than the time-out.
+        """
+        manifest = manifest_of(module, where)
+        record = Record(str(manifest["name"]), Phase.LOADING, manifest)
+        self._may_load(record, where)
+        name = record.module
+        wanted = self._wanted(self.trail.with_(record))
+        record = replace(record, moved=_moved(wanted, name), reports=self._reports)
+        self._note(record)
+        self.say("planting probes in the new code")
+        self._plant(wanted)
+        self.say(f"loading {name}")
+        try:
+            self.host.insert(module)
+        except OSError as error:
+            self._abandon(name)
+            raise LoadError(self._refusal(error), where=where) from None
+        try:
+            seconds = self._settle(name, enabled=True)
+        except LoadError as late:
+            self._way_back(name, late)
+        return Outcome(name, seconds, *self._confirm(name))
+
+    def _may_load(self, record: Record, where: str) -> None:
+        if (other := self.trail.interrupted) is not None:
+            raise UsageError(f"{other.phase.value} {other.module} was interrupted: run `bespoke status --repair` first")
+        release = self.host.read("/proc/sys/kernel/osrelease").strip()
+        wanted = record.manifest.get("kernel", {}).get("release", release)
+        if wanted != release:
+            raise LoadError(f"is for kernel {wanted}, this is {release}", where=where)
+        if self.is_loaded(record.module) or self.trail.find(record.module) is not None:
+            raise LoadError(f"module {record.module} is loaded already", where=where)
+        for below in record.below:
+            if self.patch_state(below) is None:
+                raise LoadError(f"was built on {below}, which is not enabled here", where=where)
+
+    def _refusal(self, error: OSError) -> str:
+        reason = f"the kernel refused it ({error.strerror})"
+        if error.errno == errno.EBUSY and self._blockers:
+            rows = "; ".join(f"{row.message} ({row.place} at {row.probe})" for row in self._blockers)
+            return f"{reason}: {rows}"
+        return f"{reason}; its log says why"
+
+    def _way_back(self, name: str, late: LoadError) -> None:
+        """Reverse a transition that takes too long, and take everything out again."""
+        self.say("too long: going back")
+        self._enable(name, "0")
+        self._settle(name, enabled=False)
+        self._abandon(name)
+        raise LoadError(f"{late.message}; everything was taken back") from None
+
+    def _abandon(self, name: str) -> None:
+        """Back to where nothing of a module is left, its functions being off."""
+        self._uproot(name)
+        self._delete(name)
+        self._drop(name)
+
+    def _confirm(self, name: str) -> tuple[tuple[Moved, ...], tuple[Report, ...]]:
+        """The transition is over: probes that came meanwhile follow too, and those the kernel refused are named."""
+        record = self.trail.find(name)
+        assert record is not None
+        more = self._wanted(self.trail)
+        self._note(replace(record, moved=(*record.moved, *_moved(more, name)), reports=self._reports))
+        self._plant(more)
+        record = self.trail.find(name)
+        assert record is not None
+        absent = still_to_plant(observe(self.host, self.trail.records), name)
+        rows = tuple(
+            Report("kernel-refused", event.key, str(event.spot), "the kernel did not plant it; its log says why")
+            for event in absent
+        )
+        for event in absent:
+            self._take(event)
+        gone = {str(event) for event in absent}
+        moved = tuple(row for row in record.moved if row.line not in gone)
+        self._note(replace(record, phase=Phase.ENABLED, moved=moved, reports=(*record.reports, *rows)))
+        return moved, (*record.reports, *rows)
+
+    # Unload
+
+    def unload(self, name: str) -> Outcome:
+        """Disable a livepatch of ours, wait for the transition, and take it out with what was planted in it."""
+        record = self.trail.find(name)
+        if record is None:
+            raise UsageError(f"{name} is no livepatch that was loaded by bespoke (see `bespoke status`)")
+        if (other := self.trail.interrupted) is not None:
+            raise UsageError(f"{other.phase.value} {other.module} was interrupted: run `bespoke status --repair` first")
+        for above in self.trail.records:
+            if name in above.below and self.is_loaded(above.module):
+                raise LoadError(f"{above.module} was built on {name} and uses its variables: unload that first")
+        self._note(replace(record, phase=Phase.UNLOADING))
+        kept = self._back_to_originals(name)
+        state = self.patch_state(name)
+        if state is not None and state.enabled:
+            self.say(f"disabling {name}")
+            self._enable(name, "0")
+        try:
+            seconds = self._settle(name, enabled=False)
+        except LoadError as late:
+            self.say("too long: enabling it again")
+            self._enable(name, "1")
+            self._settle(name, enabled=True)
+            self._note(replace(record, phase=Phase.ENABLED))
+            raise LoadError(f"{late.message}; it is enabled again") from None
+        reports = self._finish_unload(name)
+        return Outcome(name, seconds, kept, reports)
+
+    def _finish_unload(self, name: str) -> tuple[Report, ...]:
+        """No task runs its code any more: take out the places, then the module, then the record."""
+        left = self._uproot(name)
+        self.say(f"removing {name}")
+        self._delete(name)
+        self._drop(name)
+        return tuple(
+            Report("lost-place", event.key, str(event.spot), f"it stood only in {name}, for no instruction elsewhere")
+            for event in left
+        )
+
+    def _back_to_originals(self, name: str) -> tuple[Moved, ...]:
+        """Give events that stand only in a version that goes a place in what runs afterwards."""
+        facts = observe(self.host, self.trail.records)
+        rows = facts.orphans(name)
+        self._plant(rows)
+        return _moved(rows)
+
+    # Repair
+
+    def repair(self) -> list[str]:
+        """Bring what the trail records and what the kernel shows together; what was done, in words."""
+        done: list[str] = []
+        for record in self.trail.records:
+            done += self._repair_one(record)
+        more = self._wanted(self.trail)
+        if more:
+            for record in self.trail.records:
+                if mine := _moved(more, record.module):
+                    self._note(replace(record, moved=tuple(dict.fromkeys((*record.moved, *mine)))))
+            self._plant(more)
+            done += [f"planted {row.event}" for row in more]
+        return done
+
+    def _repair_one(self, record: Record) -> list[str]:
+        name, state = record.module, self.patch_state(record.module)
+        if state is not None and state.enabled and record.phase is not Phase.ENABLED:
+            self._settle(name, enabled=True)
+            self._confirm(name)
+            return [f"{record.phase.value} {name} was interrupted: it is enabled"]
+        if record.phase is Phase.ENABLED and (state is not None or self.is_loaded(name)):
+            return []  # one that another livepatch has replaced stays until it is unloaded
+        if state is not None:
+            self._back_to_originals(name)
+            self._settle(name, enabled=False)
+        self._finish_unload(name)
+        return [f"{record.phase.value} {name} was interrupted: it is out"]
+
+    # What the kernel shows
+
+    def is_loaded(self, name: str) -> bool:
+        return bool(self.host.names(f"{MODULES}/{name}"))
+
+    def patch_state(self, name: str) -> PatchState | None:
+        """None where no livepatch of that name is enabled or in transition."""
+        place = f"{LIVEPATCHES}/{name}"
+        try:
+            return PatchState(
+                self.host.read(f"{place}/enabled").strip() == "1", self.host.read(f"{place}/transition").strip() == "1"
+            )
+        except OSError:
+            return None
+
+    def _settle(self, name: str, *, enabled: bool) -> float:
+        """Wait for the end of a transition; seconds waited. LoadError names the tasks that hold it up."""
+        started = time.monotonic()
+        while (state := self.patch_state(name)) is not None and (state.transition or not enabled):
+            waited = time.monotonic() - started
+            if waited > self.timeout:
+                held = "; ".join(self.host.waiting(enabled=enabled)) or "no task, though"
+                raise LoadError(f"the transition of {name} was not done within {self.timeout:g} s, held up by {held}")
+            self.say(f"transition of {name}: {waited:.1f} s")
+            self.host.pause(_TICK)
+        if state is None and enabled:
+            raise LoadError(f"{name} has disabled itself")
+        return time.monotonic() - started
+
+    def _enable(self, name: str, value: str) -> None:
+        """Write `enabled`; the kernel refuses it while another livepatch is in transition."""
+        started = time.monotonic()
+        while True:
+            try:
+                return self.host.write(f"{LIVEPATCHES}/{name}/enabled", value)
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() - started > self.timeout:
+                    raise LoadError(f"{name}: enabled={value} was refused ({error.strerror})") from None
+            self.host.pause(_TICK)
+
+    # What is changed
+
+    def _note(self, record: Record) -> None:
+        self.trail = self.trail.with_(record)
+        write_trail(self.host, self.trail, self.state)
+
+    def _drop(self, name: str) -> None:
+        self.trail = self.trail.without(name)
+        write_trail(self.host, self.trail, self.state)
+
+    _reports: tuple[Report, ...] = ()
+    _blockers: tuple[Report, ...] = ()
+
+    def _wanted(self, trail: Trail) -> tuple[Addition, ...]:
+        found = observe(self.host, trail.records).plan()
+        self._reports, self._blockers = found.reports, found.blockers
+        return found.additions
+
+    def _plant(self, additions: tuple[Addition, ...]) -> None:
+        for row in additions:
+            try:
+                self.host.write(KPROBE_EVENTS, f"{row.event}\n", append=True)
+            except OSError as error:
+                self._reports = (
+                    *self._reports,
+                    Report("kernel-refused", row.event.key, str(row.event.spot), f"not planted: {error.strerror}"),
+                )
+
+    def _uproot(self, name: str) -> list[Event]:
+        """Take out every place in a module; those that are left are the last of their event and enabled."""
+        left = []
+        for event in observe(self.host, self.trail.records).events:
+            if event.spot.module == name and not self._take(event):
+                left.append(event)
+        return left
+
+    def _take(self, event: Event) -> bool:
+        try:
+            self.host.write(KPROBE_EVENTS, f"{event.removal}\n", append=True)
+        except OSError:
+            return False
+        return True
+
+    def _delete(self, name: str) -> None:
+        started = time.monotonic()
+        while self.is_loaded(name):
+            try:
+                return self.host.delete(name)
+            except OSError as error:
+                if time.monotonic() - started > _DELETE_PATIENCE:
+                    raise LoadError(f"module {name} cannot be removed ({error.strerror})") from None
+            self.host.pause(_TICK)
+
+
+def _moved(additions: tuple[Addition, ...], module: str | None = None) -> tuple[Moved, ...]:
+    return tuple(Moved(str(a.event), a.source, a.confidence) for a in additions if module in (None, a.module))

@@ -1,0 +1,112 @@
+"""What a kernel shows of its probes and of the functions that our livepatches carry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from builder.errors import ToolError
+from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, LIVEPATCHES, TRACING, Host
+from builder.load.kprobes import Addition, Event, Facts, Plan, Spot, Symbols, parse_events, parse_list, plan
+from builder.load.kprobes.plan import Coordinate
+from builder.load.trail import Record, versions
+
+_LIMITED = re.compile(r"^(\S+)(?: \[(\S+)\])? \(\d+\).* I\b")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Facts for the planner; `events` are all of kprobe_events."""
+
+    facts: Facts
+
+    @property
+    def events(self) -> Sequence[Event]:
+        return self.facts.events
+
+    def plan(self) -> Plan:
+        return plan(self.facts)
+
+    def orphans(self, module: str) -> tuple[Addition, ...]:
+        """A place outside `module` for each event that stands only in it, where the maps know one.
+
+        The original is taken by its address: its name is ambiguous as long as
+        the module has one that is equal (number_of_same_symbols, kernel/trace/trace_kprobe.c).
+        """
+        places: dict[str, list[Event]] = {}
+        for event in self.events:
+            places.setdefault(event.key, []).append(event)
+        out = []
+        for rows in places.values():
+            if any(row.spot.module != module for row in rows):
+                continue
+            for row in rows:
+                start = self.facts.coordinate(row.spot)
+                known = self.facts.everywhere(start) if start is not None else {}
+                found = next((place for place in known if not place.module), None)
+                spot = self._original(found) if found is not None else None
+                if found is not None and spot is not None:
+                    out.append(Addition(row.moved(spot), str(row.spot), found.owner, known[found][0]))
+        return tuple(out)
+
+    def _original(self, place: Coordinate) -> Spot | None:
+        if place.owner != "vmlinux":
+            return Spot(place.owner, place.function, place.offset)
+        rows = self.facts.symbols.addresses.get(("vmlinux", place.function), ())
+        at = max(place.sympos - 1, 0)
+        return Spot(None, None, 0, f"{rows[at] + place.offset:#x}") if at < len(rows) else None
+
+
+def observe(host: Host, records: Sequence[Record]) -> Observation:
+    """Read everything that the planner needs. ToolError where tracefs is not mounted."""
+    events = parse_events(_need(host, KPROBE_EVENTS, f"mount -t tracefs none {TRACING}"))
+    planted = parse_list(_need(host, KPROBES_LIST, "mount -t debugfs none /sys/kernel/debug"))
+    ours = versions(records)
+    names = {event.spot.symbol for event in events if event.spot.symbol}
+    for version in ours:
+        for function in version.functions:
+            names |= {function.old, function.name}
+    limited = frozenset[int]()
+    symbols = Symbols({})
+    if events or planted:
+        symbols = Symbols.parse(host.read("/proc/kallsyms"), names)
+        limited = _limited(host, symbols)
+    return Observation(Facts(events, planted, symbols, ours, limited))
+
+
+def _need(host: Host, path: str, remedy: str) -> str:
+    try:
+        return host.read(path)
+    except FileNotFoundError:
+        raise ToolError(f"is needed to look after the probes; `{remedy}` makes it", where=path) from None
+
+
+def _limited(host: Host, symbols: Symbols) -> frozenset[int]:
+    """Functions whose ftrace location something but a livepatch holds alone: flag I of enabled_functions."""
+    try:
+        text = host.read(f"{TRACING}/enabled_functions")
+    except OSError:
+        return frozenset()
+    patched = {
+        name.rpartition(",")[0]
+        for patch in host.names(LIVEPATCHES)
+        for owner in host.names(f"{LIVEPATCHES}/{patch}")
+        for name in host.names(f"{LIVEPATCHES}/{patch}/{owner}")
+        if "," in name
+    }
+    out: set[int] = set()
+    for found in filter(None, map(_LIMITED.match, text.splitlines())):
+        if found[1] not in patched:
+            out.update(symbols.addresses.get((found[2] or "vmlinux", found[1]), ()))
+    return frozenset(out)
+
+
+def still_to_plant(seen: Observation, module: str) -> list[Event]:
+    """Places of events in a loaded module that kprobes/list does not have: the kernel refused them."""
+    planted = {row.address for row in seen.facts.planted}
+    return [
+        event
+        for event in seen.events
+        if event.spot.module == module and seen.facts.address(event.spot) not in planted
+    ]

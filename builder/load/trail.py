@@ -1,0 +1,152 @@
+"""The trail: which livepatches of ours a kernel carries, and what was planted for them.
+
+It is written before each step that it describes, whole or not at all, so that
+whoever finds it can tell how far a process came that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from builder.binary import read_object
+from builder.emit.manifest import SECTION
+from builder.errors import InputError
+from builder.image.machine import Host
+from builder.load.kprobes import Report, Version
+
+STATE = "/run/bespoke"
+FORMAT = 1
+_BOOT = "/proc/sys/kernel/random/boot_id"
+
+
+class Phase(Enum):
+    """How far a livepatch has come: the step that was begun last."""
+
+    LOADING = "loading"
+    ENABLED = "enabled"
+    UNLOADING = "unloading"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A place that was appended: the event's line, the place it stands for, confidence of 100."""
+
+    line: str
+    source: str
+    confidence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One livepatch of ours."""
+
+    module: str
+    phase: Phase
+    manifest: Mapping[str, Any]
+    moved: tuple[Moved, ...] = ()
+    reports: tuple[Report, ...] = ()
+
+    @property
+    def version(self) -> Version:
+        return Version.of(self.manifest)
+
+    @property
+    def below(self) -> tuple[str, ...]:
+        """The modules that it refers to, which must stay while it does."""
+        return tuple(self.manifest.get("on", ()))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "module": self.module,
+            "phase": self.phase.value,
+            "manifest": dict(self.manifest),
+            "moved": [asdict(row) for row in self.moved],
+            "reports": [row.as_json() for row in self.reports],
+        }
+
+
+@dataclass(frozen=True)
+class Trail:
+    """All records, oldest first, of one boot of one kernel."""
+
+    boot: str
+    records: tuple[Record, ...] = field(default=())
+
+    def find(self, module: str) -> Record | None:
+        return next((row for row in self.records if row.module == module), None)
+
+    @property
+    def interrupted(self) -> Record | None:
+        """One whose last step was not finished: a process was killed, or still works on it."""
+        return next((row for row in self.records if row.phase is not Phase.ENABLED), None)
+
+    def with_(self, record: Record) -> Trail:
+        """With a record put in the place of that of its module, or at the end."""
+        if self.find(record.module) is None:
+            return replace(self, records=(*self.records, record))
+        return replace(self, records=tuple(record if r.module == record.module else r for r in self.records))
+
+    def without(self, module: str) -> Trail:
+        return replace(self, records=tuple(row for row in self.records if row.module != module))
+
+
+def read_trail(host: Host, state: str = STATE) -> Trail:
+    """The trail of this boot, empty where there is none. InputError for a file that is damaged."""
+    boot = host.read(_BOOT).strip()
+    path = _path(state)
+    try:
+        text = host.read(path)
+    except FileNotFoundError:
+        return Trail(boot)
+    try:
+        document = json.loads(text)
+        if document["format"] != FORMAT:
+            raise InputError(f"is of format {document['format']}, not {FORMAT}", where=path)
+        if document["boot"] != boot:
+            return Trail(boot)
+        return Trail(boot, tuple(map(_record, document["records"])))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the recorded state is damaged: {error}", where=path) from None
+
+
+def write_trail(host: Host, trail: Trail, state: str = STATE) -> None:
+    """Put the trail down, whole or not at all."""
+    document = {"format": FORMAT, "boot": trail.boot, "records": [row.as_json() for row in trail.records]}
+    host.store(_path(state), json.dumps(document, separators=(",", ":")))
+
+
+def _path(state: str) -> str:
+    return f"{state}/trail.json"
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    return Record(
+        str(row["module"]),
+        Phase(row["phase"]),
+        row["manifest"],
+        tuple(Moved(**found) for found in row["moved"]),
+        tuple(Report(**found) for found in row["reports"]),
+    )
+
+
+def manifest_of(module: bytes, where: str) -> Mapping[str, Any]:
+    """The manifest inside a module. InputError for a module that is not of our making."""
+    section = read_object(module, name=where).by_name.get(SECTION)
+    if section is None:
+        raise InputError("is no livepatch of ours: it has no manifest", where=where)
+    try:
+        document = json.loads(section.data)
+    except ValueError as error:
+        raise InputError(f"its manifest cannot be read: {error}", where=where) from None
+    if not isinstance(document, dict) or not isinstance(document.get("name"), str):
+        raise InputError("its manifest names no module", where=where)
+    return document
+
+
+def versions(records: Sequence[Record]) -> tuple[Version, ...]:
+    """What the recorded modules carry, oldest first."""
+    return tuple(row.version for row in records)
