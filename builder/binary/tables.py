@@ -43,7 +43,7 @@ TABLES: Final = (
     TableRow("__ex_table", 2),
     TableRow("__jump_table", 3, late=True, unique=True),
     TableRow(".static_call_sites", 2, late=True, unique=True),
-    TableRow(".altinstructions", 2, late=True),
+    TableRow(".altinstructions", 1, late=True),
     TableRow(".parainstructions", 1, late=True),
     TableRow(".smp_locks", 1, derived=True, late=True),
     TableRow(".retpoline_sites", 1, derived=True, late=True),
@@ -138,9 +138,20 @@ def _target_class(obj: ObjectFile, relocation: Relocation) -> str:
 
 
 def _repeats(shape: list[tuple[int, int, str]], stride: int, size: int, least: int) -> bool:
-    """Whether each run of `stride` bytes has the same relocations at the same places."""
-    groups: list[list[tuple[int, int, str]]] = [[] for _ in range(-(-size // stride))]
+    """Whether runs of `stride` bytes all start with a site and agree in what lies where.
+
+    A later field may be without a relocation in some of them (an alternative
+    with an empty replacement).
+    """
+    pattern: dict[int, tuple[int, str]] = {}
+    counts = [0] * -(-size // stride)
+    origin = shape[0][0]
     for offset, kind, target in shape:
-        groups[offset // stride].append((offset % stride, kind, target))
-    first = groups[0]
-    return len(first) >= least and all(g == first for g in groups)
+        place = offset % stride
+        if pattern.setdefault(place, (kind, target)) != (kind, target):
+            return False
+        entry = offset // stride
+        if not counts[entry] and place != origin:
+            return False
+        counts[entry] += 1
+    return min(counts) >= least

@@ -10,6 +10,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from builder.binary import ObjectFile, read_object
@@ -94,7 +95,8 @@ def main() -> int:
     root = data_root()
     rows: list[tuple[float, str, str, float]] = []
     for kind, place in pairs(root):
-        rows.append((best(lambda place=place: diff(place)), kind, place.name, peak(lambda place=place: diff(place))))
+        work = partial(diff, place)
+        rows.append((best(work), kind, place.name, peak(work)))
     if not rows:
         print(f"no shared pairs at {root} (set BESPOKE_DATA)", file=sys.stderr)
     else:

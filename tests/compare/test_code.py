@@ -179,7 +179,10 @@ def _assembly(gcc: str, place: Path, source: str, *flags: str) -> str:
 
 @pytest.mark.parametrize("suffix", ["isra", "constprop", "part"])
 def test_renumbered_clones_are_the_same(gcc: str, build: Build, tmp_path: Path, suffix: str) -> None:
-    source = HEAD + "__attribute__((noinline)) static int h(int x) { return sink(x, 3); } int f(int x) { return h(x) + 1; }"
+    source = HEAD + """
+        __attribute__((noinline)) static int h(int x) { return sink(x, 3); }
+        int f(int x) { return h(x) + 1; }
+    """
     text = re.sub(r"\bh\b", f"h.{suffix}.0", _assembly(gcc, tmp_path, source))
     assert f"h.{suffix}.0:" in text
     old = build(text, language="assembler")

@@ -40,6 +40,7 @@ def _independent(data: bytes, section: int) -> list[tuple[int, str, int]]:
     info = ELFFile(BytesIO(data)).get_dwarf_info()
     for unit in info.iter_CUs():
         program = info.line_program_for_CU(unit)
+        assert program is not None
         base = 0 if program.header["version"] >= 5 else 1
         files = {k + base: f.name.decode() for k, f in enumerate(program.header["file_entry"])}
         for entry in program.get_entries():

@@ -41,6 +41,8 @@ CHANGED_DATA = {
     "drivers__net__vxlan__vxlan_vnifilter": {"vni_filter_entry_policy"},
     "net__can__isotp": {"isotp_proto"},
 }
+REASON = re.compile(r"at \S+\+0x[0-9a-f]+: `.+` -> `.+`|instruction (added|removed) at |\d+ entries in |"
+                    r"entry \d+ of |.+ is (new|gone)$")  # fmt: skip
 
 
 def _places(*kinds: str) -> list[Any]:
@@ -147,8 +149,7 @@ def test_every_change_has_a_reason(place: Path) -> None:
     comparison = compared(place)
     for atom in comparison.changed:
         reason = comparison.functions[atom].reason
-        assert re.match(r"at \S+\+0x[0-9a-f]+: `.+` -> `.+`|instruction (added|removed) at |\d+ entries in |entry \d+ of|"
-                        r".+ is (new|gone)$", reason), reason  # fmt: skip
+        assert REASON.match(reason), reason
 
 
 @pytest.mark.parametrize("place", _places("corpus/pairs", "running-6.1.0-50/pairs", "conformance/x86_64"))

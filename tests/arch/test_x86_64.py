@@ -1,0 +1,79 @@
+"""Instruction facts of x86-64, against encodings written down from the manuals."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from builder.arch import by_machine
+from builder.arch.x86_64 import X86_64, decode, immediate, moves_constant_to, writes
+from builder.errors import InputError
+
+
+def code(text: str) -> bytes:
+    return bytes.fromhex(text)
+
+
+def test_instructions_cover_the_code_without_gaps() -> None:
+    for seed in range(200):
+        data = random.Random(seed).randbytes(80)
+        rows = decode(data, 0x40)
+        assert rows[0].offset == 0x40 and rows[-1].end == 0x40 + len(data)
+        assert all(a.end == b.offset for a, b in pairwise(rows))
+
+
+def test_what_each_instruction_is() -> None:
+    rows = decode(code("e800000000" "0f1f00" "7402" "ebf8" "ffe0" "c3" "0f0b"), 0)
+    call, nop, jcc, jmp, indirect, ret, ud2 = rows
+    assert call.is_call and call.target == 5 and not call.ends_block
+    assert nop.is_nop and nop.target is None
+    assert jcc.is_jump and jcc.target == 12 and not jcc.ends_block
+    assert jmp.is_jump and jmp.target == 4 and jmp.ends_block
+    assert indirect.target is None and indirect.ends_block and not indirect.is_call
+    assert ret.ends_block and ud2.ends_block
+
+
+@pytest.mark.parametrize("text", ["0fb9c8", "0fffc0"])
+def test_undefined_instructions_have_their_full_length(text: str) -> None:
+    """UD1 and UD0 have a ModRM byte: static-call trampolines hold one."""
+    assert [i.length for i in decode(code(text), 0)] == [3]
+
+
+@pytest.mark.parametrize(
+    ("text", "register"),
+    [("be26000000", "rsi"), ("48c7c726000000", "rdi"), ("41b826000000", "r8"), ("8b37", None), ("8926", None),
+     ("6a26", None), ("c7042426000000", None)],
+)  # fmt: skip
+def test_constants_moved_to_registers(text: str, register: str | None) -> None:
+    assert moves_constant_to(code(text)) == register
+
+
+@pytest.mark.parametrize(
+    ("text", "registers"),
+    [("be26000000", {"rsi"}), ("31f6", {"rsi"}), ("4839fe", set()), ("5e", {"rsi"}), ("41f7f8", {"rax", "rdx"})],
+)  # fmt: skip
+def test_registers_that_are_written(text: str, registers: set[str]) -> None:
+    assert writes(code(text)) >= registers
+    assert ("rsi" in writes(code(text))) == ("rsi" in registers)
+
+
+def test_an_immediate_is_apart_from_the_rest_whatever_its_width() -> None:
+    short, wide, other = immediate(code("6a38")), immediate(code("689c000000")), immediate(code("50"))
+    assert short and wide and short[0] == wide[0] and (short[1], wide[1]) == (0x38, 0x9C)
+    assert other is None
+    one, two = immediate(code("c7452001000000")), immediate(code("c7452401000000"))
+    assert one and two and one[0] != two[0], "another displacement is another instruction"
+    locked, plain = immediate(code("f083452001")), immediate(code("83452001"))
+    assert locked and plain and locked[0] != plain[0]
+
+
+def test_text_is_what_the_kernel_s_tools_print() -> None:
+    assert X86_64.text(code("be26000000"), 0) == "movl $0x26, %esi"
+    assert X86_64.text(b"\x06", 0) == ".byte 0x06"
+
+
+def test_an_unknown_machine_is_named() -> None:
+    with pytest.raises(InputError, match="AArch64"):
+        by_machine(183, where="x.o")
