@@ -64,7 +64,8 @@ def test_entries_and_their_owners(build: Build, table: str, row: tuple[str, str,
 
 def test_alternatives_without_a_replacement_keep_their_size(build: Build) -> None:
     """An empty replacement has no relocation in some assemblers' output."""
-    full, empty = ".long {0}-.\n .long 5b-.\n .word 9\n .byte 1\n .byte 1\n", ".long {0}-.\n .long 0\n .word 9\n .word 1\n"
+    full = ".long {0}-.\n .long 5b-.\n .word 9\n .byte 1\n .byte 1\n"
+    empty = full.replace("5b-.", "0")
     text = TEXT + '    .section .altinstructions,"a"\n'
     text += full.format("1b") + empty.format("2b") + full.format("4b")
     obj = build(text, language="assembler")
