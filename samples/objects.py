@@ -36,18 +36,20 @@ class TargetObjects:
     new: Path
 
 
-def target_objects(release: str, *, own_key: bool = False) -> TargetObjects:
+def target_objects(release: str, *, own_key: bool = False, version: str = "next-version") -> TargetObjects:
     """The target sample compiled against the distribution's headers of `release`.
+
+    `version` is the patch that makes the new object of the old one, in `target/`.
 
     With `own_key` its jump label is on a key of the module itself, which no
     live patch can serve. Raises `ToolError` for a missing compiler or a failed
     compilation, `InputError` when the archive has no such headers.
     """
     headers = fetch_headers(release)
-    variant = "own-key" if own_key else "target"
+    variant = "own-key" if own_key else "target" if version == "next-version" else version
 
     def make(place: Path) -> None:
-        _compile_target(headers, place, own_key=own_key)
+        _compile_target(headers, place, own_key=own_key, version=version)
 
     root = published("samples", f"{variant}-{release}-{_fingerprint(TARGET, headers.version)}", make)
     return TargetObjects(
@@ -55,7 +57,7 @@ def target_objects(release: str, *, own_key: bool = False) -> TargetObjects:
     )
 
 
-def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool) -> None:
+def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool, version: str) -> None:
     need(["make"], purpose="compiling the target sample")
     work = place / "work"
     shutil.copytree(TARGET, work)
@@ -65,7 +67,7 @@ def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool) -> None
     run([*command, "modules"])
     os.replace(work / f"{TARGET_NAME}.ko", place / f"{TARGET_NAME}.ko")
     shutil.copy(work / f"{TARGET_NAME}.o", place / "old.o")
-    apply_patch(TARGET / "next-version.patch", work)
+    apply_patch(TARGET / f"{version}.patch", work)
     run([*command, "modules"])
     os.replace(work / f"{TARGET_NAME}.o", place / "new.o")
     shutil.rmtree(work)
