@@ -121,7 +121,8 @@ class _Matcher:
         """Static locals: by the functions and data that refer to them."""
         old_refs, new_refs = _References(self.old, self.versions), _References(self.new, self.twins)
         pairs = [(o, n) for n, o in self.twins.items()]
-        pairs = [(o, n) for o, n in pairs if naming.cold_parent(n.name) is None]
+        # Parents first: they see their `.cold` parts' references in order with their own.
+        pairs.sort(key=lambda pair: naming.cold_parent(pair[1].name) is not None)
         strict = [(o, n) for o, n in pairs if _same_places(self.old, self.new, o, n)]
         certain = {id(n) for _, n in strict}
         for old, new in strict:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder.binary import read_object
-from builder.compare import Comparison, Verdict, compare
+from builder.compare import Comparison, Verdict, compare, naming
 from builder.compare.comparison import is_label_table, label_owners
 from tests.compare.conftest import FLAGS, Build, Pair, names
 
@@ -162,6 +162,19 @@ def test_a_change_only_in_the_cold_part_changes_the_parent(pair: Pair) -> None:
     assert changed(comparison) == ["f"]
     assert "f.cold" in comparison.functions[comparison.changed[0]].reason
     assert "f.cold" not in [a.name for a in comparison.functions]
+
+
+@pytest.mark.parametrize("change", ["5", "6"])
+def test_a_static_local_that_only_the_cold_part_refers_to_is_paired(pair: Pair, change: str) -> None:
+    frame = HEAD + """
+        extern void panic(const char *, int) __attribute__((cold));
+        int f(int *p, int x) {{ if (x > 100) {{ static int state; panic("x", state += {}); return sink(x); }}
+                                return sink(*p, x) + 1; }}
+    """
+    comparison = pair(frame.format(5), "static int other_2; int g(void) { return other_2++; }\n" + frame.format(change))
+    assert [naming.family(n) for n in names(comparison.children[comparison.new.by_name["f"]])] == ["f.cold"]
+    assert not comparison.removed_data and names(comparison.new_data) == ["other_2"]
+    assert changed(comparison) == ([] if change == "5" else ["f"])
 
 
 def test_a_cold_part_that_comes_or_goes_is_a_change_of_the_parent(pair: Pair) -> None:
