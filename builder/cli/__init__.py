@@ -25,6 +25,10 @@ COMMANDS: Final = {
     "check": "load a module into a simulated kernel, without a VM, and say what stands against it",
     "fidelity": "compare what the simulated loader makes of modules with what a kernel's own makes",
     "try": "load a module in a QEMU guest: a command before, with and after it",
+    "load": "load a livepatch on this machine; probes follow the code",
+    "unload": "take a livepatch out again",
+    "status": "the livepatches of this machine, their versions and the probes in them",
+    "probe": "plant a kprobe event that counts whichever version of a function runs",
 }
 
 

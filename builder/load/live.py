@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.errors import LoadError, UsageError
 from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES, MODULES, Host
 from builder.load.kprobes import Addition, Event, Report
-from builder.load.observe import observe, still_to_plant
+from builder.load.kprobes.events import by_key
+from builder.load.observe import observe, planted_events
 from builder.load.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
 
 Progress = Callable[[str], None]
@@ -62,6 +63,7 @@ class Live:
         self.timeout = timeout
         self.say: Progress = progress or (lambda _: None)
         self.trail: Trail = read_trail(host, state)
+        self._refused: list[Report] = []
 
     # Load
 
@@ -75,17 +77,16 @@ class Live:
         record = Record(str(manifest["name"]), Phase.LOADING, manifest)
         self._may_load(record, where)
         name = record.module
-        wanted = self._wanted(self.trail.with_(record))
-        record = replace(record, moved=_moved(wanted, name), reports=self._reports)
-        self._note(record)
+        found = observe(self.host, self.trail.with_(record).records).plan()
+        self._note(replace(record, moved=_moved(found.additions, name), reports=found.reports))
         self.say("planting probes in the new code")
-        self._plant(wanted)
+        self._plant(found.additions)
         self.say(f"loading {name}")
         try:
             self.host.insert(module)
         except OSError as error:
             self._abandon(name)
-            raise LoadError(self._refusal(error), where=where) from None
+            raise LoadError(_refusal(error, found.blockers), where=where) from None
         try:
             seconds = self._settle(name, enabled=True)
         except LoadError as late:
@@ -105,13 +106,6 @@ class Live:
             if self.patch_state(below) is None:
                 raise LoadError(f"was built on {below}, which is not enabled here", where=where)
 
-    def _refusal(self, error: OSError) -> str:
-        reason = f"the kernel refused it ({error.strerror})"
-        if error.errno == errno.EBUSY and self._blockers:
-            rows = "; ".join(f"{row.message} ({row.place} at {row.probe})" for row in self._blockers)
-            return f"{reason}: {rows}"
-        return f"{reason}; its log says why"
-
     def _way_back(self, name: str, late: LoadError) -> None:
         """Reverse a transition that takes too long, and take everything out again."""
         self.say("too long: going back")
@@ -130,22 +124,23 @@ class Live:
         """The transition is over: probes that came meanwhile follow too, and those the kernel refused are named."""
         record = self.trail.find(name)
         assert record is not None
-        more = self._wanted(self.trail)
-        self._note(replace(record, moved=(*record.moved, *_moved(more, name)), reports=self._reports))
-        self._plant(more)
-        record = self.trail.find(name)
-        assert record is not None
-        absent = still_to_plant(observe(self.host, self.trail.records), name)
-        rows = tuple(
-            Report("kernel-refused", event.key, str(event.spot), "the kernel did not plant it; its log says why")
-            for event in absent
-        )
+        seen = observe(self.host, self.trail.records)
+        found = seen.plan()
+        absent = seen.absent(name)
         for event in absent:
             self._take(event)
-        gone = {str(event) for event in absent}
-        moved = tuple(row for row in record.moved if row.line not in gone)
-        self._note(replace(record, phase=Phase.ENABLED, moved=moved, reports=(*record.reports, *rows)))
-        return moved, (*record.reports, *rows)
+            self._refused.append(
+                Report("kernel-refused", event.key, str(event.spot), "the kernel did not plant it; its log says why")
+            )
+        gone = {event.key for event in absent}
+        more = tuple(row for row in found.additions if row.event.key not in gone)
+        kept = {str(event) for event in absent}
+        moved = tuple(row for row in (*record.moved, *_moved(more, name)) if row.line not in kept)
+        self._note(replace(record, moved=moved))
+        self._plant(more)
+        reports = tuple(dict.fromkeys((*found.reports, *self._refused)))
+        self._note(replace(record, phase=Phase.ENABLED, moved=moved, reports=reports))
+        return moved, reports
 
     # Unload
 
@@ -189,8 +184,8 @@ class Live:
 
     def _back_to_originals(self, name: str) -> tuple[Moved, ...]:
         """Give events that stand only in a version that goes a place in what runs afterwards."""
-        facts = observe(self.host, self.trail.records)
-        rows = facts.orphans(name)
+        alone = {key for key, rows in by_key(planted_events(self.host)).items() if _all_in(rows, name)}
+        rows = observe(self.host, self.trail.records).orphans(name) if alone else ()
         self._plant(rows)
         return _moved(rows)
 
@@ -201,7 +196,7 @@ class Live:
         done: list[str] = []
         for record in self.trail.records:
             done += self._repair_one(record)
-        more = self._wanted(self.trail)
+        more = observe(self.host, self.trail.records).plan().additions
         if more:
             for record in self.trail.records:
                 if mine := _moved(more, record.module):
@@ -274,28 +269,19 @@ class Live:
         self.trail = self.trail.without(name)
         write_trail(self.host, self.trail, self.state)
 
-    _reports: tuple[Report, ...] = ()
-    _blockers: tuple[Report, ...] = ()
-
-    def _wanted(self, trail: Trail) -> tuple[Addition, ...]:
-        found = observe(self.host, trail.records).plan()
-        self._reports, self._blockers = found.reports, found.blockers
-        return found.additions
-
     def _plant(self, additions: tuple[Addition, ...]) -> None:
         for row in additions:
             try:
                 self.host.write(KPROBE_EVENTS, f"{row.event}\n", append=True)
             except OSError as error:
-                self._reports = (
-                    *self._reports,
-                    Report("kernel-refused", row.event.key, str(row.event.spot), f"not planted: {error.strerror}"),
+                self._refused.append(
+                    Report("kernel-refused", row.event.key, str(row.event.spot), f"not planted: {error.strerror}")
                 )
 
     def _uproot(self, name: str) -> list[Event]:
         """Take out every place in a module; those that are left are the last of their event and enabled."""
         left = []
-        for event in observe(self.host, self.trail.records).events:
+        for event in planted_events(self.host):
             if event.spot.module == name and not self._take(event):
                 left.append(event)
         return left
@@ -320,3 +306,15 @@ class Live:
 
 def _moved(additions: tuple[Addition, ...], module: str | None = None) -> tuple[Moved, ...]:
     return tuple(Moved(str(a.event), a.source, a.confidence) for a in additions if module in (None, a.module))
+
+
+def _all_in(rows: Iterable[Event], module: str) -> bool:
+    return all(row.spot.module == module for row in rows)
+
+
+def _refusal(error: OSError, blockers: tuple[Report, ...]) -> str:
+    """Why the kernel would not have a livepatch, naming the probes that stand in the way."""
+    reason = f"the kernel refused it ({error.strerror})"
+    if error.errno == errno.EBUSY and blockers:
+        return f"{reason}: " + "; ".join(f"{row.message} ({row.place} at {row.probe})" for row in blockers)
+    return f"{reason}; its log says why"

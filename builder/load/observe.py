@@ -50,6 +50,11 @@ class Observation:
                     out.append(Addition(row.moved(spot), str(row.spot), found.owner, known[found][0]))
         return tuple(out)
 
+    def absent(self, module: str) -> list[Event]:
+        """Places of events in a loaded module that kprobes/list does not have: the kernel refused them."""
+        planted = {row.address for row in self.facts.planted}
+        return [e for e in self.events if e.spot.module == module and self.facts.address(e.spot) not in planted]
+
     def _original(self, place: Coordinate) -> Spot | None:
         if place.owner != "vmlinux":
             return Spot(place.owner, place.function, place.offset)
@@ -60,7 +65,7 @@ class Observation:
 
 def observe(host: Host, records: Sequence[Record]) -> Observation:
     """Read everything that the planner needs. ToolError where tracefs is not mounted."""
-    events = parse_events(_need(host, KPROBE_EVENTS, f"mount -t tracefs none {TRACING}"))
+    events = planted_events(host)
     planted = parse_list(_need(host, KPROBES_LIST, "mount -t debugfs none /sys/kernel/debug"))
     ours = versions(records)
     names = {event.spot.symbol for event in events if event.spot.symbol}
@@ -73,6 +78,11 @@ def observe(host: Host, records: Sequence[Record]) -> Observation:
         symbols = Symbols.parse(host.read("/proc/kallsyms"), names)
         limited = _limited(host, symbols)
     return Observation(Facts(events, planted, symbols, ours, limited))
+
+
+def planted_events(host: Host) -> tuple[Event, ...]:
+    """All of kprobe_events. ToolError where tracefs is not mounted."""
+    return parse_events(_need(host, KPROBE_EVENTS, f"mount -t tracefs none {TRACING}"))
 
 
 def _need(host: Host, path: str, remedy: str) -> str:
@@ -100,13 +110,3 @@ def _limited(host: Host, symbols: Symbols) -> frozenset[int]:
         if found[1] not in patched:
             out.update(symbols.addresses.get((found[2] or "vmlinux", found[1]), ()))
     return frozenset(out)
-
-
-def still_to_plant(seen: Observation, module: str) -> list[Event]:
-    """Places of events in a loaded module that kprobes/list does not have: the kernel refused them."""
-    planted = {row.address for row in seen.facts.planted}
-    return [
-        event
-        for event in seen.events
-        if event.spot.module == module and seen.facts.address(event.spot) not in planted
-    ]

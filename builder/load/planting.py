@@ -1,0 +1,111 @@
+"""`bespoke probe FUNC+OFF`: a probe on the original name that counts whichever version runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from builder.errors import LoadError, UsageError
+from builder.image.machine import KPROBE_EVENTS, TRACING, Host
+from builder.load.kprobes import Event, Facts, Report, Spot, Symbols, plan
+from builder.load.observe import planted_events
+from builder.load.trail import STATE, read_trail, versions
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Planting:
+    """What came of it: the event, its places, and what could not be planted."""
+
+    event: str
+    places: tuple[str, ...]
+    reports: tuple[Report, ...]
+
+    def as_json(self) -> dict[str, object]:
+        return {"event": self.event, "places": list(self.places), "reports": [r.as_json() for r in self.reports]}
+
+
+def probe(
+    host: Host,
+    place: str,
+    arguments: Sequence[str] = (),
+    *,
+    name: str = "",
+    is_return: bool = False,
+    enable: bool = True,
+    state: str = STATE,
+) -> Planting:
+    """Plant `[MODULE:]FUNC[+OFF]`, an offset in the original, there and in every version of it that is loaded.
+
+    `name` is `[GROUP/]EVENT`. UsageError for a place that does not exist or an
+    event that does already; LoadError where the kernel will not have it.
+    """
+    spot = Spot.parse(place)
+    if spot.symbol is None:
+        raise UsageError("a probe that is to follow the code is given by a function's name, not by an address")
+    group, event = _names(name, spot)
+    if any(row.key == f"{group}/{event}" for row in planted_events(host)):
+        raise UsageError(f"there is an event {group}/{event} already; give another name with --name")
+    ours = versions(read_trail(host, state).records)
+    wanted = {spot.symbol} | {n for version in ours for f in version.functions for n in (f.old, f.name)}
+    symbols = Symbols.parse(host.read("/proc/kallsyms"), wanted)
+    carriers = frozenset(version.module for version in ours)
+    original = _original(spot, symbols, carriers)
+    row = Event(is_return, group, event, original, tuple(arguments))
+    _write(host, row)
+    first = Event(is_return, group, event, spot, tuple(arguments))
+    found = plan(Facts([first], [], _without(symbols, carriers), ours))
+    places, reports = [str(original)], list(found.reports)
+    for addition in found.additions:
+        try:
+            _write(host, addition.event)
+            places.append(str(addition.event.spot))
+        except LoadError as refused:
+            reports.append(Report("kernel-refused", row.key, str(addition.event.spot), refused.message))
+    if enable:
+        host.write(f"{TRACING}/events/{row.key}/enable", "1")
+    return Planting(row.key, tuple(places), tuple(reports))
+
+
+def _names(name: str, spot: Spot) -> tuple[str, str]:
+    group, slash, event = name.rpartition("/")
+    plain = re.sub(r"\W", "_", spot.symbol or "") + (f"_{spot.offset}" if spot.offset else "")
+    group, event = (group if slash else "bespoke"), event or plain
+    for word in (group, event):
+        if not _NAME.fullmatch(word):
+            raise UsageError(f"not a name for an event: {word!r}")
+    return group, event
+
+
+def _original(spot: Spot, symbols: Symbols, carriers: frozenset[str]) -> Spot:
+    """The original's place in a form that is not ambiguous: by its address where versions have its name."""
+    assert spot.symbol is not None
+    if spot.module is not None:
+        return spot
+    owners = [(owner, rows) for (owner, name), rows in symbols.addresses.items() if name == spot.symbol]
+    real = [(owner, rows) for owner, rows in owners if owner not in carriers]
+    if not real:
+        raise UsageError(f"this kernel has no function {spot.symbol}")
+    if len(real) > 1 or len(real[0][1]) > 1:
+        raise UsageError(f"{sum(len(r) for _, r in real)} functions are called {spot.symbol}; say MODULE:{spot.symbol}")
+    owner, (address,) = real[0]
+    if owner != "vmlinux":
+        return Spot(owner, spot.symbol, spot.offset)
+    if len(owners) == 1:
+        return spot
+    return Spot(None, None, 0, f"{address + spot.offset:#x}")
+
+
+def _without(symbols: Symbols, carriers: frozenset[str]) -> Symbols:
+    """The names without those of the versions, of which an original is never one."""
+    keys = symbols.addresses.items()
+    return Symbols({(owner, name): rows for (owner, name), rows in keys if owner not in carriers})
+
+
+def _write(host: Host, event: Event) -> None:
+    try:
+        host.write(KPROBE_EVENTS, f"{event}\n", append=True)
+    except OSError as error:
+        raise LoadError(f"the kernel will not plant {event.spot} ({error.strerror})") from None

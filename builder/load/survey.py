@@ -1,0 +1,150 @@
+"""Which livepatches a kernel carries, whoever loaded them, and what has become of their versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from builder.errors import ToolError
+from builder.image.machine import LIVEPATCHES, MODULES, TRACING, Host
+from builder.load.kprobes.events import by_key
+from builder.load.observe import planted_events
+from builder.load.trail import STATE, Record, Trail, read_trail
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionStatus:
+    """A function that a livepatch replaces; `current` where its version is the one that runs."""
+
+    object: str
+    name: str
+    sympos: int
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PatchStatus:
+    """A livepatch. `state`: `enabled`, `enabling`, `disabling`, `replaced` or `disabled` (its module lies
+    around) or `gone`; `phase` is what the trail has recorded of it, None for one that is not ours."""
+
+    module: str
+    state: str
+    phase: str | None
+    functions: tuple[FunctionStatus, ...]
+    moved: tuple[Mapping[str, Any], ...]
+    reports: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EventStatus:
+    """An event with a place in a version of ours: all its places, and whether it is enabled."""
+
+    event: str
+    enabled: bool
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All of it; `interrupted` names the module whose loading or unloading was cut short."""
+
+    kernel: str
+    patches: tuple[PatchStatus, ...]
+    waiting: tuple[str, ...]
+    events: tuple[EventStatus, ...]
+    interrupted: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def survey(host: Host, state: str = STATE) -> Status:
+    """What there is; changes nothing."""
+    trail = read_trail(host, state)
+    shown = host.names(LIVEPATCHES)
+    names = [*(row.module for row in trail.records), *(n for n in shown if trail.find(n) is None)]
+    order = _order(host, trail, names)
+    states = {name: _state(host, name, name in shown, trail.find(name)) for name in names}
+    running = [name for name in order if states[name] in ("enabled", "enabling")]
+    functions = {name: _functions(host, name, trail.find(name)) for name in names}
+    newest = {key: name for name in running for key in functions[name]}
+    patches = tuple(
+        PatchStatus(
+            name,
+            states[name],
+            record.phase.value if (record := trail.find(name)) is not None else None,
+            tuple(FunctionStatus(*key, current=newest.get(key) == name) for key in functions[name]),
+            tuple(asdict(row) for row in record.moved) if record is not None else (),
+            tuple(row.as_json() for row in record.reports) if record is not None else (),
+        )
+        for name in order
+    )
+    changing = next((n for n in names if states[n] in ("enabling", "disabling")), None)
+    waiting = host.waiting(enabled=states[changing] == "enabling") if changing is not None else ()
+    interrupted = trail.interrupted
+    return Status(
+        kernel=host.read("/proc/sys/kernel/osrelease").strip(),
+        patches=patches,
+        waiting=waiting,
+        events=_events(host, set(names)),
+        interrupted=interrupted.module if interrupted is not None else None,
+    )
+
+
+def _order(host: Host, trail: Trail, names: list[str]) -> list[str]:
+    """Oldest first: /proc/modules lists the newest first; what is gone comes at the end."""
+    try:
+        loaded = [line.split()[0] for line in host.read("/proc/modules").splitlines()][::-1]
+    except FileNotFoundError:  # a kernel without modules
+        loaded = []
+    return sorted(names, key=lambda name: loaded.index(name) if name in loaded else len(loaded))
+
+
+def _state(host: Host, name: str, shown: bool, record: Record | None) -> str:
+    if shown:
+        try:
+            enabled = host.read(f"{LIVEPATCHES}/{name}/enabled").strip() == "1"
+            changing = host.read(f"{LIVEPATCHES}/{name}/transition").strip() == "1"
+        except OSError:
+            return "gone"
+        if changing:
+            return "enabling" if enabled else "disabling"
+        return "enabled" if enabled else "disabled"
+    if not host.names(f"{MODULES}/{name}"):
+        return "gone"
+    return "replaced" if record is not None and record.phase.value == "enabled" else "disabled"
+
+
+def _functions(host: Host, name: str, record: Record | None) -> list[tuple[str, str, int]]:
+    """From sysfs (`OBJECT/FUNCTION,SYMPOS`), or of one that has gone from there from its manifest."""
+    found = []
+    for owner in host.names(f"{LIVEPATCHES}/{name}"):
+        for entry in host.names(f"{LIVEPATCHES}/{name}/{owner}"):
+            function, comma, sympos = entry.rpartition(",")
+            if comma and sympos.isdigit():
+                found.append((owner, function, int(sympos)))
+    if not found and record is not None:
+        rows = [row for row in record.manifest["functions"] if row.get("redirected")]
+        # sysfs counts from 1 also where the name is unique (klp_init_func, kernel/livepatch/core.c, v6.1)
+        found = [(row["object"], row["old_name"], row["sympos"] or 1) for row in rows]
+    return found
+
+
+def _events(host: Host, modules: set[str]) -> tuple[EventStatus, ...]:
+    try:
+        events = by_key(planted_events(host))
+    except ToolError:  # tracefs may not be mounted; the livepatches are there all the same
+        return ()
+    return tuple(
+        EventStatus(key, _enabled(host, key), tuple(str(row.spot) for row in rows))
+        for key, rows in events.items()
+        if any(row.spot.module in modules for row in rows)
+    )
+
+
+def _enabled(host: Host, key: str) -> bool:
+    try:
+        return host.read(f"{TRACING}/events/{key}/enable").strip().startswith("1")
+    except OSError:
+        return False
