@@ -191,7 +191,7 @@ class _Run:
             return None, None
         self.problems += problems_of.when_loaded(simulated, loaded)
         patch = None
-        if module.is_livepatch:
+        if module.is_livepatch or any(s.name == "klp_enable_patch" for s in module.object.symbols if s.is_undefined):
             try:
                 patch = livepatch.run_init(simulated, loaded)
             except UncheckedError as error:

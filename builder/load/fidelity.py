@@ -178,7 +178,9 @@ def compare(
     wanted = [*in_order(kernel, chosen), *extra]
     files = {module.name: module for module in wanted}
     started = time.monotonic()
-    with Guest(kernel, cpu=cpu, smp=smp, memory_mb=memory_mb, panic_on_oops=False) as guest:
+    with Guest(
+        kernel, cpu=cpu, smp=smp, memory_mb=memory_mb, panic_on_oops=False, cmdline="no_timer_check"
+    ) as guest:
         say(f"guest up after {guest.boot_seconds:.1f} s")
         refused = load_in_guest(guest, wanted, say)
         for module in extra:

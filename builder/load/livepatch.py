@@ -235,6 +235,8 @@ def _init_object(kernel: SimulatedKernel, patch: Livepatch, found: PatchedObject
         function.old = kernel.symbol_position(found.name, function.name, function.sympos)
         if function.nop:
             function.new = function.old
+        if kernel.memory.find(function.new) is None:
+            raise LoadError(f"kallsyms size lookup failed for '{function.name}' replacement")
 
 
 def disable_patch(kernel: SimulatedKernel, name: str) -> None:
@@ -279,6 +281,9 @@ def _unpatch_object(kernel: SimulatedKernel, found: PatchedObject) -> None:
 def _redirect(kernel: SimulatedKernel, function: PatchedFunction) -> None:
     """klp_patch_func(): on top of the versions of this function."""
     redirection = kernel.redirections.get(function.old)
+    broken = next((module.name for module in kernel.modules.values() if module.breaks_ftrace), None)
+    if broken is not None:
+        raise LoadError(f"failed to set ftrace filter for function '{function.name}' (-19): {broken} has broken ftrace")
     if redirection is None:
         place = ftrace_location(kernel, function.old)
         if place is None:

@@ -12,7 +12,7 @@ from builder.image.memory import PAGE, Region
 from builder.image.simulated import ModuleExport, SimulatedKernel
 from builder.load import livepatch
 from builder.load.layout import PROTECTION, lay_out, place
-from builder.load.module import PERCPU, LoadedModule, ModuleFile, Placed
+from builder.load.module import PERCPU, THIS_MODULE, LoadedModule, ModuleFile, Placed
 from builder.load.passes import PASSES, Context, Table
 from builder.load.relocate import UncheckedError, apply_relocations
 
@@ -37,9 +37,9 @@ def load_module(
     and InputError for what is no module; nothing is changed then.
     """
     module = source if isinstance(source, ModuleFile) else ModuleFile.read(source)
-    name = module.name
+    name = module.name or _name_in_struct(kernel, module)
     if not name:
-        raise LoadError("has no name in its .modinfo", where=module.where)
+        raise LoadError("has no name, neither in its .modinfo nor in its struct module", where=module.where)
     if name in kernel.modules:
         raise LoadError(f"module {name} is already loaded", where=module.where)
     loaded = _allocate(kernel, module, name, addresses, percpu)
@@ -49,6 +49,14 @@ def load_module(
         kernel.forget(loaded)
         raise
     return loaded
+
+
+def _name_in_struct(kernel: SimulatedKernel, module: ModuleFile) -> str:
+    """setup_load_info(): mod->name, where .modinfo has none."""
+    this, layout = module.find(THIS_MODULE), kernel.kernel.layout("module")
+    name = layout.member("name")
+    field = this.data[name.offset : name.offset + name.size] if this is not None else b""
+    return field.partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def _allocate(

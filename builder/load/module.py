@@ -122,6 +122,8 @@ class LoadedModule:
     relocations: dict[str, int] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list, repr=False)
     exports: tuple[str, ...] = ()
+    breaks_ftrace: bool = False
+    """An entry that was to be traced is none: ftrace_bug() has disabled all tracing for good."""
     warnings: tuple[str, ...] = ()
 
     def section(self, name: str) -> Placed | None:

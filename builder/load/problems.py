@@ -40,7 +40,9 @@ TABLES = frozenset((
 def in_file(module: ModuleFile, kernel: Kernel) -> Iterator[Finding]:
     """What can be seen without loading."""
     this, size = module.object.by_name.get(".gnu.linkonce.this_module"), kernel.layout("module").size
-    if this is not None and this.size != size:
+    if this is not None and this.is_nobits:
+        yield Finding("this-module", ".gnu.linkonce.this_module has no contents")
+    elif this is not None and this.size != size:
         yield Finding("this-module", f".gnu.linkonce.this_module has {this.size} bytes, struct module {size}")
     known = TABLES | {table for row in PASSES for table in row.tables}
     skipped = {table for row in PASSES if not row.applies(kernel.features) for table in row.tables} - TABLES

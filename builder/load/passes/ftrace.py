@@ -27,6 +27,8 @@ def apply(context: Context) -> None:
             continue
         if context.memory.read(address, 5) != branch(CALL, address, fentry):
             context.warn(address, "no call of __fentry__")
+            if context.module is not None:
+                context.module.breaks_ftrace = True
             break  # ftrace_bug(): the rest is left alone
         context.poke(address, NOP5)
         done.append(address)

@@ -1,0 +1,75 @@
+"""The boot state that the kernel's own early code computes, executed on what a CPU model shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.binary.kernel import Kernel
+from builder.errors import UsageError
+from builder.image.boot import RETHUNK, RETPOLINE
+from builder.image.capture import GuestMemory, capture_state, cpuid_leaves
+from builder.image.derive import cpu_models, derive_state, with_cpus
+from builder.image.guest import Guest
+from builder.load.fidelity import state_differences
+from tests.load.conftest import opened
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def kernel(release: str) -> Kernel:
+    return opened(release)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "rethunk", "thunk"),
+    [
+        ("max", False, "__x86_return_thunk"),
+        ("qemu64", False, "__x86_return_thunk"),
+        ("Nehalem", True, "its_return_thunk"),
+        ("Skylake-Server", True, "its_return_thunk"),
+        ("EPYC", True, "srso_return_thunk"),
+        ("EPYC-Milan", True, "srso_alias_return_thunk"),
+    ],
+)
+def test_mitigations_are_those_of_the_model(kernel: Kernel, cpu: str, rethunk: bool, thunk: str) -> None:
+    state = derive_state(kernel, cpu)
+    assert state.has(RETPOLINE)
+    assert state.has(RETHUNK) == rethunk
+    nearest = kernel.nearest(state.return_thunk)
+    assert nearest is not None
+    assert nearest.address == state.return_thunk
+    assert thunk in {symbol.name for symbol in kernel.symbols_in(state.return_thunk, state.return_thunk + 1)}
+
+
+def test_every_known_model_can_be_derived(kernel: Kernel) -> None:
+    assert len(cpu_models()) >= 15
+    states = {cpu: derive_state(kernel, cpu) for cpu in cpu_models()}
+    assert len({state.capabilities for state in states.values()}) >= len(states) - 2
+    assert all(len(state.pv_ops) > 5 for state in states.values())
+
+
+def test_several_cpus_keep_their_lock_prefixes(kernel: Kernel) -> None:
+    one, two = derive_state(kernel, "max"), derive_state(kernel, "max", 2)
+    assert (one.uniproc, two.uniproc, two.possible_cpus) == (True, False, 2)
+    leaves = with_cpus(cpu_models()["max"], 4)
+    assert leaves[1, 0][1] >> 16 & 0xFF == 4
+    assert leaves[0x80000008, 0][2] & 0xFF == 3
+
+
+def test_an_unknown_model_is_named_with_those_known(kernel: Kernel) -> None:
+    with pytest.raises(UsageError, match=r"Cyrix.*known are.*Nehalem.*qemu64"):
+        derive_state(kernel, "Cyrix")
+
+
+@pytest.mark.guest
+@pytest.mark.slow
+@pytest.mark.parametrize(("cpu", "smp"), [("max", 2), ("Haswell", 1), ("EPYC-Rome", 2), ("Icelake-Server", 1)])
+def test_it_is_what_a_guest_decides(kernel: Kernel, cpu: str, smp: int) -> None:
+    with Guest(kernel, cpu=cpu, smp=smp, cmdline="no_timer_check") as guest:
+        memory = GuestMemory(guest)
+        state = capture_state(guest, kernel, memory)
+        leaves = cpuid_leaves(guest)
+    assert state_differences(kernel, derive_state(kernel, cpu, smp), state) == []
+    from_leaves = derive_state(kernel, cpu, 1, leaves)
+    assert from_leaves.capabilities == state.capabilities
