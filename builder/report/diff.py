@@ -52,26 +52,24 @@ def render_refusals(rows: Iterable[Mapping[str, str]], word: str) -> list[Render
 
 
 def render_tree(document: Mapping[str, Any], *, verbose: bool = False) -> RenderableType:
-    """Two trees: a table of pairs, the unchanged ones only when asked for."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("object", "verdict", "changed", "new", "what else"):
-        table.add_column(column)
+    """Two trees: a few lines for each pair, the unchanged ones only when asked for."""
+    parts: list[RenderableType] = []
     counts: dict[str, int] = {}
     for row in document["pairs"]:
-        counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
-        if row["verdict"] == "unchanged" and not verbose:
+        verdict = row["verdict"]
+        counts[verdict] = counts.get(verdict, 0) + 1
+        if verdict == "unchanged" and not verbose:
             continue
-        notes = [row.get("message", "")] + [f"{r['code']}: {r['symbol']}" for r in row["refusals"]]
-        notes += [f"{w['code']}: {w['symbol']}" for w in row["warnings"]]
-        table.add_row(
-            row["path"],
-            Text(row["verdict"], style=_STYLE[row["verdict"]]),
-            Text(_short(row["functions"]["changed"], verbose)),
-            Text(_short(row["functions"]["new"], verbose)),
-            Text("; ".join(n for n in notes if n)),
-        )
+        parts.append(Text.assemble((f"{verdict:<9} ", f"bold {_STYLE[verdict]}"), (row["path"], "bold")))
+        lines = [("changed", row["functions"]["changed"]), ("new", row["functions"]["new"])]
+        lines += [("refused", [f"{r['code']}: {r['symbol']}" for r in row["refusals"]])]
+        lines += [("warning", [f"{w['code']}: {w['symbol']}" for w in row["warnings"]])]
+        lines += [("", [row["message"]])] if "message" in row else []
+        for word, names in lines:
+            if names:
+                text = Text.assemble((f"{word:<8} " if word else "", "dim"), _short(names, verbose))
+                parts.append(Padding(text, (0, 0, 0, 10)))
     total = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())) or "no pairs"
-    parts: list[RenderableType] = [table] if table.row_count else []
     parts.append(Text(f"{len(document['pairs'])} pairs: {total}", style="bold"))
     if document["unpaired"]:
         parts.append(Text(f"in one tree only: {_short(document['unpaired'], verbose)}", style="yellow"))
