@@ -16,6 +16,9 @@ from rich.console import Console
 from builder.errors import RefusedError, UsageError
 
 
+_UNBOUNDED = 4000
+
+
 @dataclass(frozen=True)
 class Output:
     """Results go to stdout, everything else to stderr."""
@@ -26,7 +29,8 @@ class Output:
 
     @cached_property
     def out(self) -> Console:
-        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        # A pipe or a file has no width: nothing is to be cut or wrapped there.
+        return Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED)
 
     @cached_property
     def err(self) -> Console:

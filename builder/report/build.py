@@ -48,7 +48,7 @@ def _functions(manifest: Mapping[str, Any], reasons: Mapping[str, str]) -> Rende
         )
         reason = reasons.get(row["name"])
         if reason:
-            lines.append(Padding(Text(reason, style="dim"), (0, 0, 0, 11)))
+            lines.append(Padding(Text(reason, style="dim"), (0, 0, 0, 11), expand=False))
     return Group(*lines)
 
 

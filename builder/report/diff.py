@@ -29,7 +29,7 @@ def render_diff(document: Mapping[str, Any], *, verbose: bool = False) -> Render
         for name in names:
             parts.append(Text.assemble(f"  {word:<8} ", (name, "bold")))
             if reasons.get(name) and word != "new":
-                parts.append(Padding(Text(reasons[name], style="dim"), (0, 0, 0, 11)))
+                parts.append(Padding(Text(reasons[name], style="dim"), (0, 0, 0, 11), expand=False))
     for word, names in (("removed", functions["removed"]), ("line only", functions["line_only"])):
         if names and (verbose or word == "removed"):
             table.add_row(Text(f"  {word}", style="dim"), Text(_short(names, verbose)))
@@ -68,7 +68,7 @@ def render_tree(document: Mapping[str, Any], *, verbose: bool = False) -> Render
         for word, names in lines:
             if names:
                 text = Text.assemble((f"{word:<8} " if word else "", "dim"), _short(names, verbose))
-                parts.append(Padding(text, (0, 0, 0, 10)))
+                parts.append(Padding(text, (0, 0, 0, 10), expand=False))
     total = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())) or "no pairs"
     parts.append(Text(f"{len(document['pairs'])} pairs: {total}", style="bold"))
     if document["unpaired"]:
