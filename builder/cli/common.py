@@ -15,7 +15,6 @@ from rich.console import Console
 
 from builder.errors import RefusedError, UsageError
 
-
 _UNBOUNDED = 4000
 
 
