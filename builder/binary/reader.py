@@ -19,8 +19,11 @@ from builder.errors import InputError
 class _LazyRelocations(Mapping[int, tuple[Relocation, ...]]):
     """RELA section index -> its entries, parsed and checked on first use."""
 
-    def __init__(self, name: str, layout: elf.Layout, sections: tuple[Section, ...], symbols: int) -> None:
+    def __init__(
+        self, name: str, layout: elf.Layout, sections: tuple[Section, ...], symbols: int, *, relocatable: bool
+    ) -> None:
         self._name = name
+        self._relocatable = relocatable
         self._layout = layout
         self._sections = sections
         self._symbols = symbols
@@ -49,7 +52,17 @@ class _LazyRelocations(Mapping[int, tuple[Relocation, ...]]):
         if rows and max(map(itemgetter(2), rows)) >= self._symbols:
             entry = next(r for r in rows if r.symbol >= self._symbols)
             raise InputError(
-                f"section {section.name}: relocation at {entry.offset:#x} names symbol {entry.symbol} of {self._symbols}",
+                f"section {section.name}: relocation at {entry.offset:#x} names symbol {entry.symbol} "
+                f"of {self._symbols}",
+                where=self._name,
+            )
+        # In a linked file r_offset is an address, in a relocatable one an offset in the section of sh_info.
+        target = self._sections[section.info]
+        if rows and self._relocatable and max(map(itemgetter(0), rows)) >= target.size:
+            entry = next(r for r in rows if r.offset >= target.size)
+            raise InputError(
+                f"section {section.name}: relocation at {entry.offset:#x} lies outside {target.name} "
+                f"of {target.size:#x} bytes",
                 where=self._name,
             )
         return rows
@@ -118,7 +131,9 @@ class _Reader:
             type=kind,
             sections=sections,
             symbols=symbols,
-            relocations=_LazyRelocations(self.name, self.layout, sections, len(symbols)),
+            relocations=_LazyRelocations(
+                self.name, self.layout, sections, len(symbols), relocatable=kind == elf.ET_REL
+            ),
             flags=flags,
             entry=entry,
             osabi=data[7],
