@@ -11,6 +11,7 @@ from builder.binary.kernel import Kernel, read_module_bytes
 from builder.errors import InputError, LoadError
 from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
+from builder.image.execute import Fault
 from builder.load import accept, livepatch
 from builder.load import problems as problems_of
 from builder.load.accept import ENOENT, ENOEXEC, Finding
@@ -196,6 +197,8 @@ class _Run:
                 patch = livepatch.run_init(simulated, loaded)
             except UncheckedError as error:
                 self.problems.append(Finding("memory", f"the kernel would not notice: {error}"))
+            except Fault as error:
+                self.problems.append(Finding("init", f"its init function crashes: {error}"))
             except LoadError as error:
                 self.refusals.append(Finding("enable", str(error), accept.EINVAL))
             if patch is not None:

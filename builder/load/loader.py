@@ -12,7 +12,7 @@ from builder.image.memory import PAGE, Region
 from builder.image.simulated import ModuleExport, SimulatedKernel
 from builder.load import livepatch
 from builder.load.layout import PROTECTION, lay_out, place
-from builder.load.module import PERCPU, THIS_MODULE, LoadedModule, ModuleFile, Placed
+from builder.load.module import PERCPU, THIS_MODULE, Kallsyms, LoadedModule, ModuleFile, Placed
 from builder.load.passes import PASSES, Context, Table
 from builder.load.relocate import UncheckedError, apply_relocations
 
@@ -205,15 +205,7 @@ def _publish(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
             )
             names.append(name)
             loaded.exports = tuple(names)
-    # is_core_symbol (kernel/module/kallsyms.c, with CONFIG_KALLSYMS_ALL); a livepatch keeps all of its symbols
-    symbols: dict[str, list[int]] = {}
-    per_cpu = loaded.file.find(PERCPU)
-    kept = {section.index for section in loaded.sections if not section.kind.startswith("init")}
-    kept |= {per_cpu.index} if per_cpu is not None else set()
-    for symbol, value in zip(loaded.file.object.symbols, loaded.values, strict=True):
-        if symbol.name and symbol.shndx and (loaded.file.is_livepatch or symbol.shndx in kept):
-            symbols.setdefault(symbol.name, []).append(value)
-    kernel.symbols_of[loaded.name] = {name: tuple(found) for name, found in symbols.items()}
+    kernel.symbols_of[loaded.name] = Kallsyms(loaded)
 
 
 def load_with_dependencies(

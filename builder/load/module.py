@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -155,6 +155,39 @@ class LoadedModule:
     def in_init(self, address: int) -> bool:
         """within_module_init()"""
         return any(s.kind.startswith("init") and s.address <= address < s.end for s in self.sections)
+
+
+class Kallsyms(Mapping[str, tuple[int, ...]]):
+    """The symbols that a module keeps, name -> addresses in the order of its table; made when first asked for.
+
+    is_core_symbol (kernel/module/kallsyms.c, with CONFIG_KALLSYMS_ALL); a livepatch keeps all of its symbols.
+    """
+
+    def __init__(self, loaded: LoadedModule) -> None:
+        self._loaded = loaded
+        self._found: dict[str, tuple[int, ...]] | None = None
+
+    def _table(self) -> dict[str, tuple[int, ...]]:
+        if self._found is None:
+            loaded = self._loaded
+            per_cpu, everything = loaded.file.find(PERCPU), loaded.file.is_livepatch
+            kept = {section.index for section in loaded.sections if not section.kind.startswith("init")}
+            kept |= {per_cpu.index} if per_cpu is not None else set()
+            found: dict[str, list[int]] = {}
+            for symbol, value in zip(loaded.file.object.symbols, loaded.values, strict=True):
+                if symbol.name and symbol.shndx and (everything or symbol.shndx in kept):
+                    found.setdefault(symbol.name, []).append(value)
+            self._found = {name: tuple(values) for name, values in found.items()}
+        return self._found
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        return self._table()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table())
+
+    def __len__(self) -> int:
+        return len(self._table())
 
 
 def patched_objects(module: ModuleFile) -> tuple[str, ...]:

@@ -1,0 +1,79 @@
+"""`bespoke check`: what it reports of good modules, and how the command behaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from builder.binary.kernel import Kernel, read_module_bytes
+from builder.cli import run
+from builder.load.check import Checker
+from builder.load.passes.context import NOP5
+from tests.load.broken import Editor
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.mark.parametrize("name", ["dm_mod", "loop", "8021q", "kvm", "nf_tables"])
+def test_a_module_of_the_distribution_has_nothing_against_it(kernel: Kernel, name: str) -> None:
+    path = kernel.find_module(name)
+    assert path is not None
+    report = Checker(kernel).check(path, ("max", "Nehalem"))
+    assert (report.refusals, report.problems, report.taints) == ((), (), ())
+    assert report.exit_status == 0
+    first, second = report.cpus
+    assert first.counts["apply_returns"] == second.counts["apply_returns"] > 10
+    assert any(site.new == NOP5 for site in first.sites)
+    returns = [site.new for site in second.sites if site.step == "apply_returns"]
+    assert returns
+    assert all(code[0] == 0xE9 or code == b"\xc3\xcc\xcc\xcc\xcc" for code in returns)
+
+
+def test_a_livepatch_is_shown_with_what_it_replaces(kernel: Kernel, patches: Mapping[str, Path]) -> None:
+    checker = Checker(kernel, patches)
+    report = checker.check(patches["guest_patch_vmlinux"])
+    assert report.kernel_accepts
+    assert [row["function"] for row in report.replaced] == ["cmdline_proc_show"]
+    assert report.taints == ("O", "E", "K")
+    other = checker.check(patches["guest_patch"])
+    assert other.exit_status == 0
+    assert [(row["object"], row["function"]) for row in other.replaced] == [("guest_target", "target_get")]
+    assert checker.simulated("max").modules == {}
+    alone = Checker(kernel).check(patches["guest_patch"])
+    assert [finding.code for finding in alone.problems] == ["object-unknown"]
+
+
+def test_unknown_tables_and_wrong_versions_are_named(kernel: Kernel, patches: Mapping[str, Path]) -> None:
+    data = read_module_bytes(patches["guest_target"])
+    checker = Checker(kernel)
+    strange = Editor(data)
+    strange.rename(".return_sites", "__other_sites")
+    assert {finding.code for finding in checker.check(strange.done()).problems} >= {"unknown-table", "return-sites"}
+    old = Editor(data)
+    old.replace(".modinfo", b"mod_unload", b"mod_unlode")
+    report = checker.check(old.done())
+    assert not report.kernel_accepts
+    assert [finding.code for finding in report.refusals] == ["vermagic"]
+
+
+def test_the_command(
+    kernel: Kernel, patches: Mapping[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    image, module = str(kernel.path), str(patches["guest_patch_vmlinux"])
+    assert run(["check", module, "--kernel", image, "--cpu", "qemu64", "--cpu", "EPYC", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["kernel_accepts"] is True
+    assert [cpu["cpu"] for cpu in document["cpus"]] == ["qemu64", "EPYC"]
+    assert document["cpus"][0]["sites"][0].keys() == {"pass", "address", "place", "old", "new"}
+    assert run(["check", module, "--kernel", image]) == 0
+    assert "nothing stands against it" in capsys.readouterr().out
+    broken = tmp_path / "x.ko"
+    broken.write_bytes(read_module_bytes(Path(module))[:1000])
+    assert run(["check", str(broken), "--kernel", image, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["refusals"]
+    assert run(["check", module, "--kernel", image, "--cpu", "Z80"]) == 2
+    assert "unknown CPU model" in capsys.readouterr().err
+    assert run(["check", str(tmp_path / "none.ko"), "--kernel", image]) == 2
