@@ -58,7 +58,10 @@ class RelocationRow:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Facts of one machine; the functions take plain bytes and return plain values."""
+    """Facts of one machine; the functions take plain bytes and return plain values.
+
+    A relocation of `branch_types` is only ever the last field of a call or jump.
+    """
 
     name: str
     machine: int
@@ -66,6 +69,7 @@ class Architecture:
     absolute64: int
     pc32: int
     call_types: frozenset[int]
+    branch_types: frozenset[int]
     fentry: str
     return_thunk: str
     retpoline_prefixes: tuple[str, ...]

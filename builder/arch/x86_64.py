@@ -190,6 +190,7 @@ X86_64 = Architecture(
     absolute64=1,
     pc32=2,
     call_types=frozenset({2, 4}),
+    branch_types=frozenset({4}),
     fentry="__fentry__",
     return_thunk="__x86_return_thunk",
     retpoline_prefixes=("__x86_indirect_thunk_", "__x86_indirect_call_thunk_", "__x86_indirect_jump_thunk_"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from builder.binary.objects import ObjectFile, Relocation, Section
 from builder.errors import UnknownError
@@ -71,13 +71,12 @@ DISCARDED: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry: its bytes' place in the table and its relocations (offsets are the section's)."""
 
     table: TableRow
     section: int
-    index: int
+    index: int  # type: ignore[assignment]  # the entry's number, not tuple.index
     start: int
     end: int
     relocations: tuple[Relocation, ...]
@@ -108,7 +107,7 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
         own = tuple(relocations[first:position])
         if len(own) < row.relocs:
             raise UnknownError(
-                f"section {section.name}: entry {index} at {start:#x} has {len(own)} relocations, {row.relocs} expected",
+                f"section {section.name}: entry {index} at {start:#x} has {len(own)} relocations, not {row.relocs}",
                 where=obj.name,
             )
         out.append(Entry(row, section.index, index, start, end, own))

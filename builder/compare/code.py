@@ -31,10 +31,11 @@ class CodeComparer:
 
     def compare(self, old: Atom, new: Atom) -> Difference:
         """The verdict on a function and its twin, `.cold` parts not included."""
-        code = SAME if self._identical(old, new) else self._by_instruction(old, new)
+        identical = self._identical(old, new)
+        code = SAME if identical else self._by_instruction(old, new)
         if code.is_changed:
             return code
-        entries = self._entries(old, new)
+        entries = self._entries(old, new, identical)
         return entries if entries.is_changed else code
 
     def _identical(self, old: Atom, new: Atom) -> bool:
@@ -147,21 +148,37 @@ class CodeComparer:
             masked[at : at + (row.size if row else 4)] = bytes(row.size if row else 4)
         return bytes(masked[: len(code)])
 
-    def _entries(self, old: Atom, new: Atom) -> Difference:
+    def _entries(self, old: Atom, new: Atom, identical: bool) -> Difference:
         """Special-table entries of both, in order."""
         first, second = _telling(self.old, old), _telling(self.new, new)
         for a, b in zip(first, second, strict=False):
-            if self._entry(self.old, a) != self._entry(self.new, b):
+            if not self._same_entry(old, a, new, b, identical):
                 return Difference(Verdict.CHANGED, f"entry {b.index} of {b.table.name} differs")
         if len(first) != len(second):
             names = sorted({e.table.name for e in first} ^ {e.table.name for e in second}) or ["special tables"]
             return Difference(Verdict.CHANGED, f"{len(first)} entries in {', '.join(names)}, now {len(second)}")
         return SAME
 
-    def _entry(self, view: View, entry: tables.Entry) -> Meaning:
-        """Bytes and relocations of an entry; source line numbers in it never count."""
+    def _same_entry(self, old: Atom, a: tables.Entry, new: Atom, b: tables.Entry, identical: bool) -> bool:
+        """Equal bytes and relocations of equal meaning; places in identical functions compare by offset."""
+        if a.table is not b.table or len(a.relocations) != len(b.relocations):
+            return False
+        if self._entry_bytes(self.old, a) != self._entry_bytes(self.new, b):
+            return False
+        for r, s in zip(a.relocations, b.relocations, strict=True):
+            if r.type != s.type or r.offset - a.start != s.offset - b.start:
+                return False
+            x, y = self.old.target(r), self.new.target(s)
+            if identical and x.atom is old and y.atom is new:
+                if x.offset != y.offset:
+                    return False
+            elif self.meanings.of_target(self.old, x, lines=True) != self.meanings.of_target(self.new, y, lines=True):
+                return False
+        return True
+
+    def _entry_bytes(self, view: View, entry: tables.Entry) -> bytes:
+        """An entry with its relocated fields cleared, and source line numbers, which never count."""
         data = bytearray(view.obj.sections[entry.section].data[entry.start : entry.end])
-        rows: list[Meaning] = []
         last = 0
         for r in entry.relocations:
             row = view.arch.relocations.get(r.type)
@@ -169,11 +186,10 @@ class CodeComparer:
             at = r.offset - entry.start
             data[at : at + size] = bytes(size)
             last = max(last, at + size)
-            rows.append((at, r.type, self.meanings.of(view, None, r, lines=True)))
         if entry.table.lines and len(entry.relocations) > 1:
             # struct bug_entry: the 16-bit line follows the file (include/asm-generic/bug.h)
             data[last : last + 2] = bytes(2)
-        return (entry.table.name, bytes(data), tuple(rows))
+        return bytes(data)
 
     def _explain(
         self,

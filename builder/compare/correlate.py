@@ -9,7 +9,7 @@ ambiguous match is no match and is reported.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from builder.binary import elf
@@ -123,16 +123,23 @@ class _Matcher:
         pairs = [(o, n) for n, o in self.twins.items()]
         # Parents first: they see their `.cold` parts' references in order with their own.
         pairs.sort(key=lambda pair: naming.cold_parent(pair[1].name) is not None)
-        strict = [(o, n) for o, n in pairs if _same_places(self.old, self.new, o, n)]
-        certain = {id(n) for _, n in strict}
-        for old, new in strict:
-            for a, b in zip(old_refs.direct(old), new_refs.direct(new), strict=False):
-                if naming.family(a.name) == naming.family(b.name):
-                    self._pair_static(a, b)
+        if not old_refs.statics or not new_refs.statics:
+            return
+        uncertain = []
+        for old, new in pairs:
+            first, second = old_refs.direct(old), new_refs.direct(new)
+            same = self.old.code(old) == self.new.code(new)
+            if same and (first or second):
+                same = _same_places(self.old, self.new, old, new)
+            if not same:
+                uncertain.append((old, new))
+            else:
+                for a, b in zip(first, second, strict=False):
+                    if naming.family(a.name) == naming.family(b.name):
+                        self._pair_static(a, b)
         for _ in range(2):
-            for old, new in pairs:
-                if id(new) not in certain:
-                    self._pair_in_order(old_refs.lifted(old), new_refs.lifted(new))
+            for old, new in uncertain:
+                self._pair_in_order(old_refs.lifted(old), new_refs.lifted(new))
         self._report_unpaired(old_refs, new_refs)
 
     def _pair_in_order(self, olds: list[Atom], news: list[Atom]) -> None:
@@ -145,11 +152,11 @@ class _Matcher:
                 open_news[naming.family(atom.name)].append(atom)
         for name, fresh in open_news.items():
             before = open_olds.get(name, [])
-            if len(before) == len(fresh):
+            if len(before) != len(fresh) or (len(fresh) > 1 and [a.size for a in before] != [a.size for a in fresh]):
+                self._pair_by_shape(before, fresh)
+            else:
                 for old, new in zip(before, fresh, strict=True):
                     self._pair_static(old, new)
-            elif before:
-                self._pair_by_shape(before, fresh)
 
     def _pair_static(self, old: Atom, new: Atom) -> None:
         """Pair static locals; constants of other content have no state to share, and are two things."""
@@ -158,7 +165,7 @@ class _Matcher:
             self.pair(old, new)
 
     def _pair_by_shape(self, olds: list[Atom], news: list[Atom]) -> None:
-        """Different counts: only what size, section kind and content tell apart."""
+        """Different counts or another order: only what size, section kind and content tell apart."""
         for new in news:
             like = [o for o in olds if o not in self.versions and _shape(self.old, o) == _shape(self.new, new)]
             rivals = [n for n in news if n not in self.twins and _shape(self.new, n) == _shape(self.new, new)]
@@ -179,14 +186,16 @@ class _References:
         self.view = view
         self.matched = matched
         self.statics = {a for a in view.data if _is_open_static(a)}
+        self._sections = {a.section.index for a in self.statics}
         self._direct: dict[Atom, list[Atom]] = {}
 
-    def targets(self, atom: Atom) -> Iterator[Atom]:
-        """Atoms that the relocations of `atom` lead to, in order, repeated as they come."""
+    def targets(self, atom: Atom, sections: Container[int] | None = None) -> Iterator[Atom]:
+        """Atoms that the relocations of `atom` lead to (in `sections` only), in order, repeated as they come."""
         view = self.view
+        symbols = view.obj.symbols
         for relocation in view.relocations(atom):
-            symbol = view.obj.symbols[relocation.symbol]
-            if not symbol.is_defined:
+            symbol = symbols[relocation.symbol]
+            if not symbol.is_defined or (sections is not None and symbol.shndx not in sections):
                 continue
             atoms = view.atoms_in(symbol.shndx)
             if not atoms:
@@ -202,7 +211,9 @@ class _References:
         """Static locals at each reference, repeated: comparable place by place."""
         found = self._direct.get(atom)
         if found is None:
-            found = self._direct[atom] = [a for a in self.targets(atom) if a in self.statics]
+            found = self._direct[atom] = [
+                a for a in self.targets(atom, self._sections) if a in self.statics
+            ]
         return found
 
     def lifted(self, atom: Atom) -> list[Atom]:

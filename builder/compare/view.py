@@ -63,6 +63,7 @@ class View:
         self.obj = obj
         self.arch = architectures.by_machine(obj.machine, where=obj.name)
         self._instructions: dict[Atom, list[Instruction]] = {}
+        self._tables: dict[str, list[tuple[Atom, tables.Entry]]] = {}
 
     @cached_property
     def _map(self) -> dict[int, tuple[list[int], list[Atom]]]:
@@ -178,6 +179,8 @@ class View:
         row = self.arch.relocations.get(relocation.type)
         if row is None or not row.pc_relative or not atom.section.is_exec:
             return 0
+        if relocation.type in self.arch.branch_types:
+            return row.size
         insn = self.instruction_at(atom, relocation.offset)
         return insn.end - relocation.offset if insn else row.size
 
@@ -190,22 +193,31 @@ class View:
     @cached_property
     def entries(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """Function -> the special-table entries that it owns, by table and order."""
-        return self._entries(tables.TABLES)
+        return self._owned(tables.TABLES)
 
     @cached_property
     def telling(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """As `entries`, for the tables that say more than the instructions do."""
-        return self._entries(row for row in tables.TABLES if not row.derived)
+        return self._owned(row for row in tables.TABLES if not row.derived)
 
-    def _entries(self, rows: Iterable[tables.TableRow]) -> Mapping[Atom, tuple[tables.Entry, ...]]:
+    def _owned(self, rows: Iterable[tables.TableRow]) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         out: dict[Atom, list[tables.Entry]] = {}
         for row in rows:
+            for owner, entry in self._entries_of(row):
+                out.setdefault(owner, []).append(entry)
+        return {atom: tuple(found) for atom, found in out.items()}
+
+    def _entries_of(self, row: tables.TableRow) -> list[tuple[Atom, tables.Entry]]:
+        """The entries of one table with their owners; found once."""
+        found = self._tables.get(row.name)
+        if found is None:
+            found = self._tables[row.name] = []
             for section in self.sections_named(row.name):
                 for entry in tables.entries(self.obj, section, row):
                     owner = self.owner(entry)
                     if owner is not None:
-                        out.setdefault(owner, []).append(entry)
-        return {atom: tuple(found) for atom, found in out.items()}
+                        found.append((owner, entry))
+        return found
 
     def owner(self, entry: tables.Entry) -> Atom | None:
         """The atom that an entry's site lies in; None for code without a symbol."""
@@ -214,8 +226,15 @@ class View:
             return None
         return self.atom_at(symbol.shndx, symbol.value + entry.site.addend)
 
+    @cached_property
+    def _named(self) -> Mapping[str, list[Section]]:
+        out: dict[str, list[Section]] = {}
+        for section in self.obj.sections:
+            out.setdefault(section.name, []).append(section)
+        return out
+
     def sections_named(self, name: str) -> Iterable[Section]:
-        return (s for s in self.obj.sections if s.name == name)
+        return self._named.get(name, ())
 
     @cached_property
     def cuts(self) -> Mapping[int, list[int]]:

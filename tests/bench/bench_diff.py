@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -91,6 +93,25 @@ def growth() -> None:
             print(f"{sections:10}{spent:9.1f}{spent / sections * 1e3:12.1f}{peak(work):10.1f}")
 
 
+def trees(root: Path) -> None:
+    """All shared pairs by one command, as a user runs it."""
+    with tempfile.TemporaryDirectory() as name:
+        sides = [Path(name) / side for side in ("old", "new")]
+        for kind, place in pairs(root):
+            for side, file in zip(sides, ("orig.o", "patched.o"), strict=True):
+                target = side / kind / f"{place.name}.o"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.symlink_to(place / file)
+        command = [sys.executable, "-m", "builder", "diff", *map(str, sides), "-j2", "--json"]
+        start = time.monotonic()
+        document = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
+        spent = time.monotonic() - start
+        count = len(json.loads(document)["pairs"])
+        most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        print(f"\nbespoke diff OLD_TREE NEW_TREE -j2: {count} pairs in {spent:.1f} s of real time, "
+              f"{spent / count * 1e3:.0f} ms each, {most:.0f} MiB at most in one process")
+
+
 def main() -> int:
     root = data_root()
     rows: list[tuple[float, str, str, float]] = []
@@ -107,6 +128,7 @@ def main() -> int:
             times = [r[0] for r in some]
             print(f"{kind:18}{len(some):6}{statistics.median(times):11.1f}{times[int(len(times) * 0.9)]:9.1f}"
                   f"{times[-1]:9.1f}{max(r[3] for r in some):10.1f}  {some[-1][2]}")
+        trees(root)
     growth()
     return 0
 

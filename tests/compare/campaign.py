@@ -27,6 +27,7 @@ from builder.acquire.shadow import Shadow
 from builder.acquire.source import SourceTree, fetch_source
 from builder.binary import ObjectFile, read_object
 from builder.compare import Comparison, compare, naming
+from builder.compare.structs import struct_changes, types_unknown
 from builder.errors import BespokeError, InputError
 from tests.compare.mutations import KINDS, Mutation, mutations
 
@@ -110,6 +111,8 @@ class Campaign:
     def _identities(self, command: Command, path: str, result: Result) -> None:
         text = (self.tree.root / path).read_text(errors="surrogateescape")
         old = read_object(self.compiled(command, {}))
+        if unknown := types_unknown(old):
+            result.failures.append(f"itself: types unknown: {unknown}")
         top = lines_on_top(text, f"{self.seed}:{path}").encode(errors="surrogateescape")
         for name in IDENTITIES:
             other = old
@@ -121,6 +124,7 @@ class Campaign:
             result.functions = len(comparison.functions)
             result.line_only = len(comparison.line_only)
             found = differences(comparison)
+            found += [f"layout of {c.name} changed" for c in struct_changes(old, other)]
             result.identities.append(name)
             result.failures += [f"{name}: {row}" for row in found]
 
