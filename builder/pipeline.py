@@ -17,6 +17,7 @@ from builder.binary import ObjectFile, read_object
 from builder.binary.kernel import Kernel
 from builder.compare import compare
 from builder.compose import judge, read_macros, select
+from builder.compose.below import Earlier
 from builder.compose.bundle import bind
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
@@ -81,10 +82,13 @@ def build(
     objects: Objects | None = None,
     inside: str | Sequence[str | None] | None = None,
     replace: bool = False,
+    on: Path | None = None,
+    allowed: Allowed = (),
 ) -> Module | None:
     """One module from compared pairs; None if nothing in them has to ship.
 
     `inside` names the owner of all pairs, or of each of them (None where it is to be found).
+    `on` is an earlier module of ours to stack on (or, with `replace`, to take the place of).
 
     Raises RefusedError with every reason why the change cannot ship, of all
     pairs together, those that only the kernel tells included.
@@ -97,9 +101,12 @@ def build(
     owners = [inside] * len(diffs) if inside is None or isinstance(inside, str) else list(inside)
     refusals = [r for diff in diffs for r in diff.judged.refusals]
     shipping = [(d, owner) for d, owner in zip(diffs, owners, strict=True) if not d.selection.is_empty]
+    below = Earlier.read(on) if on is not None else None
     # What every reference is bound to; from here on nothing looks at the running code again.
     try:
-        bundle = bind(name, shipping, objects or Objects(kernel), replace=replace)
+        bundle = bind(
+            name, shipping, objects or Objects(kernel), replace=replace, below=below, allowed=tuple(allowed)
+        )
     except RefusedError as refused:
         raise RefusedError(_distinct([*refusals, *refused.refusals])) from None
     if refusals:

@@ -15,6 +15,7 @@ from builder.binary.kernel import Kernel
 from builder.compare import Atom, View, naming
 from builder.compare.view import Target
 from builder.compose import references
+from builder.compose.below import Earlier, Held, klp_parts
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.compose.references import Piece
@@ -78,7 +79,15 @@ class Bound:
 class Binder:
     """Binds one pair; `refusals` collects everything that stands in the way."""
 
-    def __init__(self, diff: Diff, owner: Running, objects: Objects, provided: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        diff: Diff,
+        owner: Running,
+        objects: Objects,
+        provided: Mapping[str, object],
+        below: Earlier | None = None,
+        kept: Mapping[Atom, Held] | None = None,
+    ) -> None:
         self.diff = diff
         self.owner = owner
         self.objects = objects
@@ -88,6 +97,9 @@ class Binder:
         self.matches: dict[Atom, Match] = {}
         self._extra: dict[Atom, Match | None] = {}
         self._matcher = Matcher(diff.comparison.old, owner)
+        self._below = below
+        self._kept = kept or {}
+        self._matcher_below = Matcher(diff.comparison.old, below.running) if below is not None else self._matcher
 
     def bind(self) -> Bound:
         """All bindings of the pair; incomplete if `refusals` is not empty afterwards."""
@@ -107,11 +119,23 @@ class Binder:
         for atom in self.diff.selection.redirected:
             old = comparison.correlation.twins[atom]
             for part in (old, *comparison.old_children.get(old, ())):
-                found = self._find(part)
+                found = self._find_below(part) or self._find(part)
                 if isinstance(found, Match):
                     self.matches[part] = found
                 elif part is old or self._exists(part):
                     self.refusals.append(found)
+
+    def _find_below(self, atom: Atom) -> Match | Refusal | None:
+        """The version of the livepatch below, which is what runs; None where it has none that is this code."""
+        if self._below is None:
+            return None
+        if self._below.brought(atom, self.owner.name):
+            return Refusal(
+                "function-not-found", atom.name, atom.section.name,
+                f"{atom.name} came with {self._below.name}: there is no original that could be redirected",
+                f"build a module that replaces {self._below.name}, from the original objects",
+            )  # fmt: skip
+        return self._below.match(atom, self._matcher_below, self.owner.name)
 
     def _exists(self, atom: Atom) -> bool:
         return any(self.owner.named(name) for name in atom.names)
@@ -186,9 +210,13 @@ class Binder:
 
     def _original(self, atom: Atom) -> Binding | None:
         """An atom of this object that stays the original."""
+        if atom in self._kept:
+            return _held(self._kept[atom])
         old = self.diff.comparison.correlation.twins.get(atom)
         if old is None:
             return None
+        if (below := self._from_below(old)) is not None:
+            return below
         if old.is_global and isinstance(self.owner, RunningImage):
             exported = self._export(old.names)
             if exported is not None:
@@ -197,6 +225,26 @@ class Binder:
         if symbol is None:
             return None
         return self._klp(symbol)
+
+    def _from_below(self, old: Atom) -> Binding | None:
+        """As the matched code of the livepatch below is bound, or what only that has."""
+        if self._below is None:
+            return None
+        told = {m.externs[old] for m in self.matches.values() if m.since and old in m.externs}
+        if len(told) == 1:
+            found = klp_parts(told.pop())
+            if found is not None:
+                exporter, name, sympos = found
+                patched = "vmlinux" if exporter in ("vmlinux", *self._below.chain) else self.owner.name
+                return Binding("klp", name, exporter, patched, sympos)
+            return None
+        incremental = any(match.since for match in self.matches.values())
+        for name in old.names:
+            if incremental or not self.owner.named(name):
+                held = self._below.holds(name, self.owner.name)
+                if held is not None:
+                    return _held(held)
+        return None
 
     def _klp(self, symbol: RunningSymbol) -> Binding | None:
         if len(symbol.name) > _KSYM_NAME:
@@ -286,6 +334,10 @@ class Binder:
                     return Binding("klp", name, exporter, self.owner.name, 0)
         if exported is not None:
             return exported
+        if self._below is not None and not self.owner.named(name):
+            held = self._below.holds(name, self.owner.name)
+            if held is not None:
+                return _held(held)
         rows = self.kernel.symbols_named(name)
         if len(rows) > 1:
             solved = {m.names[name] for m in self.matches.values() if name in m.names}
@@ -320,3 +372,8 @@ class Binder:
         refusal = Refusal(code, symbol, "", message, advice)
         if refusal not in self.refusals:
             self.refusals.append(refusal)
+
+
+def _held(held: Held) -> Binding:
+    """A symbol of the livepatch below, which is there when the module is loaded."""
+    return Binding("klp", held.name, held.module, "vmlinux", held.sympos)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.binary.kernel import Kernel
 from builder.compare import Atom
 from builder.compose import late
+from builder.compose.below import Earlier, Held
 from builder.compose.bindings import Binder, Bound
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects, find_owner
@@ -24,35 +25,61 @@ class Bundle:
     pairs: tuple[Bound, ...]
     provided: Mapping[str, tuple[int, Atom]]
     replace: bool = False
+    on: tuple[str, ...] = ()
+    """The modules below that it is bound to, the nearest first."""
+    accepted: tuple[Refusal, ...] = ()
 
     @property
     def warnings(self) -> tuple[Refusal, ...]:
         return tuple(w for bound in self.pairs for w in (*bound.diff.judged.warnings, *bound.warnings))
 
 
-def bind(name: str, diffs: Sequence[tuple[Diff, str | None]], objects: Objects, *, replace: bool = False) -> Bundle:
-    """Find each pair's owner, where it is not said, and bind it; RefusedError lists all that stands in the way."""
+def bind(
+    name: str,
+    diffs: Sequence[tuple[Diff, str | None]],
+    objects: Objects,
+    *,
+    replace: bool = False,
+    below: Earlier | None = None,
+    allowed: Collection[tuple[str, str]] = (),
+) -> Bundle:
+    """Find each pair's owner, where it is not said, and bind it; RefusedError lists all that stands in the way.
+
+    `below` is the earlier livepatch that this one stacks on or, with `replace`, that it takes the place of.
+    """
+    refusals: list[Refusal] = []
+    accepted: list[Refusal] = []
+    kept: list[Mapping[Atom, Held]] = [{} for _ in diffs]
+    if below is not None and replace:
+        for refusal in below.lost():
+            fine = (refusal.code, refusal.symbol) in allowed or (refusal.code, "*") in allowed
+            (accepted if fine else refusals).append(refusal)
+        below = None
+    elif below is not None:
+        found = [below.keep(diff) for diff, _ in diffs]
+        kept = [row for _, row in found]
+        diffs = [(diff, inside) for (diff, _), (_, inside) in zip(found, diffs, strict=True)]
     provided: dict[str, tuple[int, Atom]] = {}
     for number, (diff, _) in enumerate(diffs):
         for atom in (*diff.selection.functions, *diff.selection.data):
             if atom.is_global and atom not in diff.comparison.correlation.twins:
                 for alias in atom.names:
                     provided.setdefault(alias, (number, atom))
-    refusals: list[Refusal] = []
     pairs = []
-    for diff, inside in diffs:
+    for (diff, inside), held in zip(diffs, kept, strict=True):
         try:
             owner = find_owner(diff, objects, inside)
         except RefusedError as refused:
             refusals.extend(refused.refusals)
             continue
-        binder = Binder(diff, owner, objects, provided)
+        binder = Binder(diff, owner, objects, provided, below, held)
         bound = binder.bind()
         if not binder.refusals:
-            bound, found = late.check(bound, objects)
-            refusals.extend(found)
+            bound, late_refusals = late.check(bound, objects)
+            refusals.extend(late_refusals)
         pairs.append(bound)
         refusals.extend(binder.refusals)
     if refusals:
         raise RefusedError(refusals)
-    return Bundle(name, objects.kernel, objects, tuple(pairs), provided, replace)
+    chain = below.chain if below is not None else ()
+    return Bundle(name, objects.kernel, objects, tuple(pairs), provided, replace, chain, tuple(accepted))

@@ -165,6 +165,10 @@ class RunningModule:
         start = place & (1 << _SPACE) - 1
         return section.data[start : start + size]
 
+    def place(self, symbol: Symbol) -> int:
+        """Where a symbol of this file lies."""
+        return symbol.shndx << _SPACE | symbol.value
+
     @cached_property
     def _relocations(self) -> dict[int, dict[int, Relocation]]:
         return {}
@@ -173,7 +177,9 @@ class RunningModule:
         section = place >> _SPACE
         rows = self._relocations.get(section)
         if rows is None:
-            rows = self._relocations[section] = {r.offset: r for r in self.obj.relocations_of(section)}
+            # a livepatch has several tables for one section
+            tables = [t for t in self.obj.relocations if self.obj.sections[t].info == section]
+            rows = self._relocations[section] = {r.offset: r for t in tables for r in self.obj.relocations[t]}
         return rows.get(place & (1 << _SPACE) - 1)
 
     def target(self, place: int, insn: Instruction, field: int, size: int, relative: bool) -> Place:

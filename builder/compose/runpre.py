@@ -27,7 +27,9 @@ class Match:
     """A function found: `place` and what its references say of other symbols.
 
     `solved` maps atoms of the old object to their places, `names` undefined
-    symbols to theirs.
+    symbols to theirs. `externs` maps atoms to the names of symbols that the
+    running object itself takes from elsewhere. `since` names the earlier
+    livepatch whose version it is, empty for the original.
     """
 
     atom: Atom
@@ -36,6 +38,8 @@ class Match:
     name: str
     solved: Mapping[Atom, int] = field(default_factory=dict)
     names: Mapping[str, int] = field(default_factory=dict)
+    externs: Mapping[Atom, str] = field(default_factory=dict)
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +59,18 @@ class Matcher:
     def __init__(self, view: View, running: Running) -> None:
         self.view = view
         self.running = running
+        self._externs: dict[Atom, str] = {}
 
     def match(self, atom: Atom, place: int, *, name: str, sympos: int, limit: int = 0) -> Match | Mismatch:
         """Hold `atom` against the running code at `place`; `limit` bounds its size there if known."""
         solved: dict[Atom, int] = {}
         names: dict[str, int] = {}
+        self._externs = {}
         try:
             self._compare(atom, place, limit, solved, names)
         except _Differs as found:
             return Mismatch(str(found))
-        return Match(atom, place, sympos, name, solved, names)
+        return Match(atom, place, sympos, name, solved, names, self._externs)
 
     def _compare(self, atom: Atom, place: int, limit: int, solved: dict[Atom, int], names: dict[str, int]) -> None:
         view = self.view
@@ -166,8 +172,13 @@ class Matcher:
         """Whether the running reference is the object's; records where the symbol is. Empty if it is."""
         if isinstance(found, Extern):
             name = target.atom.name if target.atom else target.symbol.name
-            if target.kind == "symbol" and (name, target.offset) != found:
-                return f"refers to {name}, the running code to {found.name}"
+            there = klp_name(found.name)
+            if target.kind == "symbol" and (name, target.offset) != (there, found.offset):
+                return f"refers to {name}, the running code to {there}"
+            if target.atom is not None:
+                if there != found.name and naming.family(there) not in {naming.family(n) for n in target.atom.names}:
+                    return f"refers to {name}, the running code to {there}"
+                self._externs[target.atom] = found.name
             return ""
         if target.kind == "symbol":
             start = found - target.offset
@@ -207,6 +218,13 @@ class Matcher:
         mine = text(atom.section.data[a.offset : a.end], a.offset - atom.entry)
         other = text(code[b.offset : b.end], b.offset)
         return f"differs at {atom.name}+{a.offset - atom.entry:#x}: `{mine}` in the object, `{other}` runs"
+
+
+def klp_name(name: str) -> str:
+    """The name inside `.klp.sym.OBJECT.NAME,SYMPOS`; other names as they are."""
+    if not name.startswith(".klp.sym."):
+        return name
+    return name.removeprefix(".klp.sym.").partition(".")[2].rpartition(",")[0]
 
 
 def _ordinals(rows: list[Instruction]) -> dict[int, int]:

@@ -29,6 +29,7 @@ def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) 
         "name": bundle.name,
         "kernel": {"release": kernel.release, "sha256": kernel.sha256, "vermagic": kernel.vermagic.strip()},
         "replace": bundle.replace,
+        "on": list(bundle.on),
         "objects": sorted({bound.owner.name for bound in bundle.pairs}),
         "functions": [row for bound in bundle.pairs for row in _functions(bound)],
         "bindings": _bindings(linked),
@@ -36,7 +37,7 @@ def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) 
         "accepted": [
             {"code": r.code, "symbol": r.symbol, "message": r.message}
             for bound in bundle.pairs
-            for r in bound.diff.judged.accepted
+            for r in (*bound.diff.judged.accepted, *bundle.accepted)
         ],
         "warnings": [
             {"code": r.code, "symbol": r.symbol, "message": r.message} for r in dict.fromkeys(bundle.warnings)
@@ -75,7 +76,8 @@ def _functions(bound: Bound) -> list[dict[str, Any]]:
 def _maps(bound: Bound, atom: Atom) -> dict[str, Any]:
     """`map`: [old offset, new offset, confidence of 100, mask of what holds the same, new part if another].
 
-    `parts` are the `.cold` parts of the old function, each with its own.
+    `parts` are the `.cold` parts of the old function, each with its own. `since` names
+    the module whose version, called `base`, the map begins at where that is not the original.
     """
     comparison = bound.diff.comparison
     old = comparison.correlation.twins.get(atom)
@@ -90,7 +92,11 @@ def _maps(bound: Bound, atom: Atom) -> dict[str, Any]:
         for part in comparison.old_children.get(old, ())
         if (match := bound.matches.get(part)) is not None
     ]
-    return {"map": maps[old]} | ({"parts": parts} if parts else {})
+    since = bound.matches[old].since
+    found: dict[str, Any] = {"map": maps[old]}
+    if since:
+        found |= {"since": since, "base": old.name}
+    return found | ({"parts": parts} if parts else {})
 
 
 def _hash(bound: Bound, atom: Atom, *, new: bool) -> str:

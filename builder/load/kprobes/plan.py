@@ -182,7 +182,7 @@ class Facts:
 
     def _original(self, function: Function, offset: int) -> Coordinate:
         if function.since:
-            return Coordinate(function.since, "", function.old, 0, offset)
+            return Coordinate(function.since, "", function.base, 0, offset)
         return Coordinate("", function.object, function.old, function.sympos, offset)
 
     def is_entry(self, at: Coordinate) -> bool:
@@ -236,7 +236,7 @@ def _versions_of(facts: Facts, start: Coordinate, known: Iterable[Coordinate]) -
     for version in facts.versions:
         if version.module == start.module:
             continue
-        if any((f.object, f.old, f.sympos) in originals or (f.since, f.old) in carried for f in version.functions):
+        if any((f.object, f.old, f.sympos) in originals or (f.since, f.base) in carried for f in version.functions):
             out.append(version)
     return out
 

@@ -24,7 +24,7 @@ class Mapped:
 class Function:
     """A function of a version and the one that it stands for: `old`, of `object`, the `sympos`-th of that name.
 
-    `since` is the module whose version the map begins at, empty where that is the original.
+    `since` is the module whose version `base` the map begins at, empty where that is the original.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Function:
     old_size: int
     redirected: bool
     since: str
+    base: str
     rows: Mapping[int, Mapped] = field(repr=False)
 
 
@@ -90,13 +91,14 @@ def _functions(row: Mapping[str, Any]) -> Iterator[Function]:
         old_size=int(row["old_size"]),
         redirected=bool(row["redirected"]),
         since=str(row.get("since", "")),
+        base=str(row.get("base", row["old_name"])),
         rows=_rows(name, row["map"]),
     )
     yield whole
     for part in row.get("parts", ()):
         yield replace(
-            whole, old=str(part["name"]), sympos=int(part["sympos"]), old_size=int(part["size"]), redirected=False,
-            rows=_rows(name, part["map"]),
+            whole, old=str(part["name"]), base=str(part["name"]), sympos=int(part["sympos"]),
+            old_size=int(part["size"]), redirected=False, rows=_rows(name, part["map"]),
         )  # fmt: skip
 
 

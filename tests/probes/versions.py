@@ -1,0 +1,68 @@
+"""The probed module and its versions, compiled for a kernel release; kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.acquire.cache import published
+from builder.acquire.packages import fetch_headers, fetch_kernel
+from builder.acquire.tools import run
+from builder.binary.kernel import Kernel
+from builder.compose.owner import Objects
+from builder.pipeline import build, diff
+
+SOURCES = Path(__file__).parent / "module"
+NAME = "bespoke_probed"
+VERSIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """`module` is what is loaded, `objects[N]` the object of version N; 0 is what it was linked from."""
+
+    kernel: Kernel
+    module: Path
+    objects: tuple[Path, ...]
+
+    def build(self, old: int, new: int, name: str, *, on: Path | None = None, replace: bool = False,
+              allow: tuple[tuple[str, str], ...] = ()) -> bytes:  # fmt: skip
+        """The livepatch from one version to another."""
+        module = build(
+            [diff(self.objects[old], self.objects[new])],
+            self.kernel,
+            name=name,
+            objects=Objects(self.kernel, {NAME: self.module}),
+            on=on,
+            replace=replace,
+            allowed=allow,
+        )
+        assert module is not None
+        return module.content
+
+
+def probed(release: str) -> Probed:
+    """Compile all versions in one directory, because file names are part of an object."""
+    headers = fetch_headers(release)
+    sources = sorted(path for path in SOURCES.iterdir() if path.is_file())
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in (*sources, Path(__file__)))).hexdigest()[:16]
+
+    def make(place: Path) -> None:
+        work = place / "work"
+        work.mkdir()
+        for source in sources:
+            shutil.copy(source, work)
+        command: list[str | Path] = ["make", "-s", "-C", headers.build, f"M={work}", "CONFIG_DEBUG_INFO_BTF_MODULES="]
+        for version in range(VERSIONS):
+            run([*command, f"VERSION_OF_CODE={version}", "modules"])
+            shutil.copy(work / f"{NAME}.o", place / f"version{version}.o")
+            if not version:
+                os.replace(work / f"{NAME}.ko", place / f"{NAME}.ko")
+        shutil.rmtree(work)
+
+    root = published("samples", f"probed-{release}-{headers.version}-{digest}", make)
+    objects = tuple(root / f"version{version}.o" for version in range(VERSIONS))
+    return Probed(Kernel.open(fetch_kernel(release).image), root / f"{NAME}.ko", objects)
