@@ -28,8 +28,10 @@ from builder.acquire.compile import (
     preprocess,
     read_dependencies,
 )
+from builder.acquire.generated import changed_values
 from builder.acquire.includes import Includes, code_differs
 from builder.acquire.kbuild import Command, Objects
+from builder.acquire.names import changed_names, uses
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, read_patch
 from builder.acquire.shadow import Shadow
 from builder.acquire.source import SourceTree
@@ -41,6 +43,9 @@ T = TypeVar("T")
 
 #: more objects than this are not compiled unless asked for
 OBJECT_LIMIT = 500
+
+#: for a header that more objects may read than this, the users of what is changed in it are looked for first
+NARROW_ABOVE = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +110,15 @@ def _compiled(
     changed = _changed_files(changes, tree)
     with tree.objects() as objects:
         direct, shared = _split(changed, objects, allow, warnings)
-        candidates = _candidates(shared, tree, objects, {command.object for command in direct}, warnings)
+        known = {command.object for command in direct}
+        candidates = _candidates(shared, changed, tree, objects, known, limit, warnings)
     considered = len(direct) + len(candidates)
     if considered > limit:
         raise UsageError(f"{considered} objects may read {', '.join(shared)}: more than the limit of {limit},"
                          " which can be raised")
     with scratch("shadow") as place:
         work.open_shadow(place, changed)
+        work.check_generated(shared)
         if candidates:
             log.info("preprocessing %d objects that may read %s", len(candidates), ", ".join(shared))
         affected = direct + work.affected(candidates)
@@ -185,21 +192,46 @@ def _split(
 
 
 def _candidates(
-    shared: Sequence[str], tree: SourceTree, objects: Objects, known: Collection[str], warnings: list[Refusal]
+    shared: Sequence[str], changed: Mapping[str, bytes | None], tree: SourceTree, objects: Objects,
+    known: Collection[str], limit: int, warnings: list[Refusal],
 ) -> list[Command]:
-    """Objects outside `known` that may read one of the `shared` files."""
+    """Objects outside `known` that may read one of the `shared` files and use what is changed in it."""
     if not shared:
         return []
     includes = Includes.of_tree(tree.root, tree.root / ".bespoke/includes.json")
-    reached = includes.reaching(shared)
+    linked = objects.linked()
     everywhere = {os.path.normpath(name) for flags in objects.all_flags()
                   for name in re.findall(r"-include (\S+)", flags)}
-    names = [name for name, file in objects.linked() if file in reached or everywhere & reached]
+    names: set[str] = set()
     for path in shared:
-        if not any(file in includes.reaching([path]) for _, file in objects.linked()):
+        reached = includes.reaching([path])
+        here = {name for name, file in linked if file in reached or everywhere & reached}
+        if not here:
             what = "is read by no object of this kernel's configuration"
             warnings.append(_row("patch-not-built", path, what, ""))
-    return [objects.of_object(name) for name in names if name not in known]
+        if len(here) > NARROW_ABOVE:
+            log.info("%d objects may read %s: looking for what is changed in it", len(here), path)
+            narrowed = _users(path, changed, tree, includes, {file for _, file in linked}, limit)
+            if narrowed is not None:
+                here = {name for name, file in linked if name in here and file in narrowed}
+        names |= here
+    return [objects.of_object(name) for name in sorted(names - set(known))]
+
+
+def _users(
+    path: str, changed: Mapping[str, bytes | None], tree: SourceTree, includes: Includes,
+    sources: Collection[str], limit: int,
+) -> set[str] | None:
+    """Files that may use what is changed in a header; None when that cannot be told by names."""
+    content, file = changed[path], tree.root / path
+    if content is None or not file.is_file():
+        return None
+    texts = [raw.decode("utf-8", "surrogateescape") for raw in (file.read_bytes(), content)]
+    names = changed_names(*texts)
+    if names is None:
+        return None
+    found = uses(tree.root, names, sources, limit=limit)
+    return set(found.sources | includes.reaching(found.spread)) if found is not None else None
 
 
 class _Work:
@@ -219,6 +251,18 @@ class _Work:
         shadow = place / "tree"
         shadow.mkdir()
         self.shadow = Shadow(self.tree.root, shadow, self.changed)
+
+    def check_generated(self, shared: Sequence[str]) -> None:
+        """Refuse a change to a header that changes what other headers are generated from."""
+        if not shared:
+            return
+        found = changed_values(self.tree.root, self.shadow.place, self.listings, shared)
+        if found:
+            raise RefusedError([
+                _row("patch-generated-header", source, f"generates {new} and no longer {old}",
+                     "leave that change (mostly of a structure's layout) out of the patch")
+                for source, old, new in found
+            ])
 
     def affected(self, candidates: Sequence[Command]) -> list[Command]:
         """Those of the candidates whose code the change can reach; assembler among them is refused."""

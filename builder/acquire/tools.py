@@ -8,7 +8,8 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from builder.errors import ToolError
@@ -95,6 +96,29 @@ def run(
     if process.returncode:
         raise ToolError(_failure(words, process.returncode, out, err, log))
     return out
+
+
+def run_grep(root: Path, words: Iterable[str], *, whole_words: bool) -> Iterator[tuple[str, int, str]]:
+    """(file, line, word) of each of `words` that stands alone in a C or assembler file below `root`.
+
+    Without `whole_words`, (file, line, whole line) of each line that holds one.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".words") as patterns:
+        patterns.write("".join(f"{word}\n" for word in sorted(words)))
+        patterns.flush()
+        folders = [entry.name for entry in sorted(root.iterdir())
+                   if entry.is_dir() and not entry.name.startswith(".")
+                   and entry.name not in ("tools", "Documentation", "samples", "LICENSES", "debian")]
+        argv = ["grep", "-rnoFIZw" if whole_words else "-rnFIZ", "-f", patterns.name,
+                *(f"--include=*.{end}" for end in ("c", "h", "S", "inc")), "--", *folders]
+        found = subprocess.run(argv, cwd=root, capture_output=True, env=clean_environment(), check=False)
+    if found.returncode > 1:
+        raise ToolError(f"grep failed: {found.stderr.decode(errors='replace').strip()}")
+    for record in found.stdout.decode("utf-8", "surrogateescape").split("\n"):
+        path, separator, rest = record.partition("\0")
+        line, _, text = rest.partition(":")
+        if separator:
+            yield path, int(line), text
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -1,0 +1,59 @@
+"""Headers that kbuild generates from other headers: constants for assembler, sizes for tables.
+
+`kernel/bounds.c`, `arch/*/kernel/asm-offsets.c` and a few more are compiled to
+assembler text whose `->NAME VALUE` lines become a header (scripts/Makefile.lib
+and `Kbuild`, Linux 6.1). A patch that changes one of those values would change
+objects that no include line leads to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Collection
+from pathlib import Path
+
+from builder.acquire.tools import run
+from builder.errors import InputError, ToolError
+
+#: where the recorded commands of such texts lie in a prepared tree
+RECORDS = ("kernel/.bounds.s.cmd", "arch/*/kernel/.asm-offsets.s.cmd", "scripts/mod/.devicetable-offsets.s.cmd",
+           "kernel/sched/.rq-offsets.s.cmd")
+
+_COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (.*)$", re.MULTILINE)
+
+
+def changed_values(root: Path, shadow: Path, work: Path, changed: Collection[str]) -> list[tuple[str, str, str]]:
+    """(source, old line, new line) of every generated constant that differs in `shadow` from `root`.
+
+    Only texts that read one of the `changed` files are compiled; `work` is a
+    directory for what that leaves.
+    """
+    found: list[tuple[str, str, str]] = []
+    for record in sorted(path for pattern in RECORDS for path in root.glob(pattern)):
+        text = record.read_text()
+        command = _COMMAND.search(text)
+        if command is None:
+            raise ToolError("no recorded command", where=record)
+        source = os.path.relpath(record.parent, root) + "/" + record.name[1:].removesuffix(".s.cmd") + ".c"
+        read = {os.path.normpath(name) for name in re.findall(r"^  (\S+) \\$", text, re.MULTILINE)} | {source}
+        if read & set(changed):
+            before, after = (_values(command[1], place, work) for place in (root, shadow))
+            found += [(source, before.get(name, "absent"), after.get(name, "absent"))
+                      for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    return found
+
+
+def _values(command: str, place: Path, work: Path) -> dict[str, str]:
+    """Name -> line of each constant in the text that the command makes, run in `place`."""
+    words = shlex.split(command.partition(";")[0])
+    target = work / "constants.s"
+    words[words.index("-o") + 1] = str(target)
+    words = [f"-Wp,-MMD,{work}/constants.d" if word.startswith("-Wp,-MMD,") else word for word in words]
+    try:
+        run(words, cwd=place)
+    except ToolError as error:
+        raise InputError(f"does not compile: {error.message}", where=words[-1]) from error
+    lines = re.findall(r"^\s*\.ascii\s+\"(->(\w+) [^\"]*)\"", target.read_text(), re.MULTILINE)
+    return {name: line for line, name in lines}
