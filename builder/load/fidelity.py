@@ -183,16 +183,11 @@ def compare(
     ) as guest:
         say(f"guest up after {guest.boot_seconds:.1f} s")
         refused = load_in_guest(guest, wanted, say)
-        for module in extra:
-            if module.is_livepatch and guest.livepatch_state(module.name) is not None:
-                guest.wait_transition(module.name)
-                guest.check(f"echo 0 > /sys/kernel/livepatch/{module.name}/enabled")
-                guest.wait_transition(module.name)
+        _disable_livepatches(guest, [module.name for module in extra if module.is_livepatch])
         found = guest_modules(guest)
         memory = GuestMemory(guest)
         state = capture_state(guest, kernel, memory)
         memory.keep_spans(_ranges(found, files))
-        memory.keep(*simulated_text(kernel))
         unknown = None if cpu in cpu_models() else cpuid_leaves(guest)
         seconds = time.monotonic() - started
     say(f"memory of {len(found)} modules taken after {seconds:.1f} s")
@@ -213,9 +208,14 @@ def compare(
     return outcomes[0], outcomes[1]
 
 
-def simulated_text(kernel: Kernel) -> tuple[int, int]:
-    """The text of vmlinux that stays."""
-    return kernel.text_range()
+def _disable_livepatches(guest: Guest, names: Sequence[str]) -> None:
+    """One transition after the other: while one is under way no other patch can be disabled."""
+    enabled = [name for name in names if guest.livepatch_state(name) is not None]
+    for name in enabled:
+        guest.wait_transition(name)
+    for name in enabled:
+        guest.check(f"echo 0 > /sys/kernel/livepatch/{name}/enabled")
+        guest.wait_transition(name)
 
 
 def state_differences(kernel: Kernel, ours: BootState, guests: BootState) -> list[str]:
