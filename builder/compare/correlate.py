@@ -140,6 +140,7 @@ class _Matcher:
         for _ in range(2):
             for old, new in uncertain:
                 self._pair_in_order(old_refs.lifted(old), new_refs.lifted(new))
+        self._pair_in_order(old_refs.unused(), new_refs.unused())
         self._report_unpaired(old_refs, new_refs)
 
     def _pair_in_order(self, olds: list[Atom], news: list[Atom]) -> None:
@@ -215,6 +216,11 @@ class _References:
                 a for a in self.targets(atom, self._sections) if a in self.statics
             ]
         return found
+
+    def unused(self) -> list[Atom]:
+        """Static locals that nothing refers to: the compiler folded their content into the code."""
+        used = {found for atom in self.view.atoms for found in self.direct(atom)}
+        return [a for a in self.view.data if a in self.statics and a not in used]
 
     def lifted(self, atom: Atom) -> list[Atom]:
         """Static locals of the function, its `.cold` part and callees that exist on this side only.

@@ -149,6 +149,15 @@ def nothing_but_data(comparison: Comparison) -> bool:
     return not comparison.changed and not any(d.is_changed for d in comparison.data.values())
 
 
+def test_a_static_local_that_nothing_refers_to_is_neither_new_nor_removed(pair: Pair) -> None:
+    frame = HEAD + "{} int f(int x) {{ static int unused[4] __attribute__((used)) = {{ 1 }}; return sink(x); }}"
+    old = frame.format("")
+    assert nothing(pair(old, old))
+    comparison = pair(old, frame.format("int g(int x) { static int unused __attribute__((used)); return sink(x, 2); }"))
+    assert not comparison.removed_data and not comparison.changed
+    assert [naming.family(n) for n in names(comparison.new_data)] == ["unused"]
+
+
 COLD = HEAD + """
     extern void panic(const char *, int) __attribute__((cold));
     int f(int *p, int x) {{ if (x > 100) {{ panic("{}", x); return sink(x); }} return sink(*p, x) + 1; }}
