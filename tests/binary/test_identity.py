@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import SymbolTableSection
 from hypothesis import HealthCheck, given, settings
 
 from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, read_object, write_object
@@ -57,10 +59,12 @@ def judged(written: bytes, model: ObjectFile) -> None:
         if mine.type == elf.SHT_PROGBITS and not mine.flags & elf.SHF_COMPRESSED:
             assert theirs.data() == mine.data
         if mine.type == elf.SHT_SYMTAB:
+            assert isinstance(theirs, SymbolTableSection)
             for symbol, other in zip(model.symbols, theirs.iter_symbols(), strict=True):
                 assert (symbol.value, symbol.size) == (other["st_value"], other["st_size"])
                 assert symbol.is_section or symbol.name == other.name
         if mine.type == elf.SHT_RELA:
+            assert isinstance(theirs, RelocationSection)
             rows = [
                 (r["r_offset"], r["r_info_type"], r["r_info_sym"], r["r_addend"]) for r in theirs.iter_relocations()
             ]
