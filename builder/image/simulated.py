@@ -65,11 +65,12 @@ class SimulatedKernel:
         self.module_exports: dict[str, ModuleExport] = {}
         self._indexes: dict[str, tuple[list[int], list[str]]] = {}
         self.symbols_of: dict[str, Mapping[str, tuple[int, ...]]] = {}
-        self.its_thunk: Callable[[object, int], int] | None = None
         self.key_reader: Callable[[int], int] | None = None
         """Where given, asked for the count of a static key that is not in the state (see `static_key`)."""
         self.call_reader: Callable[[int], int] | None = None
         """The same for where a static call goes."""
+        self.changed: set[int] = set()
+        """Static keys and calls that were changed since boot: memory tells."""
         self.ftrace: Sequence[int] = ()
         self.counts: dict[str, int] = {}
         self.warnings: tuple[str, ...] = ()
@@ -117,6 +118,13 @@ class SimulatedKernel:
         """Whether sort() takes two elements at a time from its heap (lib/sort.c, v6.11); it leaves no other trace."""
         major, minor = self.kernel.release.split(".")[:2]
         return (int(major), int("".join(c for c in minor if c.isdigit()))) >= (6, 11)
+
+    @cached_property
+    def has_its(self) -> bool:
+        """X86_FEATURE_INDIRECT_THUNK_ITS, another bit in each series (asm/cpufeatures.h, v6.1.139, v6.12.29)."""
+        if not self.kernel.symbols_named("its_return_thunk"):
+            return False
+        return self.state.has(21 * 32 + (6 if self.kernel.features.module_memory else 5))
 
     @cached_property
     def orc_ends_section(self) -> Callable[[int, int], bool]:
@@ -251,7 +259,7 @@ class SimulatedKernel:
 
     def static_key(self, address: int) -> int:
         """The count of a static key: from the state, else the reader, else memory (struct static_key.enabled)."""
-        known = self.state.static_keys.get(address)
+        known = None if address in self.changed else self.state.static_keys.get(address)
         if known is not None:
             return known
         if self.key_reader is not None:
@@ -261,7 +269,7 @@ class SimulatedKernel:
 
     def static_call(self, key: int) -> int:
         """The function that a static call goes to (struct static_call_key.func, its first member)."""
-        known = self.state.static_calls.get(key)
+        known = None if key in self.changed else self.state.static_calls.get(key)
         if known is not None:
             return known
         return self.memory.u64(key) if self.call_reader is None else self.call_reader(key)
@@ -275,10 +283,11 @@ class SimulatedKernel:
         Raises Fault, by symbol and instruction, where the code cannot go on.
         """
         address = self.find_function(function) if isinstance(function, str) else function
-        values = [self._argument(value) for value in arguments]
+        values = [self.argument(value) for value in arguments]
         return self.machine().run(address, values, budget)
 
-    def _argument(self, value: Argument) -> int:
+    def argument(self, value: Argument) -> int:
+        """A number as it is; bytes and text by the address that they are put at."""
         if isinstance(value, int):
             return value
         return self.heap.put(value if isinstance(value, bytes) else value.encode() + b"\0")

@@ -7,7 +7,7 @@ import struct
 from builder.binary.kernel import Kernel
 from builder.image import BootState, SimulatedKernel
 from builder.image.memory import U64
-from builder.load.passes import PASSES, Context, Table
+from builder.load.passes import PASSES, Context, Table, static_call
 
 BOUNDS = {
     ".parainstructions": ("__parainstructions", "__parainstructions_end"),
@@ -42,9 +42,25 @@ def boot(kernel: Kernel, state: BootState) -> SimulatedKernel:
         if row.applies(kernel.features) and row.name != "unwind_module_init":  # sorted when it was built
             context.step = row.name
             row.apply(context)
+    context.step = "static_call"
+    _follow_calls(context)
     simulated.counts = context.counts
     simulated.warnings = tuple(context.warnings)
     return simulated
+
+
+def _follow_calls(context: Context) -> None:
+    """Trampolines of static calls that no longer go where they were built to go."""
+    simulated = context.kernel
+    start, stop = (simulated.address(f"__static_call_text_{side}") for side in ("start", "end"))
+    if start is None or stop is None:
+        return
+    for symbol in simulated.kernel.symbols_in(start, stop):
+        key = simulated.address(symbol.name.replace("__SCT__", "__SCK__", 1))
+        if symbol.name.startswith("__SCT__") and key is not None:
+            target = simulated.static_call(key)
+            if target != int.from_bytes(simulated.kernel.read(key, 8), "little"):
+                static_call.retarget(context, symbol.address, target)
 
 
 def _install(simulated: SimulatedKernel) -> None:

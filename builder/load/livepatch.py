@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from builder.binary import Section, elf
 from builder.errors import LoadError
-from builder.image.execute import Machine
+from builder.image.execute import Argument, Machine, Result
 from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
 from builder.load.module import LoadedModule, Placed
@@ -325,6 +325,47 @@ def _unredirect(kernel: SimulatedKernel, function: PatchedFunction) -> None:
 def _drop_trampoline(kernel: SimulatedKernel, redirection: Redirection) -> None:
     kernel.memory.remove(redirection.trampoline)
     kernel.release(redirection.trampoline.base, PAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """What the old and the new version of a function made of the same memory and arguments."""
+
+    old: Result
+    new: Result
+    old_bytes: bytes = b""
+    new_bytes: bytes = b""
+
+
+def side_by_side(
+    kernel: SimulatedKernel,
+    function: PatchedFunction,
+    *arguments: Argument,
+    watch: tuple[int, int] | None = None,
+    budget: int = 1_000_000,
+) -> SideBySide:
+    """Run both versions of a redirected function, each from the memory as it is now, which is then as before.
+
+    `watch` is an address and a size: what stands there after each run. Raises
+    Fault where one cannot go on, and LoadError where the function is not redirected.
+    """
+    redirection = kernel.redirections.get(function.old)
+    if redirection is None:
+        raise LoadError(f"function '{function.name}' is not redirected")
+    values = [kernel.argument(value) for value in arguments]
+    saved = [(region, bytes(region.data)) for region in kernel.memory if "w" in region.protection]
+    found: list[tuple[Result, bytes]] = []
+    for version in (function.old, function.new):
+        kernel.memory.write(redirection.place, redirection.before)
+        try:
+            result = kernel.call(version, *values, budget=budget)
+            found.append((result, kernel.memory.read(*watch) if watch else b""))
+        finally:
+            kernel.memory.write(redirection.place, branch(CALL, redirection.place, redirection.trampoline.base))
+            for region, data in saved:
+                region.data[:] = data
+    (old, old_bytes), (new, new_bytes) = found
+    return SideBySide(old, new, old_bytes, new_bytes)
 
 
 # Modules that come and go

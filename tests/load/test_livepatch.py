@@ -38,6 +38,15 @@ def test_a_patched_function_runs_the_new_code_until_it_is_disabled(
     assert [(o.name, [f.name for f in o.functions]) for o in patch.objects] == [(None, ["cmdline_proc_show"])]
     simulated.call("cmdline_proc_show", file, 0)
     assert simulated.memory.string(text) == "patched command line\n"
+    simulated.memory.write(text, bytes(64))
+    simulated.memory.write_u64(file + simulated.kernel.layout("seq_file").offset_of("count"), 0)
+    simulated.memory.write_u64(simulated.find_function("saved_command_line"), simulated.heap.put(b"quiet\0"))
+    both = livepatch.side_by_side(simulated, patch.objects[0].functions[0], file, 0, watch=(text, 32))
+    assert both.old_bytes.rstrip(b"\0") == b"quiet\n"
+    assert both.new_bytes.rstrip(b"\0") == b"patched command line\n"
+    assert both.old.int32 == both.new.int32 == 0
+    assert simulated.memory.read(text, 8) == bytes(8)
+    simulated.memory.write_u64(simulated.find_function("saved_command_line"), 0)
     with pytest.raises(LoadError, match="enabled"):
         unload_module(simulated, module.name)
     livepatch.disable_patch(simulated, module.name)

@@ -10,7 +10,7 @@ from operator import add
 from typing import Final
 
 from builder.errors import LoadError
-from builder.image import Memory, SimulatedKernel
+from builder.image import Memory, Region, SimulatedKernel
 from builder.load.module import LoadedModule, Site
 
 CALL, JMP32, JMP8, RET, INT3, NOP1 = 0xE8, 0xE9, 0xEB, 0xC3, 0xCC, 0x90
@@ -54,6 +54,9 @@ class Context:
     counts: dict[str, int] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    its_page: Region | None = None
+    its_offset: int = 0
+    its_pages: list[Region] = field(default_factory=list)
 
     @property
     def memory(self) -> Memory:

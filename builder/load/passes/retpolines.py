@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from builder.image.boot import CALL_DEPTH, RETPOLINE, RETPOLINE_LFENCE
 from builder.load.passes.context import CALL, CS, INT3, JMP32, NOP1, Context, branch, fill, opcode_at, relative
+from builder.load.passes.its import allocate_thunk, wants_thunk
 
 THUNK_SIZE = 32
 """RETPOLINE_THUNK_SIZE (asm/nospec-branch.h)"""
@@ -57,9 +58,8 @@ def _direct(context: Context, code: bytes, address: int, length: int, conditiona
         opcode = JMP32
     if state.has(RETPOLINE_LFENCE):
         out += LFENCE
-    its = context.kernel.its_thunk
-    if its is not None and not (address + len(out) + 1 + register // 8) & 0x20:
-        return _trampoline(code, address, length, conditional, its(context.module, register))
+    if wants_thunk(context, address + len(out), register):
+        return _trampoline(code, address, length, conditional, allocate_thunk(context, register))
     if register >= 8:
         out.append(0x41)
     out += bytes((0xFF, (0xD0 if opcode == CALL else 0xE0) + (register & 7)))
