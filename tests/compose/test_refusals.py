@@ -1,0 +1,194 @@
+"""Why a change cannot ship: each rule by a change that breaks it, and by one beside it that does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.errors import UnknownError
+from tests.compose.conftest import Judge, codes, data, roles
+
+BASE = """
+int visits;
+static noinline int helper(int x) { return x * 3 + visits; }
+int entry(int x) { visits++; return helper(x) + 1; }
+"""
+
+
+def the_refusal(found: object, code: str, symbol: str) -> str:
+    """The message of the one refusal that there is; every refusal says what can be done."""
+    assert codes(found) == [(code, symbol)]  # type: ignore[arg-type]
+    (refusal,) = found.judged.refusals  # type: ignore[attr-defined]
+    assert refusal.message and refusal.advice and found.verdict == "refused"  # type: ignore[attr-defined]
+    return str(refusal.message)
+
+
+@pytest.mark.parametrize(
+    ("where", "code"), [("__init", "init-changed"), ("__exit", "exit-changed")], ids=["init", "exit"]
+)
+def test_code_that_does_not_run_again(judged: Judge, where: str, code: str) -> None:
+    source = BASE + f"int {where} begin(void) {{ return helper(1) + 8; }}"
+    the_refusal(judged(source, ("+ 8", "+ 9")), code, "begin")
+    found = judged(source, ("+ 8", "+ 9"), allow=f"{code}:begin")
+    assert found.verdict == "unchanged" and [r.symbol for r in found.judged.accepted] == ["begin"]
+    found = judged(source, ("+ 8", "+ 9"), ("x * 3", "x * 4"), allow=f"{code}:begin")
+    assert found.verdict == "changed" and roles(found) == {"helper": "changed"}
+    assert codes(judged(source, ("+ 8", "+ 9"), allow=f"{code}:another")) == [(code, "begin")]
+
+
+def test_a_changed_init_of_a_variable(judged: Judge) -> None:
+    source = BASE + "static int limit = 4; int get(void) { return limit++; }"
+    message = the_refusal(judged(source, ("limit = 4", "limit = 5")), "data-changed", "limit")
+    assert "4" in message and "5" in message
+    found = judged(source, ("limit = 4", "limit = 5"), ("x * 3", "x * 4"), allow="data-changed:limit")
+    assert found.verdict == "changed" and data(found) == set()
+
+
+def test_read_only_data(judged: Judge) -> None:
+    source = BASE + """
+    static const int sizes[] = { 3, 5, 7, 9, 11, 13, 15, 17 };
+    int one(int k) { return sizes[k & 7]; }
+    int two(int k) { return sizes[(k >> 3) & 7]; }
+    """
+    message = the_refusal(judged(source, ("7, 9", "7, 8")), "rodata-changed", "sizes")
+    assert "one" in message and "two" in message and "offset 12" in message
+    found = judged(source, ("7, 9", "7, 8"), allow="rodata-changed:sizes")
+    assert found.verdict == "changed"
+    assert roles(found) == {"one": "carrier", "two": "carrier"} and data(found) == {"sizes"}
+
+
+def test_read_only_data_used_by_what_travels_only(judged: Judge) -> None:
+    source = BASE + """
+    static const int sizes[] = { 3, 5, 7, 9, 11, 13, 15, 17 };
+    int one(int k) { return sizes[k & 7] + 1; }
+    """
+    found = judged(source, ("7, 9", "7, 8"), ("+ 1; }\n    ", "+ 2; }\n    "))
+    assert codes(found) == [] and roles(found)["one"] == "changed" and data(found) == {"sizes"}
+
+
+def test_a_removed_static_local(judged: Judge) -> None:
+    source = BASE + "int count(int x) { static int calls; calls += x; return calls; }"
+    found = judged(source, ("static int calls; calls += x; return calls;", "return x + 2;"))
+    ((code, symbol),) = codes(found)
+    assert code == "static-removed" and symbol.startswith("calls.")
+    assert judged(
+        source, ("static int calls; calls += x; return calls;", "return x + 2;"), allow="static-removed:*"
+    ).verdict == "changed"  # fmt: skip
+
+
+def test_a_static_local_that_inlining_took_away(judged: Judge) -> None:
+    """The callee that held it is named."""
+    source = BASE + """
+    static INLINE int count(int x) { static int calls; calls += x; return calls; }
+    int first(int x) { return count(x) + 1; }
+    """
+    old = source.replace("INLINE", "noinline")
+    new = source.replace("INLINE", "inline __attribute__((always_inline))")
+    found = judged(old, new)
+    assert found.changed == ("first",)
+    assert codes(found) == [] and [row[0].split(".")[0] for row in found.originals()] == ["calls"]
+
+
+def test_noinstr(judged: Judge) -> None:
+    source = BASE + "noinstr int quiet(int x) { return x + 40; }\nint use(int x) { return quiet(x); }"
+    assert "quiet" in the_refusal(judged(source, ("x + 40", "x + 41")), "noinstr", "quiet")
+
+
+def test_notrace_and_global(judged: Judge) -> None:
+    source = BASE + "notrace noinline int quiet(int x) { return x + 40; }\nint use(int x) { return quiet(x); }"
+    the_refusal(judged(source, ("x + 40", "x + 41")), "no-fentry", "quiet")
+
+
+def test_notrace_and_its_address_taken(judged: Judge) -> None:
+    source = BASE + """
+    static notrace int quiet(int x) { return x + 40; }
+    int (*hook)(int) = quiet;
+    """
+    assert "address" in the_refusal(judged(source, ("x + 40", "x + 41")), "no-fentry", "quiet")
+
+
+def test_a_file_without_ftrace(judged: Judge) -> None:
+    found = judged(BASE, ("x * 3", "x * 4"), flags=("-fno-profile", "-fno-instrument-functions", "-mno-fentry"))
+    assert {code for code, _ in codes(found)} <= {"no-ftrace-file"} and found.verdict == "refused"
+
+
+def test_labels_that_escape(judged: Judge) -> None:
+    source = """
+    const void *const *kept;
+    int run(const char *program, int x) {
+        static const void *labels[] = { &&stop, &&add };
+        kept = labels;
+        goto *labels[*program];
+    add: x += STEP; goto *labels[*++program];
+    stop: return x;
+    }
+    """
+    found = judged(source.replace("STEP", "1"), source.replace("STEP", "2"))
+    ((code, symbol),) = codes(found)
+    assert code == "label-escape" and symbol.startswith("labels")
+    assert judged(source.replace("STEP", "1"), source.replace("STEP", "2"), allow=f"label-escape:{symbol}").verdict == (
+        "refused"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("EXPORT_SYMBOL(entry);", "", "not at all"),
+        ("EXPORT_SYMBOL(entry);", "EXPORT_SYMBOL_GPL(entry);", "now to GPL"),
+        ("EXPORT_SYMBOL_GPL(entry);", "EXPORT_SYMBOL(entry);", "now to all"),
+    ],
+)
+def test_exports(judged: Judge, old: str, new: str, says: str) -> None:
+    assert says in the_refusal(judged(BASE + old, BASE + new), "export-changed", "entry")
+    found = judged(BASE + old, BASE.replace("x * 3", "x * 4") + new, allow="export-changed:entry")
+    assert found.verdict == "changed" and roles(found) == {"helper": "changed"}
+
+
+def test_a_new_export_is_left_out(judged: Judge) -> None:
+    found = judged(BASE, BASE.replace("x * 3", "x * 4") + "EXPORT_SYMBOL_GPL(entry);")
+    assert found.verdict == "changed" and [w.code for w in found.judged.warnings] == ["export-added"]
+    assert roles(found) == {"helper": "changed"}
+
+
+def test_comdat(judged: Judge) -> None:
+    source = BASE + """
+    __asm__(".section .text.shared,\\"axG\\",@progbits,shared,comdat\\n.weak shared\\n.type shared,@function\\n"
+            "shared: call __fentry__\\nmovl $VALUE, %eax\\nret\\n.size shared, . - shared\\n.text");
+    int shared(void);
+    int use(void) { return shared(); }
+    """
+    found = judged(source.replace("VALUE", "1"), source.replace("VALUE", "2"))
+    assert ("comdat", "shared") in codes(found)
+
+
+def test_an_unknown_table(judged: Judge) -> None:
+    """A section without symbols that points into what travels stops the build, and is named."""
+    source = BASE + """
+    int odd(int x) { __asm__ volatile("1: nop\\n.pushsection __strange_table,\\"a\\"\\n.long 1b - .\\n.popsection");
+        return x + 60; }
+    """
+    try:
+        found = judged(source, ("x + 60", "x + 61"))
+    except UnknownError as problem:
+        assert "__strange_table" in str(problem)
+    else:
+        assert codes(found) == [("unknown-table", "odd")]
+        assert "__strange_table" in found.judged.refusals[0].message
+    assert judged(source, ("x * 3", "x * 4")).verdict == "changed", "it is no matter where it does not point"
+
+
+def test_all_refusals_come_together(judged: Judge) -> None:
+    source = BASE + """
+    static int limit = 4; int get(void) { return limit++; }
+    int __init begin(void) { return 8; }
+    noinstr int quiet(int x) { return x + 40; }
+    """
+    found = judged(source, ("limit = 4", "limit = 5"), ("return 8", "return 9"), ("+ 40", "+ 41"))
+    assert codes(found) == [("data-changed", "limit"), ("init-changed", "begin"), ("noinstr", "quiet")]
+    assert len(found.as_json()["refusals"]) == 3
+
+
+def test_what_would_crash_cannot_be_accepted(judged: Judge) -> None:
+    source = BASE + "noinstr int quiet(int x) { return x + 40; }"
+    for allow in ("noinstr:quiet", "noinstr:*"):
+        assert judged(source, ("x + 40", "x + 41"), allow=allow).verdict == "refused"
