@@ -11,7 +11,9 @@ from pathlib import Path
 from builder.acquire.cache import published
 from builder.acquire.packages import fetch_headers, fetch_kernel
 from builder.acquire.tools import run
+from builder.binary import read_object
 from builder.binary.kernel import Kernel
+from builder.compare import View
 from builder.compose.owner import Objects
 from builder.pipeline import build, diff
 
@@ -42,6 +44,22 @@ class Probed:
         )
         assert module is not None
         return module.content
+
+
+def offsets(made: Probed) -> dict[str, int]:
+    """Places in version 0: behind inner()'s ftrace location, at its first branch, inside its `.cold` part."""
+    view = View(read_object(made.objects[0]))
+    inner = [i.offset for i in view.instructions(view.by_name["inner"])]
+    part = view.by_name["inner.cold"]
+    cold = [i.offset - part.entry for i in view.instructions(part)]
+    return {"early": inner[1], "mid": inner[5], "cold": cold[1]}
+
+
+def behind(made: Probed) -> int:
+    """The offset in version 0's outer() at which its first real call has returned."""
+    view = View(read_object(made.objects[0]))
+    calls = [i for i in view.instructions(view.by_name["outer"]) if i.is_call]
+    return calls[1].end
 
 
 def probed(release: str) -> Probed:

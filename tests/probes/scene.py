@@ -1,0 +1,62 @@
+"""The probed module on a kernel, with probes of each kind; the same on a guest and on a simulated kernel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+from builder.image.machine import KPROBE_EVENTS, TRACING, Host
+from tests.probes.versions import NAME
+
+# Offsets in version 0: see `inner` and `outer` in the module's source.
+PROBES = {
+    "entry": "p:b/entry {module}:outer",
+    "mid": "p:b/mid {module}:inner+{mid}",
+    "cold": "p:b/cold {module}:inner.cold+{cold}",
+    "ret": "r:b/ret {module}:outer",
+    "arg": "p:b/arg {module}:inner+{early} kind=%di:u32 x=%si:u32",
+    "off": "p:b/off {module}:inner+{early}",
+}
+FILTER = "kind == 3"
+
+
+class Scene(Protocol):
+    """What the scenario needs besides a Host."""
+
+    host: Host
+
+    def call(self, kind: int, count: int) -> None:
+        """Call outer(KIND, 0 ... COUNT-1)."""
+
+    def hits(self, event: str) -> int:
+        """How often the enabled event b/EVENT has fired."""
+
+
+def plant(host: Host, mid: int, cold: int, early: int) -> None:
+    """All probes; `arg` has a filter, and all but `off` are enabled and counted by a histogram."""
+    for line in PROBES.values():
+        host.write(KPROBE_EVENTS, line.format(module=NAME, mid=mid, cold=cold, early=early) + "\n", append=True)
+    host.write(f"{TRACING}/events/b/arg/filter", FILTER)
+    for event in PROBES:
+        if event != "off":
+            arm(host, event)
+
+
+def arm(host: Host, event: str) -> None:
+    """Count and enable an event; a filter of the event is the histogram's too."""
+    condition = f" if {FILTER}" if event == "arg" else ""
+    host.write(f"{TRACING}/events/b/{event}/trigger", f"hist:keys=common_type{condition}")
+    host.write(f"{TRACING}/events/b/{event}/enable", "1")
+
+
+def histogram(text: str) -> int:
+    found = re.search(r"Hits: (\d+)", text)
+    assert found is not None, text
+    return int(found[1])
+
+
+def facts(text: str) -> Mapping[str, int]:
+    """The module's line: `calls 3 sum ...`."""
+    words = text.split()
+    return {name: int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
