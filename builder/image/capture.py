@@ -72,12 +72,24 @@ class GuestMemory:
         for start, end in merged:
             self.keep(start, end)
 
-    def read(self, address: int, size: int) -> bytes:
-        """`size` bytes at `address`."""
+    def known(self, address: int, size: int) -> bytes | None:
+        """`size` bytes at `address` of what was kept, None where it was not."""
         for start, data in reversed(self._known):
             if start <= address and address + size <= start + len(data):
                 return data[address - start : address - start + size]
-        return self.fetch(address, size)
+        return None
+
+    def number(self, address: int, size: int, *, signed: bool = False) -> int | None:
+        """A number in what was kept, None where it was not (memory that is gone after init)."""
+        found = self.known(address, size)
+        return None if found is None else int.from_bytes(found, "little", signed=signed)
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes at `address`, as kept, else read now. GuestError where the guest is gone."""
+        found = self.known(address, size)
+        if found is None and not self._guest.alive:
+            raise GuestError(f"{size} bytes at {address:#x} were not kept before the guest ended")
+        return self.fetch(address, size) if found is None else found
 
     def u32(self, address: int) -> int:
         return int.from_bytes(self.read(address, 4), "little")

@@ -65,9 +65,9 @@ class SimulatedKernel:
         self.module_exports: dict[str, ModuleExport] = {}
         self._indexes: dict[str, tuple[list[int], list[str]]] = {}
         self.symbols_of: dict[str, Mapping[str, tuple[int, ...]]] = {}
-        self.key_reader: Callable[[int], int] | None = None
+        self.key_reader: Callable[[int], int | None] | None = None
         """Where given, asked for the count of a static key that is not in the state (see `static_key`)."""
-        self.call_reader: Callable[[int], int] | None = None
+        self.call_reader: Callable[[int], int | None] | None = None
         """The same for where a static call goes."""
         self.changed: set[int] = set()
         """Static keys and calls that were changed since boot: memory tells."""
@@ -262,8 +262,9 @@ class SimulatedKernel:
         known = None if address in self.changed else self.state.static_keys.get(address)
         if known is not None:
             return known
-        if self.key_reader is not None:
-            return self.key_reader(address)
+        observed = self.key_reader(address) if self.key_reader is not None else None
+        if observed is not None:
+            return observed
         value = self.memory.u32(address)
         return value - (1 << 32) if value >> 31 else value
 
@@ -272,7 +273,8 @@ class SimulatedKernel:
         known = None if key in self.changed else self.state.static_calls.get(key)
         if known is not None:
             return known
-        return self.memory.u64(key) if self.call_reader is None else self.call_reader(key)
+        observed = self.call_reader(key) if self.call_reader is not None else None
+        return self.memory.u64(key) if observed is None else observed
 
     # Execution
 

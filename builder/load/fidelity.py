@@ -198,8 +198,8 @@ def compare(
         used = state if kind == "captured" else derive_state(kernel, cpu, smp, unknown)
         simulated = boot(kernel, used)
         if kind == "captured":
-            simulated.key_reader = lambda address: int.from_bytes(memory.read(address, 4), "little", signed=True)
-            simulated.call_reader = memory.u64
+            simulated.key_reader = lambda address: memory.number(address, 4, signed=True)
+            simulated.call_reader = lambda address: memory.number(address, 8)
         outcome.state_differences += state_differences(kernel, used, state)
         predict(simulated, files, found, memory, outcome)
         outcome.seconds_simulated = time.monotonic() - started
@@ -363,13 +363,15 @@ class Causes:
                 self._by_code.setdefault(at, cause)
 
     def _key(self, key: int) -> tuple[str, str]:
-        theirs = int.from_bytes(self._memory.read(key, 4), "little", signed=True)
-        return ("off", "on")[self._simulated.static_key(key) != 0], ("off", "on")[theirs != 0]
+        ours, theirs = self._simulated.static_key(key), self._memory.number(key, 4, signed=True)
+        return ("off", "on")[ours != 0], "gone" if theirs is None else ("off", "on")[theirs != 0]
 
     def _call(self, key: int) -> tuple[str, str]:
-        return tuple(  # type: ignore[return-value]
-            self._simulated.describe(value) for value in (self._simulated.static_call(key), self._memory.u64(key))
-        )
+        ours, theirs = self._simulated.static_call(key), self._memory.number(key, 8)
+        return self._target(ours), "gone" if theirs is None else self._target(theirs)
+
+    def _target(self, address: int) -> str:
+        return self._simulated.describe(address).removesuffix("+0x0") if address else "nothing"
 
     def of(self, address: int) -> str:
         """The cause of a difference, "" where none is known."""
