@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass, field
 
 from builder.image.machine import KPROBE_EVENTS, TRACING, Host
+from builder.load.live import Live
+from builder.load.simhost import SimulatedHost
 from tests.probes.versions import NAME
 
 # Offsets in version 0: see `inner` and `outer` in the module's source.
@@ -19,18 +21,6 @@ PROBES = {
     "off": "p:b/off {module}:inner+{early}",
 }
 FILTER = "kind == 3"
-
-
-class Scene(Protocol):
-    """What the scenario needs besides a Host."""
-
-    host: Host
-
-    def call(self, kind: int, count: int) -> None:
-        """Call outer(KIND, 0 ... COUNT-1)."""
-
-    def hits(self, event: str) -> int:
-        """How often the enabled event b/EVENT has fired."""
 
 
 def plant(host: Host, mid: int, cold: int, early: int) -> None:
@@ -60,3 +50,29 @@ def facts(text: str) -> Mapping[str, int]:
     """The module's line: `calls 3 sum ...`."""
     words = text.split()
     return {name: int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+@dataclass
+class SimulatedScene:
+    """The module in a simulated kernel, with what the calls of it must have come to."""
+
+    host: SimulatedHost
+    calls: int = 0
+    rare: int = 0
+    results: list[int] = field(default_factory=list)
+
+    def call(self, kind: int, count: int) -> None:
+        for x in range(count):
+            self.results.append(int(self.host.call(f"{NAME}:outer", kind, x)))
+        self.calls += count
+        self.rare += count if kind == 3 else 0
+
+    def live(self) -> Live:
+        return Live(self.host)
+
+    def counts(self) -> dict[str, int]:
+        return {event: self.host.hits(f"b/{event}") for event in ("entry", "mid", "cold", "ret", "arg")}
+
+    @property
+    def expected(self) -> dict[str, int]:
+        return {"entry": self.calls, "mid": self.calls, "cold": self.rare, "ret": self.calls, "arg": self.rare}

@@ -15,9 +15,8 @@ from builder.load.kprobes import parse_events
 from builder.load.live import Live
 from builder.load.planting import probe
 from builder.load.survey import survey
-from tests.conftest import lacks
 from tests.probes.scene import PROBES, facts, histogram, plant
-from tests.probes.versions import NAME, Probed, offsets, probed
+from tests.probes.versions import NAME, Probed, offsets
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 PROC = f"/proc/{NAME}"
@@ -59,14 +58,6 @@ class GuestScene:
 
     def clean(self) -> None:
         self.guest.check(CLEAN)
-
-
-@pytest.fixture(scope="module")
-def made(release_61: str) -> Probed:
-    try:
-        return probed(release_61)
-    except BespokeError as error:
-        lacks(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -3,74 +3,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from builder.errors import BespokeError, LoadError
 from builder.image.machine import KPROBE_EVENTS, TRACING
-from builder.load import livepatch
-from builder.load.check import Checker
-from builder.load.live import Live
 from builder.load.planting import probe
-from builder.load.simhost import SimulatedHost
 from builder.load.survey import survey
-from tests.conftest import lacks
-from tests.probes.scene import plant
-from tests.probes.versions import NAME, Probed, behind, offsets, probed
+from tests.probes.scene import SimulatedScene
+from tests.probes.versions import NAME, Probed, behind, offsets
 
 pytestmark = [pytest.mark.kernel]
-
-
-@pytest.fixture(scope="module")
-def made(release_61: str) -> Probed:
-    try:
-        return probed(release_61)
-    except BespokeError as error:
-        lacks(str(error))
-
-
-@dataclass
-class SimulatedScene:
-    host: SimulatedHost
-    calls: int = 0
-    rare: int = 0
-    results: list[int] = field(default_factory=list)
-
-    def call(self, kind: int, count: int) -> None:
-        for x in range(count):
-            self.results.append(int(self.host.call(f"{NAME}:outer", kind, x)))
-        self.calls += count
-        self.rare += count if kind == 3 else 0
-
-    def live(self) -> Live:
-        return Live(self.host)
-
-    def counts(self) -> dict[str, int]:
-        return {event: self.host.hits(f"b/{event}") for event in ("entry", "mid", "cold", "ret", "arg")}
-
-    @property
-    def expected(self) -> dict[str, int]:
-        return {"entry": self.calls, "mid": self.calls, "cold": self.rare, "ret": self.calls, "arg": self.rare}
-
-
-@pytest.fixture(scope="module")
-def host(made: Probed) -> SimulatedHost:
-    return SimulatedHost(Checker(made.kernel).simulated("max"))
-
-
-@pytest.fixture
-def scene(made: Probed, host: SimulatedHost) -> Iterator[SimulatedScene]:
-    host.insert(made.module.read_bytes())
-    host.registry.probes.clear()
-    host.registry.events.clear()
-    host.registry.direct.clear()
-    plant(host, **offsets(made))
-    yield SimulatedScene(host)
-    host.remove("/run/bespoke/trail.json")
-    livepatch.unload_all(host.kernel)
 
 
 def test_probes_count_every_call_once_through_load_and_unload(scene: SimulatedScene, made: Probed) -> None:

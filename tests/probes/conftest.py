@@ -1,0 +1,41 @@
+"""The probed module in a simulated kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from builder.errors import BespokeError
+from builder.load import livepatch
+from builder.load.check import Checker
+from builder.load.simhost import SimulatedHost
+from tests.conftest import lacks
+from tests.probes.scene import SimulatedScene, plant
+from tests.probes.versions import Probed, offsets, probed
+
+
+@pytest.fixture(scope="session")
+def made(release_61: str) -> Probed:
+    try:
+        return probed(release_61)
+    except BespokeError as error:
+        lacks(str(error))
+
+
+@pytest.fixture(scope="session")
+def simulated(made: Probed) -> SimulatedHost:
+    return SimulatedHost(Checker(made.kernel).simulated("max"))
+
+
+@pytest.fixture
+def scene(made: Probed, simulated: SimulatedHost) -> Iterator[SimulatedScene]:
+    """The module loaded, all probes planted and armed; nothing is left behind."""
+    simulated.insert(made.module.read_bytes())
+    plant(simulated, **offsets(made))
+    yield SimulatedScene(simulated)
+    simulated.remove("/run/bespoke/trail.json")
+    livepatch.unload_all(simulated.kernel)
+    simulated.registry.probes.clear()
+    simulated.registry.events.clear()
+    simulated.registry.direct.clear()
