@@ -1,0 +1,226 @@
+"""The modules of all fixes for the running kernel: the same bytes each time, and true in what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from builder.acquire.packages import fetch_kernel
+from builder.arch import by_machine
+from builder.binary import ObjectFile, elf, read_object, write_object
+from builder.binary.kernel import Kernel
+from builder.emit import Module
+from builder.emit.manifest import SECTION, encode
+from builder.emit.readback import ReadbackError, verify
+from builder.errors import BespokeError, InputError
+from tests.conftest import ROOT, data_root, lacks
+from tests.emit.edits import klp_sections, renamed, with_data
+from tests.running.pairs import ACCEPTED, RELEASE, built, places
+
+pytestmark = [pytest.mark.data, pytest.mark.kernel]
+
+NEVER = {"drivers__net__ppp__ppp_async", "drivers__net__vxlan__vxlan_vnifilter", "kernel__trace__blktrace"}
+NAMES = [name for name in places(data_root()) if name not in NEVER]
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Kernel:
+    try:
+        return Kernel.open(fetch_kernel(RELEASE).image)
+    except BespokeError as error:
+        lacks(str(error))
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, Module]:
+    return {}
+
+
+@pytest.fixture(params=NAMES)
+def module(request: pytest.FixtureRequest, kernel: Kernel, data: Path, modules: dict[str, Module]) -> Module:
+    name = request.param
+    if name not in modules:
+        found = built(places(data)[name], kernel, [ACCEPTED[name]] if name in ACCEPTED else [])
+        assert found.module is not None, found.verdict
+        modules[name] = found.module
+    return modules[name]
+
+
+@pytest.fixture
+def obj(module: Module) -> ObjectFile:
+    return read_object(module.content, name=module.name)
+
+
+def test_klp_relocations_stand_last_with_their_flags(obj: ObjectFile) -> None:
+    late = klp_sections(obj)
+    assert [s.index for s in late] == list(range(len(obj.sections) - len(late), len(obj.sections)))
+    symtab = obj.symtab
+    assert symtab is not None
+    named = {s.index for s in obj.symbols if s.name.startswith(".klp.sym.")}
+    for section in late:
+        assert section.type == elf.SHT_RELA and section.link == symtab.index
+        assert section.flags == elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH
+        target = obj.sections[section.info]
+        patched, rest = section.name.split(".", 4)[3:]
+        assert rest == target.name and patched
+        for row in obj.relocations[section.index]:
+            assert row.symbol in named
+            # livepatch_symbols of another object cannot be had before it (klp_resolve_symbols)
+            assert patched == "vmlinux" or not obj.symbols[row.symbol].name.startswith(".klp.sym.vmlinux.")
+    assert all((s.shndx == elf.LIVEPATCH) == (s.index in named) for s in obj.symbols)
+    used = {row.symbol for s in late for row in obj.relocations[s.index]}
+    assert used == named, "a symbol that nothing uses"
+
+
+def test_relocated_bytes_are_zero(obj: ObjectFile) -> None:
+    rows = by_machine(obj.machine, where=obj.name).relocations
+    count = 0
+    for index, relocations in obj.relocations.items():
+        target = obj.sections[obj.sections[index].info]
+        for r in relocations:
+            size = rows[r.type].size
+            assert r.offset + size <= target.size, (target.name, r)
+            assert target.data[r.offset : r.offset + size] == bytes(size), (target.name, r)
+            count += 1
+    assert count
+
+
+def test_no_late_relocation_where_a_pass_has_been(obj: ObjectFile) -> None:
+    """What belongs to a module is written after module_finalize: never into what that has patched."""
+    for section in klp_sections(obj):
+        if section.name.startswith(".klp.rela.vmlinux."):
+            continue
+        assert obj.sections[section.info].name not in {
+            "__jump_table", ".static_call_sites", ".altinstr_replacement", ".altinstructions", ".parainstructions",
+            ".retpoline_sites", ".return_sites", ".smp_locks", ".orc_unwind_ip", "__mcount_loc",
+        }  # fmt: skip
+
+
+def test_the_manifest_inside_is_what_the_module_holds(module: Module, obj: ObjectFile, kernel: Kernel) -> None:
+    section = obj.by_name[SECTION]
+    assert not section.is_alloc and section.data == encode(module.manifest)
+    manifest = json.loads(section.data)
+    assert manifest == json.loads(json.dumps(module.manifest))
+    assert manifest["name"] == module.name
+    assert manifest["kernel"]["release"] == RELEASE
+    assert manifest["kernel"]["sha256"] == hashlib.sha256(kernel.path.read_bytes()).hexdigest()
+    bindings = set()
+    for late in klp_sections(obj):
+        for r in obj.relocations[late.index]:
+            exporter, _, name = obj.symbols[r.symbol].name.removeprefix(".klp.sym.").partition(".")
+            symbol, _, sympos = name.rpartition(",")
+            patched = late.name.split(".")[3]
+            bindings.add((obj.sections[late.info].name, r.offset, r.type, patched, exporter, symbol, int(sympos),
+                          r.addend))  # fmt: skip
+    keys = ("section", "offset", "type", "patched", "object", "symbol", "sympos", "addend")
+    assert {tuple(row[k] for k in keys) for row in manifest["bindings"]} == bindings
+    labels = {s.name: s for s in obj.symbols if s.is_function}
+    for row in manifest["functions"]:
+        assert labels[row["name"]].size == row["new_size"], row["name"]
+        assert row["redirected"] == ("old_name" in row and row["role"] in ("changed", "carrier"))
+    strides = {"__bug_table": 12, "__jump_table": 16, ".altinstructions": 12, "__ex_table": 12, ".orc_unwind": 6}
+    for table, owners in manifest["special_entries"].items():
+        assert set(owners) <= {row["name"] for row in manifest["functions"]}
+        if table in strides:
+            assert obj.by_name[table].size == strides[table] * sum(owners.values()), table
+    assert manifest["accepted"] == [] or module.name == "bespoke_net__tipc__core"
+
+
+def test_klp_functions_lead_to_the_new_code(module: Module, obj: ObjectFile, kernel: Kernel) -> None:
+    """Every redirected function has a record in .data: name, and a pointer to the code of that name."""
+    data = obj.by_name[".data"]
+    strings = obj.by_name[".rodata.str1.1"]
+    layout = kernel.layout("klp_func")
+    rows = {r.offset: r for r in obj.relocations_of(data.index)}
+    step = layout.offset_of("new_func") - layout.offset_of("old_name")
+    found = {}
+    for at, row in rows.items():
+        symbol = obj.symbols[row.symbol]
+        if symbol.shndx == strings.index and at + step in rows:
+            end = strings.data.index(b"\0", symbol.value + row.addend)
+            new = rows[at + step]
+            code = obj.sections[obj.symbols[new.symbol].shndx]
+            if not code.is_exec:
+                continue
+            place = obj.symbols[new.symbol].value + new.addend
+            names = {s.name for s in obj.symbols if s.is_function and s.shndx == code.index and s.value == place}
+            sympos = at - layout.offset_of("old_name") + layout.offset_of("old_sympos")
+            found[strings.data[symbol.value + row.addend : end].decode()] = (
+                names, int.from_bytes(data.data[sympos : sympos + 8], "little")
+            )  # fmt: skip
+    wanted = [row for row in module.manifest["functions"] if row["redirected"]]
+    assert set(found) == {row["old_name"] for row in wanted}
+    for row in wanted:
+        names, sympos = found[row["old_name"]]
+        assert row["name"] in names and sympos == row["sympos"]
+
+
+def test_other_readers_agree(module: Module, obj: ObjectFile, tmp_path: Path) -> None:
+    file = ELFFile(io.BytesIO(module.content))
+    assert [s.name for s in file.iter_sections()] == [s.name for s in obj.sections]
+    if shutil.which("readelf") is None:
+        lacks("not installed: binutils (make setup)")
+    path = tmp_path / "module.ko"
+    path.write_bytes(module.content)
+    done = subprocess.run(["readelf", "--all", "--wide", path], capture_output=True, text=True, check=True)
+    assert done.stderr == "", "readelf complains"
+
+
+BUILD = """
+import hashlib, sys
+from pathlib import Path
+from builder.binary.kernel import Kernel
+from tests.running.pairs import built, places
+kernel = Kernel.open(sys.argv[1])
+for name, place in places(Path(sys.argv[2])).items():
+    found = built(place, kernel)
+    print(name, hashlib.sha256(found.module.content).hexdigest() if found.module else found.verdict)
+"""
+
+
+@pytest.mark.slow
+def test_the_same_bytes_in_every_process(kernel: Kernel, data: Path) -> None:
+    """Whatever order the interpreter's sets have."""
+    said = []
+    for seed in ("0", "1", "4711"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", BUILD, str(kernel.path), str(data)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        said.append(done.stdout.splitlines())
+    assert len(said[0]) == len(places(data))
+    assert said[0] == said[1] == said[2]
+
+
+def test_the_same_bytes_twice(module: Module, kernel: Kernel, data: Path) -> None:
+    name = next(n for n in NAMES if f"bespoke_{n}".replace("-", "_")[:55] == module.name)
+    again = built(places(data)[name], kernel, [ACCEPTED[name]] if name in ACCEPTED else [])
+    assert again.module is not None and again.module.content == module.content
+
+
+def test_what_was_not_meant_is_seen(obj: ObjectFile, module: Module) -> None:
+    """The read-back can fail: each kind of difference between file and model is found."""
+    verify(module.content, obj)
+    text = obj.by_name[".modinfo"]
+    late = next(iter(obj.relocations))
+    first = obj.relocations[late][0]
+    moved = {**obj.relocations, late: (first._replace(addend=first.addend + 1), *obj.relocations[late][1:])}
+    wrong = (
+        with_data(obj, ".modinfo", text.data[:-2] + b"?\0"),
+        renamed(lambda n: n == "klp_enable_patch", lambda n: "klp_enable_patches")(obj),
+        ObjectFile(obj.name, obj.machine, obj.type, obj.sections, obj.symbols, moved),
+    )
+    for model in wrong:
+        assert write_object(model) != module.content
+        with pytest.raises(ReadbackError):
+            verify(module.content, model)
+    with pytest.raises((ReadbackError, InputError)):
+        verify(module.content[:1000], obj)
