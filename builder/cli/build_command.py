@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from builder.acquire.cache import write_whole
 from builder.binary.kernel import Kernel
 from builder.cli.common import Output, add_allow, add_kernel, allowed, named_paths
+from builder.cli.page import add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import Module
-from builder.errors import UsageError
+from builder.errors import RefusedError, UsageError
 from builder.pipeline import build, diff, find_pairs
 from builder.report.build import render_build
 
@@ -33,21 +35,40 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="the module's name (default: that of the output file)")
     parser.add_argument("--in", dest="inside", metavar="OBJECT", help="the pair's owner: vmlinux or a module")
     parser.add_argument("--replace", action="store_true", help="take the place of all earlier livepatches")
+    parser.add_argument(
+        "--on", type=Path, metavar="V1.ko", help="stack on an earlier module of ours and share its state"
+    )
     add_allow(parser)
+    add_html(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
     names = allowed(options.allow)
     given = named_paths(options.object)
-    diffs = [diff(old, new, allowed=names) for old, new in _pairs(options)]
+    pairs = _pairs(options)
+    check_html(options.html, options.output, *(path for pair in pairs for path in pair))
+    diffs = [diff(old, new, allowed=names) for old, new in pairs]
     kernel = Kernel.open(options.kernel)
     name = options.name or options.output.name.removesuffix(".ko")
     objects = Objects(kernel, given)
-    module = build(diffs, kernel, name=name, objects=objects, inside=options.inside, replace=options.replace)
+    labelled = [(str(new), found) for (_, new), found in zip(pairs, diffs, strict=True)]
+    page = partial(write_build, options.html, labelled, kernel, options.output, verbose=output.verbose)
+    try:
+        module = build(
+            diffs, kernel, name=name, objects=objects, inside=options.inside, replace=options.replace, on=options.on,
+            allowed=names,
+        )  # fmt: skip
+    except RefusedError as refused:
+        if options.html:
+            page(None, refused)
+        raise
+    if module is not None:
+        _write(module, options.output)
+    if options.html:
+        page(module)
     if module is None:
         return _nothing(diffs, output)
-    _write(module, options.output)
     if output.json:
         output.document(module.manifest)
     elif not output.quiet:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.cli.common import Output, add_allow, allowed
+from builder.cli.page import add_html, check_html, describer, write_diff
 from builder.cli.trees import compare_trees
 from builder.errors import UsageError
 from builder.pipeline import diff
@@ -18,6 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("new", type=Path, metavar="NEW", help="the new one")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="compare N pairs of a tree at once")
     add_allow(parser)
+    add_html(parser)
     parser.set_defaults(run=run)
 
 
@@ -27,9 +29,13 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.jobs < 1:
         raise UsageError("-j takes a number from 1 on")
     names = allowed(options.allow)
+    check_html(options.html, options.old, options.new)
     if options.old.is_dir():
         return _trees(options, output, names)
     found = diff(options.old, options.new, allowed=names)
+    if options.html:
+        pair = describer(output.verbose)(found, options.new.name)
+        write_diff(options.html, options.old, options.new, [pair])
     if output.json:
         output.document(found.as_json())
     elif not output.quiet:
@@ -38,7 +44,10 @@ def run(options: argparse.Namespace, output: Output) -> int:
 
 
 def _trees(options: argparse.Namespace, output: Output, names: tuple[tuple[str, str], ...]) -> int:
-    document, status = compare_trees(options.old, options.new, names, options.jobs, output)
+    describe = describer(output.verbose) if options.html else None
+    document, pairs, status = compare_trees(options.old, options.new, names, options.jobs, output, describe)
+    if options.html:
+        write_diff(options.html, options.old, options.new, pairs, document["unpaired"])
     if output.json:
         output.document(document)
     elif not output.quiet:

@@ -20,6 +20,7 @@ from builder.acquire.patch import OBJECT_LIMIT, PatchObjects, prepare_patch
 from builder.acquire.sources import Target, find_source
 from builder.binary.kernel import Kernel
 from builder.cli.common import Output, add_allow, add_kernel, allowed, named_paths
+from builder.cli.page import add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import Module
@@ -54,12 +55,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"compile at most N objects (default {OBJECT_LIMIT})",
     )
     add_allow(parser)
+    add_html(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
     names = allowed(options.allow)
     patches = _expand(options.patches)
+    if options.each and options.html:
+        raise UsageError("--html reports on one module: it cannot be given with --each")
+    check_html(options.html, options.output, *patches)
     kernel = Kernel.open(options.kernel)
     objects = Objects(kernel, named_paths(options.object))
     with _logged(output):
@@ -123,22 +128,53 @@ class _Maker:
         if not path.parent.is_dir():
             raise UsageError(f"there is no directory {path.parent}")
         allow = [f"{code}:{symbol}" for code, symbol in self.names]
-        with _logged(self.output), _progress(self.output) as report:
-            found = prepare_patch(
-                patches, self.tree, allow=allow, limit=self.options.limit, jobs=self.options.jobs, progress=report
-            )
+        try:
+            with _logged(self.output), _progress(self.output) as report:
+                found = prepare_patch(
+                    patches, self.tree, allow=allow, limit=self.options.limit, jobs=self.options.jobs, progress=report
+                )
+        except RefusedError as refused:
+            self._page(path, None, [], None, refused)
+            raise
         diffs = [diff(pair.old, pair.new, allowed=self.names) for pair in found.pairs]
-        module = build(
-            diffs,
-            self.objects.kernel,
-            name=name or path.name.removesuffix(".ko"),
-            objects=self.objects,
-            inside=[pair.owner for pair in found.pairs],
-            replace=self.options.replace,
-        )
+        try:
+            module = build(
+                diffs,
+                self.objects.kernel,
+                name=name or path.name.removesuffix(".ko"),
+                objects=self.objects,
+                inside=[pair.owner for pair in found.pairs],
+                replace=self.options.replace,
+            )
+        except RefusedError as refused:
+            self._page(path, found, diffs, None, refused)
+            raise
         if module is not None:
             write_whole(path, module.content)
+        self._page(path, found, diffs, module)
         return _Made(module, found, diffs, path)
+
+    def _page(
+        self,
+        path: Path,
+        found: PatchObjects | None,
+        diffs: list[Diff],
+        module: Module | None,
+        refused: RefusedError | None = None,
+    ) -> None:
+        if self.options.html is None:
+            return
+        labels = [pair.path for pair in found.pairs] if found else []
+        write_build(
+            self.options.html,
+            list(zip(labels, diffs, strict=True)),
+            self.objects.kernel,
+            path,
+            module,
+            refused,
+            verbose=self.output.verbose,
+            notes=found.warnings if found else (),
+        )
 
 
 def _each(maker: _Maker, patches: list[Path], output: Output) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -12,31 +12,46 @@ from typing import Any
 from rich.progress import track
 
 from builder.cli.common import Output
+from builder.compose.outcome import Diff
 from builder.errors import BespokeError
 from builder.pipeline import diff, find_pairs
+from builder.report.html import Pair, unread
 
 # The exit status of a tree is the worst of its pairs.
 _WORST = (2, 1, 0, 3)
 _STATUS = {"error": 2, "refused": 1, "changed": 0, "unchanged": 3}
 
-Job = tuple[str, Path, Path, tuple[tuple[str, str], ...]]
+Job = tuple[str, Path, Path, tuple[tuple[str, str], ...], "Describe | None"]
+Describe = Callable[[Diff, str], Pair]
+"""What a page says of a pair, by its diff and its path; a function that another process can find."""
+Row = tuple[dict[str, Any], Pair | None]
 
 
 def compare_trees(
-    old: Path, new: Path, allowed: tuple[tuple[str, str], ...], jobs: int, output: Output
-) -> tuple[dict[str, Any], int]:
-    """The JSON document of two trees and the exit status; an unreadable pair stops no other."""
+    old: Path,
+    new: Path,
+    allowed: tuple[tuple[str, str], ...],
+    jobs: int,
+    output: Output,
+    describe: Describe | None = None,
+) -> tuple[dict[str, Any], list[Pair], int]:
+    """The JSON document of two trees, what a page says of them and the exit status.
+
+    An unreadable pair stops no other. Without `describe` there is nothing for a page.
+    """
     pairs, unpaired = find_pairs(old, new)
-    work: list[Job] = [(path, first, second, allowed) for path, first, second in pairs]
-    rows: Iterable[dict[str, Any]] = _all(work, jobs)
+    work: list[Job] = [(path, first, second, allowed, describe) for path, first, second in pairs]
+    rows: Iterable[Row] = _all(work, jobs)
     if output.err.is_terminal and not output.quiet:
         rows = track(rows, total=len(work), description="comparing", console=output.err, transient=True)
     done = list(rows)
-    statuses = {_STATUS[row["verdict"]] for row in done} or {3}
-    return {"pairs": done, "unpaired": unpaired}, next(s for s in _WORST if s in statuses)
+    documents = [document for document, _ in done]
+    statuses = {_STATUS[document["verdict"]] for document in documents} or {3}
+    described = [pair for _, pair in done if pair is not None]
+    return {"pairs": documents, "unpaired": unpaired}, described, next(s for s in _WORST if s in statuses)
 
 
-def _all(work: list[Job], jobs: int) -> Iterator[dict[str, Any]]:
+def _all(work: list[Job], jobs: int) -> Iterator[Row]:
     if jobs == 1 or len(work) < 2:
         yield from map(compare_one, work)
         return
@@ -51,17 +66,18 @@ def _all(work: list[Job], jobs: int) -> Iterator[dict[str, Any]]:
         yield from map(compare_one, work[done:])
 
 
-def compare_one(job: Job) -> dict[str, Any]:
-    """One pair as its JSON document; what cannot be read has the verdict `error`."""
-    path, old, new, allowed = job
+def compare_one(job: Job) -> Row:
+    """One pair as its JSON document, described if wanted; what cannot be read has the verdict `error`."""
+    path, old, new, allowed, describe = job
     try:
-        return {"path": path, **diff(old, new, allowed=allowed).as_json()}
+        found = diff(old, new, allowed=allowed)
+        return {"path": path, **found.as_json()}, describe(found, path) if describe else None
     except (BespokeError, OSError) as problem:
         message = str(problem)
     except Exception as problem:
         message = f"a defect in bespoke: {type(problem).__name__}: {problem}"
     empty: list[str] = []
-    return {
+    document = {
         "path": path,
         "verdict": "error",
         "old": str(old),
@@ -72,3 +88,4 @@ def compare_one(job: Job) -> dict[str, Any]:
         "refusals": [],
         "warnings": [],
     }
+    return document, unread(document) if describe else None

@@ -14,14 +14,14 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 @cache
 def environment() -> jinja2.Environment:
-    """Strict: a name that a template uses and nobody gives is an error."""
+    """Strict: a name that a template uses and nobody gives is an error. What a page says is escaped."""
     places = [_PACKAGE / "_templates", _PACKAGE.parent / "templates"]
     found = [str(p) for p in places if p.is_dir()]
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(found),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),
     )
 
 

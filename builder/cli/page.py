@@ -1,0 +1,161 @@
+"""`--html FILE`: the report as a page, for the commands that compare."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from builder.acquire.cache import write_whole
+from builder.binary import read_object
+from builder.binary.kernel import Kernel
+from builder.cli.trees import Describe
+from builder.compose.outcome import Diff
+from builder.emit import Module
+from builder.errors import Refusal, RefusedError, UsageError
+from builder.report.html import MOST_ROWS, Advice, Outcome, Pair, describe, render_page
+from builder.report.references import bindings_in
+
+
+def add_html(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="also write the report as one page, with the instructions side by side",
+    )
+
+
+def check_html(path: Path | None, *others: Path | None) -> None:
+    """UsageError where the page could not be written, or would overwrite what it reports on."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent}")
+    if path.is_dir():
+        raise UsageError(f"--html {path}: is a directory")
+    if any(other is not None and path.resolve() == other.resolve() for other in others):
+        raise UsageError(f"--html {path}: names a file that is read or written as something else")
+
+
+def describer(verbose: bool) -> Describe:
+    """What turns a diff and its label into what the page says; all instructions where more is asked for."""
+    return partial(_describe, most=None if verbose else MOST_ROWS)
+
+
+def _describe(diff: Diff, label: str, most: int | None) -> Pair:
+    return describe(diff, label, most=most)
+
+
+def write_diff(path: Path, old: Path, new: Path, pairs: Sequence[Pair], unpaired: Sequence[str] = ()) -> None:
+    """The page of `bespoke diff`: of one pair or of two trees."""
+    verdict = _worst(pairs)
+    accept = _accepting(pairs)
+    following = []
+    if accept is not None and verdict in ("changed", "refused"):
+        command = shlex.join(["bespoke", "build", str(old), str(new), "--kernel", "RELEASE", "-o", "fix.ko"])
+        purpose = "Build the module for the kernel that runs (RELEASE, or its vmlinuz)"
+        if verdict == "refused":
+            purpose = "If each of the reasons below is acceptable, accept them and build the module"
+        following.append((" ".join([command, *accept]), purpose))
+    outcome = Outcome(
+        title=f"{old.name} → {new.name}" if len(pairs) != 1 else _title(pairs[0]),
+        verdict=verdict,
+        facts=(("old", str(old)), ("new", str(new)), *_counted(pairs)),
+        unpaired=tuple(unpaired),
+        following=tuple(following),
+        sentence=_SENTENCES[verdict] if len(pairs) > 1 else "",
+    )
+    write_whole(path, render_page(outcome, pairs))
+
+
+def write_build(
+    path: Path,
+    diffs: Sequence[tuple[str, Diff]],
+    kernel: Kernel,
+    output: Path,
+    module: Module | None,
+    refused: RefusedError | None = None,
+    *,
+    verbose: bool = False,
+    notes: Iterable[Refusal] = (),
+) -> None:
+    """The page of a module: of labelled diffs, with what the module that was written is bound to.
+
+    Refusals that no diff has made are those of the kernel. Without module and refusals nothing changed.
+    """
+    bindings = bindings_in(read_object(module.content, name=module.name)) if module else {}
+    most = None if verbose else MOST_ROWS
+    pairs = [describe(diff, label, bindings, most) for label, diff in diffs]
+    verdict = "refused" if refused else "built" if module else "unchanged"
+    own = {r for _, diff in diffs for r in diff.judged.refusals}
+    further = tuple(Advice.of(r) for r in (refused.refusals if refused else ()) if r not in own)
+    noted = [Advice.of(note) for note in notes]
+    facts = [("kernel", kernel.release)]
+    following = []
+    if module:
+        manifest = module.manifest
+        facts = [("module", str(output)), *facts, ("patches", ", ".join(manifest["objects"]))]
+        arguments = [str(output), "--kernel", kernel.release]
+        following.append(
+            (shlex.join(["bespoke", "check", *arguments]), "See without a virtual machine whether it loads")
+        )
+        following.append(
+            (shlex.join(["bespoke", "try", *arguments]), "Load it in a virtual machine that runs that kernel")
+        )
+        warned = {(w.code, w.symbol) for _, diff in diffs for w in diff.judged.warnings}
+        late = [w for w in manifest["warnings"] if (w["code"], w["symbol"]) not in warned]
+        noted += [Advice(w["code"], w["symbol"], "", w["message"], "", "") for w in late]
+    accept = [a.accept for a in (*further, *(a for pair in pairs for a in pair.refusals))]
+    if refused and accept and all(accept):
+        following.append(
+            (" ".join(accept), "If each of the reasons below is acceptable, give the same command again with")
+        )
+    outcome = Outcome(
+        title=module.name if module else output.name.removesuffix(".ko"),
+        verdict=verdict,
+        facts=(*facts, *_counted(pairs)),
+        refusals=further,
+        warnings=tuple(noted),
+        following=tuple(following),
+        sentence=_BUILT if module else "",
+        bound=module is not None,
+    )
+    write_whole(path, render_page(outcome, pairs))
+
+
+_BUILT = "The module is written; every function that it replaces was found in the kernel byte by byte."
+_SENTENCES = {
+    "error": "Not all of the pairs could be compared.",
+    "refused": "Not all of the pairs can ship as they are.",
+    "changed": "Everything that changed can ship.",
+    "unchanged": "Nothing changed that has to ship.",
+}
+
+
+def _title(pair: Pair) -> str:
+    names = [f.name for f in pair.functions if f.role == "changed"]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or Path(pair.new).name
+
+
+def _worst(pairs: Sequence[Pair]) -> str:
+    verdicts = {pair.verdict for pair in pairs}
+    return next((v for v in ("error", "refused", "changed") if v in verdicts), "unchanged")
+
+
+def _accepting(pairs: Sequence[Pair]) -> list[str] | None:
+    """The arguments that accept all refusals; None where one of them cannot be accepted."""
+    rows = [refusal.accept for pair in pairs for refusal in pair.refusals]
+    return list(dict.fromkeys(rows)) if all(rows) else None
+
+
+def _counted(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
+    """How many pairs have each verdict, where there are several."""
+    if len(pairs) < 2:
+        return []
+    words = [
+        f"{n} {v}" for v in ("error", "refused", "changed", "unchanged") if (n := sum(p.verdict == v for p in pairs))
+    ]
+    return [("pairs", f"{len(pairs)}: {', '.join(words)}")]
