@@ -77,7 +77,10 @@ class _Matcher:
             for key, atoms in fresh.items():
                 others = table.get(key, [])
                 if len(atoms) == len(others) == 1:
-                    self.pair(others[0], atoms[0])
+                    if naming.is_static_local(atoms[0].name) and not atoms[0].is_function:
+                        self._pair_static(others[0], atoms[0])
+                    else:
+                        self.pair(others[0], atoms[0])
                 elif others and atoms:
                     self.ambiguous.append((atoms[0], f"{len(others)} old and {len(atoms)} new symbols of this name"))
 

@@ -17,6 +17,9 @@ from builder.binary import ObjectFile, elf
 ARRAY, ENUMERATION, MEMBER, POINTER, STRUCTURE, TYPEDEF, UNION = 0x01, 0x04, 0x0D, 0x0F, 0x13, 0x16, 0x17
 SUBRANGE, CONST, VARIABLE, VOLATILE, RESTRICT, ATOMIC, COMPILE_UNIT = 0x21, 0x26, 0x34, 0x35, 0x37, 0x47, 0x11
 
+NAME: Final = 0x03
+"""DW_AT_name."""
+
 # Form -> bytes, for 32-bit DWARF with 8-byte addresses; forms of variable length are not here.
 _FIXED: Final = {
     0x01: 8, 0x05: 2, 0x06: 4, 0x07: 8, 0x0B: 1, 0x0C: 1, 0x0E: 4, 0x10: 4, 0x11: 1, 0x12: 2, 0x13: 4, 0x14: 8,
@@ -24,17 +27,17 @@ _FIXED: Final = {
     0x2A: 2, 0x2C: 4, 0x1F20: 4, 0x1F21: 4,
 }  # fmt: skip
 _LETTER: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_STRING, _STRP, _REF_ADDR, _IMPLICIT, _PRESENT = 0x08, 0x0E, 0x10, 0x21, 0x19
+_STRING, _STRP, _REF_ADDR, _SEC_OFFSET, _IMPLICIT, _PRESENT = 0x08, 0x0E, 0x10, 0x17, 0x21, 0x19
 _UNIT_REFS: Final = frozenset({0x11, 0x12, 0x13, 0x14})
 _STRX: Final = {0x1A: 0, 0x25: 1, 0x26: 2, 0x28: 4}
 _ULEB: Final = frozenset({0x0F, 0x15, 0x1A, 0x1B, 0x22, 0x23})
 _EXPRESSIONS: Final = frozenset({0x0A, 0x18})
 _ELSEWHERE: Final = frozenset({0x1F, 0x20, 0x1D, 0x1C, 0x1F20, 0x1F21})
 """What lies in another section or file and names no type or field of this one."""
-_SLOW: Final = frozenset({_REF_ADDR, 0x1E, *_STRX, *_ELSEWHERE})
+_SLOW: Final = frozenset({_REF_ADDR, _SEC_OFFSET, 0x1E, *_STRX, *_ELSEWHERE})
 
 _NAME, _TYPE, _SIBLING, _VALUE = 0, 2, 3, 1
-_SLOTS: Final = {0x03: _NAME, 0x0B: _VALUE, 0x38: _VALUE, 0x49: _TYPE, 0x01: _SIBLING, 0x0D: 4, 0x6B: 5, 0x0C: 6,
+_SLOTS: Final = {NAME: _NAME, 0x0B: _VALUE, 0x38: _VALUE, 0x49: _TYPE, 0x01: _SIBLING, 0x0D: 4, 0x6B: 5, 0x0C: 6,
                  0x2F: 7, 0x37: 8, 0x02: 9, 0x3C: 10, 0x72: 11, 0x73: 12}  # fmt: skip
 
 
@@ -208,7 +211,7 @@ class Entries:
             return 1
         if form == _STRING:
             return data[pos : after - 1]
-        if form in (_STRP, _REF_ADDR):
+        if form in (_STRP, _REF_ADDR, _SEC_OFFSET):
             return self.references.get(pos, int.from_bytes(data[pos:after], "little"))
         if form in _STRX:
             size = _STRX[form]
@@ -283,7 +286,7 @@ class Entries:
 
 
 def _plan(tag: int, children: bool, rows: tuple[Row, ...]) -> Plan:
-    inline = bool(rows) and rows[0].attribute == 0x03 and rows[0].form == _STRING
+    inline = bool(rows) and rows[0].attribute == NAME and rows[0].form == _STRING
     rest = rows[1:] if inline else rows
     if not all(row.form in _FIXED for row in rest):
         return Plan(tag, children, rows, -1, None)

@@ -21,10 +21,15 @@ from builder.compare.registers import same_registers
 from builder.compare.unit import Line, unit
 from builder.compare.view import Atom
 
-EXACT, CONSTANT, REGISTERS = 100, 90, 75
+LEVELS = EXACT, CONSTANT, REGISTERS = 100, 90, 75
 """Confidence, of 100, by what is equal: all; all but constants; the operation and what it refers to."""
 _MOVED, _LONELY, _ELSEWHERE = 5, 15, 10
 """Taken off: found out of order; no neighbour is mapped beside it; its branch leads to something else."""
+LEAST = 65
+"""What comes out below it is as likely something else, and is not mapped."""
+_PASSES = ((0, 5), (0, 3), (1, 3), (0, 1), (1, 1), (2, 3), (2, 1))
+"""Level, and how many instructions in a row are compared: what stands in its context comes first."""
+_ROUNDS = 4
 _RUN = 3
 """Instructions that must agree, and be the only such, for a block to count as moved."""
 
@@ -71,15 +76,18 @@ class _Alignment:
         self.back: dict[int, int] = {}
 
     def run(self) -> dict[int, tuple[int, int]]:
-        for level, confidence in enumerate((EXACT, CONSTANT, REGISTERS)):
+        for level, width in _PASSES:
             for olds, news in self._gaps():
-                first = [self.old[i].keys[level] for i in olds]
-                second = [self.new[j].keys[level] for j in news]
+                first, second = _windows(self.old, olds, level, width), _windows(self.new, news, level, width)
                 for i, j in align(first, second):
-                    self._pair(olds[i], news[j], confidence)
+                    self._pair(olds[i], news[j], LEVELS[level])
         self._moved()
-        self._follow()
-        return {i: (j, self._judged(i, j, confidence)) for i, (j, confidence) in self.pairs.items()}
+        for _ in range(_ROUNDS):
+            self._follow()
+            if not self._contradicted():
+                break
+        judged = {i: (j, self._judged(i, j, confidence)) for i, (j, confidence) in self.pairs.items()}
+        return {i: (j, confidence) for i, (j, confidence) in judged.items() if confidence >= LEAST}
 
     def _pair(self, i: int, j: int, confidence: int) -> None:
         self.pairs[i] = (j, confidence)
@@ -136,9 +144,37 @@ class _Alignment:
             if a is None or b is None or not self._free(a, b):
                 continue
             before = set(self.pairs)
-            for level, confidence in enumerate((EXACT, CONSTANT, REGISTERS)):
+            for level, confidence in enumerate(LEVELS):
                 self._extend(a, b, level, min(self.pairs[i][1], confidence) - _MOVED)
             waiting += [k for k in self.pairs if k not in before]
+
+    def _contradicted(self) -> bool:
+        """Take back blocks that are reached in one version from elsewhere than in the other; whether there were any.
+
+        Where all that is known to lead to a block leads to another one in the new version, the
+        block only looks alike, as the blocks do that print the same kind of message.
+        """
+        into: dict[int, list[int]] = {}
+        for at, line in enumerate(self.old):
+            if line.target is not None:
+                into.setdefault(line.target, []).append(at)
+        wrong = []
+        for i in [i for i in into if i in self.pairs]:
+            j = self.pairs[i][0]
+            ways = [self.new[self.pairs[k][0]].target == j for k in into[i] if k in self.pairs]
+            before = self.old[i - 1] if i else None
+            if before is not None and before.part is self.old[i].part and not before.insn.ends_block:
+                ways += [self.pairs[i - 1][0] == j - 1] if i - 1 in self.pairs else []
+            if ways and not any(ways):
+                wrong.append(i)
+        for i in wrong:
+            at = i
+            while at in self.pairs and (at == i or at not in into):
+                del self.back[self.pairs.pop(at)[0]]
+                if self.old[at].insn.ends_block:
+                    break
+                at += 1
+        return bool(wrong)
 
     def _judged(self, i: int, j: int, confidence: int) -> int:
         beside = [(i + d, j + d) for d in (-1, 1)]
@@ -149,6 +185,16 @@ class _Alignment:
         if a is not None and b is not None and self.pairs.get(a, (-1, 0))[0] != b:
             confidence -= _ELSEWHERE
         return max(confidence, 1)
+
+
+def _windows(lines: Sequence[Line], span: range, level: int, width: int) -> list[Hashable]:
+    """For each line of a span, what it and its neighbours are; beyond the span there is nothing."""
+    keys = [lines[k].keys[level] for k in span]
+    if width == 1:
+        return keys
+    half = width // 2
+    padded: list[Hashable] = [None] * half + keys + [None] * half
+    return [tuple(padded[k : k + width]) for k in range(len(keys))]
 
 
 def align(first: Sequence[Hashable], second: Sequence[Hashable]) -> Iterator[tuple[int, int]]:

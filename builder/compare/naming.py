@@ -62,7 +62,9 @@ def is_never_paired(name: str, section: str) -> bool:
     """Compiler- or macro-made statics of which each version has its own."""
     if name.startswith("__UNIQUE_ID_") or section.startswith(_NEVER_PAIRED_SECTIONS):
         return True
-    return family(name) in _NEVER_PAIRED
+    # gcc: `__key.5`; clang: `function.__key`, `__func__.function`.
+    parts = family(name).split(".")
+    return parts[0] in _NEVER_PAIRED or parts[-1] in _NEVER_PAIRED
 
 
 def holds_line(section: str) -> bool:
@@ -71,8 +73,8 @@ def holds_line(section: str) -> bool:
 
 
 def is_static_local(name: str) -> bool:
-    """gcc and clang number only function-level statics: `name.N`, `function.name`."""
-    return bool(_TRAILING_NUMBER.search(name)) and not _CLONE_NUMBER.search(name)
+    """gcc numbers function-level statics (`name.N`), clang puts the function first (`function.name`)."""
+    return "." in name and not (is_label(name) or cold_parent(name) or _CLONE_NUMBER.search(name))
 
 
 def is_label(name: str) -> bool:

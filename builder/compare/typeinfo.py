@@ -48,8 +48,6 @@ class TypeInfo:
             self._raw: dict[int, bytes] = {}
             self._marks: dict[int, object] = {}
             self._sizes: dict[int, int] = {}
-            self._unnamed: set[int] = set()
-            self._after: dict[int, int] = {}
             self.obj = obj
             self.defined: dict[str, list[int]] = {}
             for unit in self._entries.units:
@@ -127,8 +125,11 @@ class TypeInfo:
         return self._entries.at(offset)[0].tag in _AGGREGATES
 
     def is_unnamed(self, offset: int) -> bool:
-        """Whether the type is a structure or union without a tag."""
-        return offset in self._unnamed
+        """Whether the type is a structure or union without a tag, at the top level (gcc) or inside another (clang)."""
+        entries = self._entries
+        unit = entries.units[0] if len(entries.units) == 1 else entries.unit_of(offset)
+        plan = unit.plans[uleb(entries.data, offset)[0]]
+        return plan.tag in _AGGREGATES and not any(row.attribute == dies.NAME for row in plan.rows)
 
     def fields(self, aggregate: int) -> tuple[Field, ...]:
         """The members of a structure or union, in order; unnamed ones have an empty name."""
@@ -210,7 +211,7 @@ class TypeInfo:
         found = self._marks.get(offset)
         if found is None:
             found = self.size(offset)
-            if offset in self._unnamed:
+            if self.is_unnamed(offset):
                 self._marks[offset] = found  # an unnamed type cannot hold itself; this guards malformed input
                 found = (found, self.shape(offset))
             self._marks[offset] = found
@@ -290,5 +291,3 @@ class TypeInfo:
         if name:
             kind = "struct" if tag == dies.STRUCTURE else "union"
             self.defined.setdefault(f"{kind} {name}", []).append(offset)
-        else:
-            self._unnamed.add(offset)

@@ -36,6 +36,8 @@ def test_the_parent_of_a_cold_part(name: str, parent: str | None) -> None:
         ("__key.5", ".bss.__key.5", True), ("__warned.3", ".data.once", True), ("anything.1", ".data.once", True),
         ("_rs.41", ".data._rs.41", True), ("__func__.9", ".rodata.__func__.9", True),
         ("__already_done.1", ".data.once", True), ("descriptor.8", "__dyndbg", True), ("CSWTCH.88", ".rodata", True),
+        ("f._rs", ".data.f._rs", True), ("__func__.f", ".rodata.__func__.f", True), ("f.count", ".bss.f.count", False),
+        ("f.__key.3", ".bss.f.__key.3", True),
         ("count.2", ".bss.count.2", False), ("keys", ".data.keys", False), ("__UNIQUE_ID_a1", ".data", True),
     ],
 )  # fmt: skip
@@ -45,4 +47,6 @@ def test_what_each_version_has_of_its_own(name: str, section: str, never: bool) 
 
 def test_static_locals_are_told_from_clones() -> None:
     assert naming.is_static_local("count.5") and naming.is_static_local("lock.63240")
+    assert naming.is_static_local("f.count") and naming.is_static_local("f.count.2")
+    assert not naming.is_static_local(".L.str.3")
     assert not naming.is_static_local("foo.isra.0") and not naming.is_static_local("foo")

@@ -100,7 +100,7 @@ def test_fields_of_variables_have_names(build: Build, version: int) -> None:
     assert field_at(obj, "deep", 16 * 4 + 8) == "[1][1].name"
     assert field_at(obj, "k", 4) == ""
     assert field_at(obj, "absent", 0) == ""
-    local = next(s for s in obj.symbols if s.name.startswith("local."))
+    local = next(s for s in obj.symbols if "local" in s.name)
     assert Variables(obj).field(local, 24) == "[1].name"
 
 
@@ -184,3 +184,73 @@ def test_flat_fields_have_paths(build: Build) -> None:
     assert {n: f.offset for n, f in flat_fields(types, moved).items()} == {
         "a": 0, "b": 8, "f1": 16, "f2": 16, "u": 24, "w": 24, "named.p": 32, "named.q": 33,
     }  # fmt: skip
+
+
+CLANG = """
+    .data
+    .globl v
+    .type v,@object
+v:  .zero 16
+    .size v, 16
+    .section .debug_abbrev,"",@progbits
+    .byte 1, 0x11, 1, 0x72, 0x17, 0x73, 0x17, 0, 0
+    .byte 2, 0x13, 1, 0x03, 0x25, 0x0b, 0x0b, 0, 0
+    .byte 3, 0x0d, 0, 0x03, 0x25, 0x49, 0x13, 0x38, 0x0b, 0, 0
+    .byte 4, 0x24, 0, 0x03, 0x25, 0x0b, 0x0b, 0, 0
+    .byte 5, 0x34, 0, 0x03, 0x25, 0x49, 0x13, 0x02, 0x18, 0, 0
+    .byte 6, 0x13, 1, 0x0b, 0x0b, 0, 0
+    .byte 7, 0x0d, 0, 0x49, 0x13, 0x38, 0x0b, 0, 0
+    .byte 0
+    .section .debug_info,"",@progbits
+0:  .long 2f-1f
+1:  .short 5
+    .byte 1, 8
+    .long .debug_abbrev
+    .byte 1
+    .long .Lstrings
+    .long .Laddresses
+    .byte 5, 4
+    .long .Lstruct-0b
+    .byte 2, 0xa1, 0
+.Lstruct: .byte 2, 0, 16
+    .byte 3, 1
+    .long .Lint-0b
+    .byte 0
+    .byte 7
+    .long .Linner-0b
+    .byte {place}
+.Linner: .byte 6, 4
+    .byte 3, 2
+    .long .Lint-0b
+    .byte 0, 0
+    .byte 0
+.Lint: .byte 4, 3, 4
+    .byte 0
+2:
+    .section .debug_str_offsets,"",@progbits
+    .long 24
+    .short 5, 0
+.Lstrings: .long .Ls0, .Ls1, .Ls2, .Ls3, .Ls4
+    .section .debug_str,"MS",@progbits,1
+.Ls0: .string "pair"
+.Ls1: .string "first"
+.Ls2: .string "second"
+.Ls3: .string "int"
+.Ls4: .string "v"
+    .section .debug_addr,"",@progbits
+    .long 12
+    .short 5
+    .byte 8, 0
+.Laddresses: .quad v
+"""
+
+
+def test_clang_s_forms_are_read(build: Build) -> None:
+    """Names and addresses by index, no siblings, an unnamed structure inside the one that holds it."""
+    old, new = (build(CLANG.format(place=place), language="assembler") for place in (4, 8))
+    assert types_unknown(old) == ""
+    assert TypeInfo(old).defined.keys() == {"struct pair"}
+    (change,) = struct_changes(old, new)
+    assert change.name == "struct pair"
+    assert [(f.name, f.kind, f.old_offset, f.new_offset) for f in change.fields] == [("second", "moved", 4, 8)]
+    assert field_at(old, "v", 4) == "second" and field_at(old, "v", 0) == "first"
