@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Container, Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ LEVELS = EXACT, CONSTANT, REGISTERS = 100, 90, 75
 """Confidence, of 100, by what is equal: all; all but constants; the operation and what it refers to."""
 _MOVED, _LONELY, _ELSEWHERE = 5, 15, 10
 """Taken off: found out of order; no neighbour is mapped beside it; its branch leads to something else."""
-LEAST = 65
+LEAST = 70
 """What comes out below it is as likely something else, and is not mapped."""
 _PASSES = ((0, 5), (0, 3), (1, 3), (0, 1), (1, 1), (2, 3), (2, 1))
 """Level, and how many instructions in a row are compared: what stands in its context comes first."""
@@ -151,22 +151,18 @@ class _Alignment:
     def _contradicted(self) -> bool:
         """Take back blocks that are reached in one version from elsewhere than in the other; whether there were any.
 
-        Where all that is known to lead to a block leads to another one in the new version, the
-        block only looks alike, as the blocks do that print the same kind of message.
+        Where all that is known to lead to a block leads to another one in the other version, both
+        ways, the block only looks alike, as the blocks do that print the same kind of message.
         """
-        into: dict[int, list[int]] = {}
-        for at, line in enumerate(self.old):
-            if line.target is not None:
-                into.setdefault(line.target, []).append(at)
-        wrong = []
-        for i in [i for i in into if i in self.pairs]:
-            j = self.pairs[i][0]
-            ways = [self.new[self.pairs[k][0]].target == j for k in into[i] if k in self.pairs]
-            before = self.old[i - 1] if i else None
-            if before is not None and before.part is self.old[i].part and not before.insn.ends_block:
-                ways += [self.pairs[i - 1][0] == j - 1] if i - 1 in self.pairs else []
-            if ways and not any(ways):
-                wrong.append(i)
+        there = {i: j for i, (j, _) in self.pairs.items()}
+        into, onto = _branches(self.old), _branches(self.new)
+        wrong = [
+            i
+            for i, j in there.items()
+            if i in into
+            and _elsewhere(self.old, self.new, there, into, i, j)
+            and _elsewhere(self.new, self.old, self.back, onto, j, i)
+        ]
         for i in wrong:
             at = i
             while at in self.pairs and (at == i or at not in into):
@@ -185,6 +181,25 @@ class _Alignment:
         if a is not None and b is not None and self.pairs.get(a, (-1, 0))[0] != b:
             confidence -= _ELSEWHERE
         return max(confidence, 1)
+
+
+def _branches(lines: Sequence[Line]) -> dict[int, list[int]]:
+    """Line -> the branches that lead to it."""
+    out: dict[int, list[int]] = {}
+    for at, line in enumerate(lines):
+        if line.target is not None:
+            out.setdefault(line.target, []).append(at)
+    return out
+
+
+def _elsewhere(
+    here: Sequence[Line], other: Sequence[Line], pairs: Mapping[int, int], into: Mapping[int, list[int]], i: int, j: int
+) -> bool:
+    """Whether something that leads to line `i` is paired, and nothing of it leads to line `j` of the other."""
+    ways = [other[pairs[k]].target == j for k in into.get(i, ()) if k in pairs]
+    if i - 1 in pairs and here[i - 1].part is here[i].part and not here[i - 1].insn.ends_block:
+        ways.append(pairs[i - 1] == j - 1)
+    return bool(ways) and not any(ways)
 
 
 def _windows(lines: Sequence[Line], span: range, level: int, width: int) -> list[Hashable]:

@@ -21,6 +21,7 @@ PROBES = {
     "off": "p:b/off {module}:inner+{early}",
 }
 FILTER = "kind == 3"
+COUNTED = tuple(event for event in PROBES if event != "off")
 
 
 def plant(host: Host, mid: int, cold: int, early: int) -> None:
