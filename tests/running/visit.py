@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -171,9 +172,13 @@ class _Visitor:
                     visit.problems.append("could not be removed")
         except GuestError as error:
             visit.problems.append(str(error))
-        for _ in range(4):
-            for name in [name for name in guest.loaded() if name not in (*before, self.name)]:
+        for _ in range(20):  # what a command has begun may hold a module for some seconds more
+            left = [name for name in guest.loaded() if name not in (*before, self.name)]
+            for name in left:
                 guest.rmmod(name)
+            if not left:
+                break
+            time.sleep(1)
         visit.problems += [f"{name} stayed" for name in guest.loaded() if name not in before]
 
 
