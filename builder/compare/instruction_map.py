@@ -25,7 +25,7 @@ LEVELS = EXACT, CONSTANT, REGISTERS = 100, 90, 75
 """Confidence, of 100, by what is equal: all; all but constants; the operation and what it refers to."""
 _MOVED, _LONELY, _ELSEWHERE = 5, 15, 10
 """Taken off: found out of order; no neighbour is mapped beside it; its branch leads to something else."""
-LEAST = 70
+LEAST = 75
 """What comes out below it is as likely something else, and is not mapped."""
 _PASSES = ((0, 5), (0, 3), (1, 3), (0, 1), (1, 1), (2, 3), (2, 1))
 """Level, and how many instructions in a row are compared: what stands in its context comes first."""
