@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+from builder.acquire.compile import read_dependencies
 from builder.acquire.tools import run
 from builder.errors import InputError, ToolError
 
@@ -24,11 +25,14 @@ RECORDS = ("kernel/.bounds.s.cmd", "arch/*/kernel/.asm-offsets.s.cmd", "scripts/
 _COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (.*)$", re.MULTILINE)
 
 
-def changed_values(root: Path, shadow: Path, work: Path, changed: Collection[str]) -> list[tuple[str, str, str]]:
+def changed_values(
+    root: Path, shadow: Path, work: Path, changed: Collection[str],
+    accept: Callable[[tuple[str, ...]], None] = lambda dependencies: None,
+) -> list[tuple[str, str, str]]:
     """(source, old line, new line) of every generated constant that differs in `shadow` from `root`.
 
     Only texts that read one of the `changed` files are compiled; `work` is a
-    directory for what that leaves.
+    directory for what that leaves. `accept` sees what was read in `shadow` and may raise.
     """
     found: list[tuple[str, str, str]] = []
     for record in sorted(path for pattern in RECORDS for path in root.glob(pattern)):
@@ -40,6 +44,7 @@ def changed_values(root: Path, shadow: Path, work: Path, changed: Collection[str
         read = {os.path.normpath(name) for name in re.findall(r"^  (\S+) \\$", text, re.MULTILINE)} | {source}
         if read & set(changed):
             before, after = (_values(command[1], place, work) for place in (root, shadow))
+            accept(read_dependencies(work / "constants.d"))
             found += [(source, before.get(name, "absent"), after.get(name, "absent"))
                       for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     return found

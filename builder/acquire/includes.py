@@ -18,7 +18,7 @@ from builder.acquire.cache import write_whole
 
 #: An include by name, or a macro that stands for one (such as drbd's GENL_MAGIC_INCLUDE_FILE)
 _INCLUDE = re.compile(
-    rb"^[ \t]*#[ \t]*(?:include|define[ \t]+\w+)[ \t]*[<\"]([^>\"\n]+\.[a-zA-Z]+)[>\"]", re.MULTILINE
+    rb"^[ \t]*#[ \t]*(include|define[ \t]+\w+)[ \t]*([<\"][^>\"\n]+\.[a-zA-Z]+)[>\"]", re.MULTILINE
 )
 
 #: directories whose files are part of no kernel object
@@ -26,33 +26,44 @@ _OUTSIDE = frozenset({"tools", "Documentation", "samples", "LICENSES", ".git", "
 
 
 class Includes:
-    """The `#include` lines of a tree: name as written -> files (paths in the tree) that write it."""
+    """The `#include` lines of a tree.
+
+    `by_name` maps a name as written, with the `<` or `"` before it, to the files
+    (paths in the tree) that write it; a quoted name that stands beside its
+    includer is resolved already and kept as `=PATH`.
+    """
 
     def __init__(self, by_name: dict[str, list[str]]) -> None:
         self._by_tail: defaultdict[str, list[tuple[str, list[str]]]] = defaultdict(list)
         for name, files in by_name.items():
-            self._by_tail[name.rpartition("/")[2]].append((name, files))
+            self._by_tail[name.lstrip('<"=').rpartition("/")[2]].append((name, files))
 
     @classmethod
     def of_tree(cls, root: Path, saved: Path) -> Includes:
         """Read the tree's files (some seconds for 50,000), or `saved` from an earlier run."""
         if not saved.is_file():
             by_name: defaultdict[str, list[str]] = defaultdict(list)
-            for path in _sources(root):
-                for name in set(_INCLUDE.findall((root / path).read_bytes())):
-                    by_name[name.decode("ascii", "replace")].append(path)
+            paths = list(_sources(root))
+            known = set(paths)
+            for path in paths:
+                for kind, raw in set(_INCLUDE.findall((root / path).read_bytes())):
+                    name = raw.decode("ascii", "replace")
+                    beside = os.path.normpath(f"{os.path.dirname(path)}/{name[1:]}")
+                    resolved = kind == b"include" and name[0] == '"' and beside in known
+                    by_name[f"={beside}" if resolved else name].append(path)
             write_whole(saved, json.dumps(by_name))
         return cls(json.loads(saved.read_text()))
 
     def including(self, path: str) -> set[str]:
-        """Files that may include `path` directly: relative to themselves, or by a search path."""
+        """Files that may include `path` directly: it stands beside them, or may be found on a search path."""
         found: set[str] = set()
         for name, files in self._by_tail.get(path.rpartition("/")[2], ()):
-            plain = str(PurePosixPath(*(part for part in name.split("/") if part not in ("..", "."))))
+            if name.startswith("="):
+                found.update(files if name[1:] == path else ())
+                continue
+            plain = str(PurePosixPath(*(part for part in name[1:].split("/") if part not in ("..", "."))))
             if path == plain or path.endswith(f"/{plain}"):
                 found.update(files)
-            elif ".." in name:
-                found.update(f for f in files if os.path.normpath(f"{os.path.dirname(f)}/{name}") == path)
         return found
 
     def reaching(self, paths: Iterable[str]) -> set[str]:

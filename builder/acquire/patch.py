@@ -11,35 +11,21 @@ import hashlib
 import logging
 import os
 import re
-import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from builder.acquire.cache import cache_root, clean_name, scratch, write_whole
-from builder.acquire.compile import (
-    Compiled,
-    Progress,
-    compile_object,
-    generating,
-    in_parallel,
-    object_key,
-    preprocess,
-    read_dependencies,
-)
-from builder.acquire.generated import changed_values
-from builder.acquire.includes import Includes, code_differs
+from builder.acquire.compile import Progress
+from builder.acquire.includes import Includes
 from builder.acquire.kbuild import Command, Objects
 from builder.acquire.names import changed_names, uses
-from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, read_patch
-from builder.acquire.shadow import Shadow
+from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, read_patch, refusal_row
 from builder.acquire.source import SourceTree
-from builder.errors import Refusal, RefusedError, ToolError, UsageError
+from builder.acquire.work import Work
+from builder.errors import Refusal, RefusedError, UsageError
 
 log = logging.getLogger("bespoke.acquire")
-
-T = TypeVar("T")
 
 #: more objects than this are not compiled unless asked for
 OBJECT_LIMIT = 500
@@ -75,12 +61,6 @@ class PatchObjects:
     log: Path
 
 
-class _EscapedError(Exception):
-    def __init__(self, dependencies: tuple[str, ...]) -> None:
-        super().__init__("a changed file's old version was read")
-        self.dependencies = dependencies
-
-
 def prepare_patch(
     patches: Sequence[Path],
     tree: SourceTree,
@@ -100,12 +80,12 @@ def prepare_patch(
     changes = [change for path in patches for change in read_patch(path)]
     followed, warnings = sort_out(changes, allow)
     with tree.in_use():
-        return _compiled(patches[0].stem, followed, warnings, tree, allow, limit, _Work(tree, jobs, progress))
+        return _compiled(patches[0].stem, followed, warnings, tree, allow, limit, Work(tree, jobs, progress))
 
 
 def _compiled(
     name: str, changes: Sequence[FileChange], warnings: list[Refusal], tree: SourceTree,
-    allow: Collection[str], limit: int, work: _Work,
+    allow: Collection[str], limit: int, work: Work,
 ) -> PatchObjects:
     changed = _changed_files(changes, tree)
     with tree.objects() as objects:
@@ -117,14 +97,14 @@ def _compiled(
         raise UsageError(f"{considered} objects may read {', '.join(shared)}: more than the limit of {limit},"
                          " which can be raised")
     with scratch("shadow") as place:
-        work.open_shadow(place, changed)
+        work.begin(place, changed)
         work.check_generated(shared)
         if candidates:
             log.info("preprocessing %d objects that may read %s", len(candidates), ", ".join(shared))
         affected = direct + work.affected(candidates)
         log.info("compiling %d objects, before and after", len(affected))
         old = work.compile_old(affected)
-        new = work.compile_new(affected, old)
+        new = work.compile_new(affected)
     key = hashlib.sha256("".join(o.object.parent.name for o in old + new).encode()).hexdigest()[:16]
     log_file = cache_root() / "logs" / f"{clean_name(name)}-{key}.log"
     write_whole(log_file, "".join(o.log.read_text(errors="replace") for o in old + new))
@@ -143,20 +123,16 @@ def sort_out(changes: Iterable[FileChange], allow: Collection[str]) -> tuple[lis
     refusals: list[Refusal] = []
     for change in changes:
         if NO_CODE.fullmatch(change.path):
-            warnings.append(_row("patch-no-code", change.path, "is no part of any object: left out", ""))
+            warnings.append(refusal_row("patch-no-code", change.path, "is no part of any object: left out", ""))
         elif (refusal := judge(change)) is None:
             followed.append(change)
         elif f"{refusal.code}:{refusal.symbol}" in allow:
-            warnings.append(_row(refusal.code, change.path, "is left out, as accepted", ""))
+            warnings.append(refusal_row(refusal.code, change.path, "is left out, as accepted", ""))
         else:
             refusals.append(refusal)
     if refusals:
         raise RefusedError(refusals)
     return followed, warnings
-
-
-def _row(code: str, path: str, what: str, advice: str) -> Refusal:
-    return Refusal(code=code, symbol=path, section="", message=f"{path} {what}", advice=advice, fatal=False)
 
 
 def _changed_files(changes: Iterable[FileChange], tree: SourceTree) -> dict[str, bytes | None]:
@@ -181,7 +157,7 @@ def _split(
         commands = objects.of_source(path)
         direct += (linked := [command for command in commands if command.owners])
         if commands and not linked:
-            row = _row("patch-not-linked", path, "is part of nothing that can be patched (boot code, vDSO)",
+            row = refusal_row("patch-not-linked", path, "is part of nothing that can be patched (boot code, vDSO)",
                        "leave the file out of the patch, or accept that its change is left out")
             (warnings if f"{row.code}:{path}" in allow else refusals).append(row)
         elif not commands:
@@ -208,7 +184,7 @@ def _candidates(
         here = {name for name, file in linked if file in reached or everywhere & reached}
         if not here:
             what = "is read by no object of this kernel's configuration"
-            warnings.append(_row("patch-not-built", path, what, ""))
+            warnings.append(refusal_row("patch-not-built", path, what, ""))
         if len(here) > NARROW_ABOVE:
             log.info("%d objects may read %s: looking for what is changed in it", len(here), path)
             narrowed = _users(path, changed, tree, includes, {file for _, file in linked}, limit)
@@ -232,102 +208,3 @@ def _users(
         return None
     found = uses(tree.root, names, sources, limit=limit)
     return set(found.sources | includes.reaching(found.spread)) if found is not None else None
-
-
-class _Work:
-    """One patch being compiled: the shadow is shared by all threads and only ever gains real directories."""
-
-    def __init__(self, tree: SourceTree, jobs: int | None, progress: Progress | None) -> None:
-        self.tree = tree
-        self.jobs = jobs
-        self.progress = progress
-        self.lock = threading.Lock()
-
-    def open_shadow(self, place: Path, changed: Mapping[str, bytes | None]) -> None:
-        """Put the shadow, and what preprocessing leaves, below `place`."""
-        self.changed = changed
-        self.listings = place / "listings"
-        self.listings.mkdir()
-        shadow = place / "tree"
-        shadow.mkdir()
-        self.shadow = Shadow(self.tree.root, shadow, self.changed)
-
-    def check_generated(self, shared: Sequence[str]) -> None:
-        """Refuse a change to a header that changes what other headers are generated from."""
-        if not shared:
-            return
-        found = changed_values(self.tree.root, self.shadow.place, self.listings, shared)
-        if found:
-            raise RefusedError([
-                _row("patch-generated-header", source, f"generates {new} and no longer {old}",
-                     "leave that change (mostly of a structure's layout) out of the patch")
-                for source, old, new in found
-            ])
-
-    def affected(self, candidates: Sequence[Command]) -> list[Command]:
-        """Those of the candidates whose code the change can reach; assembler among them is refused."""
-        verdicts = self._each("preprocess", self._reached, candidates)
-        hit = [command for command, verdict in zip(candidates, verdicts, strict=True) if verdict]
-        refusals = [_row("patch-assembler", command.source, "is assembler that reads a changed header",
-                         "leave that change out of the patch") for command in hit if command.assembler]
-        if refusals:
-            raise RefusedError(refusals)
-        return hit
-
-    def _reached(self, command: Command) -> bool:
-        listing = self.listings / f"{hashlib.sha256(command.object.encode()).hexdigest()[:24]}.d"
-        old = generating(self.tree, command, lambda: preprocess(command, root=self.tree.root, listing=listing))
-        dependencies = read_dependencies(listing)
-        if not {os.path.normpath(name) for name in dependencies} & self.changed.keys():
-            return False
-        with self.lock:
-            self.shadow.refresh()
-            self.shadow.follow(dependencies)
-        new = self._in_shadow(lambda: preprocess(command, root=self.shadow.place, listing=listing),
-                              lambda: read_dependencies(listing))
-        return code_differs(old, new)
-
-    def _in_shadow(self, work: Callable[[], bytes], dependencies: Callable[[], tuple[str, ...]]) -> bytes:
-        result = work()
-        if self.shadow.escapes(dependencies()):
-            with self.lock:
-                self.shadow.follow(dependencies())
-            result = work()
-            if escaped := self.shadow.escapes(dependencies()):
-                raise ToolError(f"the unpatched {escaped[0]} was read")
-        return result
-
-    def compile_old(self, commands: Sequence[Command]) -> list[Compiled]:
-        """The objects as they are in the tree."""
-        def compile_one(command: Command) -> Compiled:
-            key = object_key(self.tree, command, {})
-            return compile_object(self.tree, command, root=self.tree.root, key=key)
-
-        return self._each("compile old", compile_one, commands)
-
-    def compile_new(self, commands: Sequence[Command], old: Sequence[Compiled]) -> list[Compiled]:
-        """The objects as they are with the changed files."""
-        self.shadow.refresh()
-        if any(not path.endswith(".c") for path in self.changed):
-            for compiled in old:
-                self.shadow.follow(compiled.dependencies)
-        return self._each("compile new", self._compile_new, commands)
-
-    def _compile_new(self, command: Command) -> Compiled:
-        key = object_key(self.tree, command, self.changed)
-
-        def accept(dependencies: tuple[str, ...]) -> None:
-            if self.shadow.escapes(dependencies):
-                raise _EscapedError(dependencies)
-
-        for _ in range(2):
-            try:
-                return compile_object(self.tree, command, root=self.shadow.place, key=key, accept=accept)
-            except _EscapedError as error:
-                with self.lock:
-                    self.shadow.follow(error.dependencies)
-        raise ToolError("an unpatched file was read instead of the patched one", where=command.source)
-
-    def _each(self, what: str, work: Callable[[Command], T], commands: Sequence[Command]) -> list[T]:
-        return in_parallel(work, commands, name=lambda command: f"{what} {command.object}",
-                           jobs=self.jobs, progress=self.progress)

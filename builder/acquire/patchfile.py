@@ -154,24 +154,26 @@ NOT_FOLLOWED: tuple[tuple[re.Pattern[str], str, str], ...] = (
 )
 
 
+def refusal_row(code: str, path: str, what: str, advice: str) -> Refusal:
+    """A refusal (or warning) of a change to the file `path` that can be accepted by name."""
+    return Refusal(code=code, symbol=path, section="", message=f"{path} {what}", advice=advice, fatal=False)
+
+
 def judge(change: FileChange) -> Refusal | None:
     """Why this change cannot become part of a live patch, judged by its path and kind; None if it can."""
 
-    def refused(code: str, why: str, advice: str) -> Refusal:
-        return Refusal(code=code, symbol=change.path, section="", fatal=False,
-                       message=f"{change.path} {why}", advice=advice)
-
+    path = change.path
     without = "leave the file out of the patch, or accept that its change is left out"
     for pattern, code, why in NOT_FOLLOWED:
-        if pattern.fullmatch(change.path):
-            return refused(code, why, without)
-    if not change.path.endswith((".c", ".h")):
-        return refused("patch-unknown-file", "is of a kind that no rule is known for", without)
-    if change.kind == "added" and change.path.endswith(".c"):
-        return refused("patch-new-file", "is a new file, which no object of the kernel comes from",
-                       "put the new functions into a file that exists, or into a header")
+        if pattern.fullmatch(path):
+            return refusal_row(code, path, why, without)
+    if not path.endswith((".c", ".h")):
+        return refusal_row("patch-unknown-file", path, "is of a kind that no rule is known for", without)
+    if change.kind == "added" and path.endswith(".c"):
+        return refusal_row("patch-new-file", path, "is a new file, which no object of the kernel comes from",
+                           "put the new functions into a file that exists, or into a header")
     if change.kind in ("removed", "renamed", "binary"):
-        return refused(f"patch-{change.kind}-file", f"is {change.kind}", without)
+        return refusal_row(f"patch-{change.kind}-file", path, f"is {change.kind}", without)
     return None
 
 

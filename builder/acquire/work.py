@@ -1,0 +1,154 @@
+"""The compiling of one patch: preprocess what may be concerned, compile the old and the new version.
+
+All threads share one shadow, made when the first of them needs it. What they
+read is checked: where a link led past a patched file, the link is replaced by a
+real directory and the work is done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from builder.acquire.cache import cache_path, write_whole
+from builder.acquire.compile import (
+    Compiled,
+    Progress,
+    compile_object,
+    generating,
+    in_parallel,
+    kept,
+    object_key,
+    preprocess,
+    read_dependencies,
+)
+from builder.acquire.generated import changed_values
+from builder.acquire.includes import code_differs
+from builder.acquire.kbuild import Command
+from builder.acquire.patchfile import refusal_row
+from builder.acquire.shadow import Shadow
+from builder.acquire.source import SourceTree
+from builder.errors import InputError, RefusedError, ToolError
+
+T = TypeVar("T")
+
+
+class _EscapedError(Exception):
+    """A changed file's old version was read."""
+
+    def __init__(self, dependencies: tuple[str, ...]) -> None:
+        super().__init__(*dependencies)
+        self.dependencies = dependencies
+
+
+class Work:
+    """One patch being compiled; `begin` says where and with which files changed."""
+
+    def __init__(self, tree: SourceTree, jobs: int | None, progress: Progress | None) -> None:
+        self.tree = tree
+        self.jobs = jobs
+        self.progress = progress
+        self._lock = threading.Lock()
+        self._shadow: Shadow | None = None
+
+    def begin(self, place: Path, changed: Mapping[str, bytes | None]) -> None:
+        """Work below the directory `place` on the tree with `changed` {path: content, None: taken away}."""
+        self.place = place
+        self.changed = changed
+        (place / "listings").mkdir()
+
+    def check_generated(self, shared: Sequence[str]) -> None:
+        """Refuse a change to a header that changes what other headers are generated from."""
+        if not shared:
+            return
+        found = self._in_shadow(
+            lambda root: changed_values(self.tree.root, root, self.place, shared, self._accept))
+        if found:
+            raise RefusedError([
+                refusal_row("patch-generated-header", source, f"generates {new} and no longer {old}",
+                            "leave that change (mostly of a structure's layout) out of the patch")
+                for source, old, new in found
+            ])
+
+    def affected(self, candidates: Sequence[Command]) -> list[Command]:
+        """Those of the candidates whose code the change can reach; assembler among them is refused."""
+        verdicts = self._each("preprocess", self._reached, candidates)
+        hit = [command for command, verdict in zip(candidates, verdicts, strict=True) if verdict]
+        refusals = [refusal_row("patch-assembler", command.source, "is assembler that reads a changed header",
+                                "leave that change out of the patch") for command in hit if command.assembler]
+        if refusals:
+            raise RefusedError(refusals)
+        return hit
+
+    def compile_old(self, commands: Sequence[Command]) -> list[Compiled]:
+        """The objects as they are in the tree."""
+        return self._each("compile old", self._compile_old, commands)
+
+    def compile_new(self, commands: Sequence[Command]) -> list[Compiled]:
+        """The objects as they are with the changed files."""
+        return self._each("compile new", self._compile_new, commands)
+
+    def _reached(self, command: Command) -> bool:
+        """Whether the change can reach the object's code; kept, for preprocessing is what takes the time."""
+        verdict = cache_path(f"reached/{self.tree.identity}", object_key(self.tree, command, self.changed))
+        if not verdict.is_file():
+            write_whole(verdict, "yes" if self._preprocessed_differ(command) else "no")
+        return verdict.read_text() == "yes"
+
+    def _preprocessed_differ(self, command: Command) -> bool:
+        listing = self.place / "listings" / f"{hashlib.sha256(command.object.encode()).hexdigest()[:24]}.d"
+        old = generating(self.tree, command, lambda: preprocess(command, root=self.tree.root, listing=listing))
+        if not {os.path.normpath(name) for name in read_dependencies(listing)} & self.changed.keys():
+            return False
+
+        def preprocess_new(root: Path) -> bytes:
+            text = preprocess(command, root=root, listing=listing)
+            self._accept(read_dependencies(listing))
+            return text
+
+        return code_differs(old, self._in_shadow(preprocess_new))
+
+    def _compile_old(self, command: Command) -> Compiled:
+        key = object_key(self.tree, command, {})
+        return compile_object(self.tree, command, root=self.tree.root, key=key)
+
+    def _compile_new(self, command: Command) -> Compiled:
+        key = object_key(self.tree, command, self.changed)
+        before = kept(self.tree, key)
+        return before or self._in_shadow(
+            lambda root: compile_object(self.tree, command, root=root, key=key, accept=self._accept))
+
+    def _accept(self, dependencies: tuple[str, ...]) -> None:
+        if self._shadow is not None and self._shadow.escapes(dependencies):
+            raise _EscapedError(dependencies)
+
+    def _in_shadow(self, work: Callable[[Path], T]) -> T:
+        """`work(root)` with the shadow as `root`, once more where a link had misled it or a file was generated."""
+        with self._lock:
+            if self._shadow is None:
+                place = self.place / "tree"
+                place.mkdir()
+                self._shadow = Shadow(self.tree.root, place, self.changed)
+        shadow = self._shadow
+        refreshed = False
+        for _ in range(3):
+            try:
+                return work(shadow.place)
+            except _EscapedError as error:
+                with self._lock:
+                    shadow.follow(error.dependencies)
+            except InputError as error:
+                if refreshed or "No such file" not in error.message:
+                    raise
+                refreshed = True
+                with self._lock:
+                    shadow.refresh()
+        raise ToolError("an unpatched file was read instead of the patched one", where=self.tree.root)
+
+    def _each(self, what: str, work: Callable[[Command], T], commands: Sequence[Command]) -> list[T]:
+        return in_parallel(work, commands, name=lambda command: f"{what} {command.object}",
+                           jobs=self.jobs, progress=self.progress)
