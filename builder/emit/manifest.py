@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from builder.arch import Architecture
 from builder.binary import ObjectFile, elf
 from builder.compare import Atom
 from builder.compare.instruction_map import instruction_map
@@ -24,6 +26,7 @@ FORMAT = 1
 def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) -> dict[str, Any]:
     """The document; `linked` supplies the bindings as they were written."""
     kernel = bundle.kernel
+    late = _late(linked, bundle.pairs[0].diff.comparison.new.arch)
     return {
         "format": FORMAT,
         "name": bundle.name,
@@ -31,7 +34,7 @@ def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) 
         "replace": bundle.replace,
         "on": list(bundle.on),
         "objects": sorted({bound.owner.name for bound in bundle.pairs}),
-        "functions": [row for bound in bundle.pairs for row in _functions(bound)],
+        "functions": [row for bound in bundle.pairs for row in _functions(bound, late)],
         "bindings": _bindings(linked),
         "special_entries": _entries(fragments),
         "accepted": [
@@ -50,7 +53,7 @@ def encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _functions(bound: Bound) -> list[dict[str, Any]]:
+def _functions(bound: Bound, late: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
     selection = bound.diff.selection
     comparison = bound.diff.comparison
     rows = []
@@ -69,8 +72,41 @@ def _functions(bound: Bound) -> list[dict[str, Any]]:
             if match is not None:
                 row |= {"old_name": match.name, "sympos": match.sympos}
         row["redirected"] = atom in selection.redirected
+        if atom.name in late:
+            row["late"] = list(late[atom.name])
         rows.append(row | _maps(bound, atom))
     return rows
+
+
+# A kprobe that is optimised copies so many bytes (RELATIVEJUMP_SIZE, arch/x86/include/asm/kprobes.h, v6.1).
+_COPIED = 5
+
+
+def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
+    """Function -> offsets where no kprobe may stand before the patched object's relocations are written.
+
+    A kprobe runs a copy of its instruction, taken when it is planted; a module's
+    notifier plants it before klp_enable_patch() has written what names another module.
+    """
+    fields: dict[int, list[int]] = {}
+    for index, relocations in linked.relocations.items():
+        section = linked.sections[index]
+        if section.flags & elf.SHF_RELA_LIVEPATCH and not section.name.startswith(".klp.rela.vmlinux."):
+            fields.setdefault(section.info, []).extend(r.offset for r in relocations)
+    out: dict[str, list[int]] = {}
+    for symbol in linked.symbols:
+        if not symbol.is_function or symbol.shndx not in fields:
+            continue
+        code = linked.sections[symbol.shndx].data[symbol.value : symbol.value + symbol.size]
+        rows = [at - symbol.value for at in fields[symbol.shndx] if 0 <= at - symbol.value < symbol.size]
+        insns = arch.decode(code, 0)
+        ends = [insn.end for insn in insns]
+        for insn in insns if rows else ():
+            at = bisect_left(ends, insn.offset + _COPIED)
+            end = ends[min(at, len(ends) - 1)]
+            if any(insn.offset <= row < end for row in rows):
+                out.setdefault(symbol.name, []).append(insn.offset)
+    return {name: sorted(set(found)) for name, found in out.items()}
 
 
 def _maps(bound: Bound, atom: Atom) -> dict[str, Any]:

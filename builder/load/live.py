@@ -80,13 +80,16 @@ class Live:
         found = observe(self.host, self.trail.with_(record).records).plan()
         self._note(replace(record, moved=_moved(found.additions, name), reports=found.reports))
         self.say("planting probes in the new code")
-        self._plant(found.additions)
+        early = tuple(row for row in found.additions if not (row.after and row.module == name))
+        self._plant(early)
         self.say(f"loading {name}")
         try:
             self.host.insert(module)
         except OSError as error:
             self._abandon(name)
             raise LoadError(_refusal(error, found.blockers), where=where) from None
+        # What the kernel has bound only while it enabled the patch can be copied by a probe from now on.
+        self._plant(tuple(row for row in found.additions if row not in early))
         try:
             seconds = self._settle(name, enabled=True)
         except LoadError as late:
@@ -135,7 +138,7 @@ class Live:
         gone = {event.key for event in absent}
         more = tuple(row for row in found.additions if row.event.key not in gone)
         kept = {str(event) for event in absent}
-        moved = tuple(row for row in (*record.moved, *_moved(more, name)) if row.line not in kept)
+        moved = tuple(row for row in dict.fromkeys((*record.moved, *_moved(more, name))) if row.line not in kept)
         self._note(replace(record, moved=moved))
         self._plant(more)
         reports = tuple(dict.fromkeys((*found.reports, *self._refused)))
@@ -271,6 +274,10 @@ class Live:
 
     def _plant(self, additions: tuple[Addition, ...]) -> None:
         for row in additions:
+            if row.after not in ("", "vmlinux") and not self.is_loaded(row.after):
+                text = f"{row.after} is not loaded; `bespoke status --repair` plants it once it is"
+                self._refused.append(Report("object-absent", row.event.key, str(row.event.spot), text))
+                continue
             try:
                 self.host.write(KPROBE_EVENTS, f"{row.event}\n", append=True)
             except OSError as error:

@@ -37,12 +37,17 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """A place to append to an event, and the one it stands for; `confidence` is 1 to 100."""
+    """A place to append to an event, and the one it stands for; `confidence` is 1 to 100.
+
+    `after` names the object whose relocations must have been written before a
+    probe may copy the instruction; empty where it can be planted at once.
+    """
 
     event: Event
     source: str
     module: str
     confidence: int
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +230,9 @@ def _event(facts: Facts, rows: Sequence[Event], additions: list[Addition], repor
             if target not in taken:
                 taken.add(target)
                 spot = Spot(target.module, target.function, target.offset)
-                additions.append(Addition(row.moved(spot), str(row.spot), version.module, known[target][0]))
+                late = target.offset in version.late.get(target.function, ())
+                after = version.owner(target.function) if late else ""
+                additions.append(Addition(row.moved(spot), str(row.spot), version.module, known[target][0], after))
 
 
 def _versions_of(facts: Facts, start: Coordinate, known: Iterable[Coordinate]) -> list[Version]:

@@ -1,0 +1,98 @@
+"""Load and unload a livepatch many times in a guest, under load, with many probes: slow, so a command of its own.
+
+    python -m tests.probes.stress [--release R] [--cycles 200] [--probes 50]
+
+Prints what was counted, and fails if a probe was lost or doubled or the kernel said anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+
+from builder.acquire.packages import newest_kernel
+from builder.image.guest import Guest
+from builder.image.machine import KPROBE_EVENTS, TRACING, GuestHost
+from builder.load.kprobes import parse_events
+from builder.load.live import Live
+from builder.load.trail import manifest_of
+from tests.probes.scene import facts
+from tests.probes.versions import NAME, probed
+
+PROC = f"/proc/{NAME}"
+LOAD = (
+    f"(while [ -e /run/go ]; do echo 1 20 > {PROC}; echo 3 5 > {PROC}; done; echo done > /run/done) > /dev/null 2>&1 &"
+)
+PLANT = """\
+cat /run/events > {tracing}/kprobe_events || exit 1
+for event in {tracing}/events/s/*/; do
+    [ -d $event ] && echo hist:keys=common_type > $event/trigger && echo 1 > $event/enable
+done
+"""
+HITS = "cd {tracing}/events/s && for e in */; do echo ${{e%/}} $(sed -n 's/.*Hits: //p' $e/hist); done"
+
+
+def places(module: bytes, count: int) -> list[str]:
+    """Places that the map knows, over and over until there are enough."""
+    rows = [
+        (part.get("old_name") or part["name"], cells[0])
+        for row in manifest_of(module, "module")["functions"]
+        if "map" in row
+        for part in (row, *row.get("parts", ()))
+        for cells in part["map"]
+        if cells[0] or "role" not in part
+    ]
+    return [f"{NAME}:{name}+{offset}" for name, offset in itertools.islice(itertools.cycle(rows), count)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--release")
+    parser.add_argument("--cycles", type=int, default=200)
+    parser.add_argument("--probes", type=int, default=50)
+    options = parser.parse_args()
+    made = probed(options.release or newest_kernel("6.1"))
+    module = made.build(0, 1, "p1")
+    with Guest(made.kernel, smp=2) as guest:
+        host = GuestHost(guest)
+        assert guest.insmod(made.module, NAME).ok
+        lines = [f"p:s/p{k} {place}" for k, place in enumerate(places(module, options.probes))]
+        guest.put("/run/events", "".join(f"{line}\n" for line in lines).encode())
+        guest.check(PLANT.format(tracing=TRACING))
+
+        def hits() -> dict[str, int]:
+            rows = guest.check(HITS.format(tracing=TRACING)).split()
+            return {name: int(value) for name, value in zip(rows[::2], rows[1::2], strict=True)}
+
+        def by(kind: int) -> dict[str, int]:
+            before = hits()
+            guest.check(f"echo {kind} 1 > {PROC}")
+            return {name: value - before[name] for name, value in hits().items()}
+
+        plain, rare = by(1), by(3)
+        mark, started = guest.mark(), time.monotonic()
+        guest.check(f"touch /run/go; {LOAD}")
+        for cycle in range(options.cycles):
+            moved = len(Live(host).load(module, "p1.ko").moved)
+            assert moved == options.probes, f"{moved} of {options.probes} probes followed"
+            Live(host).unload("p1")
+            if cycle % 10 == 9:
+                print(f"{cycle + 1} cycles, {time.monotonic() - started:.0f} s", flush=True)
+        guest.check("rm /run/go; while [ ! -e /run/done ]; do sleep 0.1; done", timeout=120)
+        seen = facts(host.read(PROC))
+        rares = seen["rarities"] // 2
+        expected = {name: plain[name] * (seen["calls"] - rares) + rare[name] * rares for name in plain}
+        found, warnings = hits(), guest.warnings(mark)
+        planted = len(parse_events(host.read(KPROBE_EVENTS)))
+    wrong = {name: (found[name], expected[name]) for name in expected if found[name] != expected[name]}
+    print(f"{options.cycles} cycles with {options.probes} probes under {seen['calls']} calls: {sum(found.values())} hits")
+    print(f"{len(wrong)} events counted wrong, {planted} places planted at the end, {len(warnings)} kernel warnings")
+    for name, (got, want) in wrong.items():
+        print(f"  {name}: {got} instead of {want}")
+    return 1 if wrong or warnings or planted != options.probes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
