@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-
-from builder.cli import run
 
 
 def main() -> int:
     """The exit status: 0 done, 1 refused, 2 bad usage or unreadable input, 3 nothing changed."""
-    return run(sys.argv[1:])
+    # An interrupt ends the process without a word until all is imported; it would be a traceback, or an abort.
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from builder.cli import run
+
+    return run(sys.argv[1:], ready=lambda: signal.signal(signal.SIGINT, usual))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final
 
@@ -32,9 +32,10 @@ COMMANDS: Final = {
 }
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit status."""
+def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None) -> int:
+    """Run one command line and return its exit status; `ready` is called once what it needs is imported."""
     parser, chosen = _parser(arguments)
+    ready()
     try:
         options = parser.parse_args(arguments)
     except SystemExit as ended:

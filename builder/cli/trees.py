@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +60,26 @@ def _all(work: list[Job], jobs: int) -> Iterator[Row]:
         return
     context = multiprocessing.get_context("forkserver")
     done = 0
+    resource_tracker.ensure_running()  # would unblock the signal
     try:
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            for row in pool.map(compare_one, work, chunksize=1):
+            with _uninterrupted():
+                rows = pool.map(compare_one, work, chunksize=1)
+            for row in rows:
                 done += 1
                 yield row
     except BrokenProcessPool:  # a worker was killed: go on without workers, nothing is lost
         yield from map(compare_one, work[done:])
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """An interrupt at the terminal waits until the end of this; processes begun here never see one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def compare_one(job: Job) -> Row:

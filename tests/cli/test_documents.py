@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +187,45 @@ def test_two_trees(bespoke: Bespoke, pair: Path, tmp_path: Path, jobs: int) -> N
         ran = bespoke("diff", old, new, "--json")
         assert ran.status == worst and ran.document["pairs"]
     assert bespoke("diff", old, new).status == 3
+
+
+def members(session: int) -> int:
+    """How many processes a session has."""
+    count = 0
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(ProcessLookupError):
+                count += os.getsid(int(entry.name)) == session
+    return count
+
+
+@pytest.mark.parametrize("moment", ["importing", "one process", "several processes"])
+def test_an_interrupted_comparison(pair: Path, tmp_path: Path, moment: str) -> None:
+    """The terminal interrupts all processes of the command; the first one says so, or has not begun."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for side, which in ((old, "orig.o"), (new, "patched.o")):
+        side.mkdir()
+        for kind in pair.parent.iterdir():
+            for k in range(6):
+                (side / f"{kind.name}{k}.o").symlink_to(kind / which)
+    jobs = "2" if moment == "several processes" else "1"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "builder", "diff", old, new, "--json", "-j", jobs], start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    try:
+        while "iced_x86" not in Path(f"/proc/{process.pid}/maps").read_text():
+            assert process.poll() is None
+        while moment == "several processes" and members(process.pid) < 4:  # with the tracker and the server
+            assert process.poll() is None
+        if moment == "one process":
+            time.sleep(1.5)
+        os.killpg(process.pid, signal.SIGINT)
+        said, complaint = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert said == ""
+    assert (process.returncode, complaint) in {(130, "bespoke: interrupted\n"), (-signal.SIGINT, "")}
 
 
 def test_empty_trees(bespoke: Bespoke, tmp_path: Path) -> None:
