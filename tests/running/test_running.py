@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from builder.acquire.packages import fetch_kernel
 from builder.binary.kernel import Kernel
@@ -68,10 +69,9 @@ def test_what_can_ship_and_what_cannot(found: Sequence[Outcome]) -> None:
 @pytest.mark.guest
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_what_ships_works_in_the_kernel(
-    kernel: Kernel, found: Sequence[Outcome], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_ships_works_in_the_kernel(kernel: Kernel, found: Sequence[Outcome]) -> None:
     seen: Mapping[str, list[Visit]] = visited(kernel, found)
     bad = {o.pair: said for o in found if o.module and (said := problems(o, seen[o.pair]))}
-    assert bad == {}, table(found, dict(seen))
+    Console(width=200).print(table(found, dict(seen)))  # shown where the test fails
+    assert bad == {}
     assert set(TRIGGERS) <= set(seen), "a command for a pair that is not there"
