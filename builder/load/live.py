@@ -89,7 +89,7 @@ class Live:
             self._abandon(name)
             raise LoadError(_refusal(error, found.blockers), where=where) from None
         # What the kernel has bound only while it enabled the patch can be copied by a probe from now on.
-        self._plant(tuple(row for row in found.additions if row not in early))
+        self._plant_at_once(tuple(row for row in found.additions if row not in early))
         try:
             seconds = self._settle(name, enabled=True)
         except LoadError as late:
@@ -281,9 +281,21 @@ class Live:
             try:
                 self.host.write(KPROBE_EVENTS, f"{row.event}\n", append=True)
             except OSError as error:
+                if error.errno == errno.EEXIST:
+                    continue  # it stands there already
                 self._refused.append(
                     Report("kernel-refused", row.event.key, str(row.event.spot), f"not planted: {error.strerror}")
                 )
+
+    def _plant_at_once(self, additions: tuple[Addition, ...]) -> None:
+        """The same in one write, since the new code runs already; one by one where the kernel objects."""
+        there = [row for row in additions if row.after in ("", "vmlinux") or self.is_loaded(row.after)]
+        try:
+            if there:
+                self.host.write(KPROBE_EVENTS, "".join(f"{row.event}\n" for row in there), append=True)
+            self._plant(tuple(row for row in additions if row not in there))
+        except OSError:
+            self._plant(additions)
 
     def _uproot(self, name: str) -> list[Event]:
         """Take out every place in a module; those that are left are the last of their event and enabled."""

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.image.guest import Answer, Guest, Share
+from builder.image.guest import Guest, Share
 from builder.image.machine import TRACING, GuestHost
-from tests.conftest import ROOT
+from tests.probes.chroot import MOUNTS, PLACE, python
 from tests.probes.scene import plant
 from tests.probes.versions import NAME, Probed, offsets
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
-PLACE = "/host"
-MOUNTS = f"""\
-mount -t proc proc {PLACE}/proc
-mount -t sysfs sysfs {PLACE}/sys
-mount -t tracefs tracefs {PLACE}/sys/kernel/tracing
-mount -t debugfs debugfs {PLACE}/sys/kernel/debug
-mount -t devtmpfs devtmpfs {PLACE}/dev
-mount -t tmpfs tmpfs {PLACE}/run
-"""
-
-
 @pytest.fixture(scope="module")
 def guest(made: Probed) -> Iterator[Guest]:
     """A guest that has the host's files, read-only; the module is loaded, its probes planted."""
@@ -37,13 +24,6 @@ def guest(made: Probed) -> Iterator[Guest]:
         assert running.insmod(made.module, NAME).ok
         plant(GuestHost(running), **offsets(made))
         yield running
-
-
-def python(guest: Guest, *words: str, timeout: float = 300.0) -> Answer:
-    """The host's Python with this checkout, in the guest, with a place of its own for files."""
-    command = shlex.join([sys.executable, *words])
-    script = f"cd {shlex.quote(str(ROOT))} && PYTHONDONTWRITEBYTECODE=1 HOME=/run BESPOKE_CACHE=/run/cache {command}"
-    return guest.run(f"chroot {PLACE} /bin/sh -c {shlex.quote(script)}", timeout=timeout)
 
 
 def bespoke(guest: Guest, *words: str) -> tuple[int, dict[str, Any]]:

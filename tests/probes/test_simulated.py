@@ -9,8 +9,11 @@ import pytest
 
 from builder.errors import BespokeError, LoadError
 from builder.image.machine import KPROBE_EVENTS, TRACING
+from builder.load.live import Live
 from builder.load.planting import probe
 from builder.load.survey import survey
+from builder.load.trail import manifest_of
+from tests.probes.killed import KillingHost
 from tests.probes.scene import SimulatedScene
 from tests.probes.versions import NAME, Probed, behind, offsets
 
@@ -142,3 +145,18 @@ def test_a_bare_name_is_ambiguous_while_a_version_has_it(scene: SimulatedScene, 
     with pytest.raises(OSError) as caught:
         scene.host.write(KPROBE_EVENTS, "p:b/bare inner\n", append=True)
     assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+def test_a_place_that_is_bound_late_is_planted_when_it_is_bound(scene: SimulatedScene, made: Probed) -> None:
+    """note() is a symbol of the patched module: the call's copy must not be taken before it leads there."""
+    module = made.build(0, 1, "p1")
+    row = next(row for row in manifest_of(module, "p1.ko")["functions"] if row["name"] == "inner")
+    (old, new) = next((cells[0], cells[1]) for cells in row["map"] if cells[1] in row["late"])
+    scene.host.write(KPROBE_EVENTS, f"p:b/call {NAME}:inner+{old}\n", append=True)
+    scene.host.write(f"{TRACING}/events/b/call/enable", "1")
+    host = KillingHost(scene.host, 1000)
+    Live(host).load(module, "p1.ko")
+    steps = [step for step in host.steps if f"p1:inner+{new}" in step or step == "insert"]
+    assert steps[0] == "insert" and len(steps) == 2
+    scene.call(1, 3)
+    assert scene.host.hits("b/call") == 3
