@@ -1,0 +1,150 @@
+"""The real thing: a distribution's packages, its source prepared, objects compiled from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.acquire import apt
+from builder.acquire.packages import cached_kernel, fetch_headers, fetch_kernel, newest_kernel
+from builder.acquire.patch import prepare_patch
+from builder.acquire.source import SourceTree, fetch_source
+from builder.acquire.sources import Target, find_source
+from builder.binary.kernel import Kernel
+from builder.compose.owner import Objects
+from builder.errors import BespokeError, InputError, RefusedError
+from builder.pipeline import build, diff
+from samples.fixes import PATCHES
+from tests.acquire.campaign import campaign
+from tests.conftest import lacks
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(scope="session")
+def tree(release_61: str) -> SourceTree:
+    return fetch_source(release_61)
+
+
+@pytest.fixture(scope="session")
+def kernel(release_61: str) -> Kernel:
+    return Kernel.open(release_61)
+
+
+def test_a_kernel_is_fetched_once_and_found_again(release: str) -> None:
+    kernel = fetch_kernel(release)
+    assert kernel.image.is_file() and kernel.config.is_file() and kernel.modules.is_dir()
+    assert cached_kernel(release) == kernel == fetch_kernel(release)
+    assert apt.lookup(f"linux-image-{release}", kernel.version).version == kernel.version
+
+
+def test_headers_refer_to_nothing_outside_themselves(release: str) -> None:
+    headers = fetch_headers(release)
+    root = headers.build.parents[2]
+    assert os.access(headers.objtool, os.X_OK)
+    assert "include /usr" not in (headers.build / "Makefile").read_text()
+    for path in (headers.build, headers.common):
+        for entry in path.iterdir():
+            assert entry.resolve().is_relative_to(root), entry
+
+
+def test_what_is_not_offered_is_named() -> None:
+    with pytest.raises(InputError, match=r"linux-image-6\.1\.0-1-none: no package.*offered of 6\.1: 6\.1\.0-"):
+        fetch_kernel("6.1.0-1-none")
+    with pytest.raises(InputError, match=r"offers Linux 2\.4"):
+        newest_kernel("2.4")
+    with pytest.raises(InputError, match="no kernel series"):
+        newest_kernel("stable")
+    with pytest.raises(InputError, match=r"no longer offered \(offered: "):
+        apt.lookup("linux-source-6.1", "6.1.1-1")
+
+
+def test_a_damaged_package_is_downloaded_again(cache: Path) -> None:
+    package = apt.lookup("linux-kbuild-6.1")
+    path = apt.download(package)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert apt.sha256_of(apt.download(package)) == package.sha256
+    assert not list((cache / "tmp").iterdir())
+
+
+@pytest.mark.slow
+def test_the_source_is_prepared_as_the_kernel_was(tree: SourceTree, release_61: str) -> None:
+    assert tree.drift == ()
+    assert tree.compiler.same
+    assert fetch_kernel(release_61).version.startswith(f"{tree.kernel_version}-")
+    assert f'"{release_61}"' in (tree.root / "include/generated/utsrelease.h").read_text()
+    with tree.objects() as objects:
+        linked = objects.linked()
+        assert len(linked) > 10_000
+        assert objects.of_source("fs/proc/version.c")[0].owners == ("vmlinux",)
+        assert objects.of_source("fs/ext4/super.c")[0].owners == ("ext4",)
+        assert objects.of_source("virt/kvm/kvm_main.c")[0].owners == ("kvm",)
+        assert objects.of_source("arch/x86/entry/vdso/vclock_gettime.c")[0].owners == ()
+        with pytest.raises(InputError, match="no object"):
+            objects.of_object("fs/nothing.o")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "owner"), [("04-hostname-off-by-one", "vmlinux"), ("08-zram-limit-unlock", "zram")])
+def test_a_patch_becomes_a_module(name: str, owner: str, tree: SourceTree, kernel: Kernel) -> None:
+    found = prepare_patch([PATCHES / f"{name}.patch"], tree)
+    (pair,) = found.pairs
+    assert pair.owner == owner and found.warnings == ()
+    module = build([diff(pair.old, pair.new)], kernel, name="fix", objects=Objects(kernel), inside=owner)
+    assert module is not None
+    assert owner in module.manifest["objects"]
+    assert [f.name for f in found.tree.root.glob("*.orig")] == []
+
+
+@pytest.mark.slow
+def test_unmodified_objects_are_the_code_that_runs(tree: SourceTree, kernel: Kernel) -> None:
+    rows = campaign(kernel, tree, 12, seed=3)
+    assert [row.differing for row in rows if row.differing] == []
+    assert sum(row.found for row in rows) > 50
+
+
+@pytest.fixture
+def older(tree: SourceTree) -> Iterator[str]:
+    """Another version of the source that the archive offers."""
+    ours = tree.kernel_version
+    others = [p.version for p in apt.offered("linux-source-6.1") if not p.version.startswith(f"{ours}-")]
+    if not others:
+        lacks("the archive offers no other version of linux-source-6.1")
+    yield f"linux-source-6.1={others[-1]}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_source_of_another_release_is_caught_by_function(older: str, kernel: Kernel, tmp_path: Path) -> None:
+    """The layout of a structure differs between the releases; a changed function that uses it says so by name."""
+    other = find_source(older, Target(kernel.release, banner=kernel.banner))
+    rows = [row for row in campaign(kernel, other, 40, seed=1) if row.differing]
+    assert rows, "40 objects are the same in both releases"
+    with other.objects() as objects:
+        source = objects.of_object(rows[0].name).source
+    name = rows[0].differing[0][0]
+    text = (other.root / source).read_text()
+    with pytest.raises(BespokeError) as caught:
+        patch = tmp_path / "fix.patch"
+        patch.write_text(_touching(source, text, name))
+        found = prepare_patch([patch], other)
+        build([diff(pair.old, pair.new) for pair in found.pairs], kernel, name="fix", objects=Objects(kernel),
+              inside=[pair.owner for pair in found.pairs])
+    error = caught.value
+    assert isinstance(error, RefusedError)
+    assert ("run-pre-mismatch", name) in [(row.code, row.symbol) for row in error.refusals]
+
+
+def _touching(source: str, text: str, function: str) -> str:
+    """A patch that adds a barrier at the head of a function."""
+    import difflib
+    import re
+
+    match = re.search(rf"^[^\n;=]*\b{re.escape(function)}\([^;{{]*\)\n\{{\n", text, re.MULTILINE)
+    assert match is not None, function
+    new = f"{text[: match.end()]}\tasm volatile(\"nop\");\n{text[match.end() :]}"
+    return "".join(difflib.unified_diff(text.splitlines(keepends=True), new.splitlines(keepends=True),
+                                        f"a/{source}", f"b/{source}"))
