@@ -37,14 +37,30 @@ def clean_name(text: str) -> str:
     return plain.lstrip(".") or "_"
 
 
+#: descriptors of locks that programs started meanwhile hold too (see `locked`)
+inherited_locks: set[int] = set()
+
+
 @contextmanager
-def locked(name: str, *, shared: bool = False) -> Iterator[None]:
-    """Hold the cache's lock `name`, alone or `shared` (the kernel drops it when the holder dies)."""
+def locked(name: str, *, shared: bool = False, inherited: bool = False) -> Iterator[None]:
+    """Hold the cache's lock `name`, alone or `shared`; the kernel drops it when the last holder ends.
+
+    An `inherited` lock is held by the programs that are run under it as well:
+    when this process is killed, nobody else begins while one of them still
+    writes. For locks that no other thread takes meanwhile.
+    """
     folder = cache_root() / "locks"
     folder.mkdir(exist_ok=True)
     with open(folder / f"{clean_name(name)}.lock", "ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
+        if not inherited:
+            yield
+            return
+        inherited_locks.add(handle.fileno())
+        try:
+            yield
+        finally:
+            inherited_locks.discard(handle.fileno())
 
 
 @contextmanager
@@ -109,7 +125,7 @@ def published(kind: str, name: str, make: Callable[[Path], None]) -> Path:
     target = cache_path(kind, name)
     if target.is_dir():
         return target
-    with locked(f"{kind}-{target.name}"):
+    with locked(f"{kind}-{target.name}", inherited=True):
         return target if target.is_dir() else published_unlocked(kind, name, make)
 
 

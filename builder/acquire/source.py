@@ -78,7 +78,7 @@ class SourceTree:
     def objects(self) -> Objects:
         """The objects of the tree's configuration; listed at the first call (about 20 s), then kept."""
         database = self.root / ".bespoke/objects.db"
-        with locked(f"source-{self.root.name}"):
+        with locked(f"source-{self.root.name}", inherited=True):
             if not database.is_file():
                 with scratch("objects") as work:
                     record(self.root, self._make(), work / "objects.db")
@@ -156,7 +156,7 @@ def prepared(
 ) -> SourceTree:
     """The prepared tree `identity` of the cache; `unpack(root)` fills it first where it is absent."""
     root = cache_path("source", identity)
-    with locked(f"source-{root.name}"):
+    with locked(f"source-{root.name}", inherited=True):
         stamp = root / ".bespoke/prepared.json"
         if not stamp.is_file():
             remove_tree(root)

@@ -124,7 +124,7 @@ def _directory(path: Path, release: str, config: Path, compiler: Compiler) -> So
     now = _files(path)
     place = hashlib.sha256(str(path).encode()).hexdigest()[:12]
     identity = tree_identity(f"{path.name}_{place}", release, compiler)
-    with locked(f"follow-{identity}"), locked(f"use-{identity}"):
+    with locked(f"use-{identity}", inherited=True):
         record = cache_path("source", identity) / ".bespoke/files.json"
         before: dict[str, list[int]] = json.loads(record.read_text()) if record.is_file() else {}
         if before and before != now:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from builder.acquire.cache import inherited_locks
 from builder.errors import ToolError
 
 #: program -> the Debian package that has it, where the names differ
@@ -73,6 +74,7 @@ def run(
         process = subprocess.Popen(
             words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+            pass_fds=tuple(inherited_locks),
         )
     except FileNotFoundError as error:
         if cwd is not None and not cwd.is_dir():

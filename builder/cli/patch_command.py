@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +15,19 @@ from rich.logging import RichHandler
 from rich.progress import Progress
 from rich.text import Text
 
-from builder.acquire.cache import write_whole
+from builder.acquire.cache import cache_root, write_whole
 from builder.acquire.compile import Progress as Report
+from builder.acquire.packages import fetch_kernel
 from builder.acquire.patch import OBJECT_LIMIT, PatchObjects, prepare_patch
 from builder.acquire.sources import Target, find_source
 from builder.binary.kernel import Kernel
+from builder.binary.kernel.modules import find_image
 from builder.cli.common import Output, add_allow, add_kernel, allowed, named_paths
 from builder.cli.page import add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import Module
-from builder.errors import RefusedError, UsageError
+from builder.errors import KernelError, RefusedError, UsageError
 from builder.pipeline import build, diff
 from builder.report.build import render_build
 
@@ -65,9 +68,9 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.each and options.html:
         raise UsageError("--html reports on one module: it cannot be given with --each")
     check_html(options.html, options.output, *patches)
-    kernel = Kernel.open(options.kernel)
-    objects = Objects(kernel, named_paths(options.object))
     with _logged(output):
+        kernel = Kernel.open(_at_hand(options.kernel))
+        objects = Objects(kernel, named_paths(options.object))
         config = kernel.path.parent / f"config-{kernel.release}"
         target = Target(kernel.release, config if config.is_file() else None, kernel.banner)
         tree = find_source(options.source, target, allow_compiler=any(c == "compiler-differs" for c, _ in names))
@@ -85,6 +88,16 @@ def run(options: argparse.Namespace, output: Output) -> int:
     elif not output.quiet:
         output.out.print(made.render(output.verbose))
     return 0
+
+
+def _at_hand(kernel: str) -> str:
+    """`kernel` as it was given; a release that this machine has not is fetched, as its source would be."""
+    if re.match(r"\d+\.\d+", kernel) and not Path(kernel).exists():
+        try:
+            find_image(kernel, cache_root())
+        except KernelError:
+            fetch_kernel(kernel)
+    return kernel
 
 
 class _Made:
