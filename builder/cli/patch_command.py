@@ -27,7 +27,7 @@ from builder.cli.page import add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import Module
-from builder.errors import KernelError, RefusedError, UsageError
+from builder.errors import InputError, KernelError, RefusedError, UsageError
 from builder.pipeline import build, diff
 from builder.report.build import render_build
 
@@ -190,8 +190,12 @@ class _Maker:
         )
 
 
+#: the exit status of `--each` is that of the worst of its patches
+EACH_STATUS = (("error", 2), ("refused", 1), ("built", 0))
+
+
 def _each(maker: _Maker, patches: list[Path], output: Output) -> int:
-    """One module for each patch; one that is refused stops no other."""
+    """One module for each patch; one that is refused, or does not fit, stops no other."""
     rows = []
     for patch in patches:
         path = maker.options.output.parent / f"{patch.stem.replace('-', '_')}.ko"
@@ -203,6 +207,8 @@ def _each(maker: _Maker, patches: list[Path], output: Output) -> int:
             )  # fmt: skip
         except RefusedError as refused:
             verdict, detail = "refused", "; ".join(f"{r.code}: {r.symbol}" for r in refused.refusals)
+        except InputError as error:
+            verdict, detail = "error", str(error)
         rows.append({"patch": str(patch), "verdict": verdict, "module": str(path) if verdict == "built" else None,
                      "detail": detail})  # fmt: skip
         if output.plain:
@@ -210,7 +216,7 @@ def _each(maker: _Maker, patches: list[Path], output: Output) -> int:
     if output.json:
         output.document({"patches": rows})
     verdicts = {row["verdict"] for row in rows}
-    return 1 if "refused" in verdicts else 0 if "built" in verdicts else 3
+    return next((status for verdict, status in EACH_STATUS if verdict in verdicts), 3)
 
 
 def _expand(paths: list[Path]) -> list[Path]:
