@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +38,12 @@ def lacks(reason: str) -> NoReturn:
     if in_ci():
         pytest.fail(f"{reason} (CI runs everything)", pytrace=False)
     pytest.skip(reason)
+
+
+def pytest_configure() -> None:
+    """Interrupts reach what a test starts, also where the run itself was started in the background (SIGINT ignored)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
