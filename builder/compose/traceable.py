@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from builder.compare import Atom, View
 
-_LOCATIONS = frozenset({"__mcount_loc", "__patchable_function_entries"})
+_LOCATIONS = "__mcount_loc"
+# Where no call of __fentry__ marks the place, these do; elsewhere they are the padding that call depth tracking
+# wants before each function (CONFIG_CALL_PADDING, x86 since 6.2), traceable or not.
+_PATCHABLE = "__patchable_function_entries"
 _REACH = 24  # ENDBR64, five bytes of call, and what -fpatchable-function-entry puts before them
 
 
 def has_fentry(view: View, atom: Atom) -> bool:
     """Whether ftrace knows the function (an entry in its table, or a call of __fentry__ at the start)."""
-    if any(e.table.name in _LOCATIONS for e in view.entries.get(atom, ())):
+    if any(_locates(view, e.table.name) for e in view.entries.get(atom, ())):
         return True
     return any(
         view.obj.symbols[r.symbol].name == view.arch.fentry
@@ -20,6 +23,10 @@ def has_fentry(view: View, atom: Atom) -> bool:
 
 def file_has_fentry(view: View) -> bool:
     """Whether anything in the object is traceable: whole files are built without (CC_FLAGS_FTRACE removed)."""
-    if any(section.name in _LOCATIONS for section in view.obj.sections):
+    if any(_locates(view, section.name) for section in view.obj.sections):
         return True
     return any(s.name == view.arch.fentry for s in view.obj.symbols)
+
+
+def _locates(view: View, table: str) -> bool:
+    return table == _LOCATIONS or (table == _PATCHABLE and not view.arch.fentry)

@@ -414,3 +414,22 @@ def test_two_files_linked_into_one_object_keep_their_own_locals(gcc: str, tmp_pa
     (h,) = comparison.changed
     assert comparison.new.obj.symbols[h.symbol.index] is h.symbol
     assert not comparison.correlation.ambiguous and not comparison.new_functions
+
+
+ALTERNATIVES = """
+int one(int x) { asm volatile(
+    "661: .nops 5\\n662:\\n"
+    ".pushsection .altinstructions,\\"a\\"\\n .long 661b - ., 663f - .\\n .long 9\\n .byte 5, 5\\n"
+    " .long 661b - ., 664f - .\\n .long 8\\n .byte 5, 0\\n.popsection\\n"
+    ".pushsection .altinstr_replacement,\\"ax\\"\\n663: jmp 662b\\n664:\\n.popsection\\n"); return sink(x); }
+int two(int x) { asm volatile(
+    "661: .nops 5\\n662:\\n"
+    ".pushsection .altinstructions,\\"a\\"\\n .long 661b - ., 663f - .\\n .long 7\\n .byte 5, 3\\n.popsection\\n"
+    ".pushsection .altinstr_replacement,\\"ax\\"\\n663: .byte 0x0f, 0x1f, 0x00\\n.popsection\\n"); return sink(x) + 1; }
+"""
+
+
+def test_an_empty_replacement_is_not_the_one_after_it(pair: Pair) -> None:
+    """It has no bytes; where its relocation leads to, the next alternative's begin."""
+    comparison = pair(HEAD + ALTERNATIVES, HEAD + ALTERNATIVES.replace("0x0f, 0x1f, 0x00", "0x66, 0x66, 0x90"))
+    assert changed(comparison) == ["two"]

@@ -161,3 +161,13 @@ def test_ignored_functions_and_sections(judged: Judge) -> None:
     assert codes(judged(TWO + values, ("{ 1, 2 }", "{ 1, 3 }"))) == [("data-changed", "values")]
     found = judged(TWO + values, (TWO + values).replace("{ 1, 2 }", "{ 1, 3 }") + skip)
     assert codes(found) == [] and found.verdict == "unchanged"
+
+
+def test_padding_before_a_function_is_no_way_to_redirect_it(judged: Judge) -> None:
+    """CONFIG_CALL_PADDING lists every function in __patchable_function_entries, untraceable ones too."""
+    source = (
+        "static noinline notrace int quiet(int x) { return x * 3; }\n"
+        "int entry(int x) { return quiet(x) + 1; }\n"
+    )
+    found = judged(source, ("x * 3", "x * 5"), flags=("-fpatchable-function-entry=16,16",))
+    assert roles(found) == {"quiet": "changed", "entry": "carrier"}
