@@ -24,6 +24,14 @@ from builder.errors import InputError, ToolError
 _MODVERSION_NAME = 56
 _POINTER = 8
 
+HOLD = "hold"
+"""The parameter of every module of ours that keeps its patch from being enabled (see the template)."""
+IMPORTS = ("klp_enable_patch", "module_layout", "msleep_interruptible", "param_ops_byte")
+"""What the glue takes from the kernel, and the CRC that stands for struct module."""
+_PRE_PATCH = "bespoke_pre_patch"
+_HOLD_MILLISECONDS, _HOLD_ROUNDS = 5, 6000
+"""How often it looks whether to go on, and for how long: half a minute and more, by the length of a tick."""
+
 
 @dataclass(frozen=True, slots=True)
 class GlueFunction:
@@ -36,7 +44,7 @@ class GlueFunction:
 
 @dataclass(frozen=True, slots=True)
 class GlueObject:
-    """One klp_object; `name` is None for vmlinux. `callbacks` map pre_patch etc. to symbols."""
+    """One klp_object; `name` is None for vmlinux. `callbacks` map pre_patch etc. to symbols of the patch's own."""
 
     name: str | None
     functions: Sequence[GlueFunction]
@@ -92,6 +100,8 @@ def glue_source(
     func, obj, patch, module = (kernel.layout(n) for n in ("klp_func", "klp_object", "klp_patch", "module"))
     rows = []
     for number, item in enumerate(objects):
+        own = item.callbacks.get("pre_patch", "")
+        callbacks = {**item.callbacks, "pre_patch": f"{_PRE_PATCH}_{number}" if own else _PRE_PATCH}
         rows.append(
             {
                 "funcs": [
@@ -102,16 +112,22 @@ def glue_source(
                     obj,
                     funcs=f".Lfuncs{number}",
                     **({"name": text(item.name)} if item.name else {}),
-                    **{f"callbacks.{kind}": symbol for kind, symbol in item.callbacks.items()},
+                    **{f"callbacks.{kind}": symbol for kind, symbol in callbacks.items()},
                 ),
+                "pre_patch": own,
             }
         )
+    hold = _record(
+        kernel.layout("kernel_param"),
+        name=text(HOLD), mod="__this_module", ops="param_ops_byte", perm="0600", level="-1", arg="bespoke_hold",
+    )  # fmt: skip
     features = kernel.features
     modinfo = [("license", "GPL"), ("description", "bespoke livepatch"), ("depends", "")]
     if features.retpoline:
         modinfo.append(("retpoline", "Y"))
     modinfo += [("livepatch", "Y"), ("name", name), ("vermagic", kernel.vermagic)]
     modinfo += [("import_ns", n) for n in namespaces]
+    modinfo += [("parmtype", f"{HOLD}:byte"), ("parm", f"{HOLD}:1: do not enable the patch until 0 is written here")]
     place = module.member("name")
     return render(
         "glue.s.j2",
@@ -136,6 +152,9 @@ def glue_source(
         func_size=func.size,
         object_size=obj.size,
         patch=_record(patch, mod="__this_module", objs=".Lobjects", **({"replace": "1"} if replace else {})),
+        hold=hold,
+        hold_milliseconds=_HOLD_MILLISECONDS,
+        hold_rounds=_HOLD_ROUNDS,
         ibt=features.ibt,
         return_thunk=features.return_thunk,
     )

@@ -60,8 +60,8 @@ def emit(bundle: Bundle) -> Module:
 
 
 def _glue_imports(bundle: Bundle) -> list[str]:
-    """Symbols that the glue itself takes from the kernel, and the CRC that stands for struct module."""
-    names = ["klp_enable_patch", "module_layout"]
+    """Symbols that the glue itself takes from the kernel."""
+    names = [*glue.IMPORTS]
     if bundle.kernel.features.return_thunk:
         names.append("__x86_return_thunk")
     return names

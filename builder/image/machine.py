@@ -11,8 +11,10 @@ import errno
 import fcntl
 import os
 import shlex
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +31,14 @@ MODULES = "/sys/module"
 # arch/x86/entry/syscalls/syscall_64.tbl; glibc has no wrappers for these.
 _INIT_MODULE, _DELETE_MODULE = 175, 176
 _CLOSE_ON_SIGNAL = os.O_NONBLOCK
+
+# The parameter of a module of ours that keeps its patch from being enabled (templates/glue.s.j2).
+_HELD = b"hold=1"
+_GO_ON, _WAITING, _GIVE_UP = "0", "2", "3"
+_LOOK = 0.01
+
+
+Between = Callable[[], None]
 
 
 class Host(Protocol):
@@ -49,8 +59,13 @@ class Host(Protocol):
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
 
-    def insert(self, module: bytes) -> None:
-        """init_module(2)."""
+    def insert(self, module: bytes, name: str = "", between: Between | None = None) -> None:
+        """init_module(2).
+
+        With `between`, a livepatch of ours called `name` is held (builder/emit/glue.py) while that is
+        called: all that names a loaded object is bound by then, and no function is redirected yet.
+        What `between` raises keeps the patch from being enabled, and is raised again.
+        """
 
     def delete(self, name: str) -> None:
         """delete_module(2)."""
@@ -99,8 +114,15 @@ class ThisMachine:
     def remove(self, path: str) -> None:
         Path(path).unlink(missing_ok=True)
 
-    def insert(self, module: bytes) -> None:
-        _syscall(_INIT_MODULE, ctypes.c_char_p(module), ctypes.c_ulong(len(module)), ctypes.c_char_p(b""))
+    def insert(self, module: bytes, name: str = "", between: Between | None = None) -> None:
+        if between is None:
+            _init_module(module)
+            return
+        # The kernel takes a signal for the wish to give up, so that what comes here is for the main thread alone;
+        # a SIGKILL ends both, and with them the waiting.
+        with ThreadPoolExecutor(1, initializer=_block_signals) as pool:
+            loading = pool.submit(_init_module, module, _HELD)
+            _while_held(self, name, loading.done, loading.result, between)
 
     def delete(self, name: str) -> None:
         _syscall(_DELETE_MODULE, ctypes.c_char_p(name.encode()), ctypes.c_uint(_CLOSE_ON_SIGNAL))
@@ -120,6 +142,49 @@ class ThisMachine:
             except BlockingIOError:
                 raise UsageError("another bespoke is changing this kernel", where=path) from None
             yield
+
+
+def _init_module(module: bytes, parameters: bytes = b"") -> None:
+    _syscall(_INIT_MODULE, ctypes.c_char_p(module), ctypes.c_ulong(len(module)), ctypes.c_char_p(parameters))
+
+
+def _block_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def _while_held(
+    host: Host, name: str, done: Callable[[], bool], result: Callable[[], object], between: Between
+) -> None:
+    """Call `between` once a module that is being loaded waits, let it go on, and raise what its loading came to.
+
+    Where nothing holds it, for none of its objects is loaded, `between` is called afterwards.
+    """
+    gate = f"{MODULES}/{name}/parameters/hold"
+
+    def tell(value: str) -> None:
+        with suppress(OSError):  # it may have waited for too long: its loading says so
+            host.write(gate, value)
+
+    while not done() and not _waits(host, gate):
+        host.pause(_LOOK)
+    if done():
+        result()
+        between()
+        return
+    try:
+        between()
+    except BaseException:
+        tell(_GIVE_UP)
+        raise
+    tell(_GO_ON)
+    result()
+
+
+def _waits(host: Host, gate: str) -> bool:
+    try:
+        return host.read(gate).strip() == _WAITING
+    except OSError:
+        return False
 
 
 def _syscall(number: int, *arguments: object) -> None:
@@ -162,10 +227,26 @@ class GuestHost:
     def remove(self, path: str) -> None:
         self._run(f"rm -f {shlex.quote(path)}", path)
 
-    def insert(self, module: bytes) -> None:
-        answer = self.guest.insmod(module)
-        if not answer.ok:
-            raise _error(answer.output, None)
+    def insert(self, module: bytes, name: str = "", between: Between | None = None) -> None:
+        if between is None:
+            answer = self.guest.insmod(module)
+            if not answer.ok:
+                raise _error(answer.output, None)
+            return
+        self.guest.put("/run/held.ko", module)
+        script = f"insmod /run/held.ko {_HELD.decode()} > /run/held.said 2>&1; echo $? > {_ENDED}.new"
+        script += f"; mv {_ENDED}.new {_ENDED}"
+        self.guest.check(f"rm -f {_ENDED}; ({script}) > /dev/null 2>&1 &")
+
+        def done() -> bool:
+            return self.guest.run(f"test -e {_ENDED}").ok
+
+        def result() -> None:
+            self.guest.check(f"while ! test -e {_ENDED}; do sleep 0.05; done", timeout=120)
+            if self.read(_ENDED).strip() != "0":
+                raise _error(self.read("/run/held.said"), None)
+
+        _while_held(self, name, done, result, between)
 
     def delete(self, name: str) -> None:
         self._run(f"rmmod {shlex.quote(name)}", None)
@@ -185,6 +266,8 @@ class GuestHost:
             raise _error(answer.output, path)
         return answer.output
 
+
+_ENDED = "/run/held.status"
 
 # What busybox says of init_module's errors in words of its own (modutils/modutils.c, moderror).
 _WORDS = {

@@ -78,18 +78,18 @@ class Live:
         self._may_load(record, where)
         name = record.module
         found = observe(self.host, self.trail.with_(record).records).plan()
-        self._note(replace(record, moved=_moved(found.additions, name), reports=found.reports))
-        self.say("planting probes in the new code")
-        early = tuple(row for row in found.additions if not (row.after and row.module == name))
-        self._plant(early)
-        self.say(f"loading {name}")
+        record = replace(record, moved=_moved(found.additions, name), reports=found.reports)
+        self._note(record)
+        self.say(f"loading {name}, planting probes in the new code")
+
+        def plant() -> None:
+            self._note(replace(record, moved=_moved(self._plant(found.additions), name)))
+
         try:
-            self.host.insert(module)
+            self.host.insert(module, name, plant)
         except OSError as error:
             self._abandon(name)
             raise LoadError(_refusal(error, found.blockers), where=where) from None
-        # What the kernel has bound only while it enabled the patch can be copied by a probe from now on.
-        self._plant_at_once(tuple(row for row in found.additions if row not in early))
         try:
             seconds = self._settle(name, enabled=True)
         except LoadError as late:
@@ -127,20 +127,8 @@ class Live:
         """The transition is over: probes that came meanwhile follow too, and those the kernel refused are named."""
         record = self.trail.find(name)
         assert record is not None
-        seen = observe(self.host, self.trail.records)
-        found = seen.plan()
-        absent = seen.absent(name)
-        for event in absent:
-            self._take(event)
-            self._refused.append(
-                Report("kernel-refused", event.key, str(event.spot), "the kernel did not plant it; its log says why")
-            )
-        gone = {event.key for event in absent}
-        more = tuple(row for row in found.additions if row.event.key not in gone)
-        kept = {str(event) for event in absent}
-        moved = tuple(row for row in dict.fromkeys((*record.moved, *_moved(more, name))) if row.line not in kept)
-        self._note(replace(record, moved=moved))
-        self._plant(more)
+        found = observe(self.host, self.trail.records).plan()
+        moved = tuple(dict.fromkeys((*record.moved, *_moved(self._plant(found.additions), name))))
         reports = tuple(dict.fromkeys((*found.reports, *self._refused)))
         self._note(replace(record, phase=Phase.ENABLED, moved=moved, reports=reports))
         return moved, reports
@@ -272,30 +260,31 @@ class Live:
         self.trail = self.trail.without(name)
         write_trail(self.host, self.trail, self.state)
 
-    def _plant(self, additions: tuple[Addition, ...]) -> None:
+    def _plant(self, additions: tuple[Addition, ...]) -> tuple[Addition, ...]:
+        """Plant what can be: in one write, or one by one where the kernel objects. What then stands there."""
+        there = []
         for row in additions:
-            if row.after not in ("", "vmlinux") and not self.is_loaded(row.after):
+            if row.after in ("", "vmlinux") or self.is_loaded(row.after):
+                there.append(row)
+            else:
                 text = f"{row.after} is not loaded; `bespoke status --repair` plants it once it is"
                 self._refused.append(Report("object-absent", row.event.key, str(row.event.spot), text))
-                continue
-            try:
-                self.host.write(KPROBE_EVENTS, f"{row.event}\n", append=True)
-            except OSError as error:
-                if error.errno == errno.EEXIST:
-                    continue  # it stands there already
-                self._refused.append(
-                    Report("kernel-refused", row.event.key, str(row.event.spot), f"not planted: {error.strerror}")
-                )
-
-    def _plant_at_once(self, additions: tuple[Addition, ...]) -> None:
-        """The same in one write, since the new code runs already; one by one where the kernel objects."""
-        there = [row for row in additions if row.after in ("", "vmlinux") or self.is_loaded(row.after)]
         try:
             if there:
                 self.host.write(KPROBE_EVENTS, "".join(f"{row.event}\n" for row in there), append=True)
-            self._plant(tuple(row for row in additions if row not in there))
+            return tuple(there)
         except OSError:
-            self._plant(additions)
+            return tuple(row for row in there if self._plant_one(row))
+
+    def _plant_one(self, row: Addition) -> bool:
+        try:
+            self.host.write(KPROBE_EVENTS, f"{row.event}\n", append=True)
+        except OSError as error:
+            if error.errno != errno.EEXIST:  # else it stands there already
+                text = f"not planted: {error.strerror}"
+                self._refused.append(Report("kernel-refused", row.event.key, str(row.event.spot), text))
+                return False
+        return True
 
     def _uproot(self, name: str) -> list[Event]:
         """Take out every place in a module; those that are left are the last of their event and enabled."""

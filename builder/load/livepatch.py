@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from builder.binary import Section, elf
@@ -148,9 +148,10 @@ def read_patch(kernel: SimulatedKernel, address: int, module: str) -> Livepatch:
     return Livepatch(module, objects, bool(memory.u8(address + patch.offset_of("replace"))))
 
 
-def run_init(kernel: SimulatedKernel, loaded: LoadedModule) -> Livepatch:
+def run_init(kernel: SimulatedKernel, loaded: LoadedModule, between: Callable[[], None] = lambda: None) -> Livepatch:
     """Execute a livepatch module's init up to its klp_enable_patch(), and enable what it hands over.
 
+    `between` is called when all is bound and nothing is redirected yet.
     Raises LoadError where the kernel would refuse the patch.
     """
     given: list[int] = []
@@ -178,17 +179,21 @@ def run_init(kernel: SimulatedKernel, loaded: LoadedModule) -> Livepatch:
         raise LoadError("its init does not call klp_enable_patch", where=loaded.file.where)
     if not loaded.file.is_livepatch:
         raise LoadError(f"module {loaded.name} is not marked as a livepatch module", where=loaded.file.where)
-    return enable_patch(kernel, read_patch(kernel, given[0], loaded.name))
+    return enable_patch(kernel, read_patch(kernel, given[0], loaded.name), between)
 
 
-def enable_patch(kernel: SimulatedKernel, patch: Livepatch) -> Livepatch:
-    """klp_enable_patch(): resolve, relocate, redirect. Nothing is redirected where it fails."""
+def enable_patch(kernel: SimulatedKernel, patch: Livepatch, between: Callable[[], None] = lambda: None) -> Livepatch:
+    """klp_enable_patch(): resolve, relocate, redirect. Nothing is redirected where it fails.
+
+    `between` stands for what happens while a pre_patch callback runs.
+    """
     if patch.replace:
         _add_nops(kernel, patch)
     try:
         for found in patch.objects:
             if found.name is None or found.name in kernel.modules:
                 _init_object(kernel, patch, found)
+        between()
         for found in patch.objects:
             if found.name is None or found.name in kernel.modules:
                 _patch_object(kernel, found)

@@ -50,11 +50,6 @@ class Observation:
                     out.append(Addition(row.moved(spot), str(row.spot), found.owner, known[found][0]))
         return tuple(out)
 
-    def absent(self, module: str) -> list[Event]:
-        """Places of events in a loaded module that kprobes/list does not have: the kernel refused them."""
-        planted = {row.address for row in self.facts.planted}
-        return [e for e in self.events if e.spot.module == module and self.facts.address(e.spot) not in planted]
-
     def _original(self, place: Coordinate) -> Spot | None:
         if place.owner != "vmlinux":
             return Spot(place.owner, place.function, place.offset)

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from builder.errors import LoadError
 from builder.image.execute import Argument, Result
-from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, LIVEPATCHES, MODULES, TRACING
+from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, LIVEPATCHES, MODULES, TRACING, Between
 from builder.image.simulated import SimulatedKernel
 from builder.load import livepatch
 from builder.load.kprobes.events import parse_events
@@ -170,25 +170,25 @@ class SimulatedHost:
 
     # Modules
 
-    def insert(self, module: bytes) -> None:
+    def insert(self, module: bytes, name: str = "", between: Between | None = None) -> None:
         """Load a module; of one that is no livepatch the init function does not run."""
         try:
             loaded = load_module(self.kernel, module)
             self.registry.coming(loaded.name)
             if loaded.file.is_livepatch:
-                self._start(loaded.name)
+                self._start(loaded.name, between or (lambda: None))
         except LoadError as error:
             raise OSError(errno.EINVAL, error.message) from None
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, between: Between) -> None:
         before = set(self.kernel.redirections)
         try:
-            livepatch.run_init(self.kernel, self.kernel.modules[name])
+            livepatch.run_init(self.kernel, self.kernel.modules[name], between)
             places = [r.place for old, r in self.kernel.redirections.items() if old not in before]
             if self.registry.blocks(places):
                 livepatch.disable_patch(self.kernel, name)
                 raise refused(errno.EBUSY)
-        except (LoadError, OSError):
+        except BaseException:  # also where the process that loads it is killed meanwhile
             self.registry.going(name)
             unload_module(self.kernel, name)
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from builder.image.machine import Host
+from builder.image.machine import Between, Host
 
 
 class Killed(BaseException):
@@ -13,7 +13,7 @@ class Killed(BaseException):
 
 
 class KillingHost:
-    """Every step that changes something is counted; `die` is called before the one numbered `at` (from 0)."""
+    """Everything that is asked of the host is a step; `die` is called before the one numbered `at` (from 0)."""
 
     def __init__(self, host: Host, at: int, die: Callable[[], object] | None = None) -> None:
         self._host = host
@@ -29,15 +29,18 @@ class KillingHost:
         self.steps.append(what)
 
     def read(self, path: str) -> str:
+        self._step(f"read {path}")
         return self._host.read(path)
 
     def names(self, path: str) -> tuple[str, ...]:
+        self._step(f"names {path}")
         return self._host.names(path)
 
     def waiting(self, *, enabled: bool) -> tuple[str, ...]:
         return self._host.waiting(enabled=enabled)
 
     def pause(self, seconds: float) -> None:
+        self._step("pause")
         self._host.pause(seconds)
 
     def lock(self, path: str) -> AbstractContextManager[None]:
@@ -55,9 +58,9 @@ class KillingHost:
         self._step(f"remove {path}")
         self._host.remove(path)
 
-    def insert(self, module: bytes) -> None:
+    def insert(self, module: bytes, name: str = "", between: Between | None = None) -> None:
         self._step("insert")
-        self._host.insert(module)
+        self._host.insert(module, name, between)
 
     def delete(self, name: str) -> None:
         self._step(f"delete {name}")

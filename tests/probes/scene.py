@@ -9,25 +9,35 @@ from dataclasses import dataclass, field
 from builder.image.machine import KPROBE_EVENTS, TRACING, Host
 from builder.load.live import Live
 from builder.load.simhost import SimulatedHost
-from tests.probes.versions import NAME
+from tests.probes.versions import NAME, Probed, offsets
 
 # Offsets in version 0: see `inner` and `outer` in the module's source.
 PROBES = {
     "entry": "p:b/entry {module}:outer",
     "mid": "p:b/mid {module}:inner+{mid}",
     "cold": "p:b/cold {module}:inner.cold+{cold}",
+    "late": "p:b/late {module}:inner+{late}",
+    "deep": "p:b/deep {module}:inner.cold+{deep}",
     "ret": "r:b/ret {module}:outer",
     "arg": "p:b/arg {module}:inner+{early} kind=%di:u32 x=%si:u32",
     "off": "p:b/off {module}:inner+{early}",
 }
 FILTER = "kind == 3"
 COUNTED = tuple(event for event in PROBES if event != "off")
+_RARE = ("cold", "deep", "arg")
+FOLLOWING = 6
+"""Events that have a place in every version: all but `entry` and `ret`."""
 
 
-def plant(host: Host, mid: int, cold: int, early: int) -> None:
+def expected(calls: int, rare: int) -> dict[str, int]:
+    """Hits of the counted events by `calls` calls, `rare` of them of kind 3."""
+    return {event: rare if event in _RARE else calls for event in COUNTED}
+
+
+def plant(host: Host, made: Probed) -> None:
     """All probes; `arg` has a filter, and all but `off` are enabled and counted by a histogram."""
     for line in PROBES.values():
-        host.write(KPROBE_EVENTS, line.format(module=NAME, mid=mid, cold=cold, early=early) + "\n", append=True)
+        host.write(KPROBE_EVENTS, line.format(module=NAME, **offsets(made)) + "\n", append=True)
     host.write(f"{TRACING}/events/b/arg/filter", FILTER)
     for event in PROBES:
         if event != "off":
@@ -72,8 +82,8 @@ class SimulatedScene:
         return Live(self.host)
 
     def counts(self) -> dict[str, int]:
-        return {event: self.host.hits(f"b/{event}") for event in ("entry", "mid", "cold", "ret", "arg")}
+        return {event: self.host.hits(f"b/{event}") for event in COUNTED}
 
     @property
     def expected(self) -> dict[str, int]:
-        return {"entry": self.calls, "mid": self.calls, "cold": self.rare, "ret": self.calls, "arg": self.rare}
+        return expected(self.calls, self.rare)

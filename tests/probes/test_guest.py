@@ -15,7 +15,7 @@ from builder.load.kprobes import parse_events
 from builder.load.live import Live
 from builder.load.planting import probe
 from builder.load.survey import survey
-from tests.probes.scene import PROBES, facts, histogram, plant
+from tests.probes.scene import COUNTED, FOLLOWING, PROBES, expected, facts, histogram, plant
 from tests.probes.versions import NAME, Probed, offsets
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
@@ -72,7 +72,7 @@ def scene(made: Probed, running: Guest) -> Iterator[GuestScene]:
     assert running.insmod(made.module, NAME).ok
     found = GuestScene(running, GuestHost(running))
     mark = running.mark()
-    plant(found.host, **offsets(made))
+    plant(found.host, made)
     yield found
     found.clean()
     assert running.warnings(mark) == ()
@@ -81,7 +81,8 @@ def scene(made: Probed, running: Guest) -> Iterator[GuestScene]:
 def test_probes_count_every_call_once_through_load_and_unload(scene: GuestScene, made: Probed) -> None:
     scene.call(1, 10)
     scene.call(3, 7)
-    assert [scene.hits(e) for e in ("entry", "mid", "cold", "ret", "arg")] == [17, 17, 7, 17, 7]
+    _assert_counts(scene)
+    assert scene.facts()["calls"] == 17
     scene.start()
     outcome = scene.live().load(made.build(0, 1, "p1"), "p1.ko")
     assert {row.source for row in outcome.moved} >= {f"{NAME}:inner+{offsets(made)['mid']}"}
@@ -89,7 +90,7 @@ def test_probes_count_every_call_once_through_load_and_unload(scene: GuestScene,
     scene.call(3, 5)
     scene.stop()
     _assert_counts(scene)
-    assert len([e for e in parse_events(scene.host.read(KPROBE_EVENTS)) if e.spot.module == "p1"]) == 4
+    assert len([e for e in parse_events(scene.host.read(KPROBE_EVENTS)) if e.spot.module == "p1"]) == FOLLOWING
     # The event that was disabled has its second place too, and is disabled.
     assert scene.host.read(f"{TRACING}/events/b/off/enable").strip() == "0"
     status = survey(scene.host)
@@ -107,9 +108,7 @@ def test_probes_count_every_call_once_through_load_and_unload(scene: GuestScene,
 
 def _assert_counts(scene: GuestScene) -> None:
     seen = scene.facts()
-    rare = seen["rarities"] // 2
-    expected = {"entry": seen["calls"], "mid": seen["calls"], "cold": rare, "ret": seen["calls"], "arg": rare}
-    assert {event: scene.hits(event) for event in expected} == expected
+    assert {event: scene.hits(event) for event in COUNTED} == expected(seen["calls"], seen["rarities"] // 2)
 
 
 def test_a_second_version_on_top_of_the_first(scene: GuestScene, made: Probed, tmp_path: Path) -> None:
@@ -169,14 +168,14 @@ def test_a_version_that_replaces(scene: GuestScene, made: Probed, tmp_path: Path
 def test_a_probe_planted_on_the_patched_name_follows(scene: GuestScene, made: Probed) -> None:
     scene.live().load(made.build(0, 1, "p1"), "p1.ko")
     mid = offsets(made)["mid"]
-    planting = probe(scene.host, f"{NAME}:inner+{mid}", name="b/late")
+    planting = probe(scene.host, f"{NAME}:inner+{mid}", name="b/after")
     assert len(planting.places) == 2 and planting.reports == ()
-    scene.host.write(f"{TRACING}/events/b/late/trigger", "hist:keys=common_type")
+    scene.host.write(f"{TRACING}/events/b/after/trigger", "hist:keys=common_type")
     scene.call(1, 6)
-    assert scene.hits("late") == 6
+    assert scene.hits("after") == 6
     scene.live().unload("p1")
     scene.call(1, 5)
-    assert scene.hits("late") == 11
+    assert scene.hits("after") == 11
 
 
 def test_all_events_are_there_again_after_each_test(scene: GuestScene) -> None:

@@ -10,7 +10,7 @@ from builder.errors import UsageError
 from builder.load.live import Live
 from builder.load.survey import survey
 from tests.probes.killed import Killed, KillingHost
-from tests.probes.scene import SimulatedScene
+from tests.probes.scene import SimulatedScene, expected
 from tests.probes.versions import Probed
 
 pytestmark = [pytest.mark.kernel]
@@ -33,9 +33,7 @@ def settled(scene: SimulatedScene) -> bool:
     scene.call(1, 1)
     scene.call(3, 1)
     after = scene.counts()
-    assert {event: after[event] - before[event] for event in after} == {
-        "entry": 2, "mid": 2, "cold": 1, "ret": 2, "arg": 1,
-    }  # fmt: skip
+    assert {event: after[event] - before[event] for event in after} == expected(2, 1)
     status = survey(scene.host)
     assert status.interrupted is None
     return bool(status.patches)

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from builder.errors import LoadError
-from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES
+from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES, Between
 from builder.load.live import Live
 from builder.load.survey import survey
 from tests.probes.killed import KillingHost
@@ -69,7 +69,7 @@ def test_an_unload_that_is_held_up_enables_again(scene: SimulatedScene, made: Pr
 
 def test_a_refused_module_leaves_nothing(scene: SimulatedScene, made: Probed) -> None:
     class Refusing(KillingHost):
-        def insert(self, module: bytes) -> None:
+        def insert(self, module: bytes, name: str = "", between: Between | None = None) -> None:
             raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
 
     before = scene.host.read(KPROBE_EVENTS)

@@ -49,11 +49,12 @@ class Probed:
 def offsets(made: Probed) -> dict[str, int]:
     """Places in version 0: behind inner()'s ftrace location, at its first branch, at the begin of its `.cold` part.
 
-    None of them is bound late, so that none has to wait for the transition to begin.
+    `late` and `deep`, calls of functions of the module, are bound only when the patch is enabled.
     """
     view = View(read_object(made.objects[0]))
-    inner = [i.offset for i in view.instructions(view.by_name["inner"])]
-    return {"early": inner[1], "mid": inner[5], "cold": 0}
+    inner, cold = (list(view.instructions(view.by_name[name])) for name in ("inner", "inner.cold"))
+    late, deep = (next(i.offset for i in rows if i.is_call and i.offset) for rows in (inner, cold))
+    return {"early": inner[1].offset, "mid": inner[5].offset, "cold": 0, "late": late, "deep": deep}
 
 
 def behind(made: Probed) -> int:
