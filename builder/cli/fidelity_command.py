@@ -20,6 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="which ones: the seed of the draw")
     parser.add_argument("--cpu", default="max", metavar="MODEL", help="QEMU's CPU model (default: max)")
     parser.add_argument("--smp", type=int, default=1, metavar="N", help="number of CPUs")
+    parser.add_argument("--kaslr", action="store_true", help="boot the bzImage, at a random address")
     parser.set_defaults(run=run)
 
 
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         modules=None if options.modules == "all" else int(options.modules),
         extra=extra,
         seed=options.seed,
+        kaslr=options.kaslr,
         say=say,
     )
     if output.json:

@@ -104,11 +104,14 @@ def writable_ranges(kernel: Kernel) -> tuple[tuple[int, int], ...]:
     return tuple((kernel.symbol(start).address, kernel.symbol(stop).address) for start, stop in bounds)
 
 
-def capture_state(guest: Guest, kernel: Kernel, memory: GuestMemory) -> BootState:
-    """The boot state of a guest, its whole data with it. GuestError where KASLR moved the kernel."""
+def where_it_is(guest: Guest, kernel: Kernel) -> Kernel:
+    """The kernel at the addresses that a guest booted it at."""
     shown = guest.check("grep -m1 ' _text$' /proc/kallsyms").split()[0]
-    if int(shown, 16) != kernel.symbol("_text").address:
-        raise GuestError(f"the guest's kernel is at {shown}, not where it was linked: boot without KASLR")
+    return kernel.at(int(shown, 16) - kernel.symbol("_text").address)
+
+
+def capture_state(guest: Guest, kernel: Kernel, memory: GuestMemory) -> BootState:
+    """The boot state of a guest, its whole data with it; `kernel` is where the guest has it (`where_it_is`)."""
     data = []
     for start, end in writable_ranges(kernel):
         memory.keep(start, end)

@@ -42,6 +42,8 @@ ALLOCATE: Final = (
 )  # fmt: skip
 LOCAL_APIC: Final = 0xFFFFFFFFFF5FD000
 """Where the fixmap shows it (asm/fixmap.h, FIX_APIC_BASE)."""
+LA57: Final = 16
+"""The bit in ECX of CPUID leaf 7."""
 WRPKRU: Final = b"\x0f\x01\xef"
 MISC_ENABLE: Final = (0x1A0, 1)
 """MSR_IA32_MISC_ENABLE, with fast strings as firmware and QEMU leave it."""
@@ -88,9 +90,13 @@ def _vendor(text: str) -> tuple[int, int, int]:
     return b, c, d
 
 
-def derive_state(kernel: Kernel, cpu: str = "max", cpus: int = 1, leaves: Leaves | None = None) -> BootState:
+def derive_state(
+    kernel: Kernel, cpu: str = "max", cpus: int = 1, leaves: Leaves | None = None, *, by_bzimage: bool = False
+) -> BootState:
     """The boot state on a CPU model with so many CPUs; `leaves` instead of a known model.
 
+    `by_bzimage` says that the decompressor ran, which turns on five-level paging where the CPU has it
+    (paging_prepare, arch/x86/boot/compressed/pgtable_64.c, v6.1); a PVH start leaves it off.
     Raises UsageError for an unknown model and LoadError where the kernel's code cannot be executed.
     """
     if leaves is None:
@@ -102,6 +108,10 @@ def derive_state(kernel: Kernel, cpu: str = "max", cpus: int = 1, leaves: Leaves
     keys: dict[int, int] = {}
     calls: dict[int, int] = {}
     machine = _prepare(simulated, with_cpus(leaves, cpus), keys, calls)
+    if by_bzimage and leaves.get((7, 0), (0, 0, 0, 0))[2] >> LA57 & 1:
+        flag = simulated.address("__pgtable_l5_enabled")
+        if flag is not None:
+            machine.write(flag, struct.pack("<I", 1))
     for names in STEPS:
         step = next((name for name in names if simulated.address(name) is not None), None)
         if step is not None:

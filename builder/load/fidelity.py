@@ -15,7 +15,14 @@ from builder.binary.kernel import Kernel
 from builder.errors import BespokeError, GuestError, LoadError
 from builder.image import BootState, SimulatedKernel
 from builder.image.boot import CAPABILITY_WORDS
-from builder.image.capture import GuestMemory, GuestModule, capture_state, cpuid_leaves, guest_modules
+from builder.image.capture import (
+    GuestMemory,
+    GuestModule,
+    capture_state,
+    cpuid_leaves,
+    guest_modules,
+    where_it_is,
+)
 from builder.image.derive import cpu_models, derive_state
 from builder.image.guest import Guest
 from builder.image.guest.modules import ModuleTree
@@ -163,6 +170,7 @@ def compare(
     extra: Sequence[ModuleFile] = (),
     seed: int = 1,
     memory_mb: int = 3072,
+    kaslr: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Fidelity, Fidelity]:
     """Boot a guest, let it load modules, take everything out, predict the same, compare.
@@ -171,6 +179,7 @@ def compare(
     from image and CPU model alone. `modules` None means all of the tree; `extra`
     are modules of ours, loaded last, livepatches among them: those are enabled and
     disabled again, which leaves their relocations written and entries as before.
+    With `kaslr` the guest boots at a random address, and the kernel is simulated there.
     """
     chosen = list(paths if paths is not None else choose(kernel, modules, seed))
     patched = {name for module in extra for name in patched_objects(module)} - {module.name for module in extra}
@@ -179,9 +188,10 @@ def compare(
     files = {module.name: module for module in wanted}
     started = time.monotonic()
     with Guest(
-        kernel, cpu=cpu, smp=smp, memory_mb=memory_mb, panic_on_oops=False, cmdline="no_timer_check"
+        kernel, cpu=cpu, smp=smp, memory_mb=memory_mb, panic_on_oops=False, cmdline="no_timer_check", kaslr=kaslr
     ) as guest:
-        say(f"guest up after {guest.boot_seconds:.1f} s")
+        kernel = where_it_is(guest, kernel)
+        say(f"guest up after {guest.boot_seconds:.1f} s, its kernel moved by {kernel.offset:#x}")
         refused = load_in_guest(guest, wanted[: len(wanted) - len(extra)], say)
         for module in extra:
             answer = guest.insmod(module.data, module.name)
@@ -201,7 +211,7 @@ def compare(
     for kind in ("captured", "derived"):
         outcome = Fidelity(kernel.release, cpu, smp, state=kind, refused=refused, seconds_guest=seconds)
         started = time.monotonic()
-        used = state if kind == "captured" else derive_state(kernel, cpu, smp, unknown)
+        used = state if kind == "captured" else derive_state(kernel, cpu, smp, unknown, by_bzimage=kaslr)
         simulated = boot(kernel, used)
         if kind == "captured":
             simulated.key_reader = lambda address: memory.number(address, 4, signed=True)

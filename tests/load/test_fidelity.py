@@ -24,9 +24,16 @@ def ours(patches: Mapping[str, Path]) -> list[ModuleFile]:
     return [ModuleFile.read(patches[name]) for name in ("guest_target", "guest_patch", "guest_patch_vmlinux")]
 
 
-@pytest.mark.parametrize(("cpu", "smp"), [("max", 1), ("Nehalem", 2), ("EPYC-Milan", 1)])
-def test_every_byte_is_the_kernels(kernel: Kernel, patches: Mapping[str, Path], cpu: str, smp: int) -> None:
-    captured, derived = fidelity.compare(kernel, cpu=cpu, smp=smp, paths=chosen(kernel), extra=ours(patches))
+@pytest.mark.parametrize(
+    ("cpu", "smp", "kaslr"),
+    [("max", 1, False), ("Nehalem", 2, False), ("EPYC-Milan", 1, False), ("max", 2, True)],
+)
+def test_every_byte_is_the_kernels(
+    kernel: Kernel, patches: Mapping[str, Path], cpu: str, smp: int, kaslr: bool
+) -> None:
+    captured, derived = fidelity.compare(
+        kernel, cpu=cpu, smp=smp, kaslr=kaslr, paths=chosen(kernel), extra=ours(patches)
+    )
     assert captured.modules >= len(NAMES) + 1
     assert (captured.failed, captured.state_differences, captured.differences) == ({}, [], [])
     assert captured.identical == captured.modules

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 from bisect import bisect_right
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -67,6 +68,15 @@ class StaticImage:
         self.segments = self._segments(phoff, phnum)
         self.sections = self._sections(shoff, shnum, shstrndx)
         self._starts = [segment.address for segment in self.segments]
+
+    def with_content(
+        self, data: Buffer, segments: tuple[Segment, ...], sections: dict[str, ImageSection]
+    ) -> StaticImage:
+        """The same file with other bytes, at other addresses."""
+        other = copy(self)
+        other.data, other.segments, other.sections = data, segments, sections
+        other._starts = [segment.address for segment in segments]
+        return other
 
     def _segments(self, phoff: int, count: int) -> tuple[Segment, ...]:
         if phoff + count * _PROGRAM.size > len(self.data):

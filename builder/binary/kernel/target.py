@@ -7,6 +7,7 @@ import mmap
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from builder.binary.kernel import modules
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.exports import Export
 from builder.binary.kernel.facts import Facts, image_hash
-from builder.binary.kernel.kaslr import KaslrRelocations, read_relocations
+from builder.binary.kernel.kaslr import KaslrRelocations, check_offset, moved, read_relocations, relocate
 from builder.binary.kernel.layout import StructLayout
 from builder.binary.kernel.static import ImageSection, Segment, StaticImage
 from builder.binary.kernel.survey import Features, survey
@@ -40,7 +41,7 @@ _EXPORT: Final = "SELECT name, address, crc, gpl, namespace FROM exports"
 
 
 class Kernel:
-    """A kernel image as a target; `open` it. All addresses are as linked, without a KASLR offset.
+    """A kernel image as a target; `open` it. All addresses are as linked, unless it is `at` a KASLR `offset`.
 
     `release` is the image's own (from its banner); `vmlinux` the ELF inside it,
     in the cache; `modules_root` the release's module tree, None where there is none.
@@ -51,6 +52,7 @@ class Kernel:
         self.path = path
         self.sha256 = sha256
         self._cache = cache
+        self.offset = 0
         folder = cache / "kernels" / sha256
         self._facts = Facts(folder / "facts.sqlite", lambda: survey(path, folder))
         self.vmlinux = self._find_vmlinux(folder)
@@ -83,6 +85,23 @@ class Kernel:
         except OSError as error:
             raise KernelError(f"cannot be read: {error.strerror or error}", where=path) from error
 
+    def at(self, offset: int) -> Kernel:
+        """The same kernel as a boot with KASLR has it: `offset` bytes above where it was linked.
+
+        Its image is relocated; symbols, exports, segments and sections are where they then are.
+        Raises KernelError for an offset that no boot gives, and for an image without relocations.
+        """
+        if self.offset:
+            raise KernelError(f"is at a KASLR offset of {self.offset:#x} already", where=self.path)
+        check_offset(self.image, offset)
+        other = copy(self)
+        for name in ("_addresses", "_all_exports", "btf", "image"):
+            other.__dict__.pop(name, None)
+        other._symbols, other._exports, other._layouts = {}, {}, dict(self._layouts)
+        other.offset = offset
+        other.image = relocate(self.image, self.kaslr_relocations(), offset) if offset else self.image
+        return other
+
     def _find_vmlinux(self, folder: Path) -> Path:
         if not self._facts.meta("packed"):
             return self.path.resolve()
@@ -95,7 +114,8 @@ class Kernel:
 
     @cached_property
     def _addresses(self) -> array[int]:
-        return self._facts.words("addresses", "Q")
+        linked = self._facts.words("addresses", "Q")
+        return array("Q", (moved(address, self.offset) for address in linked)) if self.offset else linked
 
     def symbols_named(self, name: str) -> tuple[KernelSymbol, ...]:
         """All symbols of this name in kallsyms order; empty where there is none."""
@@ -184,7 +204,7 @@ class Kernel:
         """What vmlinux exports under this name."""
         if name not in self._exports:
             rows = self._facts.rows(f"{_EXPORT} WHERE name = ?", name)
-            self._exports[name] = _export(*rows[0]) if rows else None
+            self._exports[name] = self._export(*rows[0]) if rows else None
         return self._exports[name]
 
     def exports(self) -> Mapping[str, Export]:
@@ -194,7 +214,10 @@ class Kernel:
     @cached_property
     def _all_exports(self) -> Mapping[str, Export]:
         rows = self._facts.rows(f"{_EXPORT} ORDER BY position")
-        return MappingProxyType({row[0]: _export(*row) for row in rows})
+        return MappingProxyType({row[0]: self._export(*row) for row in rows})
+
+    def _export(self, name: str, address: str, crc: int | None, gpl: int, namespace: str) -> Export:
+        return Export(name, moved(int(address, 16), self.offset), crc, bool(gpl), namespace)
 
     # Structures.
 
@@ -208,7 +231,7 @@ class Kernel:
             )
         index = Index(self._facts.words("btf_names", "I"), self._facts.words("btf_offsets", "I"))
         start, size = self._facts.meta("btf_address"), self._facts.meta("btf_size")
-        return Btf(self.image.read(int(start, 16), size), where=self.path, index=index)
+        return Btf(self.image.read(moved(int(start, 16), self.offset), size), where=self.path, index=index)
 
     def layout(self, struct: str) -> StructLayout:
         """The layout of `struct NAME` (or a union, or a typedef of one)."""
@@ -276,6 +299,3 @@ class Kernel:
         """Release the facts file; the object is of no use afterwards."""
         self._facts.close()
 
-
-def _export(name: str, address: str, crc: int | None, gpl: int, namespace: str) -> Export:
-    return Export(name, int(address, 16), crc, bool(gpl), namespace)
