@@ -13,7 +13,7 @@ STAMP  := $(VENV)/made-for-$(shell sha256sum pyproject.toml | cut -c1-16)
 help:
 	@echo 'make demo    patch a running stock kernel in a virtual machine, and watch'
 	@echo 'make test    check and test everything (PYTEST_ARGS="-k NAME" for less)'
-	@echo 'make bench   how long a build takes'
+	@echo 'make bench   how long diffs, builds and the loader take'
 	@echo 'make setup   only what the others do first: Debian packages, Python environment'
 	@echo 'make picture the picture in README.md, from a real run of the demo'
 	@echo 'make clean   remove what was made here (the cache of kernels in ~/.cache/bespoke stays)'
@@ -27,6 +27,8 @@ test: setup
 	$(BIN)/pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench: setup
+	@$(BIN)/python -W ignore -c 'import cle' 2>/dev/null || \
+		$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python -m tests.bench
 
 picture: setup
