@@ -27,12 +27,16 @@ from rich.text import Text
 from builder.acquire.packages import fetch_kernel, newest_kernel
 from builder.binary.kernel.target import Kernel
 from builder.errors import BespokeError, GuestError, ToolError
+from builder.image.derive import derive_state
 from builder.image.trial import PHASES, Step, TrialPlan, TrialReport, trial
+from builder.load.boot import boot
 from samples.objects import TARGET_NAME, VMLINUX_PATCH, target_objects, vmlinux_objects
+from samples.simulated import TARGET_CALLS, VERSION_CALLS, walk
 from samples.stage import Stage
 
 PLACE = Path("build/demo")
 SERIES = "6.1"
+CPU = "max"
 PROC = f"/proc/{TARGET_NAME}"
 STEPS = f"cd /proc; echo s > {TARGET_NAME}; echo S 2> /dev/null > {TARGET_NAME}; cat {TARGET_NAME}"
 TURN_KEY = f"K=kernel.bpf_stats_enabled; sysctl -q $K=1; head -n 1 {PROC}; sysctl -q $K=0"
@@ -87,12 +91,17 @@ def tell(stage: Stage, wanted: str | None) -> None:
     with stage.pictured():
         show_build(stage, target, kernel)
 
-    stage.chapter("3  Before, with and after: a guest runs the kernel as Debian ships it")
+    stage.chapter("3  Before, with and after, without a machine: the simulated kernel runs old and new code")
+    with stage.pictured():
+        show_check(stage, target, kernel)
+    show_simulated(stage, version, target, kernel)
+
+    stage.chapter("4  The same on the kernel as Debian ships it, in a guest")
     show_trial(stage, version, kernel)
     with stage.pictured():
         show_trial(stage, target, kernel)
 
-    stage.chapter("4  What cannot be done is refused, with the reason")
+    stage.chapter("5  What cannot be done is refused, with the reason")
     show_refusal(stage, own_key, kernel)
     stage.say(f"The modules are in [bold]{PLACE}[/]; every command above can be given again "
               "([bold].venv/bin/bespoke[/], or [bold]. .venv/bin/activate[/] first).")
@@ -201,6 +210,37 @@ def bound_rows(manifest: Mapping[str, Any], kinds: Mapping[str, str]) -> list[li
             )
         rows.append([owner, symbol, sympos, count, kind])
     return rows
+
+
+def show_check(stage: Stage, sample: Sample, kernel: Kernel) -> None:
+    """The pre-flight: what the kernel's own loader would make of the module."""
+    words: list[str | Path] = ["check", sample.output, "--kernel", kernel.release]
+    words += [f"--object={name}={path}" for name, path in sample.modules.items()]
+    stage.command(["bespoke", *words])
+    started = time.monotonic()
+    status, found = bespoke(*words)
+    if status:
+        raise ToolError(f"bespoke check: exit status {status}")
+    sites = ", ".join(f"{name} {count}" for name, count in found["cpus"][0]["patched"].items())
+    stage.done("loaded into the simulated kernel", time.monotonic() - started, f"taints {' '.join(found['taints'])}")
+    stage.say(f"{sum(found['relocations'].values())} relocations written, {len(found['bindings'])} originals bound; "
+              f"sites patched: {sites}")
+
+
+def show_simulated(stage: Stage, version: Sample, target: Sample, kernel: Kernel) -> None:
+    """What the functions themselves say, executed: no VM, no root."""
+    with stage.step("boot the simulated kernel") as found:
+        simulated = boot(kernel, derive_state(kernel, CPU))
+        found.append(f"its own early code decides for CPU model {CPU}")
+    with stage.step("call, load, call, unload, call"):
+        shown = walk(simulated, version.output, VERSION_CALLS)
+        numbers = walk(simulated, target.output, TARGET_CALLS, list(target.modules.values()))
+    stage.show("")
+    texts = [name for name, row in {**shown, **numbers}.items() if "\n" in row[PHASES[0]]]
+    for name in texts:
+        stage.versions(name, {**shown, **numbers}[name])
+    stage.table("Functions, called one by one", ["call", *(f">{phase}" for phase in PHASES)],
+                [[name, *(row[phase] for phase in PHASES)] for name, row in numbers.items() if name not in texts])
 
 
 def show_trial(stage: Stage, sample: Sample, kernel: Kernel) -> None:

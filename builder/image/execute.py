@@ -21,6 +21,7 @@ import unicorn
 from unicorn import x86_const as x86
 
 from builder.errors import LoadError
+from builder.image.extable import fixup
 from builder.image.memory import PAGE, U64, Region
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 STACK, STACK_SIZE = 0xFFFFC90000000000, 4 * PAGE
 HEAP, HEAP_SIZE = 0xFFFF888010000000, 16 << 20
+MOST_FIXUPS = 1000
 PERCPU, RETURN = 0xFFFF88803FC00000, 0xFFFFC90000100000
 ARGUMENTS: Final = (
     x86.UC_X86_REG_RDI, x86.UC_X86_REG_RSI, x86.UC_X86_REG_RDX,
@@ -173,11 +175,23 @@ class Machine:
         self.set_register("rsp", stack)
         for register, value in zip(ARGUMENTS, arguments, strict=False):
             uc.reg_write(register, value & U64)
-        self._problem, self._invalid, self._stop_requested = None, "", False
-        try:
-            uc.emu_start(address, RETURN, count=budget)
-        except unicorn.UcError as error:
-            raise self._problem or self._fault(self._invalid or str(error).partition(" (")[0]) from None
+        self._problem, self._stop_requested = None, False
+        for _ in range(MOST_FIXUPS):  # each time round, an access has failed and the code goes on elsewhere
+            self._invalid = ""
+            try:
+                uc.emu_start(address, RETURN, count=budget)
+                break
+            except unicorn.UcError as error:
+                if self._problem is not None:
+                    raise self._problem from None
+                after = fixup(self.kernel, self.register("rip")) if self._invalid else None
+                if after is None:
+                    raise self._fault(self._invalid or str(error).partition(" (")[0]) from None
+                address, known = after
+                for name, value in known.items():
+                    self.set_register(name, value)
+        else:
+            raise self._fault(f"{MOST_FIXUPS} accesses have failed")
         if self._problem is not None:
             raise self._problem
         if self._stop_requested:

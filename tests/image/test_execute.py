@@ -167,3 +167,12 @@ def test_a_stub_answers_for_a_function(kernel: SimulatedKernel) -> None:
         kernel.stubs.pop(kernel.find_function("gcd"))
         kernel.reset_machine()
     assert kernel.call("gcd", 12, 18).value == 6
+
+
+def test_code_goes_on_behind_an_access_that_failed(kernel: SimulatedKernel) -> None:
+    """copy_from_kernel_nofault() has entries in the exception table for what it reads."""
+    there = kernel.heap.allocate(16)
+    assert kernel.call("copy_from_kernel_nofault", there, kernel.heap.put(TEXT), 8).int32 == 0
+    assert kernel.memory.read(there, 8) == TEXT[:8]
+    for size in (1, 2, 4, 8):
+        assert kernel.call("copy_from_kernel_nofault", there, (1 << 64) - 0x1000, size).int32 == -14  # -EFAULT
