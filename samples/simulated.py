@@ -23,13 +23,19 @@ class Call:
     make: Callable[[SimulatedKernel], str]
 
 
-def seq_file_text(simulated: SimulatedKernel, function: str) -> str:
-    """What a show function (struct seq_file *, void *) writes."""
+def seq_file(simulated: SimulatedKernel) -> tuple[int, int]:
+    """A struct seq_file with room for a page, and where its text comes to stand."""
     layout = simulated.kernel.layout("seq_file")
     file, text = simulated.heap.allocate(layout.size), simulated.heap.allocate(4096)
     simulated.memory.write(file, bytes(layout.size))
     simulated.memory.write_u64(file + layout.offset_of("buf"), text)
     simulated.memory.write_u64(file + layout.offset_of("size"), 4096)
+    return file, text
+
+
+def seq_file_text(simulated: SimulatedKernel, function: str) -> str:
+    """What a show function (struct seq_file *, void *) writes."""
+    file, text = seq_file(simulated)
     simulated.call(function, file, 0)
     return simulated.memory.string(text)
 

@@ -84,7 +84,7 @@ class _Alignment:
         self._moved()
         for _ in range(_ROUNDS):
             self._follow()
-            if not self._contradicted():
+            if not self._torn() + self._contradicted():
                 break
         judged = {i: (j, self._judged(i, j, confidence)) for i, (j, confidence) in self.pairs.items()}
         return {i: (j, confidence) for i, (j, confidence) in judged.items() if confidence >= LEAST}
@@ -172,9 +172,72 @@ class _Alignment:
                 at += 1
         return bool(wrong)
 
+    def _torn(self) -> int:
+        """Join again what the old version always runs in a row and the new one could not; how often it had to.
+
+        What is only entered from the instruction before it runs as often as that. So in the new version
+        what stands for it must be reached from what stands for the other, by instructions that are new.
+        """
+        into = _branches(self.old)
+        found = 0
+        for i in sorted(self.pairs):
+            if i not in self.pairs or i - 1 not in self.pairs or not self._is_only_entered_before(i, into):
+                continue
+            before = self.pairs[i - 1][0]
+            if self._is_reached(before, self.pairs[i][0]):
+                continue
+            found += 1
+            head, tail = self._stretch(i - 1, -1, into), self._stretch(i, 1, into)
+            for k in head if len(head) < len(tail) else tail:
+                del self.back[self.pairs.pop(k)[0]]
+            if len(head) >= len(tail) and self._falls_through(self.new, before):
+                for level, confidence in enumerate(LEVELS):
+                    self._extend(i, before + 1, level, confidence)
+        return found
+
+    def _is_only_entered_before(self, i: int, into: Container[int]) -> bool:
+        return i not in into and not self.old[i].from_table and self._falls_through(self.old, i - 1)
+
+    @staticmethod
+    def _falls_through(lines: Sequence[Line], at: int) -> bool:
+        """Whether what follows an instruction in the layout is run next, or may be."""
+        return not lines[at].insn.ends_block and at + 1 < len(lines) and lines[at + 1].part is lines[at].part
+
+    def _stretch(self, i: int, step: int, into: Container[int]) -> list[int]:
+        """From `i` on, or back: what is mapped of the block."""
+        found = [i]
+        while True:
+            later = max(i, i + step)
+            if not 0 <= i + step < len(self.old) or not self._is_only_entered_before(later, into):
+                return found
+            i += step
+            if i not in self.pairs:
+                return found
+            found.append(i)
+
+    def _is_reached(self, here: int, there: int) -> bool:
+        """Whether control may come from one instruction of the new version to another by unmapped ones only."""
+        seen: set[int] = set()
+        waiting = [here]
+        while waiting:
+            at = waiting.pop()
+            line = self.new[at]
+            following = [line.target] if line.insn.is_jump and line.target is not None else []
+            if self._falls_through(self.new, at):
+                following.append(at + 1)
+            if there in following:
+                return True
+            waiting += [k for k in following if k not in self.back and k not in seen]
+            seen.update(following)
+        return False
+
     def _judged(self, i: int, j: int, confidence: int) -> int:
         beside = [(i + d, j + d) for d in (-1, 1)]
-        known = [self.pairs.get(a, (-1, 0))[0] == b for a, b in beside if 0 <= a < len(self.old)]
+        known = [
+            self.pairs.get(a, (-1, 0))[0] == b
+            for a, b in beside
+            if 0 <= a < len(self.old) and self.old[a].part is self.old[i].part
+        ]
         if not any(known):
             confidence -= _LONELY
         a, b = self.old[i].target, self.new[j].target

@@ -25,6 +25,7 @@ from builder.image.guest import Guest
 TRACING = "/sys/kernel/tracing"
 KPROBE_EVENTS = f"{TRACING}/kprobe_events"
 KPROBES_LIST = "/sys/kernel/debug/kprobes/list"
+OPTIMIZATION = "/proc/sys/debug/kprobes-optimization"
 LIVEPATCHES = "/sys/kernel/livepatch"
 MODULES = "/sys/module"
 

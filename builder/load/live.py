@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.errors import LoadError, UsageError
-from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES, MODULES, Host
+from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES, MODULES, OPTIMIZATION, Host
 from builder.load.kprobes import Addition, Event, Report
 from builder.load.kprobes.events import by_key
 from builder.load.observe import observe, planted_events
@@ -207,6 +207,7 @@ class Live:
         if state is not None:
             self._back_to_originals(name)
             self._settle(name, enabled=False)
+        self._optimize_again(name)
         self._finish_unload(name)
         return [f"{record.phase.value} {name} was interrupted: it is out"]
 
@@ -288,11 +289,34 @@ class Live:
 
     def _uproot(self, name: str) -> list[Event]:
         """Take out every place in a module; those that are left are the last of their event and enabled."""
-        left = []
-        for event in planted_events(self.host):
-            if event.spot.module == name and not self._take(event):
-                left.append(event)
+        record = self.trail.find(name)
+        there = [event for event in planted_events(self.host) if event.spot.module == name]
+        left = [event for event in there if not self._take(event)]
+        if record is not None and (there or record.moved) and self.is_loaded(name):
+            self._forget_places(record)
         return left
+
+    def _forget_places(self, record: Record) -> None:
+        """Wait until the kernel has forgotten what was planted in a module, before that goes.
+
+        A probe that was optimized stays known by its address until the optimizer has run, also when
+        its module is gone; what is planted there in a next module is then refused, with a warning
+        (reuse_unused_kprobe, kernel/kprobes.c, v6.1). Switching the optimization off waits for that.
+        """
+        try:
+            if self.host.read(OPTIMIZATION).strip() != "1":
+                return
+        except OSError:
+            return  # a kernel that does not optimize probes
+        self._note(replace(record, unoptimized=True))
+        self.host.write(OPTIMIZATION, "0")
+        self._optimize_again(record.module)
+
+    def _optimize_again(self, name: str) -> None:
+        record = self.trail.find(name)
+        if record is not None and record.unoptimized:
+            self.host.write(OPTIMIZATION, "1")
+            self._note(replace(record, unoptimized=False))
 
     def _take(self, event: Event) -> bool:
         try:

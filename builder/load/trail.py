@@ -49,6 +49,8 @@ class Record:
     manifest: Mapping[str, Any]
     moved: tuple[Moved, ...] = ()
     reports: tuple[Report, ...] = ()
+    unoptimized: bool = False
+    """Whether the kernel's optimization of kprobes is switched off for the moment, and must come on again."""
 
     @property
     def version(self) -> Version:
@@ -66,6 +68,7 @@ class Record:
             "manifest": dict(self.manifest),
             "moved": [asdict(row) for row in self.moved],
             "reports": [row.as_json() for row in self.reports],
+            "unoptimized": self.unoptimized,
         }
 
 
@@ -130,6 +133,7 @@ def _record(row: Mapping[str, Any]) -> Record:
         row["manifest"],
         tuple(Moved(**found) for found in row["moved"]),
         tuple(Report(**found) for found in row["reports"]),
+        bool(row.get("unoptimized")),
     )
 
 

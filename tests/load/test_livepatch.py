@@ -13,19 +13,10 @@ from builder.errors import LoadError
 from builder.image import SimulatedKernel
 from builder.load import livepatch
 from builder.load.loader import load_module, load_with_dependencies, unload_module
+from samples.simulated import seq_file
 from tests.load.conftest import differences, snapshot
 
 pytestmark = pytest.mark.kernel
-
-
-def seq_file(simulated: SimulatedKernel) -> tuple[int, int]:
-    """A struct seq_file with room for a page, and where its text comes to stand."""
-    layout = simulated.kernel.layout("seq_file")
-    file, text = simulated.heap.allocate(layout.size), simulated.heap.allocate(4096)
-    simulated.memory.write(file, bytes(layout.size))
-    simulated.memory.write_u64(file + layout.offset_of("buf"), text)
-    simulated.memory.write_u64(file + layout.offset_of("size"), 4096)
-    return file, text
 
 
 def test_a_patched_function_runs_the_new_code_until_it_is_disabled(

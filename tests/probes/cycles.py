@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 from builder.image.machine import ThisMachine
@@ -15,10 +16,13 @@ from builder.load.live import Live
 def main(module: Path, count: int, probes: int) -> None:
     content, host = module.read_bytes(), ThisMachine()
     for cycle in range(count):
+        started = time.monotonic()
         outcome = Live(host).load(content, str(module))
         assert len(outcome.moved) == probes, f"cycle {cycle}: {len(outcome.moved)} probes, {outcome.reports}"
         assert outcome.reports == (), outcome.reports
+        loaded = time.monotonic()
         Live(host).unload("p1")
+        print(f"cycle {cycle}: {loaded - started:.1f} s, {time.monotonic() - loaded:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,128 @@
+"""Both versions of a function, executed on inputs that they treat alike: mapped instructions run equally often."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.binary import read_object
+from builder.emit.manifest import SECTION
+from builder.image import SimulatedKernel
+from builder.image.derive import derive_state
+from builder.load.boot import boot
+from builder.load.kprobes.plan import LEAST_CONFIDENCE
+from builder.load.livepatch import disable_patch, run_init
+from builder.load.loader import load_module, unload_module
+from builder.pipeline import build, diff
+from samples.objects import TARGET_NAME, target_objects, vmlinux_objects
+from samples.simulated import seq_file
+from tests.load.conftest import opened
+from tests.probes.versions import NAME, Probed
+from tests.samples.test_patched import build_target
+
+pytestmark = pytest.mark.kernel
+Work = Callable[[SimulatedKernel], object]
+HERE = -4096 & (1 << 64) - 1
+
+
+def counted(simulated: SimulatedKernel, ranges: Mapping[str, tuple[int, int]], work: Work) -> dict[str, Counter[int]]:
+    """How often each offset of the functions at `ranges` is executed."""
+    found: dict[str, Counter[int]] = {name: Counter() for name in ranges}
+    simulated.reset_machine()
+    machine = simulated.machine()
+    for name, (start, end) in ranges.items():
+
+        def note(address: int, _size: int, name: str = name, start: int = start) -> None:
+            found[name][address - start] += 1
+
+        machine.trace(note, start, end)
+    work(simulated)
+    simulated.reset_machine()
+    return found
+
+
+def ranges_of(simulated: SimulatedKernel, module: str, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    out = {}
+    for name in names:
+        start = simulated.find_function(f"{module}:{name}" if module != "vmlinux" else name)
+        out[name] = (start, start + simulated.function_size(start))
+    return out
+
+
+def compared(simulated: SimulatedKernel, livepatch: bytes, owner: str, work: Work) -> tuple[int, int, list[str]]:
+    """Pairs of instructions that are mapped, those of them that were executed, and those whose counts differ."""
+    manifest = json.loads(read_object(livepatch, name="livepatch").by_name[SECTION].data)
+    rows = [row for row in manifest["functions"] if "map" in row]
+    parts = {part["name"]: part["map"] for row in rows for part in row.get("parts", ())}
+    maps: dict[tuple[str, str], Sequence[Any]] = {(row["old_name"], row["name"]): row["map"] for row in rows}
+    maps |= {(name, name): table for name, table in parts.items()}
+    olds = counted(simulated, ranges_of(simulated, owner, [old for old, _ in maps]), work)
+    module = load_module(simulated, livepatch)
+    run_init(simulated, module)
+    names = {cells[4] if len(cells) > 4 else new for (_, new), table in maps.items() for cells in table}
+    news = counted(simulated, ranges_of(simulated, module.name, names), work)
+    disable_patch(simulated, module.name)
+    unload_module(simulated, module.name)
+    pairs, executed, wrong = 0, 0, []
+    for (old, new), table in maps.items():
+        for old_offset, new_offset, confidence, _, *part in table:
+            if confidence < LEAST_CONFIDENCE or not old_offset:
+                continue  # the ftrace location belongs to every version
+            pairs += 1
+            was, now = olds[old][old_offset], news[part[0] if part else new][new_offset]
+            executed += bool(was)
+            if was != now:
+                wrong.append(f"{old}+{old_offset:#x} {was} times, {new}+{new_offset:#x} {now} times")
+    return pairs, executed, wrong
+
+
+def call_all(*calls: tuple[str, tuple[int | bytes, ...]]) -> Work:
+    def work(simulated: SimulatedKernel) -> None:
+        for name, arguments in calls:
+            simulated.call(name, *arguments)
+
+    return work
+
+
+def test_a_function_and_its_cold_part(made: Probed) -> None:
+    simulated = boot(made.kernel, derive_state(made.kernel, "max"))
+    load_module(simulated, made.module)
+    work = call_all(*[(f"{NAME}:outer", (kind, x)) for kind in (0, 1, 3, 7, 3) for x in (0, 5, 1000)])
+    for old, new in ((0, 1), (0, 2)):
+        pairs, executed, wrong = compared(simulated, made.build(old, new, f"p{new}"), NAME, work)
+        assert wrong == []
+        assert executed > 20 and pairs >= executed
+
+
+def test_the_sample_module(release_61: str, tmp_path: Path) -> None:
+    objects, kernel = target_objects(release_61), opened(release_61)
+    simulated = boot(kernel, derive_state(kernel, "max"))
+    load_module(simulated, objects.module)
+    built = build_target(objects, tmp_path / "fix.ko")
+    there = simulated.heap.put(bytes(8))
+    work = call_all(
+        *[(f"{TARGET_NAME}:weigh", (kind, x)) for kind in (0, 1, 2, 3, 5, 6, 7, 99) for x in (3, 1000)],
+        *[(f"{TARGET_NAME}:run", (program, 5)) for program in (b"\0", b"\2\2\0", b"\3\2\3\0", b"\1\1\2\0")],
+        *[(f"{TARGET_NAME}:{name}", ()) for name in ("rise", "fall", "rise", "voice")],
+        (f"{TARGET_NAME}:peek", (there,)),
+        (f"{TARGET_NAME}:peek", (HERE,)),
+    )
+    pairs, executed, wrong = compared(simulated, built.module.read_bytes(), TARGET_NAME, work)
+    assert wrong == []
+    assert executed > 60 and pairs >= executed
+
+
+def test_the_kernel_itself(release_61: str) -> None:
+    pair, kernel = vmlinux_objects(release_61), opened(release_61)
+    simulated = boot(kernel, derive_state(kernel, "max"))
+    module = build([diff(pair.old, pair.new)], kernel, name="version")
+    assert module is not None
+    file, _ = seq_file(simulated)
+    work = call_all(("version_proc_show", (file, 0)))
+    pairs, executed, wrong = compared(simulated, module.content, "vmlinux", work)
+    assert wrong == [] and pairs == executed >= 8
