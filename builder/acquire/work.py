@@ -54,7 +54,7 @@ class Work:
         self.jobs = jobs
         self.progress = progress
         self._turn = threading.Condition()
-        self._readers = 0
+        self._readers = self._waiting = 0
         self._shadow: Shadow | None = None
 
     def begin(self, place: Path, changed: Mapping[str, bytes | None]) -> None:
@@ -130,7 +130,7 @@ class Work:
 
     def _in_shadow(self, work: Callable[[Path], T]) -> T:
         """`work(root)` with the shadow as `root`, once more where a link had misled it or a file was generated."""
-        with self._alone():
+        with self._turn:
             if self._shadow is None:
                 place = self.place / "tree"
                 place.mkdir()
@@ -156,6 +156,7 @@ class Work:
     def _reading(self) -> Iterator[None]:
         """While a compiler reads the shadow no link in it is replaced."""
         with self._turn:
+            self._turn.wait_for(lambda: self._waiting == 0)
             self._readers += 1
         try:
             yield
@@ -168,8 +169,13 @@ class Work:
     def _alone(self) -> Iterator[None]:
         """Wait for the compilers that read the shadow, and let none begin meanwhile."""
         with self._turn:
-            self._turn.wait_for(lambda: self._readers == 0)
-            yield
+            self._waiting += 1
+            try:
+                self._turn.wait_for(lambda: self._readers == 0)
+                yield
+            finally:
+                self._waiting -= 1
+                self._turn.notify_all()
 
     def _each(self, what: str, work: Callable[[Command], T], commands: Sequence[Command]) -> list[T]:
         return in_parallel(work, commands, name=lambda command: f"{what} {command.object}",
