@@ -145,6 +145,9 @@ def _failure(words: Sequence[str], status: int, out: str, err: str, log: Path | 
     causes = (n for n, line in enumerate(lines) if "error" in line.lower() or line.startswith("E:"))
     first = next(causes, max(0, len(lines) - 3))
     told = lines[first : first + 3]
+    full = next((line for line in lines if "No space left on device" in line), None)
+    if full is not None:
+        told = ["No space left on device"]  # what else a program says then are consequences
     ended = f"signal {-status}" if status < 0 else f"exit status {status}"
     text = f"{Path(words[0]).name} failed ({ended}): {' | '.join(told) or 'no message'}"
     return f"{text} (log: {log})" if log is not None else text
