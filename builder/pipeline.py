@@ -20,6 +20,7 @@ from builder.compose import judge, read_macros, select
 from builder.compose.below import Earlier
 from builder.compose.bundle import bind
 from builder.compose.outcome import Diff
+from builder.compose.overridden import without_overridden
 from builder.compose.owner import Objects
 from builder.errors import InputError, Refusal, RefusedError
 
@@ -74,6 +75,16 @@ def diff_objects(old: ObjectFile, new: ObjectFile, *, allowed: Allowed = ()) -> 
     return Diff(old.name, new.name, comparison, selection, judged)
 
 
+def running_part(
+    diff: Diff, objects: Objects, inside: str | None = None, *, allowed: Allowed = ()
+) -> Diff:
+    """The pair without what the kernel never runs of it: weak functions that another definition overrides.
+
+    `build` does this to all of its pairs; a report of what is built begins with it.
+    """
+    return without_overridden(diff, objects, inside, allowed)
+
+
 def build(
     diffs: Sequence[Diff],
     kernel: Kernel,
@@ -99,13 +110,16 @@ def build(
     name = module_name(name)
     kernel.require_livepatch()
     owners = [inside] * len(diffs) if inside is None or isinstance(inside, str) else list(inside)
+    objects = objects or Objects(kernel)
+    # What of it never runs there; no other function is left out later.
+    diffs = [running_part(d, objects, o, allowed=allowed) for d, o in zip(diffs, owners, strict=True)]
     refusals = [r for diff in diffs for r in diff.judged.refusals]
     shipping = [(d, owner) for d, owner in zip(diffs, owners, strict=True) if not d.selection.is_empty]
     below = Earlier.read(on) if on is not None else None
     # What every reference is bound to; from here on nothing looks at the running code again.
     try:
         bundle = bind(
-            name, shipping, objects or Objects(kernel), replace=replace, below=below, allowed=tuple(allowed)
+            name, shipping, objects, replace=replace, below=below, allowed=tuple(allowed)
         )
     except RefusedError as refused:
         raise RefusedError(_distinct([*refusals, *refused.refusals])) from None
@@ -126,4 +140,4 @@ def find_pairs(old: Path, new: Path) -> tuple[list[tuple[str, Path, Path]], list
     return pairs, sorted(first.keys() ^ second.keys())
 
 
-__all__: Sequence[str] = ("Diff", "build", "diff", "diff_objects", "find_pairs", "read_pair")
+__all__: Sequence[str] = ("Diff", "build", "diff", "diff_objects", "find_pairs", "read_pair", "running_part")

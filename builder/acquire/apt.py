@@ -103,8 +103,11 @@ def refresh() -> None:
         if not _refreshable():
             return
         log.info("fetching the package lists")
-        run(["apt-get", *_private(), "-q", "-o", "Acquire::Languages=none", "update"], timeout=900)
+        words = ["apt-get", *_private(), "-q", "-o", "Acquire::Languages=none"]
+        run([*words, "update"], timeout=900)
         if not any((cache_root() / "apt" / "lists").glob("*_Packages*")):
+            # What failed (a full disk, no network) is a mere warning by default.
+            run([*words, "-o", "APT::Update::Error-Mode=any", "update"], timeout=900)
             raise ToolError("apt-get update brought no package lists: no archive is configured")
         write_whole(cache_root() / "apt" / "fetched", "")
 
@@ -118,9 +121,9 @@ def _stanzas(text: str) -> list[dict[str, str]]:
     return stanzas
 
 
-def _show(name: str) -> list[Package]:
+def _show(*names: str) -> list[Package]:
     try:
-        text = run(["apt-cache", *_options(), "show", "--", name])
+        text = run(["apt-cache", *_options(), "show", "--", *names])
     except ToolError as error:
         if "is not installed" in error.message:
             raise
@@ -128,7 +131,7 @@ def _show(name: str) -> list[Package]:
     return [
         Package(name=s["Package"], version=s["Version"], architecture=s["Architecture"], sha256=s["SHA256"],
                 size=int(s.get("Size", "0")), depends=s.get("Depends", ""))
-        for s in _stanzas(text) if s.get("Package") == name and "SHA256" in s
+        for s in _stanzas(text) if s.get("Package") in names and "SHA256" in s
     ]
 
 
@@ -143,6 +146,13 @@ def offered(name: str) -> list[Package]:
         found = _show(name)
     order = cmp_to_key(compare_versions)
     return sorted(found, key=lambda package: order(package.version), reverse=True)
+
+
+def newest_of(names: Sequence[str]) -> Package | None:
+    """The package of the greatest version among all that are offered of `names`, by one question to apt."""
+    found = _show(*names) if names else []
+    best = newest(package.version for package in found) if found else None
+    return next((package for package in found if package.version == best), None)
 
 
 def lookup(name: str, version: str | None = None) -> Package:

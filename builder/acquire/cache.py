@@ -42,8 +42,10 @@ inherited_locks: set[int] = set()
 
 
 @contextmanager
-def locked(name: str, *, shared: bool = False, inherited: bool = False) -> Iterator[None]:
+def locked(name: str, *, shared: bool = False, inherited: bool = False) -> Iterator[int]:
     """Hold the cache's lock `name`, alone or `shared`; the kernel drops it when the last holder ends.
+
+    Yields its descriptor, for a program that is to hold it too (`held` of `tools.run`).
 
     An `inherited` lock is held by the programs that are run under it as well:
     when this process is killed, nobody else begins while one of them still
@@ -54,11 +56,11 @@ def locked(name: str, *, shared: bool = False, inherited: bool = False) -> Itera
     with open(folder / f"{clean_name(name)}.lock", "ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         if not inherited:
-            yield
+            yield handle.fileno()
             return
         inherited_locks.add(handle.fileno())
         try:
-            yield
+            yield handle.fileno()
         finally:
             inherited_locks.discard(handle.fileno())
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from builder.acquire.cache import cache_path, locked, published_unlocked
+from builder.acquire.cache import cache_path, cache_root, locked, published_unlocked, write_whole
 from builder.acquire.kbuild import Command
 from builder.acquire.source import SourceTree, processors
 from builder.acquire.tools import run
@@ -83,9 +83,13 @@ def compile_object(
         words: list[str | Path] = [*command.words, f"-fdebug-prefix-map={root}=.", f"-Wp,-MMD,{listing}",
                  "-c", "-o", target, command.source]
         try:
-            run(words, cwd=root, log=log)
+            run(words, cwd=root, log=log, env={"TMPDIR": str(place)})
         except ToolError as error:
-            raise InputError(f"does not compile: {_first_error(log)}", where=command.source) from error
+            said = log.read_text(errors="replace") if log.is_file() else error.message
+            lasting = cache_root() / "logs" / f"failed-{key}.log"
+            write_whole(lasting, said)
+            raise InputError(f"does not compile: {_first_error(said)} (log: {lasting})",
+                             where=command.source) from error
         if command.objtool:
             run([tree.root / "tools/objtool/objtool", *command.objtool, target], cwd=tree.root, log=log)
         dependencies = read_dependencies(listing)
@@ -108,13 +112,13 @@ def generating(tree: SourceTree, command: Command, work: Callable[[], R]) -> R:
     except InputError as error:
         if "No such file" not in error.message:
             raise
-    with locked(f"source-{tree.root.name}"):
-        tree.make("-s", os.path.normpath(command.object), log_file=tree.root / ".bespoke/generate.log")
+    with locked(f"source-{tree.root.name}") as lock:
+        tree.generate(os.path.normpath(command.object), lock)
     return work()
 
 
-def _first_error(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()
+def _first_error(said: str) -> str:
+    lines = said.splitlines()
     return next((line for line in lines if "error:" in line), lines[-1] if lines else "no message")
 
 
@@ -133,7 +137,7 @@ def preprocess(command: Command, *, root: Path, listing: Path) -> bytes:
     words = [*command.words, "-E", "-P", f"-Wp,-MMD,{listing}", f"-Wp,-MT,{command.object}",
              "-o", str(text), command.source]
     try:
-        run(words, cwd=root)
+        run(words, cwd=root, env={"TMPDIR": str(listing.parent)})
     except ToolError as error:
         raise InputError(f"cannot be preprocessed: {error.message}", where=command.source) from error
     content = text.read_bytes()

@@ -101,6 +101,9 @@ def _dry_run(root: Path, make: Sequence[str]) -> Iterator[str]:
     assert process.stdout is not None
     try:
         yield from process.stdout
+        # With -k make fails for goals that cannot be made in a dry run; only a list cut short is no list.
+        if process.wait() < 0:
+            raise ToolError(f"make was ended by signal {-process.returncode} while it listed the objects", where=root)
     finally:
         process.kill()
         process.communicate()

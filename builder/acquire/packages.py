@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import cmp_to_key
 from pathlib import Path
 
 from builder.acquire import apt
@@ -121,12 +120,10 @@ def newest_kernel(series: str) -> str:
     """
     if not re.fullmatch(r"\d+\.\d+", series):
         raise InputError(f"{series!r} is no kernel series such as 6.1")
-    candidates = {name: apt.lookup(name).version for name in _image_names(re.escape(series))}
-    if not candidates:
+    best = apt.newest_of(_image_names(re.escape(series)))
+    if best is None:
         raise InputError(_suite_hint(series))
-    order = cmp_to_key(apt.compare_versions)
-    best = max(candidates, key=lambda name: order(candidates[name]))
-    return best.removeprefix("linux-image-")
+    return best.name.removeprefix("linux-image-")
 
 
 #: what a headers package is laid on top of

@@ -20,7 +20,7 @@ from builder.acquire.compile import Progress
 from builder.acquire.includes import Includes
 from builder.acquire.kbuild import Command, Objects
 from builder.acquire.names import changed_names, uses
-from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, read_patch, refusal_row
+from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
 from builder.acquire.source import SourceTree
 from builder.acquire.work import Work
 from builder.errors import Refusal, RefusedError, UsageError
@@ -29,6 +29,9 @@ log = logging.getLogger("bespoke.acquire")
 
 #: more objects than this are not compiled unless asked for
 OBJECT_LIMIT = 500
+
+#: work on more objects than this is announced before it begins, also where no terminal is
+LONG_RUN = 20
 
 #: for a header that more objects may read than this, the users of what is changed in it are looked for first
 NARROW_ABOVE = 60
@@ -77,7 +80,8 @@ def prepare_patch(
     cannot be followed, `InputError` for a patch that does not fit or compile,
     `UsageError` when a header reaches more than `limit` objects.
     """
-    changes = [change for path in patches for change in read_patch(path)]
+    changes = [located(change, lambda name: (tree.root / name).exists())
+               for path in patches for change in read_patch(path)]
     followed, warnings = sort_out(changes, allow)
     with tree.in_use():
         return _compiled(patches[0].stem, followed, warnings, tree, allow, limit, Work(tree, jobs, progress))
@@ -100,9 +104,9 @@ def _compiled(
         work.begin(place, changed)
         work.check_generated(shared)
         if candidates:
-            log.info("preprocessing %d objects that may read %s", len(candidates), ", ".join(shared))
+            _announce(len(candidates), f"that may read {', '.join(shared)}: comparing their preprocessed text")
         affected = direct + work.affected(candidates)
-        log.info("compiling %d objects, before and after", len(affected))
+        _announce(len(affected), "to compile, before and after the patch")
         old = work.compile_old(affected)
         new = work.compile_new(affected)
     key = hashlib.sha256("".join(o.object.parent.name for o in old + new).encode()).hexdigest()[:16]
@@ -114,6 +118,11 @@ def _compiled(
     )
     return PatchObjects(tree=tree, files=tuple(sorted(changed)), considered=considered, pairs=pairs,
                         warnings=tuple(warnings), log=log_file)
+
+
+def _announce(count: int, what: str) -> None:
+    """Say what is about to be done; a long run says so without being asked."""
+    log.log(logging.WARNING if count > LONG_RUN else logging.INFO, "%d object%s %s", count, "s" * (count != 1), what)
 
 
 def sort_out(changes: Iterable[FileChange], allow: Collection[str]) -> tuple[list[FileChange], list[Refusal]]:
@@ -182,7 +191,7 @@ def _candidates(
     for path in shared:
         reached = includes.reaching([path])
         here = {name for name, file in linked if file in reached or everywhere & reached}
-        if not here:
+        if not here and not _is_included(path, changed):
             what = "is read by no object of this kernel's configuration"
             warnings.append(refusal_row("patch-not-built", path, what, ""))
         if len(here) > NARROW_ABOVE:
@@ -192,6 +201,13 @@ def _candidates(
                 here = {name for name, file in linked if name in here and file in narrowed}
         names |= here
     return [objects.of_object(name) for name in sorted(names - set(known))]
+
+
+def _is_included(path: str, changed: Mapping[str, bytes | None]) -> bool:
+    """Whether another changed file includes `path` (a new header, say): its objects are compiled for that already."""
+    name = re.escape(path.rpartition("/")[2].encode())
+    line = re.compile(rb"^[ \t]*#[ \t]*include[ \t]*[<\"](?:[^>\"\n]*/)?" + name + rb"[>\"]", re.MULTILINE)
+    return any(content is not None and line.search(content) for other, content in changed.items() if other != path)
 
 
 def _users(

@@ -7,9 +7,10 @@ a fix that almost fits is not the fix that was reviewed.
 
 from __future__ import annotations
 
+import email
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from unidiff import errors as unidiff_errors
@@ -29,7 +30,7 @@ class Hunk:
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """What a patch does to one file: `kind` is modified, added, removed, renamed or binary."""
+    """What a patch does to one file: `kind` is modified, added, removed, renamed, copied or binary."""
 
     path: str
     kind: str
@@ -44,14 +45,17 @@ def read_patch(path: Path) -> tuple[FileChange, ...]:
     change, and paths that lead out of the tree.
     """
     try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        text = _plain(path.read_bytes())
         parsed = unidiff.PatchSet.from_string(text)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=path) from error
     except unidiff_errors.UnidiffParseError as error:
         raise InputError(f"no valid unified diff: {error}", where=path) from error
+    if re.search(r"^diff --(cc|combined) ", text, re.MULTILINE):
+        raise InputError("is a combined diff, of a merge: only a diff between two versions can be applied", where=path)
     # The parser passes over a hunk whose header it does not understand; a line of a hunk never begins with @.
-    if sum(line.startswith("@@ ") for line in text.split("\n")) != sum(len(item) for item in parsed):
+    hunks = re.split(r"^\+\+\+ ", text, maxsplit=1, flags=re.MULTILINE)[1:]
+    if sum(line.startswith("@@ ") for part in hunks for line in part.split("\n")) != sum(len(f) for f in parsed):
         raise InputError("no valid unified diff: a hunk's header (@@ ... @@) is damaged", where=path)
     changes = tuple(_change(item, path) for item in parsed)
     if not changes:
@@ -59,14 +63,41 @@ def read_patch(path: Path) -> tuple[FileChange, ...]:
     return changes
 
 
+_ENCODED = re.compile(rb"^Content-Transfer-Encoding:[ \t]*(quoted-printable|base64)", re.IGNORECASE | re.MULTILINE)
+
+
+def _plain(raw: bytes) -> str:
+    """The text of a patch file, what a mail system has done to it undone."""
+    # A mail saved as it was sent; `git format-patch` itself encodes no body.
+    if _ENCODED.search(raw.partition(b"\n\n")[0].replace(b"\r\n", b"\n").partition(b"\n\n")[0]):
+        decoded = email.message_from_bytes(raw).get_payload(decode=True)
+        raw = decoded if isinstance(decoded, bytes) else raw
+    text = raw.decode("utf-8", "surrogateescape")
+    # No tool ends the lines between hunks by CR LF; where they all do, the whole file has been converted.
+    heads = re.findall(r"^(?:--- |\+\+\+ |@@ -).*", text, re.MULTILINE)
+    return text.replace("\r\n", "\n") if heads and all(line.endswith("\r") for line in heads) else text
+
+
+def _unquoted(name: str) -> str:
+    """A path as git quotes it (core.quotePath): in double quotes, other bytes as octal escapes."""
+    if len(name) < 2 or not (name.startswith('"') and name.endswith('"')):
+        return name
+    plain = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), name[1:-1]).replace('\\"', '"')
+    return plain.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
+
+
 def _change(item: unidiff.PatchedFile, patch: Path) -> FileChange:
-    source, target = str(item.source_file), str(item.target_file)
+    source, target = _unquoted(str(item.source_file)), _unquoted(str(item.target_file))
     added, removed = source == "/dev/null", target == "/dev/null"
     source, target = _strip(target if added else source, target if not removed else source)
+    source, target = (str(PurePosixPath(name)) for name in (source, target))
+    if "rename from " not in str(item.patch_info) and source in (f"{target}.orig", f"{target}.old", f"{target}~"):
+        source = target  # as `diff FILE.orig FILE` names them
     if PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
         raise InputError(f"names a path outside the tree: {target}", where=patch)
     kind = "modified"
     for name, holds in (("binary", item.is_binary_file), ("added", added), ("removed", removed),
+                        ("copied", source != target and "copy from " in str(item.patch_info)),
                         ("renamed", source != target)):
         if holds:
             kind = name
@@ -135,6 +166,18 @@ def _fit(lines: list[str], old: tuple[str, ...], wanted: int, floor: int) -> int
     return places[0]
 
 
+def located(change: FileChange, exists: Callable[[str], bool]) -> FileChange:
+    """The change under the path that the tree has it: a first component that the tree has not, the name of
+    another tree, is left out where that leads to a file (to a directory, for a new one)."""
+    first, _, rest = change.path.partition("/")
+
+    def is_there(path: str) -> bool:
+        return exists(path) or (change.kind == "added" and exists(str(PurePosixPath(path).parent)))
+
+    known = not rest or exists(first) or not is_there(rest)
+    return change if known else replace(change, path=rest)
+
+
 #: files that are no part of any object: a change to them is left out, with a warning
 NO_CODE = re.compile(
     r"(Documentation|LICENSES|tools|samples|debian)/.*|scripts/(?!mod/).*|.*\.(rst|txt|md|yaml)|"
@@ -167,13 +210,14 @@ def judge(change: FileChange) -> Refusal | None:
     for pattern, code, why in NOT_FOLLOWED:
         if pattern.fullmatch(path):
             return refusal_row(code, path, why, without)
-    if not path.endswith((".c", ".h")):
+    if change.kind != "binary" and not path.endswith((".c", ".h")):
         return refusal_row("patch-unknown-file", path, "is of a kind that no rule is known for", without)
     if change.kind == "added" and path.endswith(".c"):
         return refusal_row("patch-new-file", path, "is a new file, which no object of the kernel comes from",
                            "put the new functions into a file that exists, or into a header")
-    if change.kind in ("removed", "renamed", "binary"):
-        return refusal_row(f"patch-{change.kind}-file", path, f"is {change.kind}", without)
+    if change.kind in ("removed", "renamed", "copied", "binary"):
+        what = {"copied": "is a copy of another file", "binary": "is a binary file"}
+        return refusal_row(f"patch-{change.kind}-file", path, what.get(change.kind, f"is {change.kind}"), without)
     return None
 
 

@@ -38,6 +38,9 @@ HARMLESS_DRIFT = re.compile(
     r"(RUST|HAVE_RUST|RUSTC|RUSTC_HAS|CC_CAN|CC_HAS|AS_HAS|LD_CAN|LD_HAS|TOOLS_SUPPORT)_\w+)"
 )
 
+#: in a tree: files are being generated in it
+GENERATING = ".bespoke/generating"
+
 PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "tar", "xz", "ld", "perl")
 
 
@@ -58,9 +61,28 @@ class SourceTree:
     compiler: Compiler
     drift: tuple[str, ...]
 
-    def make(self, *goals: str, jobs: int | None = None, log_file: Path | None = None) -> str:
-        """Run the tree's make with the variables that it was prepared with; its standard output."""
-        return run([*self._make(), f"-j{jobs or processors()}", *goals], cwd=self.root, log=log_file)
+    def make(self, *goals: str, log_file: Path | None = None, lock: int | None = None) -> str:
+        """Run the tree's make with the variables that it was prepared with; its standard output.
+
+        make holds the lock of descriptor `lock` with us.
+        """
+        held = () if lock is None else (lock,)
+        return run([*self._make(), f"-j{processors()}", *goals], cwd=self.root, log=log_file, held=held)
+
+    def generate(self, goal: str, lock: int) -> None:
+        """Make `goal` for the files that kbuild generates before it; under the lock of descriptor `lock`.
+
+        While this goes on the tree is marked: where nobody came back to take the
+        mark away, a generated file may be half written, and the tree is made anew.
+        """
+        mark = self.root / GENERATING
+        mark.touch()
+        try:
+            self.make("-s", goal, log_file=self.root / ".bespoke/generate.log", lock=lock)
+        except ToolError:
+            mark.unlink()  # make ended by itself: it has removed what it could not finish
+            raise
+        mark.unlink()
 
     def named(self, identity: str) -> SourceTree:
         """The same tree under the name of its present content."""
@@ -158,7 +180,7 @@ def prepared(
     root = cache_path("source", identity)
     with locked(f"source-{root.name}", inherited=True):
         stamp = root / ".bespoke/prepared.json"
-        if not stamp.is_file():
+        if not stamp.is_file() or (root / GENERATING).exists():
             remove_tree(root)
             root.mkdir(parents=True)
             try:

@@ -67,8 +67,9 @@ class Target:
 def find_source(spec: str | None, target: Target, *, allow_compiler: bool = False) -> SourceTree:
     """The prepared source tree that `spec` names, configured and compiled as `target` is.
 
-    `spec`: None for the target's own package; `linux-source-6.1` or
-    `linux-source-6.1=VERSION`; a release such as `6.1.0-50-amd64`; a tarball; a
+    `spec`: None for the target's own package; `linux-source-6.1` (of the version
+    that the kernel was built from) or `linux-source-6.1=VERSION`; `linux` for the
+    series of the kernel; a release such as `6.1.0-50-amd64`; a tarball; a
     directory. Raises `InputError` for anything else, `RefusedError` (code
     `compiler-differs`) for another compiler unless allowed.
     """
@@ -85,12 +86,18 @@ def find_source(spec: str | None, target: Target, *, allow_compiler: bool = Fals
     if "/" in spec:
         raise InputError("no such file or directory", where=spec)
     name, _, version = spec.partition("=")
+    own = f"linux-source-{'.'.join(target.release.split('.')[:2])}"
+    if name in ("linux", "linux-source"):
+        name = own  # Debian's source package, or the package of its newest: what is meant is the kernel's
     if not name.startswith("linux-source-"):
         other = fetch_kernel(spec)
         name, version = f"linux-source-{'.'.join(spec.split('.')[:2])}", other.version
-    package = apt.lookup(name, version or None)
-    identity = tree_identity(f"{name}_{package.version}", target.release, compiler)
-    return prepared(identity, target.release, config, compiler, lambda root: unpack_package(package, root))
+    if not version:
+        # Of several versions the one that the kernel was built from.
+        version = (target.package_version if name == own else None) or apt.lookup(name).version
+    identity = tree_identity(f"{name}_{version}", target.release, compiler)
+    return prepared(identity, target.release, config, compiler,
+                    lambda root: unpack_package(apt.lookup(name, version), root))
 
 
 def _config_of(target: Target, spec: str | None) -> Path:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from builder.acquire.cache import inherited_locks
@@ -61,12 +61,15 @@ def run(
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
     timeout: float | None = None,
+    held: Collection[int] = (),
 ) -> str:
     """Run a program to its end and return its standard output (text, undecodable bytes replaced).
 
     `env` is added to `clean_environment()`. With `log`,
-    both outputs are appended to that file as well. A failure is a `ToolError`
-    with the program's last lines; an interrupt kills the program's whole group.
+    both outputs are appended to that file as well. `held` are descriptors of
+    locks that the program holds with us (see `cache.locked`). A failure is a
+    `ToolError` with the program's last lines; an interrupt ends the program's
+    whole group.
     """
     words = [str(word) for word in argv]
     environment = {**clean_environment(), **(env or {})}
@@ -74,7 +77,7 @@ def run(
         process = subprocess.Popen(
             words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
-            pass_fds=tuple(inherited_locks),
+            pass_fds=(*inherited_locks, *held),
         )
     except FileNotFoundError as error:
         if cwd is not None and not cwd.is_dir():
@@ -123,10 +126,17 @@ def run_grep(root: Path, words: Iterable[str], *, whole_words: bool) -> Iterator
             yield path, int(line), text
 
 
+#: seconds that an interrupted program has to take away what it had half written (make does)
+ENDING = 5.0
+
+
 def _end(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=ENDING if sign == signal.SIGTERM else None)
+            return
 
 
 def _failure(words: Sequence[str], status: int, out: str, err: str, log: Path | None) -> str:
@@ -135,6 +145,9 @@ def _failure(words: Sequence[str], status: int, out: str, err: str, log: Path | 
     causes = (n for n, line in enumerate(lines) if "error" in line.lower() or line.startswith("E:"))
     first = next(causes, max(0, len(lines) - 3))
     told = lines[first : first + 3]
+    full = next((line for line in lines if "No space left on device" in line), None)
+    if full is not None:
+        told = ["No space left on device"]  # what else a program says then are consequences
     ended = f"signal {-status}" if status < 0 else f"exit status {status}"
     text = f"{Path(words[0]).name} failed ({ended}): {' | '.join(told) or 'no message'}"
     return f"{text} (log: {log})" if log is not None else text

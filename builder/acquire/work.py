@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,7 +53,8 @@ class Work:
         self.tree = tree
         self.jobs = jobs
         self.progress = progress
-        self._lock = threading.Lock()
+        self._turn = threading.Condition()
+        self._readers = self._waiting = 0
         self._shadow: Shadow | None = None
 
     def begin(self, place: Path, changed: Mapping[str, bytes | None]) -> None:
@@ -128,7 +130,7 @@ class Work:
 
     def _in_shadow(self, work: Callable[[Path], T]) -> T:
         """`work(root)` with the shadow as `root`, once more where a link had misled it or a file was generated."""
-        with self._lock:
+        with self._turn:
             if self._shadow is None:
                 place = self.place / "tree"
                 place.mkdir()
@@ -137,17 +139,43 @@ class Work:
         refreshed = False
         for _ in range(3):
             try:
-                return work(shadow.place)
+                with self._reading():
+                    return work(shadow.place)
             except _EscapedError as error:
-                with self._lock:
+                with self._alone():
                     shadow.follow(error.dependencies)
             except InputError as error:
                 if refreshed or "No such file" not in error.message:
                     raise
                 refreshed = True
-                with self._lock:
+                with self._alone():
                     shadow.refresh()
         raise ToolError("an unpatched file was read instead of the patched one", where=self.tree.root)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """While a compiler reads the shadow no link in it is replaced."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._waiting == 0)
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._readers -= 1
+                self._turn.notify_all()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for the compilers that read the shadow, and let none begin meanwhile."""
+        with self._turn:
+            self._waiting += 1
+            try:
+                self._turn.wait_for(lambda: self._readers == 0)
+                yield
+            finally:
+                self._waiting -= 1
+                self._turn.notify_all()
 
     def _each(self, what: str, work: Callable[[Command], T], commands: Sequence[Command]) -> list[T]:
         return in_parallel(work, commands, name=lambda command: f"{what} {command.object}",

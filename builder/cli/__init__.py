@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -60,6 +61,9 @@ def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None)
         return 130
     except OSError as problem:
         output.error(f"{problem.filename or 'the system'}: {problem.strerror or problem}")
+        return 2
+    except sqlite3.Error as problem:  # such as "database or disk is full"
+        output.error(f"a database of the cache cannot be used: {problem}")
         return 2
     except MemoryError:
         output.error("out of memory")

@@ -6,16 +6,14 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from builder.acquire.cache import write_whole
 from builder.binary.kernel import Kernel
-from builder.cli.common import Output, add_allow, add_kernel, allowed, named_paths
+from builder.cli.common import Output, add_allow, add_kernel, allowed, named_paths, write_output
 from builder.cli.page import add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
-from builder.emit import Module
 from builder.errors import RefusedError, UsageError
 from builder.pipeline import build, diff, find_pairs
-from builder.report.build import render_build
+from builder.report.build import next_command, render_build
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +62,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
             page(None, refused)
         raise
     if module is not None:
-        _write(module, options.output)
+        write_output(options.output, module.content)
     if options.html:
         page(module)
     if module is None:
@@ -72,7 +70,10 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if output.json:
         output.document(module.manifest)
     elif not output.quiet:
-        output.out.print(render_build(module.manifest, [d.as_json() for d in diffs], options.output, output.verbose))
+        output.out.print(render_build(
+            module.manifest, [d.as_json() for d in diffs], options.output, output.verbose,
+            next_command(options.output, options.kernel, options.object),
+        ))  # fmt: skip
     return 0
 
 
@@ -104,12 +105,3 @@ def _nothing(diffs: list[Diff], output: Output) -> int:
     else:
         output.error("nothing changed that has to ship; no module was written")
     return 3
-
-
-def _write(module: Module, path: Path) -> None:
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no directory {path.parent}")
-    try:
-        write_whole(path, module.content)
-    except OSError as problem:  # it would name the temporary file
-        raise UsageError(f"cannot be written: {problem.strerror}", where=path) from None

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from builder.acquire.cache import write_whole
 from builder.errors import RefusedError, UsageError
 
 _UNBOUNDED = 4000
@@ -58,6 +59,16 @@ class Output:
             if not self.quiet:
                 allow = "" if refusal.fatal else f" (accept: --allow {refusal.code}:{refusal.symbol})"
                 self.err.print(f"         {refusal.advice}{allow}", markup=False, style="dim")
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a result so that it appears whole or not at all; UsageError names it where it cannot be written."""
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent}")
+    try:
+        write_whole(path, data)
+    except OSError as problem:  # it would name the temporary file
+        raise UsageError(f"cannot be written: {problem.strerror}", where=path) from None
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:

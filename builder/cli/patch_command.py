@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
-from rich.logging import RichHandler
-from rich.progress import Progress
 from rich.text import Text
 
-from builder.acquire.cache import cache_root, write_whole
-from builder.acquire.compile import Progress as Report
+from builder.acquire.cache import cache_root
 from builder.acquire.packages import fetch_kernel
-from builder.acquire.patch import OBJECT_LIMIT, PatchObjects, prepare_patch
+from builder.acquire.patch import OBJECT_LIMIT
+from builder.acquire.series import expand, module_names
 from builder.acquire.sources import Target, find_source
 from builder.binary.kernel import Kernel
 from builder.binary.kernel.modules import find_image
 from builder.cli.common import Output, add_allow, add_kernel, allowed, named_paths
-from builder.cli.page import add_html, check_html, write_build
-from builder.compose.outcome import Diff
+from builder.cli.page import add_html, check_html
+from builder.cli.patching import Maker, logged
 from builder.compose.owner import Objects
-from builder.emit import Module
-from builder.errors import InputError, KernelError, RefusedError, UsageError
-from builder.pipeline import build, diff
-from builder.report.build import render_build
+from builder.emit import module_name
+from builder.errors import BespokeError, KernelError, RefusedError, UsageError
+from builder.report.build import next_command
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -63,31 +59,52 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
+    # Cancelled by a CI: end what runs for us, as an interrupt does, and not only this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = allowed(options.allow)
-    patches = _expand(options.patches)
-    if options.each and options.html:
-        raise UsageError("--html reports on one module: it cannot be given with --each")
+    patches = expand(options.patches)
+    _check_output(options)
     check_html(options.html, options.output, *patches)
-    with _logged(output):
+    with logged(output):
         kernel = Kernel.open(_at_hand(options.kernel))
         objects = Objects(kernel, named_paths(options.object))
         config = kernel.path.parent / f"config-{kernel.release}"
         target = Target(kernel.release, config if config.is_file() else None, kernel.banner)
         tree = find_source(options.source, target, allow_compiler=any(c == "compiler-differs" for c, _ in names))
-    maker = _Maker(options, output, objects, names, tree)
+    maker = Maker(options, output, objects, names, tree)
     if options.each:
         return _each(maker, patches, output)
     made = maker.make(patches, options.output, options.name)
+    if output.json:
+        output.document(made.as_json())
+    elif made.module is not None and not output.quiet:
+        output.out.print(made.render(output.verbose))
     if made.module is None:
-        if output.json:
-            output.document({"verdict": "unchanged", "objects": made.rows()})
+        for warning in made.warnings:
+            output.error(f"{warning.code}: {warning.message}")
         output.error("nothing that runs changed; no module was written")
         return 3
-    if output.json:
-        output.document({**made.module.manifest, "source": made.rows()})
-    elif not output.quiet:
-        output.out.print(made.render(output.verbose))
     return 0
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """What can be known to be wrong before minutes have passed."""
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError("-j takes a number of objects from 1 on")
+    if options.limit < 1:
+        raise UsageError("--limit takes a number of objects from 1 on")
+    if options.each:
+        for name, given in (("--html", options.html), ("--name", options.name)):
+            if given:
+                raise UsageError(f"{name} is about one module: it cannot be given with --each")
+        if options.output.is_dir():
+            return
+    elif options.output.is_dir():
+        raise UsageError(f"{options.output}: is a directory")
+    else:
+        module_name(options.name or options.output.name.removesuffix(".ko"))
+    if not options.output.parent.is_dir():
+        raise UsageError(f"there is no directory {options.output.parent}")
 
 
 def _at_hand(kernel: str) -> str:
@@ -100,174 +117,41 @@ def _at_hand(kernel: str) -> str:
     return kernel
 
 
-class _Made:
-    def __init__(self, module: Module | None, objects: PatchObjects, diffs: list[Diff], path: Path) -> None:
-        self.module, self.objects, self.diffs, self.path = module, objects, diffs, path
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [
-            {"path": pair.path, "owner": pair.owner, **found.as_json()}
-            for pair, found in zip(self.objects.pairs, self.diffs, strict=True)
-        ]
-
-    def render(self, verbose: bool) -> Group:
-        assert self.module is not None
-        count = len(self.objects.pairs)
-        considered = f"of {self.objects.considered} that may be concerned" if self.objects.considered > count else ""
-        head = Text(
-            f"{', '.join(self.objects.files)}: {count} object{'s' * (count != 1)} compiled {considered}; each replaced "
-            f"function was found in {self.module.manifest['kernel']['release']} byte by byte",
-            style="dim",
-        )
-        documents = [d.as_json() for d in self.diffs]
-        notes = [Text(f"  {w.code}: {w.message}", style="yellow") for w in self.objects.warnings]
-        return Group(head, *notes, render_build(self.module.manifest, documents, self.path, verbose))
-
-
-class _Maker:
-    """Patches in, a module out, with what all of a run's modules share."""
-
-    def __init__(
-        self,
-        options: argparse.Namespace,
-        output: Output,
-        objects: Objects,
-        names: tuple[tuple[str, str], ...],
-        tree: Any,
-    ) -> None:
-        self.options, self.output, self.objects, self.names, self.tree = options, output, objects, names, tree
-
-    def make(self, patches: list[Path], path: Path, name: str | None) -> _Made:
-        if not path.parent.is_dir():
-            raise UsageError(f"there is no directory {path.parent}")
-        allow = [f"{code}:{symbol}" for code, symbol in self.names]
-        try:
-            with _logged(self.output), _progress(self.output) as report:
-                found = prepare_patch(
-                    patches, self.tree, allow=allow, limit=self.options.limit, jobs=self.options.jobs, progress=report
-                )
-        except RefusedError as refused:
-            self._page(path, None, [], None, refused)
-            raise
-        diffs = [diff(pair.old, pair.new, allowed=self.names) for pair in found.pairs]
-        try:
-            module = build(
-                diffs,
-                self.objects.kernel,
-                name=name or path.name.removesuffix(".ko"),
-                objects=self.objects,
-                inside=[pair.owner for pair in found.pairs],
-                replace=self.options.replace,
-            )
-        except RefusedError as refused:
-            self._page(path, found, diffs, None, refused)
-            raise
-        if module is not None:
-            write_whole(path, module.content)
-        self._page(path, found, diffs, module)
-        return _Made(module, found, diffs, path)
-
-    def _page(
-        self,
-        path: Path,
-        found: PatchObjects | None,
-        diffs: list[Diff],
-        module: Module | None,
-        refused: RefusedError | None = None,
-    ) -> None:
-        if self.options.html is None:
-            return
-        labels = [pair.path for pair in found.pairs] if found else []
-        write_build(
-            self.options.html,
-            list(zip(labels, diffs, strict=True)),
-            self.objects.kernel,
-            path,
-            module,
-            refused,
-            verbose=self.output.verbose,
-            notes=found.warnings if found else (),
-        )
-
-
 #: the exit status of `--each` is that of the worst of its patches
 EACH_STATUS = (("error", 2), ("refused", 1), ("built", 0))
 
 
-def _each(maker: _Maker, patches: list[Path], output: Output) -> int:
+def _each(maker: Maker, patches: list[Path], output: Output) -> int:
     """One module for each patch; one that is refused, or does not fit, stops no other."""
-    rows = []
-    for patch in patches:
-        path = maker.options.output.parent / f"{patch.stem.replace('-', '_')}.ko"
+    given = maker.options.output
+    folder = given if given.is_dir() else given.parent
+    names = module_names(patches)
+    rows: list[dict[str, Any]] = []
+    for number, patch in enumerate(patches):
+        path = folder / f"{names[number]}.ko"
+        row: dict[str, Any] = {"patch": str(patch), "verdict": "built", "module": None, "detail": "", "functions": []}
         try:
             made = maker.make([patch], path, None)
-            verdict = "unchanged" if made.module is None else "built"
-            detail = "" if made.module is None else ", ".join(
-                f["name"] for f in made.module.manifest["functions"] if f["redirected"]
-            )  # fmt: skip
+            if made.module is None:
+                row["verdict"] = "unchanged"
+                row["detail"] = "; ".join(f"{w.code}: {w.symbol}" for w in made.warnings)
+            else:
+                row |= {"module": str(path), "functions": made.functions, "detail": ", ".join(made.functions)}
         except RefusedError as refused:
-            verdict, detail = "refused", "; ".join(f"{r.code}: {r.symbol}" for r in refused.refusals)
-        except InputError as error:
-            verdict, detail = "error", str(error)
-        rows.append({"patch": str(patch), "verdict": verdict, "module": str(path) if verdict == "built" else None,
-                     "detail": detail})  # fmt: skip
+            row |= {"verdict": "refused", "refusals": [r.as_json() for r in refused.refusals],
+                    "detail": "; ".join(f"{r.code}: {r.symbol}" for r in refused.refusals)}  # fmt: skip
+        except BespokeError as error:
+            row |= {"verdict": "error", "detail": str(error)}
+        rows.append(row)
         if output.plain:
-            output.out.print(Text(f"{verdict:<10} {patch.name:<40} {detail}"))
+            output.out.print(Text(f"{row['verdict']:<10} {patch.name:<40} {row['detail']}"))
+    counts = Counter(row["verdict"] for row in rows)
     if output.json:
-        output.document({"patches": rows})
-    verdicts = {row["verdict"] for row in rows}
-    return next((status for verdict, status in EACH_STATUS if verdict in verdicts), 3)
-
-
-def _expand(paths: list[Path]) -> list[Path]:
-    """Directories and `series` files (quilt's: a patch name a line) stand for their patches, in order."""
-    out: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            series = path / "series"
-            out += _series(series) if series.is_file() else sorted(path.glob("*.patch"))
-        elif path.name == "series":
-            out += _series(path)
-        elif path.is_file():
-            out.append(path)
-        else:
-            raise UsageError(f"there is no file {path}")
-    if not out:
-        raise UsageError(f"there are no patches in {paths[0]}")
-    return out
-
-
-def _series(path: Path) -> list[Path]:
-    names = (line.split("#")[0].split() for line in path.read_text().splitlines())
-    return [path.parent / words[0] for words in names if words]
-
-
-@contextmanager
-def _logged(output: Output) -> Iterator[None]:
-    """What takes time says so on stderr: everything with -v, else only on a terminal."""
-    logger = logging.getLogger("bespoke")
-    if output.quiet or not (output.verbose or output.err.is_terminal):
-        yield
-        return
-    handler = RichHandler(console=output.err, show_path=False, show_level=False, log_time_format="%X")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-
-
-@contextmanager
-def _progress(output: Output) -> Iterator[Report | None]:
-    """A bar on a terminal."""
-    if output.quiet or not output.err.is_terminal:
-        yield None
-        return
-    with Progress(console=output.err, transient=True) as bar:
-        task = bar.add_task("compiling", total=None)
-
-        def report(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=what)
-
-        yield report
+        output.document({"patches": rows, "verdicts": dict(counts)})
+    elif output.plain:
+        output.out.print(Text(f"{len(rows)} patches: " + ", ".join(f"{n} {v}" for v, n in sorted(counts.items()))))
+        built = next((row["module"] for row in rows if row["module"]), None)
+        if built is not None:
+            command = next_command(Path(built), maker.options.kernel, maker.options.object)
+            output.out.print(Text(f"next: {command}", style="dim"))
+    return next((status for verdict, status in EACH_STATUS if verdict in counts), 3)

@@ -207,7 +207,7 @@ class CodeComparer:
         where = f"{old.name}+{a.offset - old.entry:#x}"
         source = self.proof.source(self.old, old, a.offset)
         after = self.proof.source(self.new, new, b.offset)
-        lines = f" ({source} -> {after})" if source and after else ""
+        lines = f" ({source if source == after else f'{source} -> {after}'})" if source and after else ""
         return f"at {where}: `{self._text(self.old, old, a)}` -> `{self._text(self.new, new, b)}`{lines}"
 
     def _text(self, view: View, atom: Atom, insn: Instruction) -> str:

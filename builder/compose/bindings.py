@@ -17,11 +17,12 @@ from builder.compare.view import Target
 from builder.compose import references
 from builder.compose.below import Earlier, Held, klp_parts
 from builder.compose.outcome import Diff
+from builder.compose.overridden import is_overridden
 from builder.compose.owner import Objects
 from builder.compose.references import Piece
 from builder.compose.running import Running, RunningImage, RunningModule, RunningSymbol
 from builder.compose.runpre import Match, Matcher, Mismatch
-from builder.compose.selection import is_transient
+from builder.compose.selection import Role, is_trampoline, is_transient
 from builder.errors import Refusal
 
 # klp_find_object_symbol and the module loader read names into fixed buffers (kernel/livepatch/core.c, Linux 6.1).
@@ -124,6 +125,27 @@ class Binder:
                     self.matches[part] = found
                 elif part is old or self._exists(part):
                     self.refusals.append(found)
+        for old in self._absorbed():
+            other = self._find_below(old) or self._find(old)
+            if isinstance(other, Refusal) and other.code == "run-pre-mismatch" and not is_overridden(old, self.owner):
+                self.refusals.append(other)
+
+    def _absorbed(self) -> Iterator[Atom]:
+        """Old functions that the new code takes the place of without redirecting them.
+
+        What the compiler now inlines or splits is gone from the new object, what
+        has no ftrace location travels with its callers: if other code runs there,
+        the new code is made from another source all the same.
+        """
+        comparison, selection = self.diff.comparison, self.diff.selection
+        for atom, role in selection.functions.items():
+            if role is not Role.CHILD and atom in comparison.correlation.twins and atom not in selection.redirected:
+                yield comparison.correlation.twins[atom]
+        replaced = {comparison.correlation.twins[atom] for atom in selection.redirected}
+        called = {target.atom for old in replaced for _, target in references.of_atom(comparison.old, old)}
+        for old in comparison.removed_functions:
+            if old in called and not is_transient(old) and not is_trampoline(old):
+                yield old
 
     def _find_below(self, atom: Atom) -> Match | Refusal | None:
         """The version of the livepatch below, which is what runs; None where it has none that is this code."""

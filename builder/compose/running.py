@@ -37,6 +37,7 @@ class RunningSymbol(NamedTuple):
     place: int
     sympos: int
     size: int
+    is_weak: bool = False
 
 
 class Running(Protocol):
@@ -71,7 +72,10 @@ class RunningImage:
 
     def named(self, name: str) -> Sequence[RunningSymbol]:
         kernel = self.kernel
-        return [RunningSymbol(name, s.address, kernel.sympos(s), kernel.size_of(s)) for s in kernel.symbols_named(name)]
+        return [
+            RunningSymbol(name, s.address, kernel.sympos(s), kernel.size_of(s), s.type in "Ww")
+            for s in kernel.symbols_named(name)
+        ]
 
     def at(self, place: int) -> Sequence[RunningSymbol]:
         kernel = self.kernel
@@ -116,7 +120,9 @@ class RunningModule:
                 rows.setdefault(symbol.name, []).append(symbol)
         return {
             name: [
-                RunningSymbol(name, s.shndx << _SPACE | s.value, k if len(row) > 1 else 0, s.size)
+                RunningSymbol(
+                    name, s.shndx << _SPACE | s.value, k if len(row) > 1 else 0, s.size, s.bind == elf.STB_WEAK
+                )
                 for k, s in enumerate(row, 1)
             ]
             for name, row in rows.items()

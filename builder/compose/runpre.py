@@ -180,15 +180,16 @@ class Matcher:
                     return f"refers to {name}, the running code to {there}"
                 self._externs[target.atom] = found.name
             return ""
+        # The sum wraps: __pa_symbol() is an addend of 0x80000000 to an address near the end of 64 bits.
         if target.kind == "symbol":
-            start = found - target.offset
+            start = found - target.offset & _MASK
             known = self.running.named(target.symbol.name)
             if known and all(s.place != start for s in known):
                 return f"refers to {target.symbol.name}, the running code to {self._name(start)}"
             names[target.symbol.name] = start
             return ""
         if target.atom is not None:
-            start = found - target.offset
+            start = found - target.offset & _MASK
             return self._is_at(target.atom, start, solved)
         if target.section is not None and target.section.is_string:
             text = string_at(target.section, target.offset)

@@ -38,7 +38,7 @@ class Selection:
     """What of the new object travels. `redirected` functions replace their originals.
 
     `carriers` maps a changed function that cannot be redirected to the
-    unchanged callers that carry it.
+    unchanged callers that carry it. `left_out` are changed functions that never run.
     """
 
     comparison: Comparison
@@ -49,6 +49,7 @@ class Selection:
     redirected: tuple[Atom, ...]
     carriers: Mapping[Atom, tuple[Atom, ...]]
     macros: Macros
+    left_out: frozenset[Atom] = frozenset()
 
     @property
     def view(self) -> View:
@@ -99,17 +100,27 @@ class Selection:
                     yield entry, target
 
 
-def select(comparison: Comparison, macros: Macros, *, accepted_data: frozenset[str] = frozenset()) -> Selection:
-    """The closure. `accepted_data` names changed read-only data whose new version is to travel."""
-    return _Selector(comparison, macros, accepted_data).run()
+def select(
+    comparison: Comparison,
+    macros: Macros,
+    *,
+    accepted_data: frozenset[str] = frozenset(),
+    left_out: frozenset[Atom] = frozenset(),
+) -> Selection:
+    """The closure. `accepted_data` names changed read-only data whose new version is to travel;
+    `left_out` are functions of the new object that never run."""
+    return _Selector(comparison, macros, accepted_data, left_out).run()
 
 
 class _Selector:
-    def __init__(self, comparison: Comparison, macros: Macros, accepted: frozenset[str]) -> None:
+    def __init__(
+        self, comparison: Comparison, macros: Macros, accepted: frozenset[str], left_out: frozenset[Atom]
+    ) -> None:
         self.comparison = comparison
         self.view = comparison.new
         self.macros = macros
         self.accepted = accepted
+        self.left_out = left_out
         self.functions: dict[Atom, Role] = {}
         self.data: dict[Atom, None] = {}
         self.pieces: dict[Piece, None] = {}
@@ -120,7 +131,7 @@ class _Selector:
     def run(self) -> Selection:
         comparison = self.comparison
         for atom in comparison.changed:
-            if not self.macros.ignores(atom) and not is_transient(atom):
+            if not self.macros.ignores(atom) and not is_transient(atom) and atom not in self.left_out:
                 self._add(atom, Role.CHANGED)
         for atom in comparison.new_functions:
             if not self.macros.ignores(atom) and not is_transient(atom) and not is_trampoline(atom):
@@ -143,6 +154,7 @@ class _Selector:
             redirected=redirected,
             carriers={a: tuple(row) for a, row in self.carriers.items()},
             macros=self.macros,
+            left_out=self.left_out,
         )
 
     def _add(self, atom: Atom, role: Role) -> None:
@@ -170,14 +182,14 @@ class _Selector:
                 row = self.carriers.setdefault(atom, [])
                 if parent not in row and parent is not atom:
                     row.append(parent)
-                if parent not in self.functions and not is_transient(parent):
+                if parent not in self.functions and not is_transient(parent) and parent not in self.left_out:
                     self._add(parent, Role.CARRIER)
                     waiting.append(parent)
 
     def _users_of_accepted_data(self) -> list[Atom]:
         found = []
         for atom in self.view.functions:
-            if atom not in self.functions and not is_transient(atom):
+            if atom not in self.functions and not is_transient(atom) and atom not in self.left_out:
                 targets = (t.atom for _, t in references.of_atom(self.view, atom))
                 if any(t is not None and self._is_accepted(t) for t in targets):
                     parent = self._parent(atom)

@@ -62,7 +62,7 @@ class Record:
 def module_name(text: str) -> str:
     """`text` as a module name; InputError if the kernel could not hold it (MODULE_NAME_LEN 56 with the NUL)."""
     name = text.replace("-", "_")
-    if not name or not all(c.isalnum() or c == "_" for c in name) or len(name) > 55:
+    if not name or not all(c.isascii() and (c.isalnum() or c == "_") for c in name) or len(name) > 55:
         raise InputError(f"{text!r} cannot be a module's name: letters, digits and _ only, at most 55")
     return name
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from builder.report.diff import render_refusals
 
 
 def render_build(
-    manifest: Mapping[str, Any], diffs: Iterable[Mapping[str, Any]], path: Path, verbose: bool = False
+    manifest: Mapping[str, Any], diffs: Iterable[Mapping[str, Any]], path: Path, verbose: bool, following: str
 ) -> RenderableType:
-    """The functions with their reasons, what they are bound to, and what to do next."""
+    """The functions with their reasons, what they are bound to, and `following`, the command to run next."""
     reasons: dict[str, str] = {}
     warnings: list[Mapping[str, str]] = []
     for document in diffs:
@@ -32,8 +33,14 @@ def render_build(
     parts += render_refusals(warnings, "warning")
     for row in manifest["accepted"]:
         parts.append(Text(f"  accepted: {row['code']}:{row['symbol']}", style="yellow"))
-    parts.append(Text(f"next: bespoke try {path} --kernel {release}", style="dim"))
+    parts.append(Text(f"next: {following}", style="dim"))
     return Group(*parts)
+
+
+def next_command(path: Path, kernel: str, objects: Sequence[str] = ()) -> str:
+    """What to run once a module is built; `kernel` and `objects` as `--kernel` and `--object` had them."""
+    given = [word for row in objects for word in ("--object", row)]
+    return shlex.join(["bespoke", "try", str(path), "--kernel", kernel, *given])
 
 
 def _functions(manifest: Mapping[str, Any], reasons: Mapping[str, str]) -> RenderableType:

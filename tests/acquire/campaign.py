@@ -26,6 +26,7 @@ from builder.acquire.sources import Target, find_source
 from builder.acquire.work import Work
 from builder.binary.kernel import Kernel
 from builder.binary.reader import read_object
+from builder.compose.overridden import is_overridden
 from builder.compose.owner import Objects
 from builder.compose.running import Running
 from builder.compose.runpre import Match, Matcher
@@ -35,11 +36,15 @@ from builder.pipeline import diff_objects
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One object: how many functions were found as they are, and why the others were not."""
+    """One object: how many functions were found as they are, and why the others were not.
+
+    `overridden` are weak ones that the kernel has another definition of.
+    """
 
     name: str
     found: int
     absent: int
+    overridden: tuple[str, ...]
     differing: tuple[tuple[str, str], ...]
 
 
@@ -64,6 +69,7 @@ def judge(command: Command, compiled: Compiled, running: Running) -> Judged:
     view = diff_objects(obj, obj).comparison.old
     matcher = Matcher(view, running)
     found = absent = 0
+    overridden: list[str] = []
     differing: list[tuple[str, str]] = []
     for atom in view.atoms:
         if not atom.is_function:
@@ -74,9 +80,11 @@ def judge(command: Command, compiled: Compiled, running: Running) -> Judged:
             absent += 1
         elif any(isinstance(result, Match) for result in results):
             found += 1
+        elif is_overridden(atom, running):
+            overridden.append(atom.name)
         else:
             differing.append((atom.name, getattr(results[0], "reason", "")))
-    return Judged(command.object, found, absent, tuple(differing))
+    return Judged(command.object, found, absent, tuple(overridden), tuple(differing))
 
 
 def campaign(kernel: Kernel, tree: SourceTree, count: int, seed: int) -> list[Judged]:
@@ -107,9 +115,11 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{row.name}: {name}: {reason}")
     total: Counter[str] = Counter()
     for row in rows:
-        total.update(found=row.found, absent=row.absent, differing=len(row.differing))
+        for name in row.overridden:
+            print(f"{row.name}: {name}: weak, and overridden")
+        total.update(found=row.found, absent=row.absent, differing=len(row.differing), weak=len(row.overridden))
     print(f"{len(rows)} objects: {total['found']} functions found as they run, {total['differing']} differ, "
-          f"{total['absent']} are not there by name")
+          f"{total['weak']} are weak and overridden, {total['absent']} are not there by name")
     return 1 if total["differing"] else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,13 @@ from builder.acquire.packages import cached_kernel, fetch_headers, fetch_kernel,
 from builder.acquire.patch import prepare_patch
 from builder.acquire.source import SourceTree, fetch_source
 from builder.acquire.sources import Target, find_source
+from builder.acquire.work import Work
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, InputError, RefusedError
 from builder.pipeline import build, diff
 from samples.fixes import PATCHES
-from tests.acquire.campaign import campaign
+from tests.acquire.campaign import campaign, judge
 from tests.conftest import lacks
 
 pytestmark = pytest.mark.kernel
@@ -106,6 +108,47 @@ def test_unmodified_objects_are_the_code_that_runs(tree: SourceTree, kernel: Ker
     assert sum(row.found for row in rows) > 50
 
 
+@pytest.mark.slow
+def test_what_looks_like_other_code_and_is_not(tree: SourceTree, kernel: Kernel) -> None:
+    """Physical addresses of the kernel's data (a sum that wraps), and weak functions that x86 overrides."""
+    with tree.objects() as objects:
+        commands = [objects.of_object(name) for name in ("arch/x86/kernel/idt.o", "kernel/entry/common.o")]
+    compiled = Work(tree, None, None).compile_old(commands)
+    running = Objects(kernel).image
+    rows = [judge(command, made, running) for command, made in zip(commands, compiled, strict=True)]
+    assert [row.differing for row in rows] == [(), ()]
+    assert [row.overridden for row in rows] == [(), ("arch_do_signal_or_restart",)]
+
+
+DS = "arch/x86/events/intel/ds.c"
+SOURCE_LINE = "static u64 get_data_src(struct perf_event *event, u64 aux)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fix", ["changed", "absorbed"])
+def test_the_old_code_is_matched_also_where_it_disappears(
+    fix: str, tree: SourceTree, kernel: Kernel, tmp_path: Path
+) -> None:
+    """A tree in which one function differs is caught by that function, be it that the fix has it inlined."""
+    text = (tree.root / DS).read_text()
+    assert text.count(f"{SOURCE_LINE}\n{{\n\tu64 val = PERF_MEM_NA;") == 1
+    wrong = text.replace("u64 val = PERF_MEM_NA;\n\tint fl", "u64 val = PERF_MEM_NA | 4096;\n\tint fl")
+    assert wrong != text
+    if fix == "changed":
+        fixed = wrong.replace("PERF_MEM_NA | 4096", "PERF_MEM_NA | 8192")
+    else:
+        fixed = wrong.replace(SOURCE_LINE, SOURCE_LINE.replace("static", "static __always_inline"))
+    made = []
+    for name, content in (("wrong", wrong), ("fixed", fixed)):
+        patch = tmp_path / f"{name}.patch"
+        patch.write_text("".join(difflib.unified_diff(
+            text.splitlines(keepends=True), content.splitlines(keepends=True), f"a/{DS}", f"b/{DS}")))
+        made.append(prepare_patch([patch], tree).pairs[0].new)
+    with pytest.raises(RefusedError) as caught:
+        build([diff(*made)], kernel, name="fix", objects=Objects(kernel), inside="vmlinux")
+    assert ("run-pre-mismatch", "get_data_src") in [(row.code, row.symbol) for row in caught.value.refusals]
+
+
 @pytest.fixture
 def older(tree: SourceTree) -> Iterator[str]:
     """Another version of the source that the archive offers."""
@@ -140,7 +183,6 @@ def test_the_source_of_another_release_is_caught_by_function(older: str, kernel:
 
 def _touching(source: str, text: str, function: str) -> str:
     """A patch that adds a barrier at the head of a function."""
-    import difflib
     import re
 
     match = re.search(rf"^[^\n;=]*\b{re.escape(function)}\([^;{{]*\)\n\{{\n", text, re.MULTILINE)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import quopri
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.acquire.patchfile import apply_all, apply_hunks, judge, read_patch
+from builder.acquire.patchfile import apply_all, apply_hunks, judge, located, read_patch
 from builder.errors import InputError
 
 OLD = "one\ntwo\nthree\nfour\nfive\nsix\nseven\n"
@@ -127,6 +128,71 @@ def test_what_cannot_be_followed(tmp_path: Path, path: str, code: str) -> None:
     refusal = judge(change)
     assert refusal is not None and (refusal.code, refusal.symbol) == (code, path)
     assert path in refusal.message and refusal.advice and not refusal.fatal
+
+
+def test_line_ends_that_a_mail_system_converted(tmp_path: Path) -> None:
+    (change,) = read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n{BODY}".replace("\n", "\r\n")))
+    assert change.path == "x.c" and apply_hunks(OLD, change) == NEW
+
+
+def test_line_ends_of_the_file_itself_stay(tmp_path: Path) -> None:
+    body = "".join(f"{line}\r\n" if line[0] in " +-" else f"{line}\n" for line in BODY.splitlines())
+    (change,) = read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n{body}"))
+    assert apply_hunks(OLD.replace("\n", "\r\n"), change) == NEW.replace("\n", "\r\n")
+
+
+def test_a_mail_that_is_encoded(tmp_path: Path) -> None:
+    head = "From: A <a@b>\nSubject: x\nMIME-Version: 1.0\nContent-Transfer-Encoding: quoted-printable\n\n"
+    text = f"Gr\u00fc\u00dfe = \u2026\n---\n--- a/x.c\n+++ b/x.c\n{BODY}"
+    path = tmp_path / "mail.patch"
+    path.write_bytes(head.encode() + quopri.encodestring(text.encode()))
+    (change,) = read_patch(path)
+    assert apply_hunks(OLD, change) == NEW
+
+
+def test_a_message_may_quote_what_looks_like_a_hunk(tmp_path: Path) -> None:
+    (change,) = read_patch(written(tmp_path, f"[PATCH] x\n\n@@ expression e; @@\n\n--- a/x.c\n+++ b/x.c\n{BODY}"))
+    assert apply_hunks(OLD, change) == NEW
+    with pytest.raises(InputError, match="is damaged"):
+        read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n{BODY}@@ damaged @@\n"))
+
+
+@pytest.mark.parametrize(("old", "new", "path", "kind"), [
+    ("fs/x.c.orig", "fs/x.c", "fs/x.c", "modified"),
+    ("./fs/x.c", "./fs/x.c", "fs/x.c", "modified"),
+    ("i/fs/x.c", "w/fs/x.c", "fs/x.c", "modified"),
+    ('"a/fs/\\303\\266.c"', '"b/fs/\\303\\266.c"', "fs/\u00f6.c", "modified"),
+    ("a/fs/x.c", "b/fs/y.c", "fs/y.c", "renamed"),
+])
+def test_names_of_files(tmp_path: Path, old: str, new: str, path: str, kind: str) -> None:
+    (change,) = read_patch(written(tmp_path, f"--- {old}\n+++ {new}\n{BODY}"))
+    assert (change.path, change.kind) == (path, kind)
+
+
+def test_a_combined_diff_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="combined diff"):
+        read_patch(written(tmp_path, "diff --cc x.c\n--- a/x.c\n+++ b/x.c\n@@@ -1,1 -1,1 +1,2 @@@\n  a\n++b\n"))
+
+
+def test_the_name_of_another_tree_is_left_out_of_a_path(tmp_path: Path) -> None:
+    (change,) = read_patch(written(tmp_path, f"--- linux/fs/x.c\n+++ linux/fs/x.c\n{BODY}"))
+    assert change.path == "linux/fs/x.c"
+    assert located(change, {"fs", "fs/x.c"}.__contains__).path == "fs/x.c"
+    assert located(change, {"linux", "fs", "fs/x.c"}.__contains__).path == "linux/fs/x.c"
+    assert located(change, {"fs"}.__contains__).path == "linux/fs/x.c"
+
+
+@pytest.mark.parametrize(("text", "code"), [
+    ("diff --git a/fs/x.bin b/fs/x.bin\nindex 1..2 100644\nGIT binary patch\nliteral 0\nHcmV?d00001\n",
+     "patch-binary-file"),
+    ("diff --git a/fs/x.c b/fs/y.c\nsimilarity index 100%\ncopy from fs/x.c\ncopy to fs/y.c\n", "patch-copied-file"),
+    ("diff --git a/fs/x.c b/fs/y.c\nsimilarity index 100%\nrename from fs/x.c\nrename to fs/y.c\n-- \n2.39\n",
+     "patch-renamed-file"),
+])
+def test_what_git_says_without_a_hunk_is_refused_by_name(tmp_path: Path, text: str, code: str) -> None:
+    (change,) = read_patch(written(tmp_path, text))
+    refusal = judge(change)
+    assert refusal is not None and (refusal.code, refusal.symbol) == (code, change.path)
 
 
 LINES = st.lists(st.sampled_from(["a", "b", "c", "{", "}", ""]), max_size=30)

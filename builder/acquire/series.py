@@ -1,0 +1,88 @@
+"""Several patches: a directory of them, or quilt's `series` file, in the order in which they apply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from builder.errors import InputError, UsageError
+
+#: what a file of a directory without `series` must end in to count as a patch
+PATCH_SUFFIXES = (".patch", ".diff")
+
+
+def expand(paths: Iterable[Path]) -> list[Path]:
+    """Directories and `series` files stand for their patches; other files for themselves.
+
+    Raises `UsageError` for a missing file and where there is no patch, `InputError`
+    for a series that cannot be read or names a patch that is not there.
+    """
+    paths = list(paths)
+    out: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            series = path / "series"
+            found = read_series(series) if series.is_file() else _in_directory(path)
+            if not found:
+                raise UsageError(f"there are no patches in {path}")
+            out += found
+        elif path.name == "series" or path.suffix == ".series":
+            found = read_series(path)
+            if not found:
+                raise UsageError(f"there are no patches in {path}")
+            out += found
+        elif path.exists():
+            out.append(path)
+        else:
+            raise UsageError(f"there is no file {path}")
+    return out
+
+
+def _in_directory(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.suffix in PATCH_SUFFIXES and not p.name.startswith("."))
+
+
+def read_series(path: Path) -> list[Path]:
+    """The patches of a series file (quilt's: a name a line, `#` begins a comment, `-pN` may follow a name).
+
+    Paths in a patch are found with or without a first component, so `-pN` decides
+    nothing; `-R`, which would take a patch back, is an `InputError`.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or 'is no text'}", where=path) from error
+    found: list[Path] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = re.sub(r"(^|\s)#.*", "", line).split()
+        if not words:
+            continue
+        for option in words[1:]:
+            if not re.fullmatch(r"-p(\d+|ab)", option):
+                raise InputError(f"line {number}: {option} is not known after a patch's name", where=path)
+        patch = path.parent / words[0]
+        if not patch.is_file():
+            raise InputError(f"line {number}: there is no file {patch}", where=path)
+        found.append(patch)
+    return found
+
+
+def module_names(patches: Iterable[Path]) -> Mapping[int, str]:
+    """Number of a patch -> a name for its own module; equal ones are told apart by a number.
+
+    A module's name has at most 55 letters, digits and `_` (MODULE_NAME_LEN,
+    include/linux/module.h, Linux 6.1).
+    """
+    taken: set[str] = set()
+    names: dict[int, str] = {}
+    for number, patch in enumerate(patches):
+        stem = patch.name.removesuffix(patch.suffix if patch.suffix in PATCH_SUFFIXES else "")
+        plain = re.sub(r"[^A-Za-z0-9_]", "_", stem)[:51] or "fix"
+        name, count = plain, 1
+        while name in taken:
+            count += 1
+            name = f"{plain}_{count}"
+        taken.add(name)
+        names[number] = name
+    return names

@@ -1,0 +1,139 @@
+"""`bespoke patch` as a Makefile or a CI calls it: documents, statuses, what is written and what is not."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builder.acquire.source import SourceTree, fetch_source
+from builder.errors import BespokeError
+from samples.fixes import PATCHES
+from tests.cli.conftest import Bespoke
+from tests.conftest import lacks
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(900)]
+
+FIX = PATCHES / "01-meminfo-string.patch"
+
+
+@pytest.fixture(scope="module")
+def tree(release_61: str) -> SourceTree:
+    try:
+        return fetch_source(release_61)
+    except BespokeError as error:
+        lacks(str(error))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out/fix.ko"
+
+
+def inserted(tree: SourceTree, path: str, after: str, line: str) -> str:
+    """A patch that adds one line after a text that stands once in the file."""
+    old = (tree.root / path).read_text()
+    assert old.count(f"{after}\n") == 1
+    new = old.replace(f"{after}\n", f"{after}\n{line}\n")
+    return "".join(difflib.unified_diff(
+        old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{path}", f"b/{path}"))
+
+
+def test_the_document_says_what_was_built_from_what(
+    bespoke: Bespoke, tree: SourceTree, release_61: str, out: Path
+) -> None:
+    words = ("patch", FIX, "--kernel", release_61, "-o", out)
+    ran = bespoke(*words, "--json", timeout=600)
+    assert ran.status == 0, ran.err
+    document = ran.document
+    assert document["verdict"] == "changed" and document["kernel"]["release"] == release_61
+    built = document["built_from"]
+    assert built["files"] == ["fs/proc/meminfo.c"] and (built["considered"], built["compiled"]) == (1, 1)
+    assert built["tree"] == tree.identity and "gcc" in built["compiler"]
+    assert "fs/proc/meminfo.c" in Path(built["log"]).read_text()
+    assert [row["path"] for row in document["source"]] == ["fs/proc/meminfo.o"]
+    assert document["next"] == f"bespoke try {out} --kernel {release_61}"
+    first = out.read_bytes()
+    said = bespoke(*words, "-j", 1)
+    assert said.status == 0 and out.read_bytes() == first and list(out.parent.iterdir()) == [out]
+    assert f"checked against vmlinux of {release_61}: 1 replaced function found there byte by byte" in said.out
+    assert said.out.splitlines()[-1] == f"next: {document['next']}"
+    assert bespoke(*words, "-q").out == ""
+
+
+def test_nothing_that_runs_changed(
+    bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, out: Path
+) -> None:
+    """A comment; a mode; a file of another machine; a weak function that x86 overrides: each says which."""
+    weak = "void __weak arch_release_task_struct(struct task_struct *tsk)\n{"
+    texts = {
+        "comment": (inserted(tree, "fs/proc/version.c", "#include <linux/fs.h>", "/* nothing */"), ""),
+        "mode": ("diff --git a/fs/aio.c b/fs/aio.c\nold mode 100644\nnew mode 100755\n", ""),
+        "machine": (inserted(tree, "arch/arm64/kernel/process.c", "#include <linux/compat.h>", ""), "patch-not-built"),
+        "weak": (inserted(tree, "kernel/fork.c", weak, "\ttsk->flags = 7;"), "weak-overridden"),
+    }
+    for name, (text, said) in texts.items():
+        patch = tmp_path / f"{name}.patch"
+        patch.write_text(text)
+        ran = bespoke("patch", patch, "--kernel", release_61, "-o", out, "--json", timeout=600)
+        assert (ran.status, ran.document["verdict"]) == (3, "unchanged"), (name, ran)
+        assert said in ran.err and "nothing that runs changed" in ran.err
+        assert list(out.parent.iterdir()) == []
+
+
+def test_one_module_each(bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, out: Path) -> None:
+    folder = tmp_path / "fixes"
+    folder.mkdir()
+    shutil.copy(FIX, folder / "a-good.patch")
+    (folder / "b-kconfig.patch").write_text("--- a/fs/Kconfig\n+++ b/fs/Kconfig\n@@ -1 +1 @@\n-x\n+y\n")
+    (folder / "c-misfit.patch").write_text("--- a/fs/aio.c\n+++ b/fs/aio.c\n@@ -1 +1 @@\n-x\n+y\n")
+    (folder / "d-many.patch").write_text(
+        inserted(tree, "include/linux/seq_file.h", "struct seq_file {", "\tint more;"))
+    ran = bespoke("patch", folder, "--each", "--kernel", release_61, "-o", out.parent, "--json", timeout=600)
+    assert ran.status == 2
+    rows = {Path(row["patch"]).name[0]: row for row in ran.document["patches"]}
+    assert [rows[k]["verdict"] for k in "abcd"] == ["built", "refused", "error", "error"]
+    assert rows["a"]["functions"] and rows["a"]["module"] == str(out.parent / "a_good.ko")
+    assert rows["b"]["refusals"][0]["symbol"] == "fs/Kconfig"
+    assert "fs/aio.c" in rows["c"]["detail"] and "more than the limit" in rows["d"]["detail"]
+    assert [path.name for path in out.parent.iterdir()] == ["a_good.ko"]
+    (folder / "series").write_text("a-good.patch\n")
+    ran = bespoke("patch", folder, "--each", "--kernel", release_61, "-o", out.parent)
+    assert ran.status == 0 and ran.out.splitlines()[-1].startswith("next: bespoke try ")
+
+
+def test_code_that_does_not_compile(
+    bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, out: Path
+) -> None:
+    patch = tmp_path / "bad.patch"
+    patch.write_text(inserted(tree, "fs/proc/version.c", "#include <linux/fs.h>", "int bad = undeclared_thing;"))
+    said = bespoke("patch", patch, "--kernel", release_61, "-o", out).problem()
+    assert "fs/proc/version.c: does not compile" in said and "undeclared_thing" in said
+    log = Path(said.rpartition("(log: ")[2].removesuffix(")"))
+    assert "undeclared_thing" in log.read_text()
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["{fix}", "-o", "{tmp}/absent/x.ko"], "there is no directory"),
+    (["{fix}", "-o", "{tmp}"], "is a directory"),
+    (["{fix}", "-o", "{tmp}/a b.ko"], "cannot be a module's name"),
+    (["{fix}", "-o", "{tmp}/x.ko", "-j", "0"], "-j takes"),
+    (["{fix}", "-o", "{tmp}/x.ko", "--each", "--name", "n"], "cannot be given with --each"),
+    (["{tmp}/absent.patch", "-o", "{tmp}/x.ko"], "there is no file"),
+    (["{tmp}", "-o", "{tmp}/x.ko"], "there are no patches"),
+    (["{fix}", "--source", "{tmp}", "-o", "{tmp}/x.ko"], "no kernel source"),
+    (["{fix}", "--source", "{fix}", "-o", "{tmp}/x.ko"], "tar failed"),
+    (["{fix}", "--source", "linux-source-6.1=0.1-1", "-o", "{tmp}/x.ko"], "no longer offered"),
+])
+def test_bad_usage(
+    bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, words: list[str], says: str
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    given = [word.format(fix=FIX, tmp=place) for word in words]
+    assert says in bespoke("patch", *given, "--kernel", release_61).problem()
+    assert list(place.iterdir()) == []
