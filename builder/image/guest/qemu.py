@@ -35,6 +35,10 @@ BASE_CMDLINE = (
     "no_timer_check"
 )
 
+# With a thread for each CPU, emulation may go on with the translation of a breakpoint that another CPU has already
+# replaced (seen with QEMU 7.2 and text_poke_bp on two CPUs): the guest then loops in the trap for ever.
+_ACCELERATORS = {"tcg": "tcg,thread=single", "kvm": "kvm"}
+
 
 @dataclass(frozen=True, slots=True)
 class MachineConfig:
@@ -49,7 +53,7 @@ class MachineConfig:
     panic_on_oops: bool = True
 
     def __post_init__(self) -> None:
-        if self.accel not in ("tcg", "kvm"):
+        if self.accel not in _ACCELERATORS:
             raise UsageError(f"unknown accelerator {self.accel!r}: tcg or kvm")
         if self.memory_mb < LEAST_MEMORY_MB:
             raise UsageError(f"a guest needs at least {LEAST_MEMORY_MB} MiB of memory, not {self.memory_mb}")
@@ -95,7 +99,7 @@ class Machine:
         command = [
             *(keeper, "--pdeathsig", "KILL", "--", program),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            *("-machine", "q35,memory-backend=ram", "-accel", config.accel, "-cpu", config.cpu),
+            *("-machine", "q35,memory-backend=ram", "-accel", _ACCELERATORS[config.accel], "-cpu", config.cpu),
             *("-smp", str(config.smp), "-m", f"{size}M"),
             *("-object", f"memory-backend-file,id=ram,mem-path={_path(self.memory)},size={size}M,share=on"),
             *("-chardev", f"file,id=console,path={_path(self._console)},append=on"),
