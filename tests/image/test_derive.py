@@ -43,9 +43,10 @@ def test_mitigations_are_those_of_the_model(kernel: Kernel, cpu: str, rethunk: b
 
 
 def test_every_known_model_can_be_derived(kernel: Kernel) -> None:
-    assert len(cpu_models()) >= 15
+    assert len(cpu_models()) >= 45
     states = {cpu: derive_state(kernel, cpu) for cpu in cpu_models()}
-    assert len({state.capabilities for state in states.values()}) >= len(states) - 2
+    # What tells some variants apart (IBRS, TSX) is nothing that emulation has.
+    assert len({state.capabilities for state in states.values()}) >= 25
     assert all(len(state.pv_ops) > 5 for state in states.values())
 
 
