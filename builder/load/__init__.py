@@ -5,15 +5,16 @@ The whole of it on a simulated kernel, from its vmlinuz alone::
     from builder.binary.kernel import Kernel
     from builder.image.derive import derive_state
     from builder.load.boot import boot
-    from builder.load.livepatch import disable_patch, run_init
+    from builder.load.livepatch import disable_patch, run_init, side_by_side
     from builder.load.loader import load_with_dependencies, unload_module
 
     kernel = Kernel.open("6.1.0-50-amd64")
     simulated = boot(kernel, derive_state(kernel, cpu="max"))       # patched as early boot patches it
-    print(simulated.call("crc32_le", 0xFFFFFFFF, b"123456789", 9))  # executed
+    print(simulated.call("gcd", 12, 18).value)                      # executed: 6
     module = load_with_dependencies(simulated, "fix.ko")            # every pass, as the kernel does it
     patch = run_init(simulated, module)                             # its klp_enable_patch()
-    print(simulated.call("patched_function", 1, 2).signed)          # the new code, through the old entry
+    print(simulated.call("gcd", 12, 18).value)                      # the new code, through the old entry
+    print(side_by_side(simulated, patch.objects[0].functions[0], 12, 18))   # both versions, the same input
     disable_patch(simulated, module.name)
     unload_module(simulated, module.name)                           # every byte is as before
 

@@ -35,12 +35,13 @@ from builder.load.passes import Context, jump_label, static_call
 
 WRITTEN = ("__jump_table", ".static_call_sites", "__mcount_loc", "__ex_table")
 """Tables that passes write though a section of data; other data is the module's own from its init on."""
+_STEPS = {"static key ": "jump_label", "static call ": "static_call"}
 BATCH = 12 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Bytes of a section that are not what the kernel made; `cause` names the pass or the symbol."""
+    """Bytes of a section that are not what the kernel made; `cause` says of what they depend, as far as is known."""
 
     module: str
     section: str
@@ -49,6 +50,11 @@ class Difference:
     kernels: bytes
     symbol: str
     cause: str
+
+    @property
+    def step(self) -> str:
+        """The pass that writes what `cause` names, "" where that is not known."""
+        return next((step for kind, step in _STEPS.items() if self.cause.startswith(kind)), "")
 
 
 @dataclass(slots=True)
@@ -77,7 +83,7 @@ class Fidelity:
         return not unexplained and not self.failed and not self.state_differences and self.modules > 0
 
     def as_json(self) -> dict[str, object]:
-        """Counts, and every difference with module, section, symbol and cause."""
+        """Counts, and every difference with module, section, symbol, pass and cause."""
         return {
             "kernel": self.release, "cpu": self.cpu, "smp": self.smp, "state": self.state, "exact": self.exact,
             "modules": self.modules, "identical": self.identical, "bytes": self.bytes, "text_bytes": self.text_bytes,
@@ -86,7 +92,7 @@ class Fidelity:
             "differences": [
                 {
                     "module": d.module, "section": d.section, "address": f"{d.address:#x}", "symbol": d.symbol,
-                    "ours": d.ours[:64].hex(), "kernels": d.kernels[:64].hex(), "cause": d.cause,
+                    "pass": d.step, "ours": d.ours[:64].hex(), "kernels": d.kernels[:64].hex(), "cause": d.cause,
                 }
                 for d in self.differences
             ],

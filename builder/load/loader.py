@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from builder.binary import elf
-from builder.errors import LoadError
+from builder.errors import LoadError, UnknownError
 from builder.image.memory import PAGE, Region
 from builder.image.simulated import ModuleExport, SimulatedKernel
 from builder.load import livepatch
@@ -15,6 +15,7 @@ from builder.load.layout import PROTECTION, lay_out, place
 from builder.load.module import PERCPU, THIS_MODULE, Kallsyms, LoadedModule, ModuleFile, Placed
 from builder.load.passes import PASSES, Context, Table
 from builder.load.relocate import UncheckedError, apply_relocations
+from builder.load.tables import unknown_tables
 
 Source = str | Path | bytes | ModuleFile
 
@@ -26,6 +27,7 @@ def load_module(
     addresses: Callable[[str], int] | None = None,
     percpu: int | None = None,
     record: bool = False,
+    unknown: bool = False,
 ) -> LoadedModule:
     """Load a module and do to it everything that the kernel's loader does, its init function apart.
 
@@ -34,9 +36,14 @@ def load_module(
     `rodata`, ... from 6.4) and `percpu` that of its per-CPU data, where they
     are known from a real kernel. With `record` each patched site is kept.
     Raises LoadError, saying what the kernel would, for what it would not load,
-    and InputError for what is no module; nothing is changed then.
+    InputError for what is no module, and UnknownError, unless `unknown` tables may be
+    taken for plain data as the kernel takes them; nothing is changed then.
     """
     module = source if isinstance(source, ModuleFile) else ModuleFile.read(source)
+    for table in () if unknown else unknown_tables(module):
+        raise UnknownError(
+            f"section {table} is of no known kind: it may be a table that code is patched by", where=module.where
+        )
     name = module.name or _name_in_struct(kernel, module)
     if not name:
         raise LoadError("has no name, neither in its .modinfo nor in its struct module", where=module.where)

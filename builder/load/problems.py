@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 
 from builder.binary import Relocation, Section, elf
@@ -16,25 +15,10 @@ from builder.load.module import LoadedModule, ModuleFile, Site
 from builder.load.passes import PASSES
 from builder.load.passes.ibt import ENDBR64
 from builder.load.relocate import R32S, R64
+from builder.load.tables import TABLES, unknown_tables
 
 LATE = ("__jump_table", ".static_call_sites", ".altinstructions", ".altinstr_replacement", ".parainstructions")
 """What the kernel has read by the time that relocations naming another object are written."""
-ORDINARY = re.compile(
-    r"\.(text|data|rodata|bss|init|exit|ref|meminit|sched|noinstr|kprobes|static_call|note|softirqentry|irqentry|cold"
-    r"|lrodata|ldata|lbss|entry|cpuidle|spinlock|fixup|discard)\b.*"
-    r"|\.(modinfo|altinstr_aux|orc_header|BTF_ids|printk_index|gnu\.linkonce\.this_module|strtab|symtab|eh_frame)"
-    r"|\.rela?\..*|\.klp\..*|\.bespoke.*|\.kunit_.*"
-)
-"""Sections that hold code, data or notes, and nothing that a pass must know."""
-TABLES = frozenset((
-    "__bpf_raw_tp_map", "__bug_table", "__dyndbg", "__dyndbg_classes", "__kcrctab", "__kcrctab_gpl", "__kflagstab",
-    "__ksymtab", "__ksymtab_gpl", "__ksymtab_strings", "__param", "__patchable_function_entries", "__tracepoint_str",
-    "__tracepoints", "__tracepoints_ptrs", "__tracepoints_strings", "__versions", "___srcu_struct_ptrs",
-    "_ftrace_eval_map", "_ftrace_events", "__trace_printk_fmt", "_error_injection_whitelist", "_kprobe_blacklist",
-    ".ctors", ".init_array", "__obsparm",
-))  # fmt: skip
-"""Tables that the kernel registers as they are (find_module_sections) and no pass rewrites."""
-
 
 
 def in_file(module: ModuleFile, kernel: Kernel) -> Iterator[Finding]:
@@ -44,11 +28,11 @@ def in_file(module: ModuleFile, kernel: Kernel) -> Iterator[Finding]:
         yield Finding("this-module", ".gnu.linkonce.this_module has no contents")
     elif this is not None and this.size != size:
         yield Finding("this-module", f".gnu.linkonce.this_module has {this.size} bytes, struct module {size}")
-    known = TABLES | {table for row in PASSES for table in row.tables}
+    unknown = set(unknown_tables(module))
     skipped = {table for row in PASSES if not row.applies(kernel.features) for table in row.tables} - TABLES
     for section in module.object.sections:
         if section.is_alloc and section.size and section.type != elf.SHT_RELA:
-            if section.name not in known and not ORDINARY.fullmatch(section.name):
+            if section.name in unknown:
                 yield Finding("unknown-table", f"section {section.name} is of no known kind")
             elif section.name in skipped:
                 yield Finding("dead-table", f"section {section.name} is a table that this kernel does not read")
@@ -61,9 +45,14 @@ def _klp_section(module: ModuleFile, section: Section) -> Iterator[Finding]:
     if not section.flags & elf.SHF_RELA_LIVEPATCH:
         yield Finding("klp-flag", f"section {section.name} has no flag SHF_RELA_LIVEPATCH: never resolved")
     if not section.name.startswith(".klp.rela.vmlinux."):
-        target = module.object.sections[section.info].name
-        if target in LATE:
-            yield Finding("klp-late", f"section {section.name} is written after {target} has been used")
+        sections = module.object.sections
+        target = sections[section.info] if section.info < len(sections) else None
+        if target is None or not target.is_alloc:
+            # klp_apply_object_relocs() does not look, as apply_relocations() does (kernel/livepatch/core.c, v6.1).
+            yield Finding("klp-target", f"section {section.name} is written to what is not in memory: section "
+                          f"{section.info}")  # fmt: skip
+        elif target.name in LATE:
+            yield Finding("klp-late", f"section {section.name} is written after {target.name} has been used")
 
 
 def _unresolved(module: ModuleFile) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from builder.load.fidelity import Fidelity
+from builder.load.fidelity import Difference, Fidelity
 
 MOST_CAUSES = 10
 
@@ -31,7 +31,7 @@ def render_fidelity(outcomes: Sequence[Fidelity], *, verbose: bool = False) -> R
         label = f"{outcome.state}: "
         parts += [Text(label + text, style="yellow") for text in outcome.state_differences]
         parts += [Text(f"{label}{name}: {why}", style="red") for name, why in outcome.failed.items()]
-        causes = Counter(d.cause or f"unexplained in {d.module} {d.section} {d.symbol}" for d in outcome.differences)
+        causes = Counter(_cause(d) for d in outcome.differences)
         shown = causes.most_common(None if verbose else MOST_CAUSES)
         parts += [Text(f"{label}{count} places: {cause}", style="yellow") for cause, count in shown]
         if len(causes) > len(shown):
@@ -42,3 +42,9 @@ def render_fidelity(outcomes: Sequence[Fidelity], *, verbose: bool = False) -> R
     if outcomes:
         parts.append(Text(f"{len(outcomes[0].refused)} modules were refused by the guest's kernel (no such hardware)"))
     return Group(*parts)
+
+
+def _cause(difference: Difference) -> str:
+    if difference.cause:
+        return f"{difference.step}: {difference.cause}"
+    return f"unexplained in {difference.module} {difference.section} {difference.symbol}"

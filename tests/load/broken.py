@@ -126,7 +126,7 @@ def breaks(klp: str, klp_symbol: str, patched: str) -> Iterator[tuple[str, Break
     yield "symbols without strings", lambda e: e.set(".symtab", link=0)
     yield "a section's name beyond the table", lambda e: e.set(".text", name=1 << 20)
     # what it says of itself
-    yield "vermagic of another release", lambda e: e.replace(".modinfo", b"vermagic=6.1.0-", b"vermagic=6.1.9-")
+    yield "vermagic of another release", lambda e: e.replace(".modinfo", b"vermagic=6.", b"vermagic=9.")
     yield "vermagic with another flag", lambda e: e.replace(".modinfo", b" SMP ", b" SMQ ")
     yield "no vermagic", lambda e: e.replace(".modinfo", b"vermagic=", b"vermagik=")
     yield "no licence", lambda e: e.replace(".modinfo", b"license=", b"licence=")

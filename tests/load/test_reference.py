@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,8 @@ def test_the_example_of_the_loader_runs(
 ) -> None:
     text = builder.load.__doc__ or ""
     example = textwrap.dedent(text.partition("::\n")[2].partition("\nThe listing")[0])
-    lines = [line for line in example.splitlines() if "patched_function" not in line]
-    code = "\n".join(lines).replace("6.1.0-50-amd64", str(kernel.path))
-    code = code.replace("fix.ko", str(patches["guest_patch_vmlinux"]))
+    code = example.replace("6.1.0-50-amd64", str(kernel.path)).replace("fix.ko", str(patches["guest_patch_gcd"]))
     exec(compile(code, "example", "exec"), {})
-    assert f"value={0x340BC6D9}" in capsys.readouterr().out
+    old, new, both = capsys.readouterr().out.splitlines()
+    assert (old, new) == ("6", "30")
+    assert re.match(r"SideBySide\(old=Result\(value=6,.*new=Result\(value=30,", both)

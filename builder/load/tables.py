@@ -1,0 +1,42 @@
+"""Which sections of a module the loader knows: those of a pass, those that are taken as they are, plain code and data.
+
+What is in none of these may be a table of a newer kernel, by which code is
+patched: loading such a module as if it had none would make it another one.
+kCFI's `.cfi_sites` is one: FineIBT rewrites by it, and needs a kernel built by clang
+(CONFIG_FINEIBT depends on CFI_CLANG, arch/x86/Kconfig, v6.2), which no kernel of the distribution is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from builder.binary import elf
+from builder.load.module import ModuleFile
+from builder.load.passes import PASSES
+
+ORDINARY = re.compile(
+    r"\.(text|data|rodata|bss|init|exit|ref|meminit|sched|noinstr|kprobes|static_call|note|softirqentry|irqentry|cold"
+    r"|lrodata|ldata|lbss|entry|cpuidle|spinlock|fixup|discard)\b.*"
+    r"|\.(modinfo|altinstr_aux|orc_header|BTF_ids|printk_index|gnu\.linkonce\.this_module|strtab|symtab|eh_frame)"
+    r"|\.rela?\..*|\.klp\..*|\.bespoke.*|\.kunit_.*"
+)
+"""Sections that hold code, data or notes, and nothing that a pass must know."""
+TABLES = frozenset((
+    "__bpf_raw_tp_map", "__bug_table", "__dyndbg", "__dyndbg_classes", "__kcrctab", "__kcrctab_gpl", "__kflagstab",
+    "__ksymtab", "__ksymtab_gpl", "__ksymtab_strings", "__param", "__patchable_function_entries", "__tracepoint_str",
+    "__tracepoints", "__tracepoints_ptrs", "__tracepoints_strings", "__versions", "___srcu_struct_ptrs",
+    "_ftrace_eval_map", "_ftrace_events", "__trace_printk_fmt", "_error_injection_whitelist", "_kprobe_blacklist",
+    ".ctors", ".init_array", "__obsparm",
+))  # fmt: skip
+"""Tables that the kernel registers as they are (find_module_sections) and no pass rewrites."""
+
+
+def unknown_tables(module: ModuleFile) -> Iterator[str]:
+    """Names of the sections of a module that are of no known kind."""
+    known = TABLES | {table for row in PASSES for table in row.tables}
+    for section in module.object.sections:
+        if not section.is_alloc or not section.size or section.type == elf.SHT_RELA:
+            continue
+        if section.name not in known and not ORDINARY.fullmatch(section.name):
+            yield section.name
