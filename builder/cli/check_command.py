@@ -16,8 +16,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("module", type=Path, metavar="X.ko", help="any module of that kernel, ours or not")
     add_kernel(parser)
     parser.add_argument("--cpu", action="append", default=[], metavar="MODEL",
-                        help="a CPU model as QEMU names it, several times for several (default: max)")  # fmt: skip
+                        help="a CPU model as QEMU names it, `MODEL,+FLAG,-FLAG` to change it; several times for "
+                             "several (default: max)")  # fmt: skip
     parser.add_argument("--smp", type=int, default=1, metavar="N", help="number of CPUs")
+    parser.add_argument("--cmdline", default="", metavar="TEXT", help="the kernel's command line, like mitigations=off")
     parser.set_defaults(run=run)
 
 
@@ -30,6 +32,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         options.cpu or ["max"],
         objects=named_paths(options.object),
         number_of_cpus=options.smp,
+        cmdline=options.cmdline,
     )
     if output.json:
         output.document(report.as_json())

@@ -1,6 +1,6 @@
 """The boot state from the image and a CPU model alone: the kernel's own early code decides, executed here.
 
-start_kernel and setup_arch call `early_cpu_init`, `init_hypervisor_platform`
+start_kernel and setup_arch call `early_cpu_init`, `parse_early_param`, `init_hypervisor_platform`
 and `pti_check_boottime_disable`, arch_cpu_finalize_init
 `identify_boot_cpu` and `cpu_select_mitigations` (arch/x86/kernel/setup.c,
 arch/x86/kernel/cpu/common.c, v6.1 and v6.12). CPUID is answered with what the
@@ -24,12 +24,13 @@ from unicorn import x86_const as x86
 from builder.binary.kernel import Kernel
 from builder.errors import LoadError, UsageError
 from builder.image.boot import BUG_WORDS, CAPABILITY_WORDS, BootState
+from builder.image.cpu_flags import Leaves, with_flags
 from builder.image.execute import Fault, Machine
 from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
 
 STEPS: Final = (
-    ("early_cpu_init",), ("init_hypervisor_platform",), ("pti_check_boottime_disable",),
+    ("early_cpu_init",), ("parse_early_param",), ("init_hypervisor_platform",), ("pti_check_boottime_disable",),
     ("identify_boot_cpu", "identify_cpu"), ("native_pv_lock_init",), ("cpu_select_mitigations",),
 )  # fmt: skip
 """In order; of several names the first that the kernel has. Each is given boot_cpu_data, which most do not look at."""
@@ -50,8 +51,6 @@ MISC_ENABLE: Final = (0x1A0, 1)
 SUBLEAVES: Final = frozenset((0x4, 0x7, 0xB, 0xD, 0xF, 0x10, 0x12, 0x14, 0x1F, 0x8000001D))
 BUDGET: Final = 5_000_000
 
-Leaves = Mapping[tuple[int, int], tuple[int, int, int, int]]
-"""(leaf, subleaf) of CPUID -> EAX, EBX, ECX, EDX."""
 
 
 @cache
@@ -91,19 +90,31 @@ def _vendor(text: str) -> tuple[int, int, int]:
 
 
 def derive_state(
-    kernel: Kernel, cpu: str = "max", cpus: int = 1, leaves: Leaves | None = None, *, by_bzimage: bool = False
+    kernel: Kernel,
+    cpu: str = "max",
+    cpus: int = 1,
+    leaves: Leaves | None = None,
+    *,
+    by_bzimage: bool = False,
+    cmdline: str = "",
 ) -> BootState:
     """The boot state on a CPU model with so many CPUs; `leaves` instead of a known model.
+
+    `cpu` may go on with flags that are added or taken away, as QEMU and /proc/cpuinfo spell them:
+    `Skylake-Server,+ibt`. `cmdline` is the kernel's command line, of which `mitigations=off`,
+    `retbleed=stuff`, ... are obeyed.
 
     `by_bzimage` says that the decompressor ran, which turns on five-level paging where the CPU has it
     (paging_prepare, arch/x86/boot/compressed/pgtable_64.c, v6.1); a PVH start leaves it off.
     Raises UsageError for an unknown model and LoadError where the kernel's code cannot be executed.
     """
+    model, *flags = cpu.split(",")
     if leaves is None:
         known = cpu_models()
-        if cpu not in known:
-            raise UsageError(f"unknown CPU model {cpu!r}; known are {', '.join(sorted(known))}")
-        leaves = known[cpu]
+        if model not in known:
+            raise UsageError(f"unknown CPU model {model!r}; known are {', '.join(sorted(known))}")
+        leaves = known[model]
+    leaves = with_flags(kernel, leaves, flags)
     simulated = SimulatedKernel(kernel, BootState(cpu, (0,) * (CAPABILITY_WORDS + BUG_WORDS), 0))
     keys: dict[int, int] = {}
     calls: dict[int, int] = {}
@@ -112,6 +123,8 @@ def derive_state(
         flag = simulated.address("__pgtable_l5_enabled")
         if flag is not None:
             machine.write(flag, struct.pack("<I", 1))
+    if cmdline:
+        _give_cmdline(simulated, machine, cmdline)
     for names in STEPS:
         step = next((name for name in names if simulated.address(name) is not None), None)
         if step is not None:
@@ -123,6 +136,14 @@ def derive_state(
     if preemption is not None:
         machine.run(preemption[0], (preemption[1],), BUDGET)
     return _read(simulated, cpu, cpus, keys, calls)
+
+
+def _give_cmdline(simulated: SimulatedKernel, machine: Machine, cmdline: str) -> None:
+    """Where setup_arch puts it; UsageError for one that is too long (COMMAND_LINE_SIZE, asm/setup.h)."""
+    line, room = cmdline.encode() + b"\0", simulated.kernel.size_of(simulated.symbol("boot_command_line"))
+    if len(line) > room:
+        raise UsageError(f"a command line of {len(line) - 1} bytes, where the kernel takes {room - 1}")
+    machine.write(simulated.symbol("boot_command_line").address, line)
 
 
 def preemption_of(kernel: Kernel) -> tuple[int, int] | None:
@@ -172,6 +193,10 @@ def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int], c
     stubs["__static_call_update"] = set_call
     stubs |= dict.fromkeys(SILENT, lambda _: 0)
     stubs |= dict.fromkeys(ALLOCATE, allocate)
+    if simulated.address("ibt_selftest") is not None:
+        # It provokes a control protection exception, which is not emulated: 0, as from a CPU that has IBT
+        # (setup_cet, arch/x86/kernel/cpu/common.c, v6.12).
+        stubs["ibt_selftest"] = lambda _: 0
     simulated.memory.add(Region(LOCAL_APIC & ~(PAGE - 1), bytearray(PAGE), "apic[0]", "rw"))
     machine = Machine(simulated, stubs)
     machine.write_msr(*MISC_ENABLE)

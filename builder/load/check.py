@@ -89,29 +89,40 @@ def check(
     *,
     objects: Mapping[str, Path] | None = None,
     number_of_cpus: int = 1,
+    cmdline: str = "",
 ) -> CheckReport:
     """Load a module into the simulated kernel, on each CPU model, and report.
 
     `objects` are the files of modules that it patches or depends on, where the
-    kernel's own tree has none. Raises InputError where the file is no module at all.
+    kernel's own tree has none; `cmdline` is the kernel's command line.
+    Raises InputError where the file is no module at all.
     """
-    return Checker(kernel, objects, number_of_cpus).check(source, cpus)
+    return Checker(kernel, objects, number_of_cpus, cmdline).check(source, cpus)
 
 
 class Checker:
     """Checks many modules against one kernel, which is derived and patched once for each CPU model."""
 
-    def __init__(self, kernel: Kernel, objects: Mapping[str, Path] | None = None, number_of_cpus: int = 1) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        objects: Mapping[str, Path] | None = None,
+        number_of_cpus: int = 1,
+        cmdline: str = "",
+    ) -> None:
         self.kernel = kernel
         self._objects = dict(objects or {})
         self._cpus = number_of_cpus
+        self._cmdline = cmdline
         self._booted: dict[str, SimulatedKernel] = {}
 
     def simulated(self, cpu: str) -> SimulatedKernel:
         """The simulated kernel on a CPU model."""
         found = self._booted.get(cpu)
         if found is None:
-            found = self._booted[cpu] = boot(self.kernel, derive_state(self.kernel, cpu, self._cpus))
+            found = self._booted[cpu] = boot(
+                self.kernel, derive_state(self.kernel, cpu, self._cpus, cmdline=self._cmdline)
+            )
         return found
 
     def check(self, source: str | Path | bytes | ModuleFile, cpus: Sequence[str] = ("max",)) -> CheckReport:

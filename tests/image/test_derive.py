@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from builder.binary.kernel import Kernel
 from builder.errors import UsageError
-from builder.image.boot import RETHUNK, RETPOLINE
+from builder.image.boot import CALL_DEPTH, IBT, RETHUNK, RETPOLINE, RETPOLINE_LFENCE
 from builder.image.capture import GuestMemory, capture_state, cpuid_leaves
+from builder.image.cpu_flags import flag_names, with_flags
 from builder.image.derive import cpu_models, derive_state, with_cpus
 from builder.image.guest import Guest
 from builder.load.fidelity import state_differences
@@ -61,6 +64,50 @@ def test_several_cpus_keep_their_lock_prefixes(kernel: Kernel) -> None:
 def test_an_unknown_model_is_named_with_those_known(kernel: Kernel) -> None:
     with pytest.raises(UsageError, match=r"Cyrix.*known are.*Nehalem.*qemu64"):
         derive_state(kernel, "Cyrix")
+
+
+def test_flags_can_be_added_and_taken_away(kernel: Kernel) -> None:
+    smap, plain = flag_names(kernel)["smap"], derive_state(kernel, "Skylake-Server")
+    changed = derive_state(kernel, "Skylake-Server,+ibt,-smap")
+    assert (plain.has(IBT), plain.has(smap)) == (False, True)
+    assert (changed.has(IBT), changed.has(smap)) == (True, False)
+
+
+@pytest.mark.parametrize("cpu", ["max,+bogus", "max,ibt", "max,"])
+def test_an_unknown_flag_is_named(kernel: Kernel, cpu: str) -> None:
+    with pytest.raises(UsageError, match=f"'{re.escape(cpu.partition(',')[2])}'.*{re.escape(kernel.release)}"):
+        derive_state(kernel, cpu)
+
+
+def test_a_leaf_of_a_flag_is_one_that_the_model_shows(kernel: Kernel) -> None:
+    leaves = with_flags(kernel, {(0, 0): (1, 2, 3, 4)}, ["+avx_vnni"])
+    assert leaves == {(0, 0): (7, 2, 3, 4), (7, 0): (1, 0, 0, 0), (7, 1): (1 << 4, 0, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "retpoline", "lfence", "rethunk"),
+    [
+        ("", True, False, True),
+        ("mitigations=off", False, False, False),
+        ("quiet spectre_v2=retpoline,lfence retbleed=off", True, True, False),
+    ],
+)
+def test_the_command_line_is_obeyed(
+    kernel: Kernel, cmdline: str, retpoline: bool, lfence: bool, rethunk: bool
+) -> None:
+    state = derive_state(kernel, "Skylake-Client", cmdline=cmdline)
+    assert (state.has(RETPOLINE), state.has(RETPOLINE_LFENCE)) == (retpoline, lfence)
+    assert state.has(RETHUNK) == rethunk
+
+
+def test_calls_are_counted_where_it_is_asked_for(kernel: Kernel) -> None:
+    state = derive_state(kernel, "Skylake-Client", cmdline="retbleed=stuff")
+    assert state.has(CALL_DEPTH) == kernel.features.call_thunks
+
+
+def test_a_command_line_that_does_not_fit_is_refused(kernel: Kernel) -> None:
+    with pytest.raises(UsageError, match="takes 2047"):
+        derive_state(kernel, cmdline="x" * 2048)
 
 
 @pytest.mark.guest
