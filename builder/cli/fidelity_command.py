@@ -21,6 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpu", default="max", metavar="MODEL", help="QEMU's CPU model (default: max)")
     parser.add_argument("--smp", type=int, default=1, metavar="N", help="number of CPUs")
     parser.add_argument("--kaslr", action="store_true", help="boot the bzImage, at a random address")
+    parser.add_argument("--cmdline", default="", metavar="TEXT", help="added to the kernel's command line")
     parser.set_defaults(run=run)
 
 
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         extra=extra,
         seed=options.seed,
         kaslr=options.kaslr,
+        cmdline=options.cmdline,
         say=say,
     )
     if output.json:

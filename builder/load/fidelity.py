@@ -14,7 +14,7 @@ from builder.binary import elf
 from builder.binary.kernel import Kernel
 from builder.errors import BespokeError, GuestError, LoadError
 from builder.image import BootState, SimulatedKernel
-from builder.image.boot import CAPABILITY_WORDS
+from builder.image.boot import CALL_DEPTH, CAPABILITY_WORDS
 from builder.image.capture import (
     GuestMemory,
     GuestModule,
@@ -37,6 +37,8 @@ WRITTEN = ("__jump_table", ".static_call_sites", "__mcount_loc", "__ex_table")
 """Tables that passes write though a section of data; other data is the module's own from its init on."""
 _STEPS = {"static key ": "jump_label", "static call ": "static_call"}
 BATCH = 12 << 20
+STUB = 16
+"""Bytes of padding before a function (CONFIG_FUNCTION_PADDING_BYTES), where its stub of call depth tracking goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ def compare(
     seed: int = 1,
     memory_mb: int = 3072,
     kaslr: bool = False,
+    cmdline: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Fidelity, Fidelity]:
     """Boot a guest, let it load modules, take everything out, predict the same, compare.
@@ -185,7 +188,8 @@ def compare(
     from image and CPU model alone. `modules` None means all of the tree; `extra`
     are modules of ours, loaded last, livepatches among them: those are enabled and
     disabled again, which leaves their relocations written and entries as before.
-    With `kaslr` the guest boots at a random address, and the kernel is simulated there.
+    With `kaslr` the guest boots at a random address, and the kernel is simulated there. `cmdline` is added to the
+    kernel's command line.
     """
     chosen = list(paths if paths is not None else choose(kernel, modules, seed))
     patched = {name for module in extra for name in patched_objects(module)} - {module.name for module in extra}
@@ -194,7 +198,8 @@ def compare(
     files = {module.name: module for module in wanted}
     started = time.monotonic()
     with Guest(
-        kernel, cpu=cpu, smp=smp, memory_mb=memory_mb, panic_on_oops=False, cmdline="no_timer_check", kaslr=kaslr
+        kernel, cpu=cpu, smp=smp, memory_mb=memory_mb, panic_on_oops=False,
+        cmdline=f"no_timer_check {cmdline}".rstrip(), kaslr=kaslr,
     ) as guest:
         kernel = where_it_is(guest, kernel)
         say(f"guest up after {guest.boot_seconds:.1f} s, its kernel moved by {kernel.offset:#x}")
@@ -217,7 +222,9 @@ def compare(
     for kind in ("captured", "derived"):
         outcome = Fidelity(kernel.release, cpu, smp, state=kind, refused=refused, seconds_guest=seconds)
         started = time.monotonic()
-        used = state if kind == "captured" else derive_state(kernel, cpu, smp, unknown, by_bzimage=kaslr)
+        used = state if kind == "captured" else derive_state(
+            kernel, cpu, smp, unknown, by_bzimage=kaslr, cmdline=cmdline
+        )
         simulated = boot(kernel, used)
         if kind == "captured":
             simulated.key_reader = lambda address: memory.number(address, 4, signed=True)
@@ -281,7 +288,11 @@ def predict(
     memory: GuestMemory,
     outcome: Fidelity,
 ) -> None:
-    """Load each module at the addresses that the guest's kernel gave it, and compare the bytes."""
+    """Load each module at the addresses that the guest's kernel gave it, and then compare the bytes of all.
+
+    Only then, because loading one may write to another: the stubs of call depth tracking, a livepatch's relocations.
+    """
+    done: list[LoadedModule] = []
     percpu_at = simulated.kernel.layout("module").offset_of("percpu")
     for seen in found:
         module = files.get(seen.name)
@@ -300,14 +311,15 @@ def predict(
         except BespokeError as error:
             outcome.failed[seen.name] = str(error)
             continue
+        static_call.follow_keys(Context(simulated, {}, (0, 0), loaded, step="static_call"))
+        free_init(simulated, loaded)
+        done.append(loaded)
+    for loaded in done:
         before = len(outcome.differences)
         for warning in loaded.warnings:
-            outcome.differences.append(Difference(seen.name, "", 0, b"", b"", "", warning))
-        context = Context(simulated, {}, (0, 0), loaded, step="static_call")
-        static_call.follow_keys(context)
+            outcome.differences.append(Difference(loaded.name, "", 0, b"", b"", "", warning))
         for section in loaded.sections:
             _compare_section(simulated, loaded, section, memory, outcome)
-        free_init(simulated, loaded)
         if len(outcome.differences) == before:
             outcome.identical += 1
 
@@ -390,7 +402,11 @@ class Causes:
         ours, theirs = value(key)
         if ours != theirs:
             cause = f"{kind} {self._simulated.describe(key).removesuffix('+0x0')}: {ours}, in the guest {theirs}"
-            for at in range(code, code + 6):
+            places = [*range(code, code + 6)]
+            target = self._memory.number(key, 8) if kind == "static call" else None
+            if target and self._simulated.state.has(CALL_DEPTH):
+                places += range(target - STUB, target)  # written when a call was first sent there
+            for at in places:
                 self._by_code.setdefault(at, cause)
 
     def _key(self, key: int) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from builder.image.boot import CALL_DEPTH
 from builder.image.simulated import SimulatedKernel
 from builder.load.boot import BOUNDS
 from builder.load.module import LoadedModule
@@ -43,7 +44,8 @@ def update_static_call(kernel: SimulatedKernel, key: int, target: int, trampolin
             range(table.address, table.address + table.size, 8), static_call.ENTRY.iter_unpack(content), strict=True
         ):
             if (at + 4 + site) & ~3 == key and kernel.memory.find(at + code) is not None:
-                static_call.transform(context, at + code, target, bool((at + 4 + site) & static_call.TAIL))
+                tail = bool((at + 4 + site) & static_call.TAIL)
+                static_call.transform(context, at + code, target, tail, counted=kernel.state.has(CALL_DEPTH))
         done += context.counts.get("static_call", 0)
     return done
 

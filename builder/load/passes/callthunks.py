@@ -2,7 +2,9 @@
 
 Only where `retbleed=stuff` was given or chosen: each direct call goes to the
 accounting stub in the padding before the function called, which is written
-there when it is first needed. `.call_sites`: s32, relative to itself.
+there when it is first needed, be it in another module: there it stays when this one goes.
+`.call_sites`: s32, relative to itself; sites of static calls are none of them, so
+`static_call` asks for the stub of its target.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ from builder.image.boot import CALL_DEPTH
 from builder.load.passes.alternatives import NEW, moved_code, one_nop
 from builder.load.passes.context import CALL, NOP1, Context, branch, relative
 
-UNTRACKED = ("error_entry", "paranoid_entry", "xen_error_entry", "__switch_to_asm", "ret_from_fork", "__fentry__")
+UNTRACKED = (
+    "error_entry", "paranoid_entry", "xen_error_entry", "__switch_to_asm", "ret_from_fork", "soft_restart_cpu",
+    "__fentry__",
+)  # fmt: skip
 """skip_addr()"""
 
 
@@ -29,26 +34,47 @@ def apply(context: Context) -> None:
             sites.append(alternatives.address + at + relative(content, at))
     if not sites:
         return
-    template = context.kernel.address("skl_call_thunk_template")
-    tail = context.kernel.address("skl_call_thunk_tail")
-    if template is None or tail is None:
-        raise LoadError("the kernel tracks the depth of calls, but has no skl_call_thunk_template")
-    code = context.memory.read(template, tail - template)
-    skipped = {context.kernel.address(name) for name in UNTRACKED}
+    stubs = Stubs(context)
     for site in sites:
-        found = context.memory.read(site, 5)
-        target = site + 5 + relative(found)
-        if found[0] != CALL or target in skipped or not _is_code(context, site) or not _is_code(context, target):
-            continue
-        pad = target - len(code)
-        stub = one_nop(moved_code(code, pad, template, len(code), len(code)), context.kernel.longest_nop)
-        there = context.memory.read(pad, len(code))
+        code = context.memory.read(site, 5)
+        if code[0] == CALL and _is_code(context, site):
+            target = site + 5 + relative(code)
+            counted = stubs.before(target)
+            if counted != target:
+                context.poke(site, branch(CALL, site, counted))
+
+
+class Stubs:
+    """The accounting stubs, each in the padding before its function. LoadError where the kernel has no template."""
+
+    def __init__(self, context: Context) -> None:
+        template, tail = (context.kernel.address(f"skl_call_thunk_{end}") for end in ("template", "tail"))
+        if template is None or tail is None:
+            raise LoadError("the kernel tracks the depth of calls, but has no skl_call_thunk_template")
+        self._context = context
+        self._template = template
+        self._code = context.memory.read(template, tail - template)
+        self._skipped = {context.kernel.address(name) for name in UNTRACKED}
+
+    def before(self, target: int) -> int:
+        """Where to call in order to be counted on the way to `target`: patch_dest().
+
+        The function itself where there is no such place; the kernel notes only the first of those.
+        """
+        context, size = self._context, len(self._code)
+        if target in self._skipped or not _is_code(context, target):
+            return target
+        pad = target - size
+        if context.memory.find(pad) is None:
+            return target
+        stub = moved_code(self._code, pad, self._template, size, size)
+        stub = one_nop(stub, context.kernel.longest_nop)
+        there = context.memory.read(pad, size)
         if there != stub:
-            if there != bytes((NOP1,)) * len(code):
-                context.warn(target, "Invalid padding area")
-                continue
+            if there != bytes((NOP1,)) * size:
+                return target
             context.poke(pad, stub)
-        context.poke(site, branch(CALL, site, pad))
+        return pad
 
 
 def _is_code(context: Context, address: int) -> bool:

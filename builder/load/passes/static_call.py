@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import struct
 
-from builder.image.boot import RETHUNK
+from builder.image.boot import CALL_DEPTH, RETHUNK
+from builder.load.passes.callthunks import Stubs
 from builder.load.passes.context import CALL, JMP32, NOP5, RET, Context, branch
 from builder.load.passes.returns import return_at
 from builder.load.passes.sorting import order
@@ -55,11 +56,17 @@ def apply(context: Context) -> None:
     if bytes(out) != content:
         context.poke(start, bytes(out))
     for key, code, flags in ordered:
-        transform(context, code, context.kernel.static_call(key), bool(flags & TAIL))
+        # Those of vmlinux are set up before depths are tracked (static_call_init in setup_arch), and stay.
+        counted = context.module is not None and context.kernel.state.has(CALL_DEPTH)
+        if counted and context.module is not None and context.module.holds(key) and not flags & TAIL:
+            first = context.memory.u64(key)
+            if first:  # a module's init may turn its own key later; what it was built with has its stub by then
+                Stubs(context).before(first)
+        transform(context, code, context.kernel.static_call(key), bool(flags & TAIL), counted=counted)
 
 
-def transform(context: Context, site: int, target: int, tail: bool) -> None:
-    """arch_static_call_transform() of a site."""
+def transform(context: Context, site: int, target: int, tail: bool, *, counted: bool) -> None:
+    """arch_static_call_transform() of a site; `counted` where the depth of calls is tracked."""
     now = context.memory.read(site, 6)
     conditional = now[0] == 0x0F and now[1] & 0xF0 == 0x80
     fits = now[0] in (JMP32, RET) or conditional if tail else now[0] == CALL or now[:5] in (NOP5, XOR5RAX)
@@ -73,6 +80,8 @@ def transform(context: Context, site: int, target: int, tail: bool) -> None:
     elif not target:
         new = NOP5
     else:
+        if counted:
+            target = Stubs(context).before(target)  # callthunks_translate_call_dest()
         new = XOR5RAX if target == context.kernel.address("__static_call_return0") else branch(CALL, site, target)
     if now[: len(new)] != new:
         context.poke(site, new)
