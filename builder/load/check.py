@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from builder.load.accept import ENOENT, ENOEXEC, Finding
 from builder.load.boot import boot
 from builder.load.loader import load_module, load_with_dependencies
 from builder.load.module import LoadedModule, ModuleFile, Site, patched_objects
+from builder.load.relocate import NAMES as RELOCATIONS
 from builder.load.relocate import UncheckedError
 
 
@@ -55,6 +56,24 @@ class CheckReport:
     bindings: tuple[Mapping[str, object], ...]
     replaced: tuple[Mapping[str, object], ...]
     cpus: tuple[CpuCheck, ...]
+    loaded: LoadedModule | None = field(repr=False, default=None)
+
+    def bound(self) -> Iterator[dict[str, object]]:
+        """Every relocation that was written: its section and offset, its type, the symbol and where that is."""
+        if self.loaded is None:
+            return
+        file, values = self.loaded.file.object, self.loaded.values
+        for table in file.sections:
+            if table.name not in self.loaded.relocations:
+                continue
+            section = file.sections[table.info].name
+            for offset, kind, number, addend in elf.LITTLE.rela.iter_unpack(table.data):
+                symbol = file.symbols[number]
+                name = symbol.name or (file.sections[symbol.shndx].name if symbol.shndx < len(file.sections) else "")
+                yield {
+                    "section": section, "offset": offset, "type": RELOCATIONS[kind], "symbol": name,
+                    "addend": addend, "address": f"{values[number]:#x}",
+                }
 
     @property
     def kernel_accepts(self) -> bool:
@@ -78,6 +97,7 @@ class CheckReport:
             "relocations": dict(self.relocations),
             "bindings": [dict(row) for row in self.bindings],
             "replaced": [dict(row) for row in self.replaced],
+            "bound": list(self.bound()),
             "cpus": [cpu.as_json() for cpu in self.cpus],
         }
 
@@ -162,7 +182,7 @@ class Checker:
         return CheckReport(
             module.name or label, self.kernel.release, tuple(refusals), tuple(problems),
             accept.taints(module, self.kernel), dict(loaded.relocations) if loaded is not None else {},
-            described[0], described[1], tuple(results),
+            described[0], described[1], tuple(results), loaded,
         )  # fmt: skip
 
     def find_object(self, name: str) -> Path | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.cli import run
@@ -44,6 +45,19 @@ def test_a_livepatch_is_shown_with_what_it_replaces(kernel: Kernel, patches: Map
     assert checker.simulated("max").modules == {}
     alone = Checker(kernel).check(patches["guest_patch"])
     assert [finding.code for finding in alone.problems] == ["object-unknown"]
+
+
+def test_every_relocation_is_shown(kernel: Kernel, patches: Mapping[str, Path]) -> None:
+    """As many as an independent reader of the file counts, and each bound to what the kernel's symbols say."""
+    report = Checker(kernel).check(patches["guest_patch_vmlinux"])
+    with patches["guest_patch_vmlinux"].open("rb") as stream:
+        tables = [s for s in ELFFile(stream).iter_sections() if s.name.startswith((".rela", ".klp.rela"))]
+        written = {s.name: s["sh_size"] // 24 for s in tables if s.name in report.relocations}
+    rows = list(report.bound())
+    assert len(rows) == sum(written.values()) > 20
+    assert report.as_json()["bound"] == rows
+    place = f"{kernel.export('klp_enable_patch').address:#x}"  # type: ignore[union-attr]
+    assert {row["address"] for row in rows if row["symbol"] == "klp_enable_patch"} == {place}
 
 
 def test_unknown_tables_and_wrong_versions_are_named(kernel: Kernel, patches: Mapping[str, Path]) -> None:
