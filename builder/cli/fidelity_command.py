@@ -26,8 +26,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
-    if options.modules != "all" and not options.modules.isdecimal():
-        raise UsageError(f"--modules takes a number or `all`, not {options.modules!r}")
+    if options.modules != "all" and not (options.modules.isdecimal() and int(options.modules)):
+        raise UsageError(f"--modules takes a number, at least 1, or `all`, not {options.modules!r}")
     extra = [ModuleFile.read(path) for path in (*named_paths(options.object).values(), *options.extra)]
 
     def say(text: str) -> None:

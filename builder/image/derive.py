@@ -52,7 +52,6 @@ SUBLEAVES: Final = frozenset((0x4, 0x7, 0xB, 0xD, 0xF, 0x10, 0x12, 0x14, 0x1F, 0
 BUDGET: Final = 5_000_000
 
 
-
 @cache
 def cpu_models() -> Mapping[str, Leaves]:
     """The CPU models that are known, each with its CPUID as QEMU's emulation shows it on one CPU."""

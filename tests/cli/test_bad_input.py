@@ -188,6 +188,11 @@ def test_what_is_no_kernel(
     nothing_in(out)
 
 
+@pytest.mark.parametrize("count", ["0", "-1", "some"])
+def test_a_number_of_modules_that_is_none(bespoke: Bespoke, image: Path, count: str) -> None:
+    assert "--modules takes a number" in bespoke("fidelity", "--kernel", image, f"--modules={count}").problem()
+
+
 def test_a_cut_kernel_image(bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path, out: Path) -> None:
     cut = tmp_path / "vmlinuz"
     cut.write_bytes(image.read_bytes()[:3_000_000])
