@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Protocol
 
+from builder.emit.glue import HOLD
 from builder.errors import UsageError
 from builder.image.guest import Guest
 
@@ -34,7 +35,7 @@ _INIT_MODULE, _DELETE_MODULE = 175, 176
 _CLOSE_ON_SIGNAL = os.O_NONBLOCK
 
 # The parameter of a module of ours that keeps its patch from being enabled (templates/glue.s.j2).
-_HELD = b"hold=1"
+_HELD = f"{HOLD}=1"
 _GO_ON, _WAITING, _GIVE_UP = "0", "2", "3"
 _LOOK = 0.01
 
@@ -122,7 +123,7 @@ class ThisMachine:
         # The kernel takes a signal for the wish to give up, so that what comes here is for the main thread alone;
         # a SIGKILL ends both, and with them the waiting.
         with ThreadPoolExecutor(1, initializer=_block_signals) as pool:
-            loading = pool.submit(_init_module, module, _HELD)
+            loading = pool.submit(_init_module, module, _HELD.encode())
             _while_held(self, name, loading.done, loading.result, between)
 
     def delete(self, name: str) -> None:
@@ -160,7 +161,7 @@ def _while_held(
 
     Where nothing holds it, for none of its objects is loaded, `between` is called afterwards.
     """
-    gate = f"{MODULES}/{name}/parameters/hold"
+    gate = f"{MODULES}/{name}/parameters/{HOLD}"
 
     def tell(value: str) -> None:
         with suppress(OSError):  # it may have waited for too long: its loading says so
@@ -235,7 +236,7 @@ class GuestHost:
                 raise _error(answer.output, None)
             return
         self.guest.put("/run/held.ko", module)
-        script = f"insmod /run/held.ko {_HELD.decode()} > /run/held.said 2>&1; echo $? > {_ENDED}.new"
+        script = f"insmod /run/held.ko {_HELD} > /run/held.said 2>&1; echo $? > {_ENDED}.new"
         script += f"; mv {_ENDED}.new {_ENDED}"
         self.guest.check(f"rm -f {_ENDED}; ({script}) > /dev/null 2>&1 &")
 

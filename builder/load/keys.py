@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from builder.image.boot import CALL_DEPTH
 from builder.image.simulated import SimulatedKernel
 from builder.load.boot import BOUNDS
 from builder.load.module import LoadedModule
@@ -40,12 +39,13 @@ def update_static_call(kernel: SimulatedKernel, key: int, target: int, trampolin
         static_call.retarget(Context(kernel, {}, kernel.text, step="static_call"), trampoline, target)
     for context, table in _tables(kernel, ".static_call_sites", "static_call"):
         content = context.content(table)
+        stubs = static_call.stubs_of(context)
         for at, (code, site) in zip(
             range(table.address, table.address + table.size, 8), static_call.ENTRY.iter_unpack(content), strict=True
         ):
             if (at + 4 + site) & ~3 == key and kernel.memory.find(at + code) is not None:
                 tail = bool((at + 4 + site) & static_call.TAIL)
-                static_call.transform(context, at + code, target, tail, counted=kernel.state.has(CALL_DEPTH))
+                static_call.transform(context, at + code, target, tail, stubs)
         done += context.counts.get("static_call", 0)
     return done
 

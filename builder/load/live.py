@@ -17,7 +17,7 @@ from builder.errors import LoadError, UsageError
 from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES, MODULES, OPTIMIZATION, Host
 from builder.load.kprobes import Addition, Event, Report
 from builder.load.kprobes.events import by_key
-from builder.load.observe import Observation, observe, planted_events
+from builder.load.observe import observe, planted_events
 from builder.load.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
 
 Progress = Callable[[str], None]
@@ -95,7 +95,7 @@ class Live:
             seconds = self._settle(name, enabled=True)
         except LoadError as late:
             self._way_back(name, late)
-        return Outcome(name, seconds, *self._confirm(name, seen))
+        return Outcome(name, seconds, *self._confirm(name, seen.events))
 
     def _may_load(self, record: Record, where: str) -> None:
         if (other := self.trail.interrupted) is not None:
@@ -124,21 +124,20 @@ class Live:
         self._delete(name)
         self._drop(name)
 
-    def _confirm(self, name: str, seen: Observation | None = None) -> tuple[tuple[Moved, ...], tuple[Report, ...]]:
+    def _confirm(self, name: str, seen: Iterable[Event] = ()) -> tuple[tuple[Moved, ...], tuple[Report, ...]]:
         """The transition is over: probes that came meanwhile follow too, and those the kernel refused are named.
 
-        `seen` is what was there before: where no event has come since, it need not be looked at again.
+        `seen` are the events that the record was made for: where none has come since, they are not looked at again.
         """
         record = self.trail.find(name)
         assert record is not None
-        now = {str(event) for event in planted_events(self.host)}
-        if seen is not None and now <= {row.line for row in record.moved} | {str(event) for event in seen.events}:
-            reports = tuple(dict.fromkeys((*seen.plan().reports, *self._refused)))
-            self._note(replace(record, phase=Phase.ENABLED, reports=reports))
-            return record.moved, reports
-        found = observe(self.host, self.trail.records).plan()
-        moved = tuple(dict.fromkeys((*record.moved, *_moved(self._plant(found.additions), name))))
-        reports = tuple(dict.fromkeys((*found.reports, *self._refused)))
+        moved, planned = record.moved, record.reports
+        before = {row.line for row in moved} | {str(event) for event in seen}
+        if not {str(event) for event in planted_events(self.host)} <= before:
+            found = observe(self.host, self.trail.records).plan()
+            moved = tuple(dict.fromkeys((*moved, *_moved(self._plant(found.additions), name))))
+            planned = found.reports
+        reports = tuple(dict.fromkeys((*planned, *self._refused)))
         self._note(replace(record, phase=Phase.ENABLED, moved=moved, reports=reports))
         return moved, reports
 

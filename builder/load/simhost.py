@@ -13,7 +13,7 @@ from functools import cached_property
 
 from builder.errors import LoadError
 from builder.image.execute import Argument, Result
-from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, LIVEPATCHES, MODULES, TRACING, Between
+from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, LIVEPATCHES, MODULES, OPTIMIZATION, TRACING, Between
 from builder.image.simulated import SimulatedKernel
 from builder.load import livepatch
 from builder.load.kprobes.events import parse_events
@@ -30,7 +30,7 @@ class SimulatedHost:
     def __init__(self, kernel: SimulatedKernel) -> None:
         self.kernel = kernel
         self.registry = Registry(kernel)
-        self._files: dict[str, str] = {}
+        self._files: dict[str, str] = {OPTIMIZATION: "1\n"}
         self._armed: frozenset[int] = frozenset()
         self._watched: object = None
 
@@ -105,6 +105,8 @@ class SimulatedHost:
         if path == KPROBE_EVENTS:
             for line in text.splitlines():
                 self._command(line)
+        elif path == OPTIMIZATION:
+            self._files[path] = text  # no probe is optimized here
         elif path.startswith(f"{LIVEPATCHES}/") and path.endswith("/enabled"):
             self._enable(path, text.strip())
         elif path.startswith(_EVENTS):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from builder.errors import UsageError
+from builder.image.machine import OPTIMIZATION
 from builder.load.live import Live
 from builder.load.survey import survey
 from tests.probes.killed import Killed, KillingHost
@@ -36,6 +37,7 @@ def settled(scene: SimulatedScene) -> bool:
     assert {event: after[event] - before[event] for event in after} == expected(2, 1)
     status = survey(scene.host)
     assert status.interrupted is None
+    assert scene.host.read(OPTIMIZATION).strip() == "1"
     return bool(status.patches)
 
 

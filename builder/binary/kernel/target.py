@@ -93,13 +93,15 @@ class Kernel:
         """
         if self.offset:
             raise KernelError(f"is at a KASLR offset of {self.offset:#x} already", where=self.path)
+        if not offset:
+            return self
         check_offset(self.image, offset)
         other = copy(self)
         for name in ("_addresses", "_all_exports", "btf", "image"):
             other.__dict__.pop(name, None)
         other._symbols, other._exports, other._layouts = {}, {}, dict(self._layouts)
         other.offset = offset
-        other.image = relocate(self.image, self.kaslr_relocations(), offset) if offset else self.image
+        other.image = relocate(self.image, self.kaslr_relocations(), offset)
         return other
 
     def _find_vmlinux(self, folder: Path) -> Path:

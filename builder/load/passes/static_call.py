@@ -55,18 +55,23 @@ def apply(context: Context) -> None:
         at += ENTRY.size
     if bytes(out) != content:
         context.poke(start, bytes(out))
+    # Those of vmlinux are set up before depths are tracked (static_call_init in setup_arch), and stay.
+    stubs = stubs_of(context) if context.module is not None else None
     for key, code, flags in ordered:
-        # Those of vmlinux are set up before depths are tracked (static_call_init in setup_arch), and stay.
-        counted = context.module is not None and context.kernel.state.has(CALL_DEPTH)
-        if counted and context.module is not None and context.module.holds(key) and not flags & TAIL:
+        if stubs is not None and context.module is not None and context.module.holds(key) and not flags & TAIL:
             first = context.memory.u64(key)
             if first:  # a module's init may turn its own key later; what it was built with has its stub by then
-                Stubs(context).before(first)
-        transform(context, code, context.kernel.static_call(key), bool(flags & TAIL), counted=counted)
+                stubs.before(first)
+        transform(context, code, context.kernel.static_call(key), bool(flags & TAIL), stubs)
 
 
-def transform(context: Context, site: int, target: int, tail: bool, *, counted: bool) -> None:
-    """arch_static_call_transform() of a site; `counted` where the depth of calls is tracked."""
+def stubs_of(context: Context) -> Stubs | None:
+    """Where calls are to be sent through, None where their depth is not tracked."""
+    return Stubs(context) if context.kernel.state.has(CALL_DEPTH) else None
+
+
+def transform(context: Context, site: int, target: int, tail: bool, stubs: Stubs | None) -> None:
+    """arch_static_call_transform() of a site, with `stubs` where the depth of calls is tracked."""
     now = context.memory.read(site, 6)
     conditional = now[0] == 0x0F and now[1] & 0xF0 == 0x80
     fits = now[0] in (JMP32, RET) or conditional if tail else now[0] == CALL or now[:5] in (NOP5, XOR5RAX)
@@ -80,8 +85,8 @@ def transform(context: Context, site: int, target: int, tail: bool, *, counted: 
     elif not target:
         new = NOP5
     else:
-        if counted:
-            target = Stubs(context).before(target)  # callthunks_translate_call_dest()
+        if stubs is not None:
+            target = stubs.before(target)  # callthunks_translate_call_dest()
         new = XOR5RAX if target == context.kernel.address("__static_call_return0") else branch(CALL, site, target)
     if now[: len(new)] != new:
         context.poke(site, new)
