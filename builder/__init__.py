@@ -9,7 +9,9 @@ The folders of this package sort in the order in which data flows::
     compose   Comparison              -> Selection + Bindings -> Bundle
     emit      Bundle                  -> X.ko, read back
     image     where code lives: simulated kernel, QEMU guest, this machine
-    load      X.ko, image             -> loaded module, redirection, trail
+    load      X.ko, image             -> loaded module, redirection
+    operate   X.ko, a running kernel  -> livepatched, probes follow, trail
+    preflight X.ko, image             -> what would go wrong
     report    what a person sees
 
 A folder imports only folders above it. `pipeline` composes them, `cli` offers them as commands.

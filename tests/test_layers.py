@@ -12,7 +12,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "builder"
-ORDER = ("acquire", "arch", "binary", "compare", "compose", "emit", "image", "load", "report")
+ORDER = (
+    "acquire", "arch", "binary", "compare", "compose", "emit", "image", "load", "operate", "preflight", "report",
+)  # fmt: skip
+APART = {("preflight", "operate")}
+"""(folder, folder above it) that do not know each other all the same: what runs, and what would go wrong."""
 FOR_ALL = {"errors", "arch", "__init__"}
 """What every folder may import: the exceptions, the rows of an architecture, the version."""
 MOST_LINES = 500
@@ -71,6 +75,8 @@ def breaches(source: Path, text: str, package: Path = PACKAGE) -> list[str]:
             continue
         elif here[0] not in ORDER:
             found.append(f"{'/'.join(here)}:{line} stands in a folder that is no stage of the pipeline")
+        elif (here[0], top) in APART:
+            found.append(f"{'/'.join(here)}:{line} imports {target}: {here[0]}/ and {top}/ do not know each other")
         elif top not in ORDER or ORDER.index(top) > ORDER.index(here[0]):
             found.append(f"{'/'.join(here)}:{line} imports {target}, which does not stand above {here[0]}/")
     return found
@@ -90,6 +96,9 @@ def test_imports_run_one_way(source: Path) -> None:
         ("compare/x.py", "from .. import pipeline"),
         ("load/x.py", "def f():\n    from builder.report import terminal"),
         ("image/x.py", "from builder import load"),
+        ("load/x.py", "from builder.operate import trail"),
+        ("operate/x.py", "from builder.preflight.check import Checker"),
+        ("preflight/x.py", "from builder.operate import trail"),
         ("arch/x.py", "from builder.binary.model import Section"),
         ("errors.py", "from builder.arch import x86_64"),
         ("extras/x.py", "from builder.binary import reader"),
@@ -104,7 +113,7 @@ def test_a_breach_is_seen(place: str, text: str) -> None:
     [
         ("compare/x.py", "from builder.binary.model import Section\nfrom .twins import y\nimport os"),
         ("acquire/x.py", "from builder.arch import rows\nfrom builder.errors import ToolError"),
-        ("report/x.py", "from builder import __version__\nfrom ..load import trail"),
+        ("report/x.py", "from builder import __version__\nfrom ..operate import trail"),
         ("pipeline.py", "from builder.report import terminal\nfrom . import load"),
         ("binary/x.py", "from builders.load import unrelated"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 from builder.binary.kernel import Kernel
 from builder.cli.common import Output, add_kernel, named_paths
 from builder.errors import UsageError
-from builder.load.check import check
+from builder.preflight.check import check
 from builder.report.check import render_check
 
 

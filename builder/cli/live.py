@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from builder.cli.common import Output
 from builder.errors import UsageError
 from builder.image.machine import ThisMachine
-from builder.load.live import Live
-from builder.load.trail import STATE
+from builder.operate.live import Live
+from builder.operate.trail import STATE
 
 
 def add_live(parser: argparse.ArgumentParser) -> None:

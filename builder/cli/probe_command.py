@@ -6,8 +6,8 @@ import argparse
 
 from builder.cli.common import Output
 from builder.image.machine import ThisMachine
-from builder.load.planting import probe
-from builder.load.trail import STATE
+from builder.operate.planting import probe
+from builder.operate.trail import STATE
 from builder.report.status import render_planting
 
 

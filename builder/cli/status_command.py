@@ -7,7 +7,7 @@ import argparse
 from builder.cli.common import Output
 from builder.cli.live import add_live, live
 from builder.image.machine import ThisMachine
-from builder.load.survey import survey
+from builder.operate.survey import survey
 from builder.report.status import render_status
 
 

@@ -22,7 +22,7 @@ The listing as a module meets it: `module` reads the file, `accept` is what the
 kernel looks at first, `layout` places sections, `relocate` writes relocations,
 `passes/` patch what the tables name, `loader` is all of it in order; `livepatch`
 and `overwrite` redirect functions; `boot` applies the same passes to vmlinux.
-`check` and `problems` say beforehand what would go wrong, and `fidelity` holds
-all of it against a real kernel, byte by byte. What a pass needs to know of the
-kernel is in a `BootState` (builder/image/boot.py) and in `SimulatedKernel`.
+What a pass needs to know of the kernel is in a `BootState` (builder/image/boot.py)
+and in `SimulatedKernel`. What is done with it stands in `builder/operate/`
+(kernels that run) and `builder/preflight/` (what would go wrong).
 """

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from builder.load.check import CheckReport
+from builder.preflight.check import CheckReport
 
 MOST_SITES = 20
 """Of one CPU model, unless everything is asked for."""

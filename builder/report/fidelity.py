@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from builder.load.fidelity import Difference, Fidelity
+from builder.preflight.fidelity import Difference, Fidelity
 
 MOST_CAUSES = 10
 

@@ -10,10 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from builder.load.kprobes import Report
-from builder.load.live import Outcome
-from builder.load.planting import Planting
-from builder.load.survey import PatchStatus, Status
+from builder.operate.kprobes import Report
+from builder.operate.live import Outcome
+from builder.operate.planting import Planting
+from builder.operate.survey import PatchStatus, Status
 
 _STYLES = {"enabled": "green", "enabling": "yellow", "disabling": "yellow", "replaced": "dim", "disabled": "dim"}
 

@@ -28,8 +28,8 @@ from builder.binary.kernel import Kernel
 from builder.errors import BespokeError
 from builder.image.derive import derive_state
 from builder.load.boot import boot
-from builder.load.fidelity import choose, in_order
 from builder.load.loader import load_module
+from builder.preflight.fidelity import choose, in_order
 
 SERIES = "6.1"
 CPU = "max"

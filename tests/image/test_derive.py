@@ -13,7 +13,7 @@ from builder.image.capture import GuestMemory, capture_state, cpuid_leaves
 from builder.image.cpu_flags import flag_names, with_flags
 from builder.image.derive import cpu_models, derive_state, with_cpus
 from builder.image.guest import Guest
-from builder.load.fidelity import state_differences
+from builder.preflight.fidelity import state_differences
 from tests.load.conftest import opened
 
 pytestmark = pytest.mark.kernel

@@ -8,11 +8,11 @@ import pytest
 
 from builder.errors import BespokeError
 from builder.load import livepatch
-from builder.load.check import Checker
-from builder.load.simhost import SimulatedHost
+from builder.operate.simhost import SimulatedHost
+from builder.preflight.check import Checker
 from tests.conftest import lacks
-from tests.probes.scene import SimulatedScene, plant
-from tests.probes.versions import Probed, probed
+from tests.operate.scene import SimulatedScene, plant
+from tests.operate.versions import Probed, probed
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from builder.errors import LoadError, UsageError
 from builder.image.machine import KPROBE_EVENTS, TRACING, Host
-from builder.load.kprobes import Event, Facts, Report, Spot, Symbols, plan
-from builder.load.observe import planted_events
-from builder.load.trail import STATE, read_trail, versions
+from builder.operate.kprobes import Event, Facts, Report, Spot, Symbols, plan
+from builder.operate.observe import planted_events
+from builder.operate.trail import STATE, read_trail, versions
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

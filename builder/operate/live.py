@@ -15,10 +15,10 @@ from typing import Any
 
 from builder.errors import LoadError, UsageError
 from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES, MODULES, OPTIMIZATION, Host
-from builder.load.kprobes import Addition, Event, Report
-from builder.load.kprobes.events import by_key
-from builder.load.observe import observe, planted_events
-from builder.load.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
+from builder.operate.kprobes import Addition, Event, Report
+from builder.operate.kprobes.events import by_key
+from builder.operate.observe import observe, planted_events
+from builder.operate.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
 
 Progress = Callable[[str], None]
 _TICK = 0.1

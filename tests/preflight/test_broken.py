@@ -13,11 +13,11 @@ from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, GuestError, InputError
 from builder.image.guest import Guest
-from builder.load.check import Checker, CheckReport
 from builder.pipeline import build, diff
+from builder.preflight.check import Checker, CheckReport
 from samples.objects import TARGET_NAME, target_objects
-from tests.load.broken import broken
 from tests.load.conftest import opened
+from tests.preflight.broken import broken
 
 RELEASE = "6.1.0-50-amd64"
 """What `running-6.1.0-50` of the test data was compiled from."""

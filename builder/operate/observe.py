@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from builder.errors import ToolError
 from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, LIVEPATCHES, TRACING, Host
-from builder.load.kprobes import Addition, Event, Facts, Plan, Spot, Symbols, parse_events, parse_list, plan
-from builder.load.kprobes.plan import Coordinate
-from builder.load.trail import Record, versions
+from builder.operate.kprobes import Addition, Event, Facts, Plan, Spot, Symbols, parse_events, parse_list, plan
+from builder.operate.kprobes.plan import Coordinate
+from builder.operate.trail import Record, versions
 
 _LIMITED = re.compile(r"^(\S+)(?: \[(\S+)\])? \(\d+\).* I\b")
 

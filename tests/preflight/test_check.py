@@ -11,9 +11,9 @@ from elftools.elf.elffile import ELFFile
 
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.cli import run
-from builder.load.check import Checker
 from builder.load.passes.context import NOP5
-from tests.load.broken import Editor
+from builder.preflight.check import Checker
+from tests.preflight.broken import Editor
 
 pytestmark = pytest.mark.kernel
 

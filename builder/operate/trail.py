@@ -16,7 +16,7 @@ from builder.binary import read_object
 from builder.emit.manifest import SECTION
 from builder.errors import InputError
 from builder.image.machine import Host
-from builder.load.kprobes import Report, Version
+from builder.operate.kprobes import Report, Version
 
 STATE = "/run/bespoke"
 FORMAT = 1

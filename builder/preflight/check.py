@@ -13,13 +13,13 @@ from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.image.execute import Fault
 from builder.load import accept, livepatch
-from builder.load import problems as problems_of
 from builder.load.accept import ENOENT, ENOEXEC, Finding
 from builder.load.boot import boot
 from builder.load.loader import load_module, load_with_dependencies
 from builder.load.module import LoadedModule, ModuleFile, Site, patched_objects
 from builder.load.relocate import NAMES as RELOCATIONS
 from builder.load.relocate import UncheckedError
+from builder.preflight import problems as problems_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ import pytest
 from builder.errors import BespokeError, LoadError
 from builder.image.guest import Guest
 from builder.image.machine import KPROBE_EVENTS, TRACING, GuestHost
-from builder.load.kprobes import parse_events
-from builder.load.live import Live
-from builder.load.planting import probe
-from builder.load.survey import survey
-from tests.probes.scene import COUNTED, FOLLOWING, PROBES, expected, facts, histogram, plant
-from tests.probes.versions import NAME, Probed, offsets
+from builder.operate.kprobes import parse_events
+from builder.operate.live import Live
+from builder.operate.planting import probe
+from builder.operate.survey import survey
+from tests.operate.scene import COUNTED, FOLLOWING, PROBES, expected, facts, histogram, plant
+from tests.operate.versions import NAME, Probed, offsets
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 PROC = f"/proc/{NAME}"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from builder.binary.kernel import Kernel
-from builder.load import fidelity
 from builder.load.module import ModuleFile
 from builder.load.passes import PASSES
+from builder.preflight import fidelity
 
 pytestmark = [pytest.mark.kernel, pytest.mark.guest, pytest.mark.slow]
 NAMES = ("kvm", "btrfs", "libata", "snd_pcm", "nf_tables", "8021q", "aesni_intel", "dm_crypt", "xhci_hcd", "i915")

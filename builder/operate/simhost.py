@@ -1,7 +1,7 @@
 """A simulated kernel as a Host: its tracefs, debugfs and sysfs, as far as livepatches and probes go.
 
 There is no transition and no task: a livepatch is enabled at once. What is
-written is judged by the rules of `builder.load.kprobes.registry`.
+written is judged by the rules of `builder.operate.kprobes.registry`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from builder.image.execute import Argument, Result
 from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, LIVEPATCHES, MODULES, OPTIMIZATION, TRACING, Between
 from builder.image.simulated import SimulatedKernel
 from builder.load import livepatch
-from builder.load.kprobes.events import parse_events
-from builder.load.kprobes.fetch import Filter
-from builder.load.kprobes.registry import Registry, refused
 from builder.load.loader import load_module, unload_module
+from builder.operate.kprobes.events import parse_events
+from builder.operate.kprobes.fetch import Filter
+from builder.operate.kprobes.registry import Registry, refused
 
 _EVENTS = f"{TRACING}/events/"
 

@@ -9,11 +9,11 @@ import pytest
 
 from builder.errors import LoadError
 from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES, Between
-from builder.load.live import Live
-from builder.load.survey import survey
-from tests.probes.killed import KillingHost
-from tests.probes.scene import SimulatedScene
-from tests.probes.versions import Probed
+from builder.operate.live import Live
+from builder.operate.survey import survey
+from tests.operate.killed import KillingHost
+from tests.operate.scene import SimulatedScene
+from tests.operate.versions import Probed
 
 pytestmark = [pytest.mark.kernel]
 SLEEPER = "42 sleeper inner+0x14"

@@ -1,15 +1,15 @@
 """Kprobes follow the code: what is planted, where it stands in the new version, and what to do about it.
 
-Everything here is a function of values; `builder.load.trail` acts on them. In
+Everything here is a function of values; `builder.operate.trail` acts on them. In
 the order of use: `events` reads what the kernel says, `arguments` what a probe
 fetches, `versions` what the manifests map, `plan` decides.
 """
 
 from __future__ import annotations
 
-from builder.load.kprobes.events import Event, Planted, Spot, parse_events, parse_list
-from builder.load.kprobes.plan import Addition, Facts, Plan, Report, plan
-from builder.load.kprobes.versions import Mapped, Symbols, Version
+from builder.operate.kprobes.events import Event, Planted, Spot, parse_events, parse_list
+from builder.operate.kprobes.plan import Addition, Facts, Plan, Report, plan
+from builder.operate.kprobes.versions import Mapped, Symbols, Version
 
 __all__ = [
     "Addition", "Event", "Facts", "Mapped", "Plan", "Planted", "Report", "Spot", "Symbols", "Version", "parse_events",

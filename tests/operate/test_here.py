@@ -11,9 +11,9 @@ import pytest
 
 from builder.image.guest import Guest, Share
 from builder.image.machine import TRACING, GuestHost
-from tests.probes.chroot import MOUNTS, PLACE, python
-from tests.probes.scene import FOLLOWING, expected, plant
-from tests.probes.versions import NAME, Probed, offsets
+from tests.operate.chroot import MOUNTS, PLACE, python
+from tests.operate.scene import FOLLOWING, expected, plant
+from tests.operate.versions import NAME, Probed, offsets
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_commands(guest: Guest, made: Probed) -> None:
 def test_killed_at_every_step_and_repaired(guest: Guest, made: Probed) -> None:
     mark = guest.mark()
     guest.put(f"{PLACE}/run/p1.ko", made.build(0, 1, "p1"))
-    answer = python(guest, "-m", "tests.probes.inside", "/run/p1.ko", timeout=580.0)
+    answer = python(guest, "-m", "tests.operate.inside", "/run/p1.ko", timeout=580.0)
     assert answer.ok, answer.output
     rows = [json.loads(line) for line in answer.output.splitlines()]
     killings = [row for row in rows if "killed" in row]

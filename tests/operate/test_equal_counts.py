@@ -15,14 +15,14 @@ from builder.emit.manifest import SECTION
 from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.load.boot import boot
-from builder.load.kprobes.plan import LEAST_CONFIDENCE
 from builder.load.livepatch import disable_patch, run_init
 from builder.load.loader import load_module, unload_module
+from builder.operate.kprobes.plan import LEAST_CONFIDENCE
 from builder.pipeline import build, diff
 from samples.objects import TARGET_NAME, target_objects, vmlinux_objects
 from samples.simulated import seq_file
 from tests.load.conftest import opened
-from tests.probes.versions import NAME, Probed
+from tests.operate.versions import NAME, Probed
 from tests.samples.test_patched import build_target
 
 pytestmark = pytest.mark.kernel

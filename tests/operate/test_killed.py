@@ -8,11 +8,11 @@ import pytest
 
 from builder.errors import UsageError
 from builder.image.machine import OPTIMIZATION
-from builder.load.live import Live
-from builder.load.survey import survey
-from tests.probes.killed import Killed, KillingHost
-from tests.probes.scene import SimulatedScene, expected
-from tests.probes.versions import Probed
+from builder.operate.live import Live
+from builder.operate.survey import survey
+from tests.operate.killed import Killed, KillingHost
+from tests.operate.scene import SimulatedScene, expected
+from tests.operate.versions import Probed
 
 pytestmark = [pytest.mark.kernel]
 MOST = 60

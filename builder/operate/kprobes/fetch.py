@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from builder.image.execute import Machine
-from builder.load.kprobes.arguments import REGISTERS
+from builder.operate.kprobes.arguments import REGISTERS
 
 _TYPE = re.compile(r"[usx](8|16|32|64)")
 _CLAUSE = re.compile(r"\s*(\w+)\s*(==|!=|<=|>=|<|>|&)\s*(-?(?:0x[0-9a-fA-F]+|\d+))\s*")

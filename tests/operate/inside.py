@@ -1,6 +1,6 @@
 """Run inside a guest, by the host's Python: load and unload killed by SIGKILL before each step, then repaired.
 
-    python -m tests.probes.inside MODULE.ko
+    python -m tests.operate.inside MODULE.ko
 
 One line of JSON for each killing: what was killed, before which step, and the
 hits of each event by the calls made after the repair.
@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from builder.image.machine import TRACING, ThisMachine
-from builder.load.live import Live
-from builder.load.survey import survey
-from tests.probes.killed import KillingHost
-from tests.probes.scene import COUNTED, facts, histogram
-from tests.probes.versions import NAME
+from builder.operate.live import Live
+from builder.operate.survey import survey
+from tests.operate.killed import KillingHost
+from tests.operate.scene import COUNTED, facts, histogram
+from tests.operate.versions import NAME
 
 MOST = 60
 STRIDE = 2

@@ -9,13 +9,13 @@ import pytest
 
 from builder.errors import BespokeError, LoadError
 from builder.image.machine import KPROBE_EVENTS, TRACING
-from builder.load.live import Live
-from builder.load.planting import probe
-from builder.load.survey import survey
-from builder.load.trail import manifest_of
-from tests.probes.killed import KillingHost
-from tests.probes.scene import FOLLOWING, SimulatedScene
-from tests.probes.versions import NAME, Probed, behind, offsets
+from builder.operate.live import Live
+from builder.operate.planting import probe
+from builder.operate.survey import survey
+from builder.operate.trail import manifest_of
+from tests.operate.killed import KillingHost
+from tests.operate.scene import FOLLOWING, SimulatedScene
+from tests.operate.versions import NAME, Probed, behind, offsets
 
 pytestmark = [pytest.mark.kernel]
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from builder.load.kprobes.arguments import names_of, needs
-from builder.load.kprobes.events import Event, Planted, Spot, by_key
-from builder.load.kprobes.versions import Function, Symbols, Version
+from builder.operate.kprobes.arguments import names_of, needs
+from builder.operate.kprobes.events import Event, Planted, Spot, by_key
+from builder.operate.kprobes.versions import Function, Symbols, Version
 
 LEAST_CONFIDENCE = 50
 """Of 100: below it the map is a guess, and a probe that counts something else is worse than one that stays."""

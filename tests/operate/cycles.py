@@ -1,6 +1,6 @@
 """Run inside a guest, by the host's Python: load and unload again and again.
 
-    python -m tests.probes.cycles MODULE.ko COUNT PROBES
+    python -m tests.operate.cycles MODULE.ko COUNT PROBES
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from builder.image.machine import ThisMachine
-from builder.load.live import Live
+from builder.operate.live import Live
 
 
 def main(module: Path, count: int, probes: int) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from builder.errors import ToolError
 from builder.image.machine import LIVEPATCHES, MODULES, TRACING, Host
-from builder.load.kprobes.events import by_key
-from builder.load.observe import planted_events
-from builder.load.trail import STATE, Record, Trail, read_trail
+from builder.operate.kprobes.events import by_key
+from builder.operate.observe import planted_events
+from builder.operate.trail import STATE, Record, Trail, read_trail
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Load and unload a livepatch many times in a guest, under load, with many probes: slow, so a command of its own.
 
-    python -m tests.probes.stress [--release R] [--cycles 200] [--probes 50]
+    python -m tests.operate.stress [--release R] [--cycles 200] [--probes 50]
 
 Prints what was counted, and fails if a probe was lost or doubled or the kernel said anything.
 """
@@ -16,11 +16,11 @@ from pathlib import Path
 from builder.acquire.packages import newest_kernel
 from builder.image.guest import Guest, Share
 from builder.image.machine import KPROBE_EVENTS, TRACING, GuestHost
-from builder.load.kprobes import parse_events
-from builder.load.trail import manifest_of
-from tests.probes.chroot import MOUNTS, PLACE, python
-from tests.probes.scene import facts
-from tests.probes.versions import NAME, probed
+from builder.operate.kprobes import parse_events
+from builder.operate.trail import manifest_of
+from tests.operate.chroot import MOUNTS, PLACE, python
+from tests.operate.scene import facts
+from tests.operate.versions import NAME, probed
 
 PROC = f"/proc/{NAME}"
 _PORTION = 100
@@ -81,7 +81,7 @@ def main() -> int:
         guest.check(f"echo 1 > /sys/kernel/rcu_expedited; touch /run/go; {LOAD}")
         for done in range(0, options.cycles, _PORTION):
             count = min(_PORTION, options.cycles - done)
-            words = ("-m", "tests.probes.cycles", "/run/p1.ko", str(count), str(options.probes))
+            words = ("-m", "tests.operate.cycles", "/run/p1.ko", str(count), str(options.probes))
             answer = python(guest, *words, timeout=2400)
             assert answer.ok, answer.output
             print(f"{done + count} cycles, {time.monotonic() - started:.0f} s", flush=True)

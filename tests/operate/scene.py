@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from builder.image.machine import KPROBE_EVENTS, TRACING, Host
-from builder.load.live import Live
-from builder.load.simhost import SimulatedHost
-from tests.probes.versions import NAME, Probed, offsets
+from builder.operate.live import Live
+from builder.operate.simhost import SimulatedHost
+from tests.operate.versions import NAME, Probed, offsets
 
 # Offsets in version 0: see `inner` and `outer` in the module's source.
 PROBES = {

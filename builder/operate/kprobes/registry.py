@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from builder.arch.x86_64 import X86_64
 from builder.image.execute import Machine
 from builder.image.simulated import SimulatedKernel
-from builder.load.kprobes.events import Event, Spot
-from builder.load.kprobes.fetch import Filter, fetch
 from builder.load.livepatch import ftrace_location
+from builder.operate.kprobes.events import Event, Spot
+from builder.operate.kprobes.fetch import Filter, fetch
 
 _TABLES = ("__jump_table", ".static_call_sites")
 _LONGEST = 15
