@@ -75,9 +75,7 @@ def diff_objects(old: ObjectFile, new: ObjectFile, *, allowed: Allowed = ()) -> 
     return Diff(old.name, new.name, comparison, selection, judged)
 
 
-def running_part(
-    diff: Diff, objects: Objects, inside: str | None = None, *, allowed: Allowed = ()
-) -> Diff:
+def running_part(diff: Diff, objects: Objects, inside: str | None = None, *, allowed: Allowed = ()) -> Diff:
     """The pair without what the kernel never runs of it: weak functions that another definition overrides.
 
     `build` does this to all of its pairs; a report of what is built begins with it.
@@ -118,9 +116,7 @@ def build(
     below = Earlier.read(on) if on is not None else None
     # What every reference is bound to; from here on nothing looks at the running code again.
     try:
-        bundle = bind(
-            name, shipping, objects, replace=replace, below=below, allowed=tuple(allowed)
-        )
+        bundle = bind(name, shipping, objects, replace=replace, below=below, allowed=tuple(allowed))
     except RefusedError as refused:
         raise RefusedError(_distinct([*refusals, *refused.refusals])) from None
     if refusals:

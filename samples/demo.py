@@ -81,8 +81,10 @@ def tell(stage: Stage, wanted: str | None) -> None:
     stage.chapter("1  A stock kernel, and two changes to it")
     kernel = get_kernel(stage, wanted)
     target, version, own_key = get_samples(stage, kernel)
-    stage.say("A change to the kernel itself. What it needs, no module may reach: "
-              "neither [bold]linux_proc_banner[/] nor [bold]nr_threads[/] is exported.")
+    stage.say(
+        "A change to the kernel itself. What it needs, no module may reach: "
+        "neither [bold]linux_proc_banner[/] nor [bold]nr_threads[/] is exported."
+    )
     stage.show(Padding(Syntax(hunks(VMLINUX_PATCH), "diff", theme="ansi_dark"), (0, 4, 1, 4)))
     stage.say("And a module that is loaded and has counted things, in an old and a new version (samples/target/).")
 
@@ -103,8 +105,10 @@ def tell(stage: Stage, wanted: str | None) -> None:
 
     stage.chapter("5  What cannot be done is refused, with the reason")
     show_refusal(stage, own_key, kernel)
-    stage.say(f"The modules are in [bold]{PLACE}[/]; every command above can be given again "
-              "([bold].venv/bin/bespoke[/], or [bold]. .venv/bin/activate[/] first).")
+    stage.say(
+        f"The modules are in [bold]{PLACE}[/]; every command above can be given again "
+        "([bold].venv/bin/bespoke[/], or [bold]. .venv/bin/activate[/] first)."
+    )
 
 
 def get_kernel(stage: Stage, wanted: str | None) -> Kernel:
@@ -186,9 +190,11 @@ def show_build(stage: Stage, sample: Sample, kernel: Kernel) -> None:
     stage.table(
         "What changed",
         ["function", ">old size", ">new size", "why it is in the module"],
-        [[row["name"], row["old_size"], row["new_size"], reason_of(row["name"], found)]
-         for row in manifest["functions"]],
-    )  # fmt: skip
+        [
+            [row["name"], row["old_size"], row["new_size"], reason_of(row["name"], found)]
+            for row in manifest["functions"]
+        ],
+    )
     stage.table(
         "What the new code uses of the original",
         ["object", "symbol", ">sympos", ">references", "which is"],
@@ -223,8 +229,10 @@ def show_check(stage: Stage, sample: Sample, kernel: Kernel) -> None:
         raise ToolError(f"bespoke check: exit status {status}")
     sites = ", ".join(f"{name} {count}" for name, count in found["cpus"][0]["patched"].items())
     stage.done("loaded into the simulated kernel", time.monotonic() - started, f"taints {' '.join(found['taints'])}")
-    stage.say(f"{sum(found['relocations'].values())} relocations written, {len(found['bindings'])} originals bound; "
-              f"sites patched: {sites}")
+    stage.say(
+        f"{sum(found['relocations'].values())} relocations written, {len(found['bindings'])} originals bound; "
+        f"sites patched: {sites}"
+    )
 
 
 def show_simulated(stage: Stage, version: Sample, target: Sample, kernel: Kernel) -> None:
@@ -239,8 +247,11 @@ def show_simulated(stage: Stage, version: Sample, target: Sample, kernel: Kernel
     texts = [name for name, row in {**shown, **numbers}.items() if "\n" in row[PHASES[0]]]
     for name in texts:
         stage.versions(name, {**shown, **numbers}[name])
-    stage.table("Functions, called one by one", ["call", *(f">{phase}" for phase in PHASES)],
-                [[name, *(row[phase] for phase in PHASES)] for name, row in numbers.items() if name not in texts])
+    stage.table(
+        "Functions, called one by one",
+        ["call", *(f">{phase}" for phase in PHASES)],
+        [[name, *(row[phase] for phase in PHASES)] for name, row in numbers.items() if name not in texts],
+    )
 
 
 def show_trial(stage: Stage, sample: Sample, kernel: Kernel) -> None:

@@ -79,8 +79,14 @@ def read_fix(path: Path) -> Fix:
     for name in ("Run", "Before", "With"):
         if name not in fields:
             raise InputError(f"its head has no line {name}:", where=path)
-    return Fix(path=path, title=head.strip().split("\n", 1)[0], command=fields["Run"],
-               load=tuple(fields.get("Load", "").split()), before=fields["Before"], after=fields["With"])
+    return Fix(
+        path=path,
+        title=head.strip().split("\n", 1)[0],
+        command=fields["Run"],
+        load=tuple(fields.get("Load", "").split()),
+        before=fields["Before"],
+        after=fields["With"],
+    )
 
 
 def all_fixes() -> list[Fix]:
@@ -96,8 +102,13 @@ def make_and_try(fix: Fix, kernel: Kernel, folder: Path) -> Outcome:
         tree = find_source(None, Target(kernel.release, banner=kernel.banner))
         found = prepare_patch([fix.path], tree)
         path = folder / f"{fix.path.stem.replace('-', '_')}.ko"
-        module = build([diff(pair.old, pair.new) for pair in found.pairs], kernel, name=f"fix_{path.stem}",
-                       objects=Objects(kernel), inside=[pair.owner for pair in found.pairs])
+        module = build(
+            [diff(pair.old, pair.new) for pair in found.pairs],
+            kernel,
+            name=f"fix_{path.stem}",
+            objects=Objects(kernel),
+            inside=[pair.owner for pair in found.pairs],
+        )
         if module is None:
             raise InputError("changes nothing", where=fix.path)
         path.write_bytes(module.content)
@@ -109,8 +120,13 @@ def make_and_try(fix: Fix, kernel: Kernel, folder: Path) -> Outcome:
     except BespokeError as error:
         failure = str(error)
     ended = time.monotonic()
-    return Outcome(fix=fix, functions=functions, build_seconds=(built if functions else ended) - started,
-                   try_seconds=ended - built if functions else 0.0, failure=failure)
+    return Outcome(
+        fix=fix,
+        functions=functions,
+        build_seconds=(built if functions else ended) - started,
+        try_seconds=ended - built if functions else 0.0,
+        failure=failure,
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -130,8 +146,13 @@ def main(arguments: Sequence[str]) -> int:
                 outcome = make_and_try(fix, kernel, Path(folder))
                 names = ", ".join(outcome.functions[:2])
                 more = f" and {len(outcome.functions) - 2} more" if len(outcome.functions) > 2 else ""
-                table.add_row(fix.path.stem, names + more, f"{outcome.build_seconds:.1f} s",
-                              f"{outcome.try_seconds:.1f} s", outcome.failure or "as it should be")
+                table.add_row(
+                    fix.path.stem,
+                    names + more,
+                    f"{outcome.build_seconds:.1f} s",
+                    f"{outcome.try_seconds:.1f} s",
+                    outcome.failure or "as it should be",
+                )
                 status |= bool(outcome.failure)
                 console.print(f"{fix.path.stem}: {outcome.failure or 'as it should be'}")
     except BespokeError as error:

@@ -52,9 +52,7 @@ def target_objects(release: str, *, own_key: bool = False, version: str = "next-
         _compile_target(headers, place, own_key=own_key, version=version)
 
     root = published("samples", f"{variant}-{release}-{_fingerprint(TARGET, headers.version)}", make)
-    return TargetObjects(
-        release=release, module=root / f"{TARGET_NAME}.ko", old=root / "old.o", new=root / "new.o"
-    )
+    return TargetObjects(release=release, module=root / f"{TARGET_NAME}.ko", old=root / "old.o", new=root / "new.o")
 
 
 def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool, version: str) -> None:

@@ -102,10 +102,12 @@ class Stage:
         for head in texts:
             table.add_column(head, overflow="fold", ratio=1)
         for lines in zip(*columns, strict=True):
-            table.add_row(*(
-                Text(line, style="bold yellow" if at and line != lines[at - 1] else "")
-                for at, line in enumerate(lines)
-            ))
+            table.add_row(
+                *(
+                    Text(line, style="bold yellow" if at and line != lines[at - 1] else "")
+                    for at, line in enumerate(lines)
+                )
+            )
         self.show(Padding(Text(title, style="bold"), (0, 2)), Padding(table, (0, 2, 1, 2)))
 
     def save_picture(self, path: Path, title: str) -> None:

@@ -138,9 +138,7 @@ def test_no_file_is_too_long(text: Path) -> None:
 PATHS = "|".join(("work", "root", "home", "tmp" + "/w"))
 WORDS = "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X"))
 # a word that ends a group or a string is a file's name in a pattern, not a note
-FORBIDDEN = re.compile(
-    rf"(?<![\w.$}}/~])/(?:{PATHS})/[\w.]|\b(?:{WORDS})\b(?![)|\"'])|\bNotImplemented" + r"Error\b"
-)
+FORBIDDEN = re.compile(rf"(?<![\w.$}}/~])/(?:{PATHS})/[\w.]|\b(?:{WORDS})\b(?![)|\"'])|\bNotImplemented" + r"Error\b")
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=name)

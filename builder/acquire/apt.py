@@ -129,9 +129,16 @@ def _show(*names: str) -> list[Package]:
             raise
         return []
     return [
-        Package(name=s["Package"], version=s["Version"], architecture=s["Architecture"], sha256=s["SHA256"],
-                size=int(s.get("Size", "0")), depends=s.get("Depends", ""))
-        for s in _stanzas(text) if s.get("Package") in names and "SHA256" in s
+        Package(
+            name=s["Package"],
+            version=s["Version"],
+            architecture=s["Architecture"],
+            sha256=s["SHA256"],
+            size=int(s.get("Size", "0")),
+            depends=s.get("Depends", ""),
+        )
+        for s in _stanzas(text)
+        if s.get("Package") in names and "SHA256" in s
     ]
 
 
@@ -169,12 +176,12 @@ def lookup(name: str, version: str | None = None) -> Package:
     if found:
         others = ", ".join(dict.fromkeys(p.version for p in found))
         raise InputError(f"version {version} is no longer offered (offered: {others})", where=name)
-    raise InputError(f"no package of that name in the configured suites ({', '.join(suites()) or 'none'})",
-                     where=name)
+    raise InputError(f"no package of that name in the configured suites ({', '.join(suites()) or 'none'})", where=name)
 
 
 def names(pattern: str) -> list[str]:
     """Names of all offered packages that match the regular expression `pattern` in full."""
+
     def listed() -> list[str]:
         text = run(["apt-cache", *_options(), "pkgnames"])
         return sorted(name for name in text.split() if re.fullmatch(pattern, name))
@@ -247,6 +254,7 @@ def unpack_all(packages: Sequence[Package], root: Path) -> None:
 
 def unpacked(package: Package) -> Path:
     """The cached directory with the files of `package`; beside them, `.package` names it and its sha256."""
+
     def make(root: Path) -> None:
         unpack_all([package], root)
         write_whole(root / ".package", f"{package.name}\n{package.version}\n{package.sha256}\n")

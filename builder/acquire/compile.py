@@ -42,8 +42,15 @@ class Compiled:
 def object_key(tree: SourceTree, command: Command, changed: Mapping[str, bytes | None]) -> str:
     """A name for what `command` makes of `tree` with the files `changed` (None: taken away) in place."""
     digest = hashlib.sha256()
-    parts = [tree.identity, tree.compiler.version, command.object, command.source,
-             *command.words, "|", *command.objtool]
+    parts = [
+        tree.identity,
+        tree.compiler.version,
+        command.object,
+        command.source,
+        *command.words,
+        "|",
+        *command.objtool,
+    ]
     digest.update("\0".join(parts).encode())
     for path in sorted(changed):
         content = changed[path]
@@ -78,18 +85,27 @@ def compile_object(
 
     Raises `InputError` with the compiler's first error.
     """
+
     def make(place: Path) -> None:
         target, listing, log = place / "object.o", place / "depends", place / "log"
-        words: list[str | Path] = [*command.words, f"-fdebug-prefix-map={root}=.", f"-Wp,-MMD,{listing}",
-                 "-c", "-o", target, command.source]
+        words: list[str | Path] = [
+            *command.words,
+            f"-fdebug-prefix-map={root}=.",
+            f"-Wp,-MMD,{listing}",
+            "-c",
+            "-o",
+            target,
+            command.source,
+        ]
         try:
             run(words, cwd=root, log=log, env={"TMPDIR": str(place)})
         except ToolError as error:
             said = log.read_text(errors="replace") if log.is_file() else error.message
             lasting = cache_root() / "logs" / f"failed-{key}.log"
             write_whole(lasting, said)
-            raise InputError(f"does not compile: {_first_error(said)} (log: {lasting})",
-                             where=command.source) from error
+            raise InputError(
+                f"does not compile: {_first_error(said)} (log: {lasting})", where=command.source
+            ) from error
         if command.objtool:
             run([tree.root / "tools/objtool/objtool", *command.objtool, target], cwd=tree.root, log=log)
         dependencies = read_dependencies(listing)
@@ -134,8 +150,16 @@ def preprocess(command: Command, *, root: Path, listing: Path) -> bytes:
     The files read are written to `listing`. Raises `InputError` as `compile_object`.
     """
     text = listing.with_suffix(".i")
-    words = [*command.words, "-E", "-P", f"-Wp,-MMD,{listing}", f"-Wp,-MT,{command.object}",
-             "-o", str(text), command.source]
+    words = [
+        *command.words,
+        "-E",
+        "-P",
+        f"-Wp,-MMD,{listing}",
+        f"-Wp,-MT,{command.object}",
+        "-o",
+        str(text),
+        command.source,
+    ]
     try:
         run(words, cwd=root, env={"TMPDIR": str(listing.parent)})
     except ToolError as error:
@@ -146,8 +170,12 @@ def preprocess(command: Command, *, root: Path, listing: Path) -> bytes:
 
 
 def in_parallel(
-    work: Callable[[T], R], items: Sequence[T], *, name: Callable[[T], str],
-    jobs: int | None = None, progress: Progress | None = None,
+    work: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    name: Callable[[T], str],
+    jobs: int | None = None,
+    progress: Progress | None = None,
 ) -> list[R]:
     """`work` of each item, in the items' order; the first exception ends all of it."""
     if len(items) == 1:

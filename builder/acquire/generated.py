@@ -19,14 +19,21 @@ from builder.acquire.tools import run
 from builder.errors import InputError, ToolError
 
 #: where the recorded commands of such texts lie in a prepared tree
-RECORDS = ("kernel/.bounds.s.cmd", "arch/*/kernel/.asm-offsets.s.cmd", "scripts/mod/.devicetable-offsets.s.cmd",
-           "kernel/sched/.rq-offsets.s.cmd")
+RECORDS = (
+    "kernel/.bounds.s.cmd",
+    "arch/*/kernel/.asm-offsets.s.cmd",
+    "scripts/mod/.devicetable-offsets.s.cmd",
+    "kernel/sched/.rq-offsets.s.cmd",
+)
 
 _COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (.*)$", re.MULTILINE)
 
 
 def changed_values(
-    root: Path, shadow: Path, work: Path, changed: Collection[str],
+    root: Path,
+    shadow: Path,
+    work: Path,
+    changed: Collection[str],
     accept: Callable[[tuple[str, ...]], None] = lambda dependencies: None,
 ) -> list[tuple[str, str, str]]:
     """(source, old line, new line) of every generated constant that differs in `shadow` from `root`.
@@ -45,8 +52,11 @@ def changed_values(
         if read & set(changed):
             before, after = (_values(command[1], place, work) for place in (root, shadow))
             accept(read_dependencies(work / "constants.d"))
-            found += [(source, before.get(name, "absent"), after.get(name, "absent"))
-                      for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+            found += [
+                (source, before.get(name, "absent"), after.get(name, "absent"))
+                for name in sorted(before.keys() | after.keys())
+                if before.get(name) != after.get(name)
+            ]
     return found
 
 

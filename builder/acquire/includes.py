@@ -17,9 +17,7 @@ from pathlib import Path, PurePosixPath
 from builder.acquire.cache import write_whole
 
 #: An include by name, or a macro that stands for one (such as drbd's GENL_MAGIC_INCLUDE_FILE)
-_INCLUDE = re.compile(
-    rb"^[ \t]*#[ \t]*(include|define[ \t]+\w+)[ \t]*([<\"][^>\"\n]+\.[a-zA-Z]+)[>\"]", re.MULTILINE
-)
+_INCLUDE = re.compile(rb"^[ \t]*#[ \t]*(include|define[ \t]+\w+)[ \t]*([<\"][^>\"\n]+\.[a-zA-Z]+)[>\"]", re.MULTILINE)
 
 #: directories whose files are part of no kernel object
 _OUTSIDE = frozenset({"tools", "Documentation", "samples", "LICENSES", ".git", ".bespoke", "debian"})
@@ -116,7 +114,8 @@ def code_differs(old: bytes, new: bytes) -> bool:
     names = {name for name, _ in inlines_old.items() ^ inlines_new.items()}
     return any(
         _mentions(name, text) != _mentions(name, inlines.get(name, b""))
-        for text, inlines in ((old, inlines_old), (new, inlines_new)) for name in names
+        for text, inlines in ((old, inlines_old), (new, inlines_new))
+        for name in names
     )
 
 

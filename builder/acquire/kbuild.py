@@ -94,8 +94,15 @@ def _dry_run(root: Path, make: Sequence[str]) -> Iterator[str]:
     words = [*make, "-s", "-n", "-k", "./"]
     try:
         process = subprocess.Popen(
-            words, cwd=root, env=clean_environment(), text=True, errors="replace",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            words,
+            cwd=root,
+            env=clean_environment(),
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
     except FileNotFoundError as error:
         raise ToolError(f"{words[0]} is not installed: apt-get install {package_of(words[0])}") from error
     assert process.stdout is not None
@@ -126,9 +133,14 @@ def _compile_row(line: str) -> _Row | None:
         # Assembler is compiled without the names; that it belongs to some module is all that matters of it.
         modules = named[1] if named is not None else "?"
     objtool = _OBJTOOL.match(line[match.end() :])
-    return _Row(object=match[1], source=match[2], flags=" ".join(flags),
-                defines=" ".join(defines), objtool=" ".join(objtool[2].split()) if objtool else "",
-                modules=modules)
+    return _Row(
+        object=match[1],
+        source=match[2],
+        flags=" ".join(flags),
+        defines=" ".join(defines),
+        objtool=" ".join(objtool[2].split()) if objtool else "",
+        modules=modules,
+    )
 
 
 def _archive_members(line: str) -> set[str]:
@@ -159,9 +171,10 @@ def _write(database: Path, rows: Iterable[_Row], built_in: set[str], link_option
         for row in rows:
             key = ids.setdefault(row.flags, len(ids) + 1)
             owners = row.modules or (VMLINUX if row.object in built_in else "")
-            connection.execute("INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)",
-                               (row.object, row.source, os.path.normpath(row.source), key, row.defines,
-                                row.objtool, owners))
+            connection.execute(
+                "INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (row.object, row.source, os.path.normpath(row.source), key, row.defines, row.objtool, owners),
+            )
         connection.executemany("INSERT INTO flags VALUES (?, ?)", [(n, text) for text, n in ids.items()])
         connection.execute("INSERT INTO facts VALUES ('link-objtool', ?)", (link_options,))
     connection.close()
@@ -186,8 +199,10 @@ class Objects:
         row = self._connection.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
         return str(row[0]) if row else ""
 
-    _SELECT = ("SELECT o.object, o.source, f.text, o.defines, o.objtool, o.owners"
-               " FROM objects o JOIN flags f ON f.id = o.flags")
+    _SELECT = (
+        "SELECT o.object, o.source, f.text, o.defines, o.objtool, o.owners"
+        " FROM objects o JOIN flags f ON f.id = o.flags"
+    )
 
     def of_source(self, source: str) -> list[Command]:
         """The commands that compile `source` (path in the tree); none when it is part of others."""
@@ -219,5 +234,10 @@ class Objects:
         # With IBT or LTO kbuild runs objtool when it links (delay-objtool): on vmlinux.o, on a module. The
         # same options on one object give that object's tables; --module because what it lacks is elsewhere.
         options = objtool or (self._link_objtool if owners else "")
-        return Command(object=name, source=source, words=tuple(shlex.split(f"{flags} {defines}")),
-                       objtool=tuple(options.split()), owners=tuple(owners.split(":")) if owners else ())
+        return Command(
+            object=name,
+            source=source,
+            words=tuple(shlex.split(f"{flags} {defines}")),
+            objtool=tuple(options.split()),
+            owners=tuple(owners.split(":")) if owners else (),
+        )

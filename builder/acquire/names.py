@@ -36,14 +36,28 @@ class Item:
 
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'", re.DOTALL)
-_ATTRIBUTE_NAMES = frozenset((
-    "__attribute__", "__printf", "__scanf", "__acquires", "__releases", "__must_hold", "__aligned", "__section",
-    "__alloc_size", "__assume_aligned", "__nonnull", "__malloc", "__diag_ignore_all",
-))
+_ATTRIBUTE_NAMES = frozenset(
+    (
+        "__attribute__",
+        "__printf",
+        "__scanf",
+        "__acquires",
+        "__releases",
+        "__must_hold",
+        "__aligned",
+        "__section",
+        "__alloc_size",
+        "__assume_aligned",
+        "__nonnull",
+        "__malloc",
+        "__diag_ignore_all",
+    )
+)
 
 
 def _bare(text: str) -> str:
     """The text without comments; strings stay, their braces and brackets do not."""
+
     def blank(match: re.Match[str]) -> str:
         piece = match[0]
         if piece[0] in "\"'":

@@ -49,13 +49,22 @@ class HeadersTree:
 
 def _kernel_tree(release: str, version: str, root: Path) -> KernelTree | None:
     boot = root / "boot"
-    modules = next((root / top / "modules" / release for top in ("lib", "usr/lib")
-                    if (root / top / "modules" / release).is_dir()), None)
+    modules = next(
+        (root / top / "modules" / release for top in ("lib", "usr/lib") if (root / top / "modules" / release).is_dir()),
+        None,
+    )
     image = boot / f"vmlinuz-{release}"
     if modules is None or not os.access(image, os.R_OK):
         return None
-    return KernelTree(release=release, version=version, root=root, modules=modules, image=image,
-                      config=boot / f"config-{release}", system_map=boot / f"System.map-{release}")
+    return KernelTree(
+        release=release,
+        version=version,
+        root=root,
+        modules=modules,
+        image=image,
+        config=boot / f"config-{release}",
+        system_map=boot / f"System.map-{release}",
+    )
 
 
 def installed_kernel(release: str) -> KernelTree | None:
@@ -104,8 +113,10 @@ def _image_names(series_pattern: str) -> list[str]:
 
 def _suite_hint(series: str) -> str:
     suites = ", ".join(apt.suites()) or "none"
-    return (f"no suite that apt is configured with ({suites}) offers Linux {series}: "
-            "add the suite that does (such as NAME-backports or the next release) to /etc/apt/sources.list.d")
+    return (
+        f"no suite that apt is configured with ({suites}) offers Linux {series}: "
+        "add the suite that does (such as NAME-backports or the next release) to /etc/apt/sources.list.d"
+    )
 
 
 def architecture() -> str:
@@ -154,8 +165,9 @@ def fetch_headers(release: str) -> HeadersTree:
 
 def _cached_headers(release: str) -> HeadersTree | None:
     name = f"linux-headers-{release}"
-    roots = {record.read_text().split()[1]: record.parent
-             for record in (cache_root() / "headers").glob(f"{name}_*/.package")}
+    roots = {
+        record.read_text().split()[1]: record.parent for record in (cache_root() / "headers").glob(f"{name}_*/.package")
+    }
     if not roots:
         return None
     best = apt.newest(roots)
@@ -167,8 +179,9 @@ def _headers_tree(release: str, version: str, root: Path) -> HeadersTree:
     common = [path for path in (root / "usr/src").glob("linux-headers-*-common") if path.is_dir()]
     if not build.is_dir() or len(common) != 1:
         raise InputError("not laid out as Debian's kernel headers are", where=build)
-    return HeadersTree(release=release, version=version, build=build, common=common[0],
-                       objtool=build / "tools/objtool/objtool")
+    return HeadersTree(
+        release=release, version=version, build=build, common=common[0], objtool=build / "tools/objtool/objtool"
+    )
 
 
 def _dependency(package: apt.Package, pattern: str) -> apt.Package:

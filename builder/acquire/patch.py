@@ -80,16 +80,22 @@ def prepare_patch(
     cannot be followed, `InputError` for a patch that does not fit or compile,
     `UsageError` when a header reaches more than `limit` objects.
     """
-    changes = [located(change, lambda name: (tree.root / name).exists())
-               for path in patches for change in read_patch(path)]
+    changes = [
+        located(change, lambda name: (tree.root / name).exists()) for path in patches for change in read_patch(path)
+    ]
     followed, warnings = sort_out(changes, allow)
     with tree.in_use():
         return _compiled(patches[0].stem, followed, warnings, tree, allow, limit, Work(tree, jobs, progress))
 
 
 def _compiled(
-    name: str, changes: Sequence[FileChange], warnings: list[Refusal], tree: SourceTree,
-    allow: Collection[str], limit: int, work: Work,
+    name: str,
+    changes: Sequence[FileChange],
+    warnings: list[Refusal],
+    tree: SourceTree,
+    allow: Collection[str],
+    limit: int,
+    work: Work,
 ) -> PatchObjects:
     changed = _changed_files(changes, tree)
     with tree.objects() as objects:
@@ -98,8 +104,9 @@ def _compiled(
         candidates = _candidates(shared, changed, tree, objects, known, limit, warnings)
     considered = len(direct) + len(candidates)
     if considered > limit:
-        raise UsageError(f"{considered} objects may read {', '.join(shared)}: more than the limit of {limit},"
-                         " which can be raised")
+        raise UsageError(
+            f"{considered} objects may read {', '.join(shared)}: more than the limit of {limit}, which can be raised"
+        )
     with scratch("shadow") as place:
         work.begin(place, changed)
         work.check_generated(shared)
@@ -114,10 +121,17 @@ def _compiled(
     write_whole(log_file, "".join(o.log.read_text(errors="replace") for o in old + new))
     pairs = tuple(
         ObjectPair(path=os.path.normpath(command.object), owner=owner, old=a.object, new=b.object)
-        for command, a, b in zip(affected, old, new, strict=True) for owner in command.owners
+        for command, a, b in zip(affected, old, new, strict=True)
+        for owner in command.owners
     )
-    return PatchObjects(tree=tree, files=tuple(sorted(changed)), considered=considered, pairs=pairs,
-                        warnings=tuple(warnings), log=log_file)
+    return PatchObjects(
+        tree=tree,
+        files=tuple(sorted(changed)),
+        considered=considered,
+        pairs=pairs,
+        warnings=tuple(warnings),
+        log=log_file,
+    )
 
 
 def _announce(count: int, what: str) -> None:
@@ -166,8 +180,12 @@ def _split(
         commands = objects.of_source(path)
         direct += (linked := [command for command in commands if command.owners])
         if commands and not linked:
-            row = refusal_row("patch-not-linked", path, "is part of nothing that can be patched (boot code, vDSO)",
-                       "leave the file out of the patch, or accept that its change is left out")
+            row = refusal_row(
+                "patch-not-linked",
+                path,
+                "is part of nothing that can be patched (boot code, vDSO)",
+                "leave the file out of the patch, or accept that its change is left out",
+            )
             (warnings if f"{row.code}:{path}" in allow else refusals).append(row)
         elif not commands:
             shared.append(path)
@@ -177,16 +195,22 @@ def _split(
 
 
 def _candidates(
-    shared: Sequence[str], changed: Mapping[str, bytes | None], tree: SourceTree, objects: Objects,
-    known: Collection[str], limit: int, warnings: list[Refusal],
+    shared: Sequence[str],
+    changed: Mapping[str, bytes | None],
+    tree: SourceTree,
+    objects: Objects,
+    known: Collection[str],
+    limit: int,
+    warnings: list[Refusal],
 ) -> list[Command]:
     """Objects outside `known` that may read one of the `shared` files and use what is changed in it."""
     if not shared:
         return []
     includes = Includes.of_tree(tree.root, tree.root / ".bespoke/includes.json")
     linked = objects.linked()
-    everywhere = {os.path.normpath(name) for flags in objects.all_flags()
-                  for name in re.findall(r"-include (\S+)", flags)}
+    everywhere = {
+        os.path.normpath(name) for flags in objects.all_flags() for name in re.findall(r"-include (\S+)", flags)
+    }
     names: set[str] = set()
     for path in shared:
         reached = includes.reaching([path])
@@ -211,8 +235,12 @@ def _is_included(path: str, changed: Mapping[str, bytes | None]) -> bool:
 
 
 def _users(
-    path: str, changed: Mapping[str, bytes | None], tree: SourceTree, includes: Includes,
-    sources: Collection[str], limit: int,
+    path: str,
+    changed: Mapping[str, bytes | None],
+    tree: SourceTree,
+    includes: Includes,
+    sources: Collection[str],
+    limit: int,
 ) -> set[str] | None:
     """Files that may use what is changed in a header; None when that cannot be told by names."""
     content, file = changed[path], tree.root / path

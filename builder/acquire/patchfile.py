@@ -96,9 +96,13 @@ def _change(item: unidiff.PatchedFile, patch: Path) -> FileChange:
     if PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
         raise InputError(f"names a path outside the tree: {target}", where=patch)
     kind = "modified"
-    for name, holds in (("binary", item.is_binary_file), ("added", added), ("removed", removed),
-                        ("copied", source != target and "copy from " in str(item.patch_info)),
-                        ("renamed", source != target)):
+    for name, holds in (
+        ("binary", item.is_binary_file),
+        ("added", added),
+        ("removed", removed),
+        ("copied", source != target and "copy from " in str(item.patch_info)),
+        ("renamed", source != target),
+    ):
         if holds:
             kind = name
             break
@@ -123,8 +127,11 @@ def _hunk(hunk: unidiff.Hunk) -> Hunk:
             for side in last:
                 side[-1] = side[-1].removesuffix("\n")
             continue
-        last = [side for side, wanted in ((old, line.is_context or line.is_removed),
-                                          (new, line.is_context or line.is_added)) if wanted]
+        last = [
+            side
+            for side, wanted in ((old, line.is_context or line.is_removed), (new, line.is_context or line.is_added))
+            if wanted
+        ]
         for side in last:
             side.append(line.value)
     return Hunk(start=hunk.source_start, old=tuple(old), new=tuple(new))
@@ -143,7 +150,8 @@ def apply_hunks(text: str, change: FileChange) -> str:
             raise InputError(
                 f"hunk {number} of {len(change.hunks)} of {change.patch} does not fit (line {hunk.start})"
                 + (" - it is applied already" if _fit(lines, hunk.new, wanted, floor) is not None else ""),
-                where=change.path)
+                where=change.path,
+            )
         lines[place : place + len(hunk.old)] = hunk.new
         shift += place - wanted + len(hunk.new) - len(hunk.old)
         floor = place + len(hunk.new)
@@ -152,6 +160,7 @@ def apply_hunks(text: str, change: FileChange) -> str:
 
 def _fit(lines: list[str], old: tuple[str, ...], wanted: int, floor: int) -> int | None:
     """Where `old` stands in `lines` at or after `floor`, nearest to `wanted`; None if nowhere or in two."""
+
     def fits(at: int) -> bool:
         return floor <= at <= len(lines) - len(old) and tuple(lines[at : at + len(old)]) == old
 
@@ -186,14 +195,26 @@ NO_CODE = re.compile(
 
 #: (pattern of the path, code, why it cannot be followed)
 NOT_FOLLOWED: tuple[tuple[re.Pattern[str], str, str], ...] = (
-    (re.compile(r"(.*/)?(Makefile|Kbuild)([._-].*)?|.*\.mk"), "patch-makefile",
-     "changes how the kernel is built, which a loaded module cannot"),
-    (re.compile(r"(.*/)?Kconfig([._-].*)?|.*_defconfig|(.*/)?\.config"), "patch-kconfig",
-     "changes the configuration, which the running kernel already has"),
-    (re.compile(r".*\.(S|s|lds|asm)"), "patch-assembler",
-     "is assembler or a linker script, which has no functions that ftrace can redirect"),
-    (re.compile(r".*\.(rs|dts|dtsi|tbl|pl|py|awk|sh|l|y|asn1|inc|uc|tmpl|keymap)(_shipped)?|.*_shipped"),
-     "patch-generated", "is a source that other files are generated from"),
+    (
+        re.compile(r"(.*/)?(Makefile|Kbuild)([._-].*)?|.*\.mk"),
+        "patch-makefile",
+        "changes how the kernel is built, which a loaded module cannot",
+    ),
+    (
+        re.compile(r"(.*/)?Kconfig([._-].*)?|.*_defconfig|(.*/)?\.config"),
+        "patch-kconfig",
+        "changes the configuration, which the running kernel already has",
+    ),
+    (
+        re.compile(r".*\.(S|s|lds|asm)"),
+        "patch-assembler",
+        "is assembler or a linker script, which has no functions that ftrace can redirect",
+    ),
+    (
+        re.compile(r".*\.(rs|dts|dtsi|tbl|pl|py|awk|sh|l|y|asn1|inc|uc|tmpl|keymap)(_shipped)?|.*_shipped"),
+        "patch-generated",
+        "is a source that other files are generated from",
+    ),
 )
 
 
@@ -213,8 +234,12 @@ def judge(change: FileChange) -> Refusal | None:
     if change.kind != "binary" and not path.endswith((".c", ".h")):
         return refusal_row("patch-unknown-file", path, "is of a kind that no rule is known for", without)
     if change.kind == "added" and path.endswith(".c"):
-        return refusal_row("patch-new-file", path, "is a new file, which no object of the kernel comes from",
-                           "put the new functions into a file that exists, or into a header")
+        return refusal_row(
+            "patch-new-file",
+            path,
+            "is a new file, which no object of the kernel comes from",
+            "put the new functions into a file that exists, or into a header",
+        )
     if change.kind in ("removed", "renamed", "copied", "binary"):
         what = {"copied": "is a copy of another file", "binary": "is a binary file"}
         return refusal_row(f"patch-{change.kind}-file", path, what.get(change.kind, f"is {change.kind}"), without)

@@ -124,8 +124,13 @@ def make_variables(root: Path, release: str, compiler: str) -> list[str]:
     signing tools want OpenSSL, `resolve_btfids` serves the final link only.
     """
     return [
-        f"CC={compiler}", f"HOSTCC={compiler}", f"KERNELRELEASE={release}", f"KCFLAGS={EXTRA_FLAGS}",
-        f"PAHOLE={root / '.bespoke/pahole'}", "CONFIG_MODULE_SIG_FORMAT=", "CONFIG_BPF=",
+        f"CC={compiler}",
+        f"HOSTCC={compiler}",
+        f"KERNELRELEASE={release}",
+        f"KCFLAGS={EXTRA_FLAGS}",
+        f"PAHOLE={root / '.bespoke/pahole'}",
+        "CONFIG_MODULE_SIG_FORMAT=",
+        "CONFIG_BPF=",
     ]
 
 
@@ -194,8 +199,14 @@ def prepared(
                 remove_tree(root)
                 raise
         facts = json.loads(stamp.read_text())
-    return SourceTree(release=release, root=root, identity=root.name, kernel_version=facts["kernel_version"],
-                      compiler=compiler, drift=tuple(facts["drift"]))
+    return SourceTree(
+        release=release,
+        root=root,
+        identity=root.name,
+        kernel_version=facts["kernel_version"],
+        compiler=compiler,
+        drift=tuple(facts["drift"]),
+    )
 
 
 def prepare(root: Path, release: str, compiler: Compiler) -> None:
@@ -227,8 +238,9 @@ def prepare(root: Path, release: str, compiler: Compiler) -> None:
 def config_drift(wanted: dict[str, str], got: dict[str, str]) -> list[str]:
     """Options whose value differs and may change code, as `OPTION: wanted -> got`, sorted."""
     keys = sorted(key for key in wanted.keys() | got.keys() if wanted.get(key, "n") != got.get(key, "n"))
-    return [f"{key}: {wanted.get(key, 'n')} -> {got.get(key, 'n')}"
-            for key in keys if not HARMLESS_DRIFT.fullmatch(key)]
+    return [
+        f"{key}: {wanted.get(key, 'n')} -> {got.get(key, 'n')}" for key in keys if not HARMLESS_DRIFT.fullmatch(key)
+    ]
 
 
 def _need_headers(compiler: str) -> None:

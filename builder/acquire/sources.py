@@ -96,8 +96,9 @@ def find_source(spec: str | None, target: Target, *, allow_compiler: bool = Fals
         # Of several versions the one that the kernel was built from.
         version = (target.package_version if name == own else None) or apt.lookup(name).version
     identity = tree_identity(f"{name}_{version}", target.release, compiler)
-    return prepared(identity, target.release, config, compiler,
-                    lambda root: unpack_package(apt.lookup(name, version), root))
+    return prepared(
+        identity, target.release, config, compiler, lambda root: unpack_package(apt.lookup(name, version), root)
+    )
 
 
 def _config_of(target: Target, spec: str | None) -> Path:
@@ -115,10 +116,18 @@ def _compiler(target: Target, config: Path, *, allow: bool) -> Compiler:
     if target.banner and not allow:
         built_by = banner_compiler(target.banner)
         if without_program(built_by) != without_program(compiler.version):
-            raise RefusedError([Refusal(
-                code="compiler-differs", symbol=compiler.command, section="", fatal=False,
-                message=f"the kernel's banner names {built_by}, here is {compiler.version}",
-                advice="install that compiler, or accept another one")])
+            raise RefusedError(
+                [
+                    Refusal(
+                        code="compiler-differs",
+                        symbol=compiler.command,
+                        section="",
+                        fatal=False,
+                        message=f"the kernel's banner names {built_by}, here is {compiler.version}",
+                        advice="install that compiler, or accept another one",
+                    )
+                ]
+            )
     return compiler
 
 
@@ -186,7 +195,9 @@ def _names(path: Path) -> Iterator[str]:
     if (path / ".git").exists() and shutil.which("git"):
         listed = subprocess.run(
             ["git", "-C", str(path), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            capture_output=True, check=False)
+            capture_output=True,
+            check=False,
+        )
         if listed.returncode == 0:
             yield from sorted(set(os.fsdecode(listed.stdout).split("\0")) - {""})
             return

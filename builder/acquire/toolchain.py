@@ -72,14 +72,23 @@ def find_compiler(config: Mapping[str, str], *, allow_other: bool = False) -> Co
     present = [name for name in dict.fromkeys((named, plain, wanted, "gcc")) if shutil.which(name)]
     if not present:
         raise ToolError(f"no compiler: apt-get install {wanted}")
-    found = [Compiler(command=name, version=run([name, "--version"]).split("\n", 1)[0], expected=expected)
-             for name in present]
+    found = [
+        Compiler(command=name, version=run([name, "--version"]).split("\n", 1)[0], expected=expected)
+        for name in present
+    ]
     best = next((compiler for compiler in found if compiler.same), found[0])
     if not best.same and not allow_other:
         theirs, ours = without_program(expected), without_program(best.version)
-        raise RefusedError([Refusal(
-            code="compiler-differs", symbol=best.command, section="", fatal=False,
-            message=f"the kernel was built by {theirs}, here is {ours}",
-            advice=f"install that version of {wanted}, or accept another one",
-        )])
+        raise RefusedError(
+            [
+                Refusal(
+                    code="compiler-differs",
+                    symbol=best.command,
+                    section="",
+                    fatal=False,
+                    message=f"the kernel was built by {theirs}, here is {ours}",
+                    advice=f"install that version of {wanted}, or accept another one",
+                )
+            ]
+        )
     return best

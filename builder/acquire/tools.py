@@ -75,16 +75,21 @@ def run(
     environment = {**clean_environment(), **(env or {})}
     try:
         process = subprocess.Popen(
-            words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+            words,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
             pass_fds=(*inherited_locks, *held),
         )
     except FileNotFoundError as error:
         if cwd is not None and not cwd.is_dir():
             raise ToolError("no such directory", where=cwd) from error
-        raise ToolError(
-            f"{words[0]} is not installed: apt-get install {package_of(words[0])}"
-        ) from error
+        raise ToolError(f"{words[0]} is not installed: apt-get install {package_of(words[0])}") from error
     except OSError as error:
         raise ToolError(f"{words[0]} cannot be run: {error.strerror}") from error
     try:
@@ -111,11 +116,22 @@ def run_grep(root: Path, words: Iterable[str], *, whole_words: bool) -> Iterator
     with tempfile.NamedTemporaryFile("w", suffix=".words") as patterns:
         patterns.write("".join(f"{word}\n" for word in sorted(words)))
         patterns.flush()
-        folders = [entry.name for entry in sorted(root.iterdir())
-                   if entry.is_dir() and not entry.name.startswith(".")
-                   and entry.name not in ("tools", "Documentation", "samples", "LICENSES", "debian")]
-        argv = ["grep", "-rnoFIZw" if whole_words else "-rnFIZ", "-f", patterns.name,
-                *(f"--include=*.{end}" for end in ("c", "h", "S", "inc")), "--", *folders]
+        folders = [
+            entry.name
+            for entry in sorted(root.iterdir())
+            if entry.is_dir()
+            and not entry.name.startswith(".")
+            and entry.name not in ("tools", "Documentation", "samples", "LICENSES", "debian")
+        ]
+        argv = [
+            "grep",
+            "-rnoFIZw" if whole_words else "-rnFIZ",
+            "-f",
+            patterns.name,
+            *(f"--include=*.{end}" for end in ("c", "h", "S", "inc")),
+            "--",
+            *folders,
+        ]
         found = subprocess.run(argv, cwd=root, capture_output=True, env=clean_environment(), check=False)
     if found.returncode > 1:
         raise ToolError(f"grep failed: {found.stderr.decode(errors='replace').strip()}")

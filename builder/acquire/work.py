@@ -67,21 +67,34 @@ class Work:
         """Refuse a change to a header that changes what other headers are generated from."""
         if not shared:
             return
-        found = self._in_shadow(
-            lambda root: changed_values(self.tree.root, root, self.place, shared, self._accept))
+        found = self._in_shadow(lambda root: changed_values(self.tree.root, root, self.place, shared, self._accept))
         if found:
-            raise RefusedError([
-                refusal_row("patch-generated-header", source, f"generates {new} and no longer {old}",
-                            "leave that change (mostly of a structure's layout) out of the patch")
-                for source, old, new in found
-            ])
+            raise RefusedError(
+                [
+                    refusal_row(
+                        "patch-generated-header",
+                        source,
+                        f"generates {new} and no longer {old}",
+                        "leave that change (mostly of a structure's layout) out of the patch",
+                    )
+                    for source, old, new in found
+                ]
+            )
 
     def affected(self, candidates: Sequence[Command]) -> list[Command]:
         """Those of the candidates whose code the change can reach; assembler among them is refused."""
         verdicts = self._each("preprocess", self._reached, candidates)
         hit = [command for command, verdict in zip(candidates, verdicts, strict=True) if verdict]
-        refusals = [refusal_row("patch-assembler", command.source, "is assembler that reads a changed header",
-                                "leave that change out of the patch") for command in hit if command.assembler]
+        refusals = [
+            refusal_row(
+                "patch-assembler",
+                command.source,
+                "is assembler that reads a changed header",
+                "leave that change out of the patch",
+            )
+            for command in hit
+            if command.assembler
+        ]
         if refusals:
             raise RefusedError(refusals)
         return hit
@@ -122,7 +135,8 @@ class Work:
         key = object_key(self.tree, command, self.changed)
         before = kept(self.tree, key)
         return before or self._in_shadow(
-            lambda root: compile_object(self.tree, command, root=root, key=key, accept=self._accept))
+            lambda root: compile_object(self.tree, command, root=root, key=key, accept=self._accept)
+        )
 
     def _accept(self, dependencies: tuple[str, ...]) -> None:
         if self._shadow is not None and self._shadow.escapes(dependencies):
@@ -178,5 +192,6 @@ class Work:
                 self._turn.notify_all()
 
     def _each(self, what: str, work: Callable[[Command], T], commands: Sequence[Command]) -> list[T]:
-        return in_parallel(work, commands, name=lambda command: f"{what} {command.object}",
-                           jobs=self.jobs, progress=self.progress)
+        return in_parallel(
+            work, commands, name=lambda command: f"{what} {command.object}", jobs=self.jobs, progress=self.progress
+        )

@@ -120,8 +120,14 @@ def immediate(code: bytes) -> tuple[object, int] | None:
         elif kind == OpKind.REGISTER:
             rest.append(insn.op_register(k))
         else:
-            rest += [kind, insn.memory_base, insn.memory_index, insn.memory_index_scale, insn.memory_displacement,
-                     insn.memory_size]  # fmt: skip
+            rest += [
+                kind,
+                insn.memory_base,
+                insn.memory_index,
+                insn.memory_index_scale,
+                insn.memory_displacement,
+                insn.memory_size,
+            ]
     return tuple(rest), insn.immediate(found[0])
 
 

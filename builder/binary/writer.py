@@ -120,9 +120,17 @@ def _lay_out(obj: ObjectFile, layout: elf.Layout, names: _Strings, made: dict[in
             offset = len(out)
             out += content
         headers += layout.section.pack(
-            names.add(section.name), section.type, section.flags, section.addr, offset, size, link, section.info,
-            section.align, section.entsize,
-        )  # fmt: skip
+            names.add(section.name),
+            section.type,
+            section.flags,
+            section.addr,
+            offset,
+            size,
+            link,
+            section.info,
+            section.align,
+            section.entsize,
+        )
     shoff = 0
     if obj.sections:
         out += bytes(-len(out) % 8)
@@ -130,8 +138,18 @@ def _lay_out(obj: ObjectFile, layout: elf.Layout, names: _Strings, made: dict[in
         out += headers
     ident = bytes((0x7F, 0x45, 0x4C, 0x46, 2, 1 if obj.little else 2, 1, obj.osabi)) + bytes(8)
     out[: elf.HEADER_SIZE] = ident + layout.header.pack(
-        obj.type, obj.machine, 1, obj.entry, 0, shoff, obj.flags, elf.HEADER_SIZE, 0, 0, layout.section.size,
+        obj.type,
+        obj.machine,
+        1,
+        obj.entry,
+        0,
+        shoff,
+        obj.flags,
+        elf.HEADER_SIZE,
+        0,
+        0,
+        layout.section.size,
         count if count < elf.SHN_LORESERVE else 0,
         shstrndx if shstrndx < elf.SHN_LORESERVE else elf.SHN_XINDEX,
-    )  # fmt: skip
+    )
     return bytes(out)

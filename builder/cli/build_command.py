@@ -54,9 +54,15 @@ def run(options: argparse.Namespace, output: Output) -> int:
     page = partial(write_build, options.html, labelled, kernel, options.output, verbose=output.verbose)
     try:
         module = build(
-            diffs, kernel, name=name, objects=objects, inside=options.inside, replace=options.replace, on=options.on,
+            diffs,
+            kernel,
+            name=name,
+            objects=objects,
+            inside=options.inside,
+            replace=options.replace,
+            on=options.on,
             allowed=names,
-        )  # fmt: skip
+        )
     except RefusedError as refused:
         if options.html:
             page(None, refused)
@@ -70,10 +76,15 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if output.json:
         output.document(module.manifest)
     elif not output.quiet:
-        output.out.print(render_build(
-            module.manifest, [d.as_json() for d in diffs], options.output, output.verbose,
-            next_command(options.output, options.kernel, options.object),
-        ))  # fmt: skip
+        output.out.print(
+            render_build(
+                module.manifest,
+                [d.as_json() for d in diffs],
+                options.output,
+                output.verbose,
+                next_command(options.output, options.kernel, options.object),
+            )
+        )
     return 0
 
 

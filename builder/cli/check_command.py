@@ -15,9 +15,13 @@ from builder.report.check import render_check
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("module", type=Path, metavar="X.ko", help="any module of that kernel, ours or not")
     add_kernel(parser)
-    parser.add_argument("--cpu", action="append", default=[], metavar="MODEL",
-                        help="a CPU model as QEMU names it, `MODEL,+FLAG,-FLAG` to change it; several times for "
-                             "several (default: max)")  # fmt: skip
+    parser.add_argument(
+        "--cpu",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="a CPU model as QEMU names it, `MODEL,+FLAG,-FLAG` to change it; several times for several (default: max)",
+    )
     parser.add_argument("--smp", type=int, default=1, metavar="N", help="number of CPUs")
     parser.add_argument("--cmdline", default="", metavar="TEXT", help="the kernel's command line, like mitigations=off")
     parser.set_defaults(run=run)

@@ -14,8 +14,13 @@ from builder.operate.trail import STATE
 
 
 def add_live(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S",
-                        help="seconds for a transition, then everything is taken back (default: 60)")  # fmt: skip
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds for a transition, then everything is taken back (default: 60)",
+    )
     parser.add_argument("--state", default=STATE, metavar="DIR", help=f"the recorded state (default: {STATE})")
 
 

@@ -30,9 +30,12 @@ from builder.report.build import next_command
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "patches", nargs="+", type=Path, metavar="FIX.patch",
+        "patches",
+        nargs="+",
+        type=Path,
+        metavar="FIX.patch",
         help="patches, applied one on the other; a directory or a file `series` stands for its patches",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--source",
         metavar="TREE",
@@ -138,8 +141,11 @@ def _each(maker: Maker, patches: list[Path], output: Output) -> int:
             else:
                 row |= {"module": str(path), "functions": made.functions, "detail": ", ".join(made.functions)}
         except RefusedError as refused:
-            row |= {"verdict": "refused", "refusals": [r.as_json() for r in refused.refusals],
-                    "detail": "; ".join(f"{r.code}: {r.symbol}" for r in refused.refusals)}  # fmt: skip
+            row |= {
+                "verdict": "refused",
+                "refusals": [r.as_json() for r in refused.refusals],
+                "detail": "; ".join(f"{r.code}: {r.symbol}" for r in refused.refusals),
+            }
         except BespokeError as error:
             row |= {"verdict": "error", "detail": str(error)}
         rows.append(row)

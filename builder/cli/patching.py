@@ -58,11 +58,16 @@ class Made:
         ]
         tree = self.objects.tree
         built = {
-            "tree": tree.identity, "kernel_version": tree.kernel_version, "compiler": tree.compiler.version,
-            "drift": list(tree.drift), "files": list(self.objects.files), "considered": self.objects.considered,
-            "compiled": len({pair.path for pair in self.objects.pairs}), "log": str(self.objects.log),
+            "tree": tree.identity,
+            "kernel_version": tree.kernel_version,
+            "compiler": tree.compiler.version,
+            "drift": list(tree.drift),
+            "files": list(self.objects.files),
+            "considered": self.objects.considered,
+            "compiled": len({pair.path for pair in self.objects.pairs}),
+            "log": str(self.objects.log),
             "warnings": [w.as_json() for w in self.objects.warnings],
-        }  # fmt: skip
+        }
         if self.module is None:
             return {"verdict": "unchanged", "objects": rows, "built_from": built}
         more = {"module": str(self.path), "next": self.following}

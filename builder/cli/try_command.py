@@ -16,8 +16,14 @@ from builder.report.trial import render_trial, trial_progress
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("module", type=Path, metavar="X.ko", help="the livepatch")
     add_kernel(parser)
-    parser.add_argument("--run", dest="commands", action="append", default=[], metavar="CMD",
-                        help="run this before, with and after the patch")  # fmt: skip
+    parser.add_argument(
+        "--run",
+        dest="commands",
+        action="append",
+        default=[],
+        metavar="CMD",
+        help="run this before, with and after the patch",
+    )
     parser.add_argument("--load", action="append", default=[], metavar="MODULE", help="load this module first")
     parser.add_argument("--late-load", action="store_true", help="load the patched modules after the livepatch")
     parser.add_argument("--cpu", default="max", metavar="MODEL", help="QEMU's CPU model (default: max)")

@@ -85,9 +85,9 @@ class CodeComparer:
             atom = new if rows is self.new else old
             extra = longer[min(len(first), len(second))]
             return Difference(
-                Verdict.CHANGED, f"instruction {name} at {atom.name}+{extra.offset - atom.entry:#x}: "
-                f"{self._text(rows, atom, extra)}"
-            )  # fmt: skip
+                Verdict.CHANGED,
+                f"instruction {name} at {atom.name}+{extra.offset - atom.entry:#x}: {self._text(rows, atom, extra)}",
+            )
         return LINES if lines else SAME
 
     def _instruction(

@@ -215,9 +215,7 @@ class _References:
         """Static locals at each reference, repeated: comparable place by place."""
         found = self._direct.get(atom)
         if found is None:
-            found = self._direct[atom] = [
-                a for a in self.targets(atom, self._sections) if a in self.statics
-            ]
+            found = self._direct[atom] = [a for a in self.targets(atom, self._sections) if a in self.statics]
         return found
 
     def unused(self) -> list[Atom]:

@@ -143,9 +143,15 @@ def _field_changes(old: dict[str, Field], new: dict[str, Field]) -> Iterator[Fie
         else:
             continue
         yield FieldChange(
-            name, kind, a.offset if a else None, b.offset if b else None, a.size if a else None, b.size if b else None,
-            a.bits if a else None, b.bits if b else None,
-        )  # fmt: skip
+            name,
+            kind,
+            a.offset if a else None,
+            b.offset if b else None,
+            a.size if a else None,
+            b.size if b else None,
+            a.bits if a else None,
+            b.bits if b else None,
+        )
 
 
 class Variables:

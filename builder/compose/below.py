@@ -137,13 +137,15 @@ class Earlier:
         """The refusals of a module that takes the place of the earlier one: state goes with it."""
         return [
             Refusal(
-                "replace-loses-state", symbol.name, self.running.obj.sections[symbol.shndx].name,
+                "replace-loses-state",
+                symbol.name,
+                self.running.obj.sections[symbol.shndx].name,
                 f"{self.name} keeps state in {symbol.name}, which is lost when it is replaced",
                 "stack the module on it without --replace, or accept that the variable begins anew",
                 fatal=False,
             )
             for symbol in self.state
-        ]  # fmt: skip
+        ]
 
 
 def klp_parts(name: str) -> tuple[str, str, int] | None:

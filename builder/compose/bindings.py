@@ -153,10 +153,12 @@ class Binder:
             return None
         if self._below.brought(atom, self.owner.name):
             return Refusal(
-                "function-not-found", atom.name, atom.section.name,
+                "function-not-found",
+                atom.name,
+                atom.section.name,
                 f"{atom.name} came with {self._below.name}: there is no original that could be redirected",
                 f"build a module that replaces {self._below.name}, from the original objects",
-            )  # fmt: skip
+            )
         return self._below.match(atom, self._matcher_below, self.owner.name)
 
     def _exists(self, atom: Atom) -> bool:
@@ -176,24 +178,31 @@ class Binder:
                     found[symbol.place] = result
         if not found and not reasons:
             return Refusal(
-                "function-not-found", atom.name, atom.section.name, f"{where} has no function {atom.name}",
+                "function-not-found",
+                atom.name,
+                atom.section.name,
+                f"{where} has no function {atom.name}",
                 "it was inlined or configured out there, or the objects were built for another kernel",
-            )  # fmt: skip
+            )
         if not found:
             return Refusal(
-                "run-pre-mismatch", atom.name, atom.section.name,
+                "run-pre-mismatch",
+                atom.name,
+                atom.section.name,
                 f"the old {atom.name} is not the code of {where}: {reasons[0]}",
                 "build both objects from the source, config and compiler of the kernel that runs",
-            )  # fmt: skip
+            )
         rows = list(found.values())
         if len(rows) > 1:
             rows = self._by_neighbours(atom, rows)
         if len(rows) > 1:
             return Refusal(
-                "ambiguous-symbol", atom.name, atom.section.name,
+                "ambiguous-symbol",
+                atom.name,
+                atom.section.name,
                 f"{where} has {len(rows)} functions {atom.name} with the same code and like neighbours",
                 "the kernel's symbol table cannot tell which is meant",
-            )  # fmt: skip
+            )
         return rows[0]
 
     def _by_neighbours(self, atom: Atom, rows: list[Match]) -> list[Match]:
@@ -311,14 +320,18 @@ class Binder:
         where = f"{self.owner.name} of {self.kernel.release}"
         if named:
             self._refuse(
-                "ambiguous-symbol", old.name, f"{where} has {len(places)} symbols {old.name}, nothing tells which",
+                "ambiguous-symbol",
+                old.name,
+                f"{where} has {len(places)} symbols {old.name}, nothing tells which",
                 "the kernel's symbol table cannot tell them apart",
-            )  # fmt: skip
+            )
         else:
             self._refuse(
-                "symbol-unresolved", old.name, f"{where} has no symbol {old.name}",
+                "symbol-unresolved",
+                old.name,
+                f"{where} has no symbol {old.name}",
                 "the running kernel was built differently, or the symbol was optimised away there",
-            )  # fmt: skip
+            )
         return None
 
     def _solved(self, old: Atom) -> int | None:
@@ -368,10 +381,11 @@ class Binder:
             return Binding("klp", name, sympos=self.kernel.sympos(rows[0]))
         problem = "has several symbols" if rows else "has no symbol"
         self._refuse(
-            "symbol-unresolved", name, f"{self.kernel.release} {problem} {name}, and no module that "
-            f"{self.owner.name} depends on exports it",
+            "symbol-unresolved",
+            name,
+            f"{self.kernel.release} {problem} {name}, and no module that {self.owner.name} depends on exports it",
             "give the module that exports it with --object NAME=PATH, or change the code so that it is not needed",
-        )  # fmt: skip
+        )
         return None
 
     def _exporters(self, module: RunningModule, name: str) -> Iterator[str]:

@@ -29,9 +29,7 @@ def is_overridden(old: Atom, running: Running) -> bool:
     return bool(found) and not any(symbol.is_weak for symbol in found)
 
 
-def without_overridden(
-    diff: Diff, objects: Objects, inside: str | None, allowed: Iterable[tuple[str, str]]
-) -> Diff:
+def without_overridden(diff: Diff, objects: Objects, inside: str | None, allowed: Iterable[tuple[str, str]]) -> Diff:
     """The pair without changed functions that never run in the target, each told by a warning.
 
     Unchanged where there is none, or where the owner is not plain (binding then says so).
@@ -50,9 +48,11 @@ def without_overridden(
         return diff
     accepted = frozenset(symbol for code, symbol in allowed if code == "rodata-changed")
     selection = select(
-        diff.comparison, diff.selection.macros, accepted_data=accepted,
+        diff.comparison,
+        diff.selection.macros,
+        accepted_data=accepted,
         left_out=diff.selection.left_out | frozenset(gone),
-    )  # fmt: skip
+    )
     judged = judge(selection, allowed)
     told = [_warning(atom, owner, objects.kernel.release) for atom in gone]
     known = [w for w in diff.judged.warnings if w.code == "weak-overridden"]
@@ -62,9 +62,11 @@ def without_overridden(
 
 def _warning(atom: Atom, owner: Running, release: str) -> Refusal:
     return Refusal(
-        "weak-overridden", atom.name, atom.section.name,
+        "weak-overridden",
+        atom.name,
+        atom.section.name,
         f"{atom.name} is weak here and {owner.name} of {release} has another definition of it, "
         "so this one never runs: its change is left out",
         "if the function in use has the same fault, patch it where it is defined (often below arch/)",
         fatal=False,
-    )  # fmt: skip
+    )

@@ -64,36 +64,52 @@ def _unredirectable(selection: Selection) -> Findings:
         section = atom.section.name
         if section.startswith((".noinstr", ".entry", ".cpuidle")):
             yield Refusal(
-                "noinstr", atom.name, section, f"{atom.name} must not be instrumented, so it cannot be redirected",
+                "noinstr",
+                atom.name,
+                section,
+                f"{atom.name} must not be instrumented, so it cannot be redirected",
                 "change its instrumentable callers instead",
-            )  # fmt: skip
+            )
         elif any(n.startswith("__vdso_") for a in comparison.new.functions for n in a.names):
-            yield Refusal("vdso", atom.name, section, f"{atom.name} belongs to the vdso, which user space runs",
-                          "the vdso cannot be livepatched")  # fmt: skip
+            yield Refusal(
+                "vdso",
+                atom.name,
+                section,
+                f"{atom.name} belongs to the vdso, which user space runs",
+                "the vdso cannot be livepatched",
+            )
         elif whole_file:
             yield Refusal(
-                "no-ftrace-file", atom.name, section,
+                "no-ftrace-file",
+                atom.name,
+                section,
                 f"{atom.name} cannot be redirected: its whole file is built without ftrace locations",
                 "change callers in other files",
-            )  # fmt: skip
+            )
         elif atom.is_global:
             yield Refusal(
-                "no-fentry", atom.name, section,
+                "no-fentry",
+                atom.name,
+                section,
                 f"{atom.name} has no ftrace location (notrace) and can be called from other files",
                 "change its callers instead",
-            )  # fmt: skip
+            )
         elif _is_address_taken(selection, atom):
             yield Refusal(
-                "no-fentry", atom.name, section,
+                "no-fentry",
+                atom.name,
+                section,
                 f"{atom.name} has no ftrace location and its address is stored in data",
                 "change the code that calls through that pointer instead",
-            )  # fmt: skip
+            )
         elif not selection.carriers.get(atom):
             yield Refusal(
-                "no-fentry", atom.name, section,
+                "no-fentry",
+                atom.name,
+                section,
                 f"{atom.name} has no ftrace location and no caller in this file could carry it",
                 "change its callers instead",
-            )  # fmt: skip
+            )
 
 
 def _is_address_taken(selection: Selection, atom: Atom) -> bool:
@@ -121,19 +137,23 @@ def _changed_data(selection: Selection) -> Findings:
             if atom in selection and not users:
                 continue
             yield Refusal(
-                "rodata-changed", atom.name, section,
+                "rodata-changed",
+                atom.name,
+                section,
                 f"read-only {atom.name} changed ({difference.reason})"
                 + (f"; the old one stays in use by {', '.join(users[:4])}" if users else ""),
                 "accept it to ship the new table with the functions that use it, or move the values into a function",
                 fatal=False,
-            )  # fmt: skip
+            )
         else:
             yield Refusal(
-                "data-changed", atom.name, section,
+                "data-changed",
+                atom.name,
+                section,
                 f"initial value of {atom.name} changed ({difference.reason}); the running kernel holds the old one",
                 "set the new value in a pre_patch callback, or accept that the running value stays",
                 fatal=False,
-            )  # fmt: skip
+            )
 
 
 def _unshipped_users(selection: Selection, atom: Atom) -> list[str]:
@@ -156,9 +176,13 @@ def _statics(selection: Selection) -> Findings:
     for atom, why in comparison.correlation.ambiguous:
         if atom in selection and atom.section.is_write:
             yield Refusal(
-                "static-ambiguous", atom.name, atom.section.name, f"{atom.name} has no plain original: {why}",
-                "accept it to start with a fresh variable, or give the variables different names", fatal=False,
-            )  # fmt: skip
+                "static-ambiguous",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} has no plain original: {why}",
+                "accept it to start with a fresh variable, or give the variables different names",
+                fatal=False,
+            )
     gone = [a for a in comparison.removed_data if naming.is_static_local(a.name) and a.section.is_write]
     if not gone:
         return
@@ -169,21 +193,34 @@ def _statics(selection: Selection) -> Findings:
         for _, target in references.of_atom(comparison.old, old):
             if target.atom in gone and target.atom is not None:
                 yield Refusal(
-                    "static-removed", target.atom.name, target.atom.section.name,
+                    "static-removed",
+                    target.atom.name,
+                    target.atom.section.name,
                     f"static {target.atom.name} of {old.name} has no counterpart in the new object"
                     + _inlining(comparison, old),
-                    "accept it if the variable was taken out on purpose", fatal=False,
-                )  # fmt: skip
+                    "accept it if the variable was taken out on purpose",
+                    fatal=False,
+                )
 
 
 def _inlining(comparison: Comparison, old: Atom) -> str:
     """Callees that exist on one side only: inlining moved code between functions."""
     twins, versions = comparison.correlation.twins, comparison.correlation.versions
-    before = {t.atom.name for _, t in references.of_atom(comparison.old, old)
-              if t.atom is not None and t.atom.is_function and t.atom not in versions}  # fmt: skip
+    before = {
+        t.atom.name
+        for _, t in references.of_atom(comparison.old, old)
+        if t.atom is not None and t.atom.is_function and t.atom not in versions
+    }
     new = versions.get(old)
-    after = {t.atom.name for _, t in references.of_atom(comparison.new, new)
-             if t.atom is not None and t.atom.is_function and t.atom not in twins} if new else set()  # fmt: skip
+    after = (
+        {
+            t.atom.name
+            for _, t in references.of_atom(comparison.new, new)
+            if t.atom is not None and t.atom.is_function and t.atom not in twins
+        }
+        if new
+        else set()
+    )
     parts = []
     if before:
         parts.append(f"{', '.join(sorted(before))} was inlined or removed")
@@ -205,19 +242,24 @@ def _labels(selection: Selection) -> Findings:
         if is_readonly(atom.section) and not atom.is_global and atom in selection and not outside:
             continue
         yield Refusal(
-            "label-escape", atom.name, atom.section.name,
+            "label-escape",
+            atom.name,
+            atom.section.name,
             f"{atom.name} keeps addresses of labels inside {owners[0].name} and is used outside of it",
             "label tables must be read-only and used by their own function only",
-        )  # fmt: skip
+        )
 
 
 def _comdat(selection: Selection) -> Findings:
     for atom in (*selection.functions, *selection.data):
         if atom.section.flags & elf.SHF_GROUP:
             yield Refusal(
-                "comdat", atom.name, atom.section.name, f"{atom.name} lies in a COMDAT group: others have copies",
+                "comdat",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} lies in a COMDAT group: others have copies",
                 "give it a definition of its own",
-            )  # fmt: skip
+            )
 
 
 def _unnamed_data(selection: Selection) -> Findings:
@@ -227,10 +269,12 @@ def _unnamed_data(selection: Selection) -> Findings:
         if target.section.is_write or target.section.is_nobits:
             name = place.name if isinstance(place, Atom) else selection.comparison.new.obj.name
             yield Refusal(
-                "unnamed-data", name, target.section.name,
+                "unnamed-data",
+                name,
+                target.section.name,
                 f"{name} uses bytes at {target.section.name}+{target.offset:#x} that no symbol covers",
                 "compile with -fdata-sections and without -fsection-anchors",
-            )  # fmt: skip
+            )
 
 
 def _unknown_tables(selection: Selection) -> Findings:
@@ -246,10 +290,12 @@ def _unknown_tables(selection: Selection) -> Findings:
             atom = view.target(r).atom
             if atom is not None and atom in selection.functions:
                 yield Refusal(
-                    "unknown-table", atom.name, section.name,
+                    "unknown-table",
+                    atom.name,
+                    section.name,
                     f"section {section.name} refers to {atom.name} and its entries are not understood",
                     "add a row for it in builder/binary/tables.py",
-                )  # fmt: skip
+                )
                 break
 
 
@@ -273,17 +319,26 @@ def _removed_exports(selection: Selection) -> Findings:
         if new.get(name) != kind:
             now = f"now to {new[name]}" if name in new else "now not at all"
             yield Refusal(
-                "export-changed", name, f"___ksymtab+{name}", f"{name} was exported ({kind}), {now}",
-                "a livepatch cannot change an export; accept that it stays as it is", fatal=False,
-            )  # fmt: skip
+                "export-changed",
+                name,
+                f"___ksymtab+{name}",
+                f"{name} was exported ({kind}), {now}",
+                "a livepatch cannot change an export; accept that it stays as it is",
+                fatal=False,
+            )
 
 
 def _added_exports(selection: Selection) -> Findings:
     old, new = exports(selection.comparison, "old"), exports(selection.comparison, "new")
     for name in new:
         if name not in old:
-            yield Refusal("export-added", name, f"___ksymtab+{name}", f"the new export of {name} is left out",
-                          "nothing to do unless another module of yours needs it")  # fmt: skip
+            yield Refusal(
+                "export-added",
+                name,
+                f"___ksymtab+{name}",
+                f"the new export of {name} is left out",
+                "nothing to do unless another module of yours needs it",
+            )
 
 
 def _layouts(selection: Selection) -> Findings:
@@ -295,10 +350,12 @@ def _layouts(selection: Selection) -> Findings:
         size = f"{change.old_size} -> {change.new_size} bytes"
         fields = ", ".join(map(str, change.fields[:_FIELDS])) + (" and more" if len(change.fields) > _FIELDS else "")
         yield Refusal(
-            "struct-layout", change.name, "",
+            "struct-layout",
+            change.name,
+            "",
             f"the layout of {change.name} changed ({size}: {fields}), but objects made before keep the old one",
             "keep new fields in shadow variables (klp_shadow_alloc), or make sure that no old object is reached",
-        )  # fmt: skip
+        )
 
 
 _FIELDS = 6
@@ -308,10 +365,12 @@ def _scheduler(selection: Selection) -> Findings:
     for atom, role in selection.functions.items():
         if role in (Role.CHANGED, Role.CARRIER) and atom.section.name.startswith(".sched.text"):
             yield Refusal(
-                "sched-text", atom.name, atom.section.name,
+                "sched-text",
+                atom.name,
+                atom.section.name,
                 f"the new {atom.name} lies outside of __sched_text: a task asleep in it shows it as wait channel",
                 "nothing to do unless something reads /proc/PID/wchan",
-            )  # fmt: skip
+            )
 
 
 _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (

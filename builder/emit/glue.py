@@ -77,9 +77,9 @@ def assemble(
     replace: bool,
 ) -> ObjectFile:
     """The glue as an object file. Raises ToolError when `as` is missing or fails."""
-    return _run_assembler(glue_source(
-        kernel, name=name, objects=objects, versions=versions, namespaces=namespaces, replace=replace
-    ))  # fmt: skip
+    return _run_assembler(
+        glue_source(kernel, name=name, objects=objects, versions=versions, namespaces=namespaces, replace=replace)
+    )
 
 
 def glue_source(
@@ -119,8 +119,13 @@ def glue_source(
         )
     hold = _record(
         kernel.layout("kernel_param"),
-        name=text(HOLD), mod="__this_module", ops="param_ops_byte", perm="0600", level="-1", arg="bespoke_hold",
-    )  # fmt: skip
+        name=text(HOLD),
+        mod="__this_module",
+        ops="param_ops_byte",
+        perm="0600",
+        level="-1",
+        arg="bespoke_hold",
+    )
     features = kernel.features
     modinfo = [("license", "GPL"), ("description", "bespoke livepatch"), ("depends", "")]
     if features.retpoline:

@@ -119,9 +119,7 @@ def capture_state(guest: Guest, kernel: Kernel, memory: GuestMemory) -> BootStat
     return state_from(kernel, memory, guest.config.cpu, tuple(data))
 
 
-def state_from(
-    kernel: Kernel, memory: GuestMemory, cpu: str, data: tuple[tuple[int, bytes], ...]
-) -> BootState:
+def state_from(kernel: Kernel, memory: GuestMemory, cpu: str, data: tuple[tuple[int, bytes], ...]) -> BootState:
     """The state that stands in the variables of a booted kernel."""
     at = kernel.symbol("boot_cpu_data").address + kernel.layout("cpuinfo_x86").offset_of("x86_capability")
     words = struct.unpack(f"<{CAPABILITY_WORDS + BUG_WORDS}I", memory.read(at, 4 * (CAPABILITY_WORDS + BUG_WORDS)))

@@ -223,9 +223,7 @@ def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int], c
     return machine
 
 
-def _read(
-    simulated: SimulatedKernel, cpu: str, cpus: int, keys: dict[int, int], calls: dict[int, int]
-) -> BootState:
+def _read(simulated: SimulatedKernel, cpu: str, cpus: int, keys: dict[int, int], calls: dict[int, int]) -> BootState:
     kernel, memory = simulated.kernel, simulated.memory
     at = kernel.symbol("boot_cpu_data").address + kernel.layout("cpuinfo_x86").offset_of("x86_capability")
     words = struct.unpack(f"<{CAPABILITY_WORDS + BUG_WORDS}I", memory.read(at, 4 * (CAPABILITY_WORDS + BUG_WORDS)))

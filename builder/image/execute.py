@@ -225,8 +225,11 @@ class Machine:
         self.set_register("rip", back)
 
     def _on_invalid(self, _uc: Any, access: int, address: int, size: int, _value: int, _data: Any) -> bool:
-        kinds = {unicorn.UC_MEM_READ_UNMAPPED: "read", unicorn.UC_MEM_WRITE_UNMAPPED: "write",
-                 unicorn.UC_MEM_FETCH_UNMAPPED: "jump"}  # fmt: skip
+        kinds = {
+            unicorn.UC_MEM_READ_UNMAPPED: "read",
+            unicorn.UC_MEM_WRITE_UNMAPPED: "write",
+            unicorn.UC_MEM_FETCH_UNMAPPED: "jump",
+        }
         self._invalid = f"{kinds.get(access, 'access')} of {size} bytes at {address:#x}, which is not mapped,"
         return False
 
@@ -284,10 +287,28 @@ def default_stubs(heap: Heap) -> dict[str | int, Stub]:
         raise LoadError(f"panic: {machine.string(machine.argument(0))}")
 
     silent = (
-        "kfree", "vfree", "kvfree", "mutex_lock", "mutex_unlock", "mutex_lock_interruptible", "down_read", "up_read",
-        "down_write", "up_write", "__cond_resched", "__might_sleep", "__might_resched", "synchronize_rcu",
-        "rcu_barrier", "dump_stack", "__warn_printk", "add_taint", "schedule", "msleep", "usleep_range_state",
-    )  # fmt: skip
+        "kfree",
+        "vfree",
+        "kvfree",
+        "mutex_lock",
+        "mutex_unlock",
+        "mutex_lock_interruptible",
+        "down_read",
+        "up_read",
+        "down_write",
+        "up_write",
+        "__cond_resched",
+        "__might_sleep",
+        "__might_resched",
+        "synchronize_rcu",
+        "rcu_barrier",
+        "dump_stack",
+        "__warn_printk",
+        "add_taint",
+        "schedule",
+        "msleep",
+        "usleep_range_state",
+    )
     return {
         **{name: nothing for name in silent},
         **{name: allocate(0) for name in ("__kmalloc", "__kmalloc_noprof", "__kmalloc_node", "vmalloc", "vzalloc")},

@@ -112,9 +112,7 @@ def trial(
 class _Trial:
     """The state of one trial while it runs."""
 
-    def __init__(
-        self, module: ModuleFile, kernel: BootableKernel, plan: TrialPlan, progress: Progress
-    ) -> None:
+    def __init__(self, module: ModuleFile, kernel: BootableKernel, plan: TrialPlan, progress: Progress) -> None:
         self.module, self.kernel, self.plan, self.progress = module, kernel, plan, progress
         self.tree = ModuleTree(kernel, plan.objects)
         own = tuple(map(plain, plan.objects))

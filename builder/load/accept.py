@@ -140,8 +140,7 @@ def symbol_refusals(module: ModuleFile, simulated: SimulatedKernel) -> Iterator[
         if layout is not None:
             # check_modstruct_version() turns every refusal of it into ENOEXEC
             yield from (
-                Finding(f.code, f.message, ENOEXEC)
-                for f in _version(kernel, versions, "module_layout", layout.crc)
+                Finding(f.code, f.message, ENOEXEC) for f in _version(kernel, versions, "module_layout", layout.crc)
             )
     for symbol in module.object.symbols:
         if not symbol.is_undefined or not symbol.name:

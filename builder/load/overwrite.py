@@ -76,7 +76,7 @@ def branches_into(kernel: SimulatedKernel, start: int, end: int) -> Iterator[int
     the function that they stand in.
     """
     region = kernel.memory.region(start)
-    lowest, highest = (kernel.text if "[" in region.name else (region.base, region.end))
+    lowest, highest = kernel.text if "[" in region.name else (region.base, region.end)
     text = kernel.memory.read(lowest, highest - lowest)
     suspects = set()
     for opcode in (b"\xe8", b"\xe9"):

@@ -68,9 +68,7 @@ def apply_relocations(
                 raise LoadError(f"Unknown rela relocation: {kind}", where=where)
             count += 1
     except IndexError:
-        raise UncheckedError(
-            f"relocation at {offset:#x} names symbol {symbol} of {len(values)}", where=where
-        ) from None
+        raise UncheckedError(f"relocation at {offset:#x} names symbol {symbol} of {len(values)}", where=where) from None
     except struct.error:
         raise UncheckedError(f"relocations of {len(table)} bytes, no multiple of 24", where=where) from None
     return count

@@ -71,8 +71,12 @@ class CheckReport:
                 symbol = file.symbols[number]
                 name = symbol.name or (file.sections[symbol.shndx].name if symbol.shndx < len(file.sections) else "")
                 yield {
-                    "section": section, "offset": offset, "type": RELOCATIONS[kind], "symbol": name,
-                    "addend": addend, "address": f"{values[number]:#x}",
+                    "section": section,
+                    "offset": offset,
+                    "type": RELOCATIONS[kind],
+                    "symbol": name,
+                    "addend": addend,
+                    "address": f"{values[number]:#x}",
                 }
 
     @property
@@ -180,10 +184,17 @@ class Checker:
             finally:
                 run.undo()
         return CheckReport(
-            module.name or label, self.kernel.release, tuple(refusals), tuple(problems),
-            accept.taints(module, self.kernel), dict(loaded.relocations) if loaded is not None else {},
-            described[0], described[1], tuple(results), loaded,
-        )  # fmt: skip
+            module.name or label,
+            self.kernel.release,
+            tuple(refusals),
+            tuple(problems),
+            accept.taints(module, self.kernel),
+            dict(loaded.relocations) if loaded is not None else {},
+            described[0],
+            described[1],
+            tuple(results),
+            loaded,
+        )
 
     def find_object(self, name: str) -> Path | None:
         """The file of a module that another needs."""
@@ -269,8 +280,11 @@ def _replaced(simulated: SimulatedKernel, patch: livepatch.Livepatch | None) -> 
     """The functions that a livepatch replaces."""
     return tuple(
         {
-            "object": found.name or "vmlinux", "function": function.name, "sympos": function.sympos,
-            "old": f"{function.old:#x}", "new": f"{function.new:#x}",
+            "object": found.name or "vmlinux",
+            "function": function.name,
+            "sympos": function.sympos,
+            "old": f"{function.old:#x}",
+            "new": f"{function.new:#x}",
         }
         for found in (patch.objects if patch is not None else ())
         for function in found.functions

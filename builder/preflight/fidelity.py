@@ -87,18 +87,34 @@ class Fidelity:
     def as_json(self) -> dict[str, object]:
         """Counts, and every difference with module, section, symbol, pass and cause."""
         return {
-            "kernel": self.release, "cpu": self.cpu, "smp": self.smp, "state": self.state, "exact": self.exact,
-            "modules": self.modules, "identical": self.identical, "bytes": self.bytes, "text_bytes": self.text_bytes,
-            "refused_by_guest": self.refused, "failed": self.failed, "state_differences": self.state_differences,
-            "seconds_guest": round(self.seconds_guest, 3), "seconds_simulated": round(self.seconds_simulated, 3),
+            "kernel": self.release,
+            "cpu": self.cpu,
+            "smp": self.smp,
+            "state": self.state,
+            "exact": self.exact,
+            "modules": self.modules,
+            "identical": self.identical,
+            "bytes": self.bytes,
+            "text_bytes": self.text_bytes,
+            "refused_by_guest": self.refused,
+            "failed": self.failed,
+            "state_differences": self.state_differences,
+            "seconds_guest": round(self.seconds_guest, 3),
+            "seconds_simulated": round(self.seconds_simulated, 3),
             "differences": [
                 {
-                    "module": d.module, "section": d.section, "address": f"{d.address:#x}", "symbol": d.symbol,
-                    "pass": d.step, "ours": d.ours[:64].hex(), "kernels": d.kernels[:64].hex(), "cause": d.cause,
+                    "module": d.module,
+                    "section": d.section,
+                    "address": f"{d.address:#x}",
+                    "symbol": d.symbol,
+                    "pass": d.step,
+                    "ours": d.ours[:64].hex(),
+                    "kernels": d.kernels[:64].hex(),
+                    "cause": d.cause,
                 }
                 for d in self.differences
             ],
-        }  # fmt: skip
+        }
 
 
 def choose(kernel: Kernel, count: int | None, seed: int = 1) -> list[Path]:
@@ -162,7 +178,7 @@ def _load_batch(guest: Guest, batch: Sequence[ModuleFile]) -> dict[str, str]:
     names = " ".join(module.name for module in batch)
     answer = guest.run(
         "mkdir -p /run/batch && cd /run/batch && tar xf ../batch.tar && rm ../batch.tar && "
-        f"for m in {names}; do said=$(insmod $m.ko 2>&1) || echo \"$m $said\"; rm -f $m.ko; done",
+        f'for m in {names}; do said=$(insmod $m.ko 2>&1) || echo "$m $said"; rm -f $m.ko; done',
         timeout=600,
     )
     return {line.split()[0]: line.partition(" ")[2] for line in answer.output.splitlines() if line.strip()}
@@ -198,8 +214,13 @@ def compare(
     files = {module.name: module for module in wanted}
     started = time.monotonic()
     with Guest(
-        kernel, cpu=cpu, smp=smp, memory_mb=memory_mb, panic_on_oops=False,
-        cmdline=f"no_timer_check {cmdline}".rstrip(), kaslr=kaslr,
+        kernel,
+        cpu=cpu,
+        smp=smp,
+        memory_mb=memory_mb,
+        panic_on_oops=False,
+        cmdline=f"no_timer_check {cmdline}".rstrip(),
+        kaslr=kaslr,
     ) as guest:
         kernel = where_it_is(guest, kernel)
         say(f"guest up after {guest.boot_seconds:.1f} s, its kernel moved by {kernel.offset:#x}")
@@ -222,8 +243,8 @@ def compare(
     for kind in ("captured", "derived"):
         outcome = Fidelity(kernel.release, cpu, smp, state=kind, refused=refused, seconds_guest=seconds)
         started = time.monotonic()
-        used = state if kind == "captured" else derive_state(
-            kernel, cpu, smp, unknown, by_bzimage=kaslr, cmdline=cmdline
+        used = (
+            state if kind == "captured" else derive_state(kernel, cpu, smp, unknown, by_bzimage=kaslr, cmdline=cmdline)
         )
         simulated = boot(kernel, used)
         if kind == "captured":
@@ -372,8 +393,13 @@ def _compare_section(
         address = section.address + at
         outcome.differences.append(
             Difference(
-                loaded.name, section.name, address, ours[at:end], theirs[at:end],
-                simulated.describe(address), causes.of(address),
+                loaded.name,
+                section.name,
+                address,
+                ours[at:end],
+                theirs[at:end],
+                simulated.describe(address),
+                causes.of(address),
             )
         )
         at = end

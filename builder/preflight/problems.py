@@ -49,8 +49,9 @@ def _klp_section(module: ModuleFile, section: Section) -> Iterator[Finding]:
         target = sections[section.info] if section.info < len(sections) else None
         if target is None or not target.is_alloc:
             # klp_apply_object_relocs() does not look, as apply_relocations() does (kernel/livepatch/core.c, v6.1).
-            yield Finding("klp-target", f"section {section.name} is written to what is not in memory: section "
-                          f"{section.info}")  # fmt: skip
+            yield Finding(
+                "klp-target", f"section {section.name} is written to what is not in memory: section {section.info}"
+            )
         elif target.name in LATE:
             yield Finding("klp-late", f"section {section.name} is written after {target.name} has been used")
 

@@ -23,10 +23,14 @@ def render_fidelity(outcomes: Sequence[Fidelity], *, verbose: bool = False) -> R
     parts: list[RenderableType] = [table]
     for outcome in outcomes:
         table.add_row(
-            outcome.state, str(outcome.modules),
-            Text(str(outcome.identical), style="green" if outcome.exact else "yellow"), f"{outcome.bytes:,}",
-            f"{outcome.text_bytes:,}", f"{outcome.seconds_guest:.1f}", f"{outcome.seconds_simulated:.1f}",
-        )  # fmt: skip
+            outcome.state,
+            str(outcome.modules),
+            Text(str(outcome.identical), style="green" if outcome.exact else "yellow"),
+            f"{outcome.bytes:,}",
+            f"{outcome.text_bytes:,}",
+            f"{outcome.seconds_guest:.1f}",
+            f"{outcome.seconds_simulated:.1f}",
+        )
     for outcome in outcomes:
         label = f"{outcome.state}: "
         parts += [Text(label + text, style="yellow") for text in outcome.state_differences]

@@ -92,8 +92,10 @@ def campaign(kernel: Kernel, tree: SourceTree, count: int, seed: int) -> list[Ju
     commands = [*choose(tree, count // 2, seed, modules=False), *choose(tree, count - count // 2, seed, modules=True)]
     compiled = Work(tree, None, None).compile_old(commands)
     objects = Objects(kernel)
-    return [judge(command, made, objects.get(command.owners[0]))
-            for command, made in track(zip(commands, compiled, strict=True), total=len(commands))]
+    return [
+        judge(command, made, objects.get(command.owners[0]))
+        for command, made in track(zip(commands, compiled, strict=True), total=len(commands))
+    ]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -118,8 +120,10 @@ def main(arguments: Sequence[str]) -> int:
         for name in row.overridden:
             print(f"{row.name}: {name}: weak, and overridden")
         total.update(found=row.found, absent=row.absent, differing=len(row.differing), weak=len(row.overridden))
-    print(f"{len(rows)} objects: {total['found']} functions found as they run, {total['differing']} differ, "
-          f"{total['weak']} are weak and overridden, {total['absent']} are not there by name")
+    print(
+        f"{len(rows)} objects: {total['found']} functions found as they run, {total['differing']} differ, "
+        f"{total['weak']} are weak and overridden, {total['absent']} are not there by name"
+    )
     return 1 if total["differing"] else 0
 
 

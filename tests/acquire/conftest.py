@@ -45,15 +45,22 @@ MODULES = {"drivers/net/card": "card", "drivers/net/deep/chip": "chip:chip_lite"
 
 def _line(path: str, name: str, module: str) -> str:
     folder, _, base = path.rpartition("/")
-    return LINE.format(o=f"{path}.o", c=f"{path}.c", d=f"{folder}/.{base}.o.d", cmd=f"{folder}/.{base}.o.cmd",
-                       base=base, name=name, module=module)
+    return LINE.format(
+        o=f"{path}.o",
+        c=f"{path}.c",
+        d=f"{folder}/.{base}.o.d",
+        cmd=f"{folder}/.{base}.o.cmd",
+        base=base,
+        name=name,
+        module=module,
+    )
 
 
 def makefile() -> str:
     lines = [_line(path, path.rpartition("/")[2], "") for path in (*BUILT_IN, "boot/start")]
     lines += [_line(path, name, "-DMODULE") for path, name in MODULES.items()]
     listed = " ".join(f"{path.removeprefix('fs/')}.o" for path in BUILT_IN)
-    archive = f"\tset -e; rm -f fs/built-in.a; printf \"fs/%s \" {listed} | xargs ar cDPrST fs/built-in.a\n"
+    archive = f'\tset -e; rm -f fs/built-in.a; printf "fs/%s " {listed} | xargs ar cDPrST fs/built-in.a\n'
     made = "fs/made.o:\n\techo '#define TABLE 9' > fs/made-table.h\n"
     return f".PHONY: ./\n./:\n{''.join(lines)}{archive}\n{made}"
 
@@ -77,5 +84,6 @@ def tree(tmp_path: Path, cache: Path) -> SourceTree:
         (root / name).write_text(text)
     (root / ".bespoke").mkdir()
     compiler = Compiler(command="gcc", version="gcc (Mini) 1", expected="gcc (Mini) 1")
-    return SourceTree(release="6.1.0-mini", root=root, identity="mini", kernel_version="6.1.1",
-                      compiler=compiler, drift=())
+    return SourceTree(
+        release="6.1.0-mini", root=root, identity="mini", kernel_version="6.1.1", compiler=compiler, drift=()
+    )

@@ -107,8 +107,16 @@ def test_shared_locks_do_not_wait_for_each_other(cache: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(("text", "name"), [("6.12.117+deb12-amd64", "6.12.117+deb12-amd64"), ("a/b c", "a_b_c"),
-                                            ("..", "_"), ("", "_"), ("1:2~rc1", "1_2~rc1")])
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("6.12.117+deb12-amd64", "6.12.117+deb12-amd64"),
+        ("a/b c", "a_b_c"),
+        ("..", "_"),
+        ("", "_"),
+        ("1:2~rc1", "1_2~rc1"),
+    ],
+)
 def test_names(text: str, name: str) -> None:
     assert clean_name(text) == name
 

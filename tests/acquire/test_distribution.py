@@ -141,8 +141,13 @@ def test_the_old_code_is_matched_also_where_it_disappears(
     made = []
     for name, content in (("wrong", wrong), ("fixed", fixed)):
         patch = tmp_path / f"{name}.patch"
-        patch.write_text("".join(difflib.unified_diff(
-            text.splitlines(keepends=True), content.splitlines(keepends=True), f"a/{DS}", f"b/{DS}")))
+        patch.write_text(
+            "".join(
+                difflib.unified_diff(
+                    text.splitlines(keepends=True), content.splitlines(keepends=True), f"a/{DS}", f"b/{DS}"
+                )
+            )
+        )
         made.append(prepare_patch([patch], tree).pairs[0].new)
     with pytest.raises(RefusedError) as caught:
         build([diff(*made)], kernel, name="fix", objects=Objects(kernel), inside="vmlinux")
@@ -174,8 +179,13 @@ def test_the_source_of_another_release_is_caught_by_function(older: str, kernel:
         patch = tmp_path / "fix.patch"
         patch.write_text(_touching(source, text, name))
         found = prepare_patch([patch], other)
-        build([diff(pair.old, pair.new) for pair in found.pairs], kernel, name="fix", objects=Objects(kernel),
-              inside=[pair.owner for pair in found.pairs])
+        build(
+            [diff(pair.old, pair.new) for pair in found.pairs],
+            kernel,
+            name="fix",
+            objects=Objects(kernel),
+            inside=[pair.owner for pair in found.pairs],
+        )
     error = caught.value
     assert isinstance(error, RefusedError)
     assert ("run-pre-mismatch", name) in [(row.code, row.symbol) for row in error.refusals]
@@ -187,6 +197,9 @@ def _touching(source: str, text: str, function: str) -> str:
 
     match = re.search(rf"^[^\n;=]*\b{re.escape(function)}\([^;{{]*\)\n\{{\n", text, re.MULTILINE)
     assert match is not None, function
-    new = f"{text[: match.end()]}\tasm volatile(\"nop\");\n{text[match.end() :]}"
-    return "".join(difflib.unified_diff(text.splitlines(keepends=True), new.splitlines(keepends=True),
-                                        f"a/{source}", f"b/{source}"))
+    new = f'{text[: match.end()]}\tasm volatile("nop");\n{text[match.end() :]}'
+    return "".join(
+        difflib.unified_diff(
+            text.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{source}", f"b/{source}"
+        )
+    )

@@ -10,9 +10,11 @@ from builder.acquire.generated import changed_values
 from builder.acquire.source import SourceTree
 
 SOURCE = '#include "size.h"\nvoid f(void) { asm volatile("\\n.ascii \\"->SIZE %0 sizeof\\"" : : "i" (SIZE)); }\n'
-RECORD = ("cmd_kernel/bounds.s := gcc -Wp,-MMD,kernel/.bounds.s.d -Iinclude -O2 -S -o kernel/bounds.s"
-          " kernel/bounds.c\n\n"
-          "source_kernel/bounds.s := kernel/bounds.c\n\ndeps_kernel/bounds.s := \\\n  include/size.h \\\n\n")
+RECORD = (
+    "cmd_kernel/bounds.s := gcc -Wp,-MMD,kernel/.bounds.s.d -Iinclude -O2 -S -o kernel/bounds.s"
+    " kernel/bounds.c\n\n"
+    "source_kernel/bounds.s := kernel/bounds.c\n\ndeps_kernel/bounds.s := \\\n  include/size.h \\\n\n"
+)
 
 
 @pytest.fixture
@@ -28,7 +30,8 @@ def places(tree: SourceTree, tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_changed_constant_is_named(places: tuple[Path, Path], tmp_path: Path) -> None:
     assert changed_values(*places, tmp_path, ["include/size.h"]) == [
-        ("kernel/bounds.c", "->SIZE $8 sizeof", "->SIZE $16 sizeof")]
+        ("kernel/bounds.c", "->SIZE $8 sizeof", "->SIZE $16 sizeof")
+    ]
 
 
 def test_what_reads_no_changed_file_is_not_compiled(places: tuple[Path, Path], tmp_path: Path) -> None:

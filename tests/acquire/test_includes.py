@@ -9,7 +9,7 @@ import pytest
 from builder.acquire.includes import Includes, code_differs
 from builder.acquire.source import SourceTree
 
-ATTR = "__attribute__((__gnu_inline__)) __attribute__((__section__(\"x\")))"
+ATTR = '__attribute__((__gnu_inline__)) __attribute__((__section__("x")))'
 BASE = f"""typedef int u32;
 struct s {{
  int a;
@@ -32,18 +32,21 @@ int code(int x)
 """
 
 
-@pytest.mark.parametrize(("old", "new", "differs"), [
-    ("return 2;", "return 3;", False),
-    ("return x + 1;", "return x + 2;", True),
-    ("u32 spare(struct s *s", "long spare(struct s *t", False),
-    ("int a;", "int a, b;", True),
-    ("return used(x);", "return used(x) + spare(0, 0);", True),
-    ("typedef int u32;", "typedef long u32;", True),
-    ("int code(int x)", "static inline int added(int y)\n{\n return y;\n}\nint code(int x)", False),
-    ("int code(int x)", "static inline int added(int y)\n{\n return used(y);\n}\nint code(int x)", False),
-    ("int code(int x)", "extern int other;\nint code(int x)", True),
-    ("", "", False),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "differs"),
+    [
+        ("return 2;", "return 3;", False),
+        ("return x + 1;", "return x + 2;", True),
+        ("u32 spare(struct s *s", "long spare(struct s *t", False),
+        ("int a;", "int a, b;", True),
+        ("return used(x);", "return used(x) + spare(0, 0);", True),
+        ("typedef int u32;", "typedef long u32;", True),
+        ("int code(int x)", "static inline int added(int y)\n{\n return y;\n}\nint code(int x)", False),
+        ("int code(int x)", "static inline int added(int y)\n{\n return used(y);\n}\nint code(int x)", False),
+        ("int code(int x)", "extern int other;\nint code(int x)", True),
+        ("", "", False),
+    ],
+)
 def test_unused_inline_functions_make_no_difference(old: str, new: str, differs: bool) -> None:
     assert old in BASE
     text = BASE.replace(old, new) if old else BASE
@@ -59,7 +62,10 @@ def test_an_inline_function_used_by_another_counts_as_used() -> None:
 def test_reaching(tree: SourceTree, tmp_path: Path) -> None:
     includes = Includes.of_tree(tree.root, tmp_path / "includes.json")
     assert includes.reaching(["drivers/common.h"]) == {
-        "drivers/common.h", "drivers/net/deep/bus.h", "drivers/net/deep/chip.c"}
+        "drivers/common.h",
+        "drivers/net/deep/bus.h",
+        "drivers/net/deep/chip.c",
+    }
     assert "fs/read.c" in includes.reaching(["include/linux/queue.h"])
     assert includes.reaching(["fs/part.c"]) == {"fs/part.c", "fs/whole.c"}
     (tree.root / "fs/read.c").write_text("")

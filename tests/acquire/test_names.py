@@ -37,26 +37,39 @@ def test_a_header_in_pieces() -> None:
     found = items(HEADER)
     assert found is not None
     assert [(item.kind, item.name) for item in found] == [
-        ("directive", ""), ("define", "X_H"), ("directive", ""), ("define", "ONE"), ("define", "LONG"),
-        ("other", ""), ("prototype", "far"), ("inline", "near"), ("other", ""), ("other", ""), ("directive", "")]
+        ("directive", ""),
+        ("define", "X_H"),
+        ("directive", ""),
+        ("define", "ONE"),
+        ("define", "LONG"),
+        ("other", ""),
+        ("prototype", "far"),
+        ("inline", "near"),
+        ("other", ""),
+        ("other", ""),
+        ("directive", ""),
+    ]
     near = found[7]
     assert (near.first, near.last) == (13, 17)
     assert (found[4].first, found[4].last) == (6, 8)
 
 
-@pytest.mark.parametrize(("old", "new", "names"), [
-    ("+ ONE", "- ONE", {"near"}),
-    ("define ONE 1", "define ONE 2", {"ONE"}),
-    ("do_more(a)", "do_less(a)", {"LONG"}),
-    ("far(struct s *s)", "far(struct s *s, int b)", {"far"}),
-    ("int a; /* } */", "long a;", None),
-    ("A, B", "A, B, C", None),
-    ("#include <linux/y.h>", "#include <linux/z.h>", None),
-    ("/* one */", "/* two */", set()),
-    ("enum e", "static inline int extra(void)\n{\n\treturn 2;\n}\nenum e", {"extra"}),
-    ('"b"', '"c"', None),
-    ("#endif", "#endif\n#if 0\n{\n#endif", None),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("+ ONE", "- ONE", {"near"}),
+        ("define ONE 1", "define ONE 2", {"ONE"}),
+        ("do_more(a)", "do_less(a)", {"LONG"}),
+        ("far(struct s *s)", "far(struct s *s, int b)", {"far"}),
+        ("int a; /* } */", "long a;", None),
+        ("A, B", "A, B, C", None),
+        ("#include <linux/y.h>", "#include <linux/z.h>", None),
+        ("/* one */", "/* two */", set()),
+        ("enum e", "static inline int extra(void)\n{\n\treturn 2;\n}\nenum e", {"extra"}),
+        ('"b"', '"c"', None),
+        ("#endif", "#endif\n#if 0\n{\n#endif", None),
+    ],
+)
 def test_the_names_of_a_change(old: str, new: str, names: set[str] | None) -> None:
     assert old in HEADER
     assert changed_names(HEADER, HEADER.replace(old, new)) == names
@@ -64,9 +77,9 @@ def test_the_names_of_a_change(old: str, new: str, names: set[str] | None) -> No
 
 FILES = {
     "include/x.h": "static inline int leaf(int x)\n{\n\treturn x;\n}\n"
-                   "static inline int over(int x)\n{\n\treturn leaf(x);\n}\n"
-                   "#define MACRO(x) over(x)\n#define PASTE(what) do_##what()\n"
-                   "static inline int do_leaf(void)\n{\n\treturn 1;\n}\n",
+    "static inline int over(int x)\n{\n\treturn leaf(x);\n}\n"
+    "#define MACRO(x) over(x)\n#define PASTE(what) do_##what()\n"
+    "static inline int do_leaf(void)\n{\n\treturn 1;\n}\n",
     "include/wide.h": "#include <x.h>\nstatic int wide = MACRO(3);\n",
     "include/paste.h": "#define DEEPER(kind) PASTE(kind)\n",
     "fs/direct.c": "int f(void) { return leaf(1); }\n",

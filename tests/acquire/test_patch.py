@@ -19,8 +19,7 @@ Edit = Callable[..., PatchObjects]
 
 
 def diff(path: str, old: str, new: str) -> str:
-    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True),
-                                 f"a/{path}", f"b/{path}")
+    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{path}", f"b/{path}")
     return "".join(lines)
 
 
@@ -43,8 +42,11 @@ def patched(tree: SourceTree, tmp_path: Path) -> Edit:
 
 
 def content(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*"))
-            if path.is_file() and ".bespoke" not in path.parts}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and ".bespoke" not in path.parts
+    }
 
 
 def code(path: Path) -> str:
@@ -90,7 +92,10 @@ def test_a_header_reaches_the_objects_whose_code_uses_it(patched: Edit) -> None:
 def test_a_macro_in_a_header_reaches_all_who_read_it(patched: Edit) -> None:
     result = patched(replaced("fs/local.h", "LOCAL 3", "LOCAL 4"))
     assert [(pair.path, pair.owner) for pair in result.pairs] == [
-        ("drivers/net/card.o", "card"), ("fs/read.o", VMLINUX), ("fs/write.o", VMLINUX)]
+        ("drivers/net/card.o", "card"),
+        ("fs/read.o", VMLINUX),
+        ("fs/write.o", VMLINUX),
+    ]
     for pair in result.pairs:
         assert code(pair.old) != code(pair.new)
 
@@ -110,8 +115,10 @@ def test_an_included_source_counts_as_a_header(patched: Edit) -> None:
 def test_a_new_header_is_found(patched: Edit) -> None:
     result = patched(
         diff("fs/fresh.h", "", "#define FRESH 77\n").replace("--- a/fs/fresh.h", "--- /dev/null"),
-        diff("fs/read.c", FILES["fs/read.c"],
-             '#include "fresh.h"\n' + FILES["fs/read.c"].replace("+ LOCAL", "+ FRESH")))
+        diff(
+            "fs/read.c", FILES["fs/read.c"], '#include "fresh.h"\n' + FILES["fs/read.c"].replace("+ LOCAL", "+ FRESH")
+        ),
+    )
     assert "4d" in code(result.pairs[0].new)
 
 
@@ -123,15 +130,15 @@ def test_a_generated_header_is_generated(patched: Edit, tree: SourceTree) -> Non
 
 def test_patches_stack(patched: Edit) -> None:
     first = FILES["fs/read.c"].replace("+ LOCAL", "+ LOCAL * 2")
-    result = patched(replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2"),
-                     diff("fs/read.c", first, first.replace("* 2", "* 20")))
+    result = patched(
+        replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2"), diff("fs/read.c", first, first.replace("* 2", "* 20"))
+    )
     assert "0x3c" in code(result.pairs[0].new)
 
 
 def test_a_patch_and_its_reverse_are_no_change(patched: Edit) -> None:
     changed = FILES["fs/read.c"].replace("+ LOCAL", "- LOCAL")
-    result = patched(diff("fs/read.c", FILES["fs/read.c"], changed),
-                     diff("fs/read.c", changed, FILES["fs/read.c"]))
+    result = patched(diff("fs/read.c", FILES["fs/read.c"], changed), diff("fs/read.c", changed, FILES["fs/read.c"]))
     assert result.pairs == () and result.files == ()
 
 
@@ -142,15 +149,17 @@ def test_what_is_not_built_is_a_warning(patched: Edit) -> None:
 
 
 def test_documentation_is_left_out_with_a_warning(patched: Edit) -> None:
-    result = patched(diff("Documentation/a.rst", "x\n", "y\n"),
-                     replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2"))
+    result = patched(diff("Documentation/a.rst", "x\n", "y\n"), replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2"))
     assert [row.code for row in result.warnings] == ["patch-no-code"]
     assert len(result.pairs) == 1
 
 
 REFUSED = [
-    ("fs/Makefile", "patch-makefile"), ("fs/Kconfig", "patch-kconfig"), ("fs/entry.S", "patch-assembler"),
-    ("fs/strange.xyz", "patch-unknown-file"), ("fs/syscalls.tbl", "patch-generated"),
+    ("fs/Makefile", "patch-makefile"),
+    ("fs/Kconfig", "patch-kconfig"),
+    ("fs/entry.S", "patch-assembler"),
+    ("fs/strange.xyz", "patch-unknown-file"),
+    ("fs/syscalls.tbl", "patch-generated"),
 ]
 
 

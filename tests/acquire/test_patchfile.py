@@ -40,12 +40,18 @@ def test_every_form_names_the_same_file(tmp_path: Path, header: str) -> None:
     assert apply_hunks(OLD, change) == NEW
 
 
-@pytest.mark.parametrize(("header", "kind"), [
-    ("--- /dev/null\n+++ b/fs/n.c\n@@ -0,0 +1 @@\n+x\n", "added"),
-    ("--- a/fs/n.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n", "removed"),
-    ("diff --git a/fs/o.c b/fs/n.c\nsimilarity index 90%\nrename from fs/o.c\nrename to fs/n.c\n"
-     "--- a/fs/o.c\n+++ b/fs/n.c\n@@ -1 +1 @@\n-x\n+y\n", "renamed"),
-])
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [
+        ("--- /dev/null\n+++ b/fs/n.c\n@@ -0,0 +1 @@\n+x\n", "added"),
+        ("--- a/fs/n.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n", "removed"),
+        (
+            "diff --git a/fs/o.c b/fs/n.c\nsimilarity index 90%\nrename from fs/o.c\nrename to fs/n.c\n"
+            "--- a/fs/o.c\n+++ b/fs/n.c\n@@ -1 +1 @@\n-x\n+y\n",
+            "renamed",
+        ),
+    ],
+)
 def test_kinds(tmp_path: Path, header: str, kind: str) -> None:
     (change,) = read_patch(written(tmp_path, header))
     assert (change.path, change.kind) == ("fs/n.c", kind)
@@ -80,8 +86,10 @@ def test_two_equally_near_places_are_no_place(tmp_path: Path) -> None:
 
 def test_line_ends_of_every_kind_survive(tmp_path: Path) -> None:
     text = "a\r\nb\x0c\nc\x1d d\ne\u2028f\nlast"
-    patch = ("--- a/x\n+++ b/x\n@@ -1,5 +1,5 @@\n a\r\n-b\x0c\n+B\x0c\n c\x1d d\n e\u2028f\n-last\n"
-             "\\ No newline at end of file\n+end\n\\ No newline at end of file\n")
+    patch = (
+        "--- a/x\n+++ b/x\n@@ -1,5 +1,5 @@\n a\r\n-b\x0c\n+B\x0c\n c\x1d d\n e\u2028f\n-last\n"
+        "\\ No newline at end of file\n+end\n\\ No newline at end of file\n"
+    )
     (change,) = read_patch(written(tmp_path, patch))
     assert apply_hunks(text, change) == text.replace("b\x0c", "B\x0c").replace("last", "end")
 
@@ -93,10 +101,17 @@ def test_bytes_that_are_no_utf8_survive(tmp_path: Path) -> None:
     assert result == {"x.c": b"/* caf\xe9 */\nb\xff\n"}
 
 
-@pytest.mark.parametrize("text", [
-    "", "nothing here\n", "--- a/x\n+++ b/x\n@@ -1,9 +1,9 @@\n a\n", "--- a/x\n+++ b/x\n@@ what @@\n a\n",
-    "--- a/../../etc/x\n+++ b/../../etc/x\n@@ -1 +1 @@\n-a\n+b\n", "--- /etc/x.c\n+++ /etc/x.c\n@@ -1 +1 @@\n-a\n+b\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nothing here\n",
+        "--- a/x\n+++ b/x\n@@ -1,9 +1,9 @@\n a\n",
+        "--- a/x\n+++ b/x\n@@ what @@\n a\n",
+        "--- a/../../etc/x\n+++ b/../../etc/x\n@@ -1 +1 @@\n-a\n+b\n",
+        "--- /etc/x.c\n+++ /etc/x.c\n@@ -1 +1 @@\n-a\n+b\n",
+    ],
+)
 def test_what_is_no_patch_is_an_error(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError):
         read_patch(written(tmp_path, text))
@@ -117,12 +132,19 @@ def test_files_that_should_or_should_not_exist(tmp_path: Path) -> None:
         apply_all(change, lambda name: None, {})
 
 
-@pytest.mark.parametrize(("path", "code"), [
-    ("fs/ext4/Makefile", "patch-makefile"), ("scripts/mod/Makefile", "patch-makefile"), ("Kbuild", "patch-makefile"),
-    ("arch/x86/Kconfig.debug", "patch-kconfig"), ("kernel/vmlinux.lds.S", "patch-assembler"),
-    ("arch/x86/entry/syscalls/syscall_64.tbl", "patch-generated"), ("rust/x.rs", "patch-generated"),
-    ("fs/foo.bin", "patch-unknown-file"),
-])
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("fs/ext4/Makefile", "patch-makefile"),
+        ("scripts/mod/Makefile", "patch-makefile"),
+        ("Kbuild", "patch-makefile"),
+        ("arch/x86/Kconfig.debug", "patch-kconfig"),
+        ("kernel/vmlinux.lds.S", "patch-assembler"),
+        ("arch/x86/entry/syscalls/syscall_64.tbl", "patch-generated"),
+        ("rust/x.rs", "patch-generated"),
+        ("fs/foo.bin", "patch-unknown-file"),
+    ],
+)
 def test_what_cannot_be_followed(tmp_path: Path, path: str, code: str) -> None:
     (change,) = read_patch(written(tmp_path, f"--- a/{path}\n+++ b/{path}\n{BODY}"))
     refusal = judge(change)
@@ -157,13 +179,16 @@ def test_a_message_may_quote_what_looks_like_a_hunk(tmp_path: Path) -> None:
         read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n{BODY}@@ damaged @@\n"))
 
 
-@pytest.mark.parametrize(("old", "new", "path", "kind"), [
-    ("fs/x.c.orig", "fs/x.c", "fs/x.c", "modified"),
-    ("./fs/x.c", "./fs/x.c", "fs/x.c", "modified"),
-    ("i/fs/x.c", "w/fs/x.c", "fs/x.c", "modified"),
-    ('"a/fs/\\303\\266.c"', '"b/fs/\\303\\266.c"', "fs/\u00f6.c", "modified"),
-    ("a/fs/x.c", "b/fs/y.c", "fs/y.c", "renamed"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "path", "kind"),
+    [
+        ("fs/x.c.orig", "fs/x.c", "fs/x.c", "modified"),
+        ("./fs/x.c", "./fs/x.c", "fs/x.c", "modified"),
+        ("i/fs/x.c", "w/fs/x.c", "fs/x.c", "modified"),
+        ('"a/fs/\\303\\266.c"', '"b/fs/\\303\\266.c"', "fs/\u00f6.c", "modified"),
+        ("a/fs/x.c", "b/fs/y.c", "fs/y.c", "renamed"),
+    ],
+)
 def test_names_of_files(tmp_path: Path, old: str, new: str, path: str, kind: str) -> None:
     (change,) = read_patch(written(tmp_path, f"--- {old}\n+++ {new}\n{BODY}"))
     assert (change.path, change.kind) == (path, kind)
@@ -182,13 +207,23 @@ def test_the_name_of_another_tree_is_left_out_of_a_path(tmp_path: Path) -> None:
     assert located(change, {"fs"}.__contains__).path == "linux/fs/x.c"
 
 
-@pytest.mark.parametrize(("text", "code"), [
-    ("diff --git a/fs/x.bin b/fs/x.bin\nindex 1..2 100644\nGIT binary patch\nliteral 0\nHcmV?d00001\n",
-     "patch-binary-file"),
-    ("diff --git a/fs/x.c b/fs/y.c\nsimilarity index 100%\ncopy from fs/x.c\ncopy to fs/y.c\n", "patch-copied-file"),
-    ("diff --git a/fs/x.c b/fs/y.c\nsimilarity index 100%\nrename from fs/x.c\nrename to fs/y.c\n-- \n2.39\n",
-     "patch-renamed-file"),
-])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (
+            "diff --git a/fs/x.bin b/fs/x.bin\nindex 1..2 100644\nGIT binary patch\nliteral 0\nHcmV?d00001\n",
+            "patch-binary-file",
+        ),
+        (
+            "diff --git a/fs/x.c b/fs/y.c\nsimilarity index 100%\ncopy from fs/x.c\ncopy to fs/y.c\n",
+            "patch-copied-file",
+        ),
+        (
+            "diff --git a/fs/x.c b/fs/y.c\nsimilarity index 100%\nrename from fs/x.c\nrename to fs/y.c\n-- \n2.39\n",
+            "patch-renamed-file",
+        ),
+    ],
+)
 def test_what_git_says_without_a_hunk_is_refused_by_name(tmp_path: Path, text: str, code: str) -> None:
     (change,) = read_patch(written(tmp_path, text))
     refusal = judge(change)
@@ -202,8 +237,9 @@ LINES = st.lists(st.sampled_from(["a", "b", "c", "{", "}", ""]), max_size=30)
 def test_any_difference_applies(old: list[str], new: list[str], context: int) -> None:
     """What difflib makes of two texts, read and applied, gives the second from the first."""
     before, after = ("".join(f"{line}\n" for line in lines) for lines in (old, new))
-    lines = difflib.unified_diff(before.splitlines(keepends=True), after.splitlines(keepends=True),
-                                 "a/x.c", "b/x.c", n=context)
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True), after.splitlines(keepends=True), "a/x.c", "b/x.c", n=context
+    )
     text = "".join(lines)
     if not text:
         return

@@ -30,10 +30,13 @@ def test_a_series_gives_the_order(tmp_path: Path) -> None:
     assert [path.name for path in expand([folder, folder / "b.patch"])] == ["c.patch", "a.patch", "b.patch"]
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("a.patch\nno.patch\n", "line 2: there is no file .*no.patch"),
-    ("a.patch -R\n", "line 1: -R is not known"),
-])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a.patch\nno.patch\n", "line 2: there is no file .*no.patch"),
+        ("a.patch -R\n", "line 1: -R is not known"),
+    ],
+)
 def test_a_series_with_a_fault_names_its_line(tmp_path: Path, text: str, says: str) -> None:
     folder = files(tmp_path / "d", "a.patch")
     (folder / "series").write_text(text)

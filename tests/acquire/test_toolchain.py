@@ -12,8 +12,10 @@ from builder.acquire.toolchain import banner_compiler, find_compiler, read_confi
 from builder.acquire.tools import clean_environment, need, run
 from builder.errors import InputError, RefusedError, ToolError, UnknownError
 
-BANNER = ("Linux version 6.1.0-50-amd64 (debian-kernel@lists.debian.org) (gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0, "
-          "GNU ld (GNU Binutils for Debian) 2.40) #1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-06-19)")
+BANNER = (
+    "Linux version 6.1.0-50-amd64 (debian-kernel@lists.debian.org) (gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0, "
+    "GNU ld (GNU Binutils for Debian) 2.40) #1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-06-19)"
+)
 
 
 def program(folder: Path, name: str, version: str) -> None:
@@ -70,7 +72,10 @@ def test_config_is_read_and_compared(tmp_path: Path) -> None:
     path.write_text('CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C="text"\nCONFIG_D=7\n')
     assert read_config(path) == {"CONFIG_A": "y", "CONFIG_C": "text", "CONFIG_D": "7"}
     assert config_drift({"CONFIG_A": "y", "CONFIG_E": "m"}, {"CONFIG_B": "y", "CONFIG_E": "y"}) == [
-        "CONFIG_A: y -> n", "CONFIG_B: n -> y", "CONFIG_E: m -> y"]
+        "CONFIG_A: y -> n",
+        "CONFIG_B: n -> y",
+        "CONFIG_E: m -> y",
+    ]
     assert config_drift({}, {"CONFIG_MODULE_SIG_KEY": "x", "CONFIG_BUILD_SALT": ""}) == []
     path.write_text("ELF")
     with pytest.raises(InputError, match="no CONFIG_ line"):

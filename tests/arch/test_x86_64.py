@@ -25,7 +25,7 @@ def test_instructions_cover_the_code_without_gaps() -> None:
 
 
 def test_what_each_instruction_is() -> None:
-    rows = decode(code("e800000000" "0f1f00" "7402" "ebf8" "ffe0" "c3" "0f0b"), 0)
+    rows = decode(code("e8000000000f1f007402ebf8ffe0c30f0b"), 0)
     call, nop, jcc, jmp, indirect, ret, ud2 = rows
     assert call.is_call and call.target == 5 and not call.ends_block
     assert nop.is_nop and nop.target is None

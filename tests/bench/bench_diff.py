@@ -108,8 +108,10 @@ def trees(root: Path) -> None:
         spent = time.monotonic() - start
         count = len(json.loads(document)["pairs"])
         most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        print(f"\nbespoke diff OLD_TREE NEW_TREE -j2: {count} pairs in {spent:.1f} s of real time, "
-              f"{spent / count * 1e3:.0f} ms each, {most:.0f} MiB at most in one process")
+        print(
+            f"\nbespoke diff OLD_TREE NEW_TREE -j2: {count} pairs in {spent:.1f} s of real time, "
+            f"{spent / count * 1e3:.0f} ms each, {most:.0f} MiB at most in one process"
+        )
 
 
 def main() -> int:
@@ -126,8 +128,10 @@ def main() -> int:
         for kind in (*dict.fromkeys(k for _, k, _, _ in rows), "all"):
             some = sorted(r for r in rows if kind in ("all", r[1]))
             times = [r[0] for r in some]
-            print(f"{kind:18}{len(some):6}{statistics.median(times):11.1f}{times[int(len(times) * 0.9)]:9.1f}"
-                  f"{times[-1]:9.1f}{max(r[3] for r in some):10.1f}  {some[-1][2]}")
+            print(
+                f"{kind:18}{len(some):6}{statistics.median(times):11.1f}{times[int(len(times) * 0.9)]:9.1f}"
+                f"{times[-1]:9.1f}{max(r[3] for r in some):10.1f}  {some[-1][2]}"
+            )
         trees(root)
     growth()
     return 0

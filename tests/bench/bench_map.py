@@ -44,8 +44,14 @@ def main() -> int:
         counter["all"] = sum(counter.values())
     for group, count in functions.items():
         share = mapped[group] / total[group]
-        table.add_row(group, str(count), f"{total[group]:,}", f"{mapped[group]:,}", f"{share:.1%}",
-                      f"{spent[group] / 1e6 / count:.1f}")  # fmt: skip
+        table.add_row(
+            group,
+            str(count),
+            f"{total[group]:,}",
+            f"{mapped[group]:,}",
+            f"{share:.1%}",
+            f"{spent[group] / 1e6 / count:.1f}",
+        )
     console.print(table)
     return 0
 

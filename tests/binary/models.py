@@ -22,16 +22,33 @@ def _content(draw: st.DrawFn, index: int) -> Section:
     size = draw(st.integers(0, 2**40)) if kind == elf.SHT_NOBITS else len(data)
     align = draw(st.sampled_from([0, 1, 2, 4, 8, 16, 64, 4096]))
     return Section(
-        index, draw(NAMES.filter(lambda n: n != ".shstrtab")), kind, draw(FLAGS), size, data, link=draw(U32),
-        info=draw(U32), align=align, entsize=draw(U64), addr=draw(U64),
-    )  # fmt: skip
+        index,
+        draw(NAMES.filter(lambda n: n != ".shstrtab")),
+        kind,
+        draw(FLAGS),
+        size,
+        data,
+        link=draw(U32),
+        info=draw(U32),
+        align=align,
+        entsize=draw(U64),
+        addr=draw(U64),
+    )
 
 
 @st.composite
 def _symbol(draw: st.DrawFn, index: int, sections: int) -> Symbol:
     shndx = draw(st.one_of(st.integers(0, sections - 1), RESERVED))
-    return Symbol(index, draw(NAMES), draw(U64), draw(U64), draw(st.integers(0, 15)), draw(st.integers(0, 15)),
-                  draw(st.integers(0, 255)), shndx)  # fmt: skip
+    return Symbol(
+        index,
+        draw(NAMES),
+        draw(U64),
+        draw(U64),
+        draw(st.integers(0, 15)),
+        draw(st.integers(0, 15)),
+        draw(st.integers(0, 255)),
+        shndx,
+    )
 
 
 @st.composite
@@ -50,17 +67,38 @@ def objects(draw: st.DrawFn) -> ObjectFile:
         index = len(sections)
         relocations[index] = tuple(draw(st.lists(rows, max_size=4)))
         flags = draw(st.sampled_from([0, elf.SHF_INFO_LINK, elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH]))
-        sections.append(Section(index, draw(NAMES.filter(lambda n: n != ".shstrtab")), elf.SHT_RELA, flags, 0, b"",
-                                link=symtab, info=target.index, align=8, entsize=24))  # fmt: skip
+        sections.append(
+            Section(
+                index,
+                draw(NAMES.filter(lambda n: n != ".shstrtab")),
+                elf.SHT_RELA,
+                flags,
+                0,
+                b"",
+                link=symtab,
+                info=target.index,
+                align=8,
+                entsize=24,
+            )
+        )
     local = sum(1 for s in symbols if s.bind == elf.STB_LOCAL)
-    sections.append(Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 0, b"", link=symtab + 1, info=local, align=8,
-                            entsize=24))  # fmt: skip
+    sections.append(
+        Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 0, b"", link=symtab + 1, info=local, align=8, entsize=24)
+    )
     sections.append(Section(symtab + 1, ".strtab", elf.SHT_STRTAB, 0, 0, b""))
     sections.append(Section(symtab + 2, ".shstrtab", elf.SHT_STRTAB, 0, 0, b""))
     return ObjectFile(
-        "model", draw(st.integers(0, 65535)), elf.ET_REL, tuple(sections), symbols, relocations, flags=draw(U32),
-        entry=draw(U64), osabi=draw(st.integers(0, 255)), little=draw(st.booleans()),
-    )  # fmt: skip
+        "model",
+        draw(st.integers(0, 65535)),
+        elf.ET_REL,
+        tuple(sections),
+        symbols,
+        relocations,
+        flags=draw(U32),
+        entry=draw(U64),
+        osabi=draw(st.integers(0, 255)),
+        little=draw(st.booleans()),
+    )
 
 
 MADE = (elf.SHT_RELA, elf.SHT_SYMTAB, elf.SHT_STRTAB, elf.SHT_SYMTAB_SHNDX)
@@ -69,9 +107,19 @@ MADE = (elf.SHT_RELA, elf.SHT_SYMTAB, elf.SHT_STRTAB, elf.SHT_SYMTAB_SHNDX)
 def content(obj: ObjectFile) -> tuple[object, ...]:
     """Everything that a model says, the bytes of tables left out that follow from the rest."""
     sections = [
-        (s.index, s.name, s.type, s.flags, s.link, s.info, s.align, s.entsize, s.addr,
-         None if s.type in MADE else (s.size, s.data))
+        (
+            s.index,
+            s.name,
+            s.type,
+            s.flags,
+            s.link,
+            s.info,
+            s.align,
+            s.entsize,
+            s.addr,
+            None if s.type in MADE else (s.size, s.data),
+        )
         for s in obj.sections
-    ]  # fmt: skip
+    ]
     rows = {index: list(obj.relocations[index]) for index in sorted(obj.relocations)}
     return (obj.machine, obj.type, obj.flags, obj.entry, obj.osabi, obj.little, sections, list(obj.symbols), rows)

@@ -54,8 +54,11 @@ def judged(written: bytes, model: ObjectFile) -> None:
     assert file.num_sections() == len(model.sections)
     for mine, theirs in list(zip(model.sections, file.iter_sections(), strict=True))[1:]:
         assert (mine.name, mine.flags, mine.link, mine.info) == (
-            theirs.name, theirs["sh_flags"], theirs["sh_link"], theirs["sh_info"]
-        )  # fmt: skip
+            theirs.name,
+            theirs["sh_flags"],
+            theirs["sh_link"],
+            theirs["sh_info"],
+        )
         if mine.type == elf.SHT_PROGBITS and not mine.flags & elf.SHF_COMPRESSED:
             assert theirs.data() == mine.data
         if mine.type == elf.SHT_SYMTAB:
@@ -125,11 +128,13 @@ def many_sections() -> ObjectFile:
     symbols.append(Symbol(MANY, "kernels", 0, 0, 0, elf.STB_GLOBAL, 0, elf.LIVEPATCH))
     symtab = MANY + 1
     sections.append(Section(MANY, ".rela.text.f1", elf.SHT_RELA, 0, 0, b"", link=symtab, info=1, align=8, entsize=24))
-    sections.append(Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 0, b"", link=symtab + 1, info=MANY, align=8,
-                            entsize=24))  # fmt: skip
+    sections.append(
+        Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 0, b"", link=symtab + 1, info=MANY, align=8, entsize=24)
+    )
     sections.append(Section(symtab + 1, ".strtab", elf.SHT_STRTAB, 0, 0, b""))
-    sections.append(Section(symtab + 2, ".symtab_shndx", elf.SHT_SYMTAB_SHNDX, 0, 0, b"", link=symtab, align=4,
-                            entsize=4))  # fmt: skip
+    sections.append(
+        Section(symtab + 2, ".symtab_shndx", elf.SHT_SYMTAB_SHNDX, 0, 0, b"", link=symtab, align=4, entsize=4)
+    )
     sections.append(Section(symtab + 3, ".shstrtab", elf.SHT_STRTAB, 0, 0, b""))
     return ObjectFile("many", 62, elf.ET_REL, tuple(sections), tuple(symbols), {MANY: (Relocation(0, 2, MANY, -4),)})
 
@@ -167,9 +172,16 @@ def test_an_assembler_wrote_it(tmp_path: Path) -> None:
 
 def test_wide_indices_need_their_table() -> None:
     model = many_sections()
-    narrow = ObjectFile("narrow", 62, elf.ET_REL, tuple(
-        Section(s.index, s.name, elf.SHT_PROGBITS, 0, 0, b"") if s.type == elf.SHT_SYMTAB_SHNDX else s
-        for s in model.sections
-    ), model.symbols, model.relocations)  # fmt: skip
+    narrow = ObjectFile(
+        "narrow",
+        62,
+        elf.ET_REL,
+        tuple(
+            Section(s.index, s.name, elf.SHT_PROGBITS, 0, 0, b"") if s.type == elf.SHT_SYMTAB_SHNDX else s
+            for s in model.sections
+        ),
+        model.symbols,
+        model.relocations,
+    )
     with pytest.raises(InputError, match="SHT_SYMTAB_SHNDX"):
         write_object(narrow)

@@ -75,9 +75,7 @@ def test_a_text_file(bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_an_aarch64_object(
-    bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path, out: Path, both: bool
-) -> None:
+def test_an_aarch64_object(bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path, out: Path, both: bool) -> None:
     paths = []
     for name in ("orig.o", "patched.o"):
         data = bytearray((pair / name).read_bytes())
@@ -178,9 +176,7 @@ def test_a_directory_and_a_file(bespoke: Bespoke, pair: Path, image: Path, out: 
         ("{pair}/orig.o", "orig.o: "),
     ],
 )
-def test_what_is_no_kernel(
-    bespoke: Bespoke, pair: Path, tmp_path: Path, out: Path, kernel: str, says: str
-) -> None:
+def test_what_is_no_kernel(bespoke: Bespoke, pair: Path, tmp_path: Path, out: Path, kernel: str, says: str) -> None:
     (tmp_path / "text").write_text("not a kernel\n" * 1000)
     given = kernel.format(tmp=tmp_path, pair=pair)
     said = bespoke("build", pair / "orig.o", pair / "patched.o", "--kernel", given, "-o", out).problem()
@@ -284,12 +280,19 @@ def test_an_interrupt_leaves_nothing(pair: Path, image: Path, tmp_path: Path, ou
     words = [sys.executable, "-m", "builder", "build", *objects, "--kernel", image, "-o", out]
     root = Path(__file__).resolve().parents[2]
     environment = {
-        **os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}", "TMPDIR": str(temporary), "PYTHONPATH": str(root)
-    }  # fmt: skip
+        **os.environ,
+        "PATH": f"{tool.parent}:{os.environ['PATH']}",
+        "TMPDIR": str(temporary),
+        "PYTHONPATH": str(root),
+    }
     process = subprocess.Popen(
-        list(map(str, words)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        list(map(str, words)),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         deadline = time.monotonic() + 60
         while not (tmp_path / "began").exists():

@@ -123,9 +123,7 @@ def test_a_refused_pair(bespoke: Bespoke, pair: Path) -> None:
 
 
 @pytest.mark.kernel
-def test_a_refused_build_says_why_on_both_streams(
-    bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path
-) -> None:
+def test_a_refused_build_says_why_on_both_streams(bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path) -> None:
     folder, out = pair.parent / "net__tipc__core", tmp_path / "fix.ko"
     words = ("build", folder / "orig.o", folder / "patched.o", "--kernel", image, "-o", out)
     ran = bespoke(*words, "--json")
@@ -134,15 +132,22 @@ def test_a_refused_build_says_why_on_both_streams(
     assert all(set(row) == REFUSAL for row in ran.document["refusals"])
     assert "refused: exit-changed" in ran.err and "--allow exit-changed:tipc_exit" in ran.err
     fatal = pair.parent / "kernel__trace__blktrace"
-    ran = bespoke("build", fatal / "orig.o", fatal / "patched.o", "--kernel", image, "-o", out, "--allow",
-                  "no-ftrace-file:__blk_add_trace")  # fmt: skip
+    ran = bespoke(
+        "build",
+        fatal / "orig.o",
+        fatal / "patched.o",
+        "--kernel",
+        image,
+        "-o",
+        out,
+        "--allow",
+        "no-ftrace-file:__blk_add_trace",
+    )
     assert ran.status == 1 and ran.out == "" and "no-ftrace-file" in ran.err and not out.exists()
 
 
 @pytest.mark.kernel
-def test_the_manifest_is_the_document_of_a_build(
-    bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path
-) -> None:
+def test_the_manifest_is_the_document_of_a_build(bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path) -> None:
     out = tmp_path / "fix-2.ko"
     ran = bespoke("build", pair / "orig.o", pair / "patched.o", "--kernel", image, "-o", out, "--json")
     assert ran.status == 0 and ran.err == ""
@@ -166,16 +171,19 @@ def test_two_trees(bespoke: Bespoke, pair: Path, tmp_path: Path, jobs: int) -> N
     text = tmp_path / "text"
     text.write_text("no object")
     rows = {"fs__changed": pair, "net__refused": refused}
-    old = tree(tmp_path / "old", same=pair / "orig.o", gone=pair / "orig.o", bad=pair / "orig.o",
-               **{k: v / "orig.o" for k, v in rows.items()})  # fmt: skip
+    old = tree(
+        tmp_path / "old",
+        same=pair / "orig.o",
+        gone=pair / "orig.o",
+        bad=pair / "orig.o",
+        **{k: v / "orig.o" for k, v in rows.items()},
+    )
     new = tree(tmp_path / "new", same=pair / "orig.o", bad=text, **{k: v / "patched.o" for k, v in rows.items()})
     ran = bespoke("diff", old, new, "--json", "-j", jobs)
     assert ran.status == 2
     assert set(ran.document) == {"pairs", "unpaired"} and ran.document["unpaired"] == ["gone.o"]
     verdicts = {row["path"]: row["verdict"] for row in ran.document["pairs"]}
-    assert verdicts == {
-        "bad.o": "error", "fs/changed.o": "changed", "net/refused.o": "refused", "same.o": "unchanged"
-    }  # fmt: skip
+    assert verdicts == {"bad.o": "error", "fs/changed.o": "changed", "net/refused.o": "refused", "same.o": "unchanged"}
     for row in ran.document["pairs"]:
         if row["verdict"] != "error":
             check_contract(row)
@@ -210,9 +218,13 @@ def test_an_interrupted_comparison(pair: Path, tmp_path: Path, moment: str) -> N
                 (side / f"{kind.name}{k}.o").symlink_to(kind / which)
     jobs = "2" if moment == "several processes" else "1"
     process = subprocess.Popen(
-        [sys.executable, "-m", "builder", "diff", old, new, "--json", "-j", jobs], start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2],
-    )  # fmt: skip
+        [sys.executable, "-m", "builder", "diff", old, new, "--json", "-j", jobs],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )
     try:
         while "iced_x86" not in Path(f"/proc/{process.pid}/maps").read_text():
             assert process.poll() is None
@@ -262,7 +274,11 @@ def test_output_into_a_closed_pipe(pair: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-m", "builder", "diff", pair / "orig.o", pair / "patched.o", "--json"],
-        stdout=write, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}, check=False,
-    )  # fmt: skip
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+    )
     os.close(write)
     assert done.stderr == "" and done.returncode == 2

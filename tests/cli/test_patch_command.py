@@ -38,8 +38,9 @@ def inserted(tree: SourceTree, path: str, after: str, line: str) -> str:
     old = (tree.root / path).read_text()
     assert old.count(f"{after}\n") == 1
     new = old.replace(f"{after}\n", f"{after}\n{line}\n")
-    return "".join(difflib.unified_diff(
-        old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{path}", f"b/{path}"))
+    return "".join(
+        difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{path}", f"b/{path}")
+    )
 
 
 def test_the_document_says_what_was_built_from_what(
@@ -90,8 +91,7 @@ def test_one_module_each(bespoke: Bespoke, tree: SourceTree, release_61: str, tm
     shutil.copy(FIX, folder / "a-good.patch")
     (folder / "b-kconfig.patch").write_text("--- a/fs/Kconfig\n+++ b/fs/Kconfig\n@@ -1 +1 @@\n-x\n+y\n")
     (folder / "c-misfit.patch").write_text("--- a/fs/aio.c\n+++ b/fs/aio.c\n@@ -1 +1 @@\n-x\n+y\n")
-    (folder / "d-many.patch").write_text(
-        inserted(tree, "include/linux/seq_file.h", "struct seq_file {", "\tint more;"))
+    (folder / "d-many.patch").write_text(inserted(tree, "include/linux/seq_file.h", "struct seq_file {", "\tint more;"))
     ran = bespoke("patch", folder, "--each", "--kernel", release_61, "-o", out.parent, "--json", timeout=600)
     assert ran.status == 2
     rows = {Path(row["patch"]).name[0]: row for row in ran.document["patches"]}
@@ -117,18 +117,21 @@ def test_code_that_does_not_compile(
     assert list(out.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (["{fix}", "-o", "{tmp}/absent/x.ko"], "there is no directory"),
-    (["{fix}", "-o", "{tmp}"], "is a directory"),
-    (["{fix}", "-o", "{tmp}/a b.ko"], "cannot be a module's name"),
-    (["{fix}", "-o", "{tmp}/x.ko", "-j", "0"], "-j takes"),
-    (["{fix}", "-o", "{tmp}/x.ko", "--each", "--name", "n"], "cannot be given with --each"),
-    (["{tmp}/absent.patch", "-o", "{tmp}/x.ko"], "there is no file"),
-    (["{tmp}", "-o", "{tmp}/x.ko"], "there are no patches"),
-    (["{fix}", "--source", "{tmp}", "-o", "{tmp}/x.ko"], "no kernel source"),
-    (["{fix}", "--source", "{fix}", "-o", "{tmp}/x.ko"], "tar failed"),
-    (["{fix}", "--source", "linux-source-6.1=0.1-1", "-o", "{tmp}/x.ko"], "no longer offered"),
-])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{fix}", "-o", "{tmp}/absent/x.ko"], "there is no directory"),
+        (["{fix}", "-o", "{tmp}"], "is a directory"),
+        (["{fix}", "-o", "{tmp}/a b.ko"], "cannot be a module's name"),
+        (["{fix}", "-o", "{tmp}/x.ko", "-j", "0"], "-j takes"),
+        (["{fix}", "-o", "{tmp}/x.ko", "--each", "--name", "n"], "cannot be given with --each"),
+        (["{tmp}/absent.patch", "-o", "{tmp}/x.ko"], "there is no file"),
+        (["{tmp}", "-o", "{tmp}/x.ko"], "there are no patches"),
+        (["{fix}", "--source", "{tmp}", "-o", "{tmp}/x.ko"], "no kernel source"),
+        (["{fix}", "--source", "{fix}", "-o", "{tmp}/x.ko"], "tar failed"),
+        (["{fix}", "--source", "linux-source-6.1=0.1-1", "-o", "{tmp}/x.ko"], "no longer offered"),
+    ],
+)
 def test_bad_usage(
     bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, words: list[str], says: str
 ) -> None:

@@ -187,7 +187,8 @@ def raw(obj: ObjectFile, name: str) -> object:
     """Bytes and relocations of the sections that hold the function, strings by content."""
     return [
         (obj.sections[s.shndx].data, tuple(_relocations(obj, s.shndx)))
-        for s in obj.symbols if s.name == name and s.is_defined
+        for s in obj.symbols
+        if s.name == name and s.is_defined
     ]
 
 
@@ -233,8 +234,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(result: Result, number: int, of: int) -> None:
     word = "ERROR" if result.error else "FAIL" if result.failures else "ok"
-    print(f"{number:4}/{of} {word:5} {result.path} ({result.functions} functions, {result.line_only} line-only)"
-          f" {result.kind}: {result.mutation or 'none changes the object'} => {result.named}", flush=True)
+    print(
+        f"{number:4}/{of} {word:5} {result.path} ({result.functions} functions, {result.line_only} line-only)"
+        f" {result.kind}: {result.mutation or 'none changes the object'} => {result.named}",
+        flush=True,
+    )
     for row in [*result.failures, *([result.error] if result.error else [])]:
         print(f"       {row}", flush=True)
 
@@ -252,8 +256,10 @@ def table(results: Sequence[Result]) -> str:
     out = [f"{'':24}{'pairs':>7}{'wrong':>7}"]
     out += [f"{name:24}{count:7}{bad:7}" for name, (count, bad) in rows.items()]
     functions, lines = sum(r.functions for r in results), sum(r.line_only for r in results)
-    out.append(f"{len(results)} files, {functions} functions, {lines} of them line-only after lines were put on top; "
-               f"{sum(bool(r.error) for r in results)} errors")
+    out.append(
+        f"{len(results)} files, {functions} functions, {lines} of them line-only after lines were put on top; "
+        f"{sum(bool(r.error) for r in results)} errors"
+    )
     return "\n".join(out)
 
 

@@ -43,8 +43,9 @@ def build(gcc: str, tmp_path: Path) -> Build:
         place.mkdir()
         # One name for all, so that __FILE__ and the FILE symbol are equal.
         (place / "unit.c").write_text(source)
-        run = subprocess.run([gcc, *FLAGS, *flags, "-x", language, "unit.c", "-o", "unit.o"], cwd=place,
-                             capture_output=True, text=True)  # fmt: skip
+        run = subprocess.run(
+            [gcc, *FLAGS, *flags, "-x", language, "unit.c", "-o", "unit.o"], cwd=place, capture_output=True, text=True
+        )
         assert run.returncode == 0, run.stderr
         return read_object(place / "unit.o")
 

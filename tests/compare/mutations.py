@@ -71,9 +71,7 @@ class _Source:
         self.bodies = [
             _Body(m["name"], m["parameters"], m.start("body"), m.end("body")) for m in _BODY.finditer(self.code)
         ]
-        self.strings = [
-            (start, end) for start, end in literals if text[start] == '"' and no_directives[start] == '"'
-        ]
+        self.strings = [(start, end) for start, end in literals if text[start] == '"' and no_directives[start] == '"']
 
     def edit(self, kind: str, body: _Body, start: int, end: int, new: str) -> Mutation:
         line = self.text.count("\n", 0, start) + 1

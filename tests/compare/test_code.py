@@ -22,10 +22,15 @@ def changed(comparison: Comparison) -> list[str]:
 
 def nothing(comparison: Comparison) -> bool:
     return not (
-        comparison.changed or comparison.line_only or comparison.new_functions or comparison.removed_functions
-        or comparison.new_data or comparison.removed_data or comparison.correlation.ambiguous
+        comparison.changed
+        or comparison.line_only
+        or comparison.new_functions
+        or comparison.removed_functions
+        or comparison.new_data
+        or comparison.removed_data
+        or comparison.correlation.ambiguous
         or any(d.is_changed for d in comparison.data.values())
-    )  # fmt: skip
+    )
 
 
 def twin_name(comparison: Comparison, name: str) -> str:
@@ -34,7 +39,7 @@ def twin_name(comparison: Comparison, name: str) -> str:
 
 
 def test_the_same_source_is_the_same(pair: Pair) -> None:
-    source = HEAD + "static int n; int f(int x) { n += x; note(\"hello\"); return sink(n); }"
+    source = HEAD + 'static int n; int f(int x) { n += x; note("hello"); return sink(n); }'
     assert nothing(pair(source, source))
 
 
@@ -46,19 +51,22 @@ def test_the_same_source_is_the_same(pair: Pair) -> None:
         ("return sink(x);", "return sink(x, 1);"),
         ("return sink(p->a);", "return sink(p->b);"),
         ("return sink(one(x));", "return sink(two(x));"),
-        ("note(\"a message\"); return 0;", "note(\"another message\"); return 0;"),
+        ('note("a message"); return 0;', 'note("another message"); return 0;'),
         ("return sink(first++);", "return sink(second++);"),
         ("return table[1];", "return table[2];"),
     ],
 )
 def test_each_real_change_names_its_function_and_only_that(pair: Pair, old: str, new: str) -> None:
-    frame = HEAD + """
+    frame = (
+        HEAD
+        + """
         struct s {{ int a, b; }}; int first, second; extern int table[];
         __attribute__((noinline)) int one(int x) {{ return sink(x, 1); }}
         __attribute__((noinline)) int two(int x) {{ return sink(x, 2); }}
         int f(int x, struct s *p) {{ {} }}
         int g(int x) {{ return one(x) + two(x); }}
     """
+    )
     comparison = pair(frame.format(old), frame.format(new))
     assert changed(comparison) == ["f"]
     assert comparison.functions[comparison.changed[0]].reason.startswith("at f+0x")
@@ -75,36 +83,50 @@ def test_a_string_that_ends_another_is_told_apart(pair: Pair) -> None:
 
 
 def test_static_locals_pair_by_use_when_their_numbers_are_swapped(pair: Pair) -> None:
-    old = HEAD + """
+    old = (
+        HEAD
+        + """
         int f(int x) { static int count; count += x; return sink(count); }
         int g(int x) { static int count; count -= x; return sink(count); }
     """
-    new = HEAD + """
+    )
+    new = (
+        HEAD
+        + """
         int g(int x) { static int count; count -= x; return sink(count); }
         int f(int x) { static int count; count += x; return sink(count); }
     """
+    )
     comparison = pair(old, new)
     assert nothing(comparison)
     renumbered = 0
     for function in ("f", "g"):
         statics = {}
-        for view, atom in ((comparison.old, comparison.old.by_name[function]),
-                           (comparison.new, comparison.new.by_name[function])):
-            (statics[view],) = {t.atom for r in view.relocations(atom)
-                                if (t := view.target(r, view.bias(atom, r))).atom and not t.atom.is_function}
+        for view, atom in (
+            (comparison.old, comparison.old.by_name[function]),
+            (comparison.new, comparison.new.by_name[function]),
+        ):
+            (statics[view],) = {
+                t.atom
+                for r in view.relocations(atom)
+                if (t := view.target(r, view.bias(atom, r))).atom and not t.atom.is_function
+            }
         assert comparison.correlation.twins[statics[comparison.new]] is statics[comparison.old]
         renumbered += statics[comparison.new].name != statics[comparison.old].name
     assert renumbered == 2
 
 
 def test_two_statics_of_one_name_in_one_function_pair_in_order(pair: Pair) -> None:
-    frame = HEAD + """
+    frame = (
+        HEAD
+        + """
         int f(int x) {{
             if (x) {{ static int seen; seen += x; return sink(seen); }}
             {}
             {{ static int seen; seen -= 7; return sink(seen); }}
         }}
     """
+    )
     comparison = pair(frame.format(""), frame.format("sink(99);"))
     assert changed(comparison) == ["f"]
     assert not comparison.new_data and not comparison.removed_data
@@ -119,11 +141,14 @@ def test_a_new_static_local_is_new_data_and_the_old_ones_stay_paired(pair: Pair)
 
 
 def test_a_static_local_follows_the_code_out_of_an_inlined_function(pair: Pair) -> None:
-    frame = HEAD + """
+    frame = (
+        HEAD
+        + """
         static {} int helper(int x) {{ static int state; state += x; return state; }}
         int f(int x) {{ return sink(helper(x)); }}
         int g(int x) {{ return sink(helper(x), 2); }}
     """
+    )
     comparison = pair(frame.format("inline __attribute__((always_inline))"), frame.format("__attribute__((noinline))"))
     assert names(comparison.new_functions) == ["helper"]
     assert not comparison.new_data and not comparison.removed_data
@@ -137,10 +162,13 @@ def test_constants_of_another_content_are_the_function_s_own(pair: Pair) -> None
 
 
 def test_what_each_version_has_of_its_own_counts_by_content(pair: Pair) -> None:
-    frame = HEAD + """
+    frame = (
+        HEAD
+        + """
         struct limit {{ int interval, burst; }}; extern int allowed(struct limit *);
         void f(void) {{ static struct limit _rs = {{ {}, 10 }}; if (allowed(&_rs)) note("x"); }}
     """
+    )
     assert nothing_but_data(pair(frame.format(5), "\n" + frame.format(5)))
     assert changed(pair(frame.format(5), frame.format(6))) == ["f"]
 
@@ -158,10 +186,13 @@ def test_a_static_local_that_nothing_refers_to_is_neither_new_nor_removed(pair: 
     assert [naming.family(n) for n in names(comparison.new_data)] == ["unused"]
 
 
-COLD = HEAD + """
+COLD = (
+    HEAD
+    + """
     extern void panic(const char *, int) __attribute__((cold));
     int f(int *p, int x) {{ if (x > 100) {{ panic("{}", x); return sink(x); }} return sink(*p, x) + 1; }}
 """
+)
 
 
 def test_a_change_only_in_the_cold_part_changes_the_parent(pair: Pair) -> None:
@@ -175,11 +206,14 @@ def test_a_change_only_in_the_cold_part_changes_the_parent(pair: Pair) -> None:
 
 @pytest.mark.parametrize("change", ["5", "6"])
 def test_a_static_local_that_only_the_cold_part_refers_to_is_paired(pair: Pair, change: str) -> None:
-    frame = HEAD + """
+    frame = (
+        HEAD
+        + """
         extern void panic(const char *, int) __attribute__((cold));
         int f(int *p, int x) {{ if (x > 100) {{ static int state; panic("x", state += {}); return sink(x); }}
                                 return sink(*p, x) + 1; }}
     """
+    )
     comparison = pair(frame.format(5), "static int other_2; int g(void) { return other_2++; }\n" + frame.format(change))
     assert [naming.family(n) for n in names(comparison.children[comparison.new.by_name["f"]])] == ["f.cold"]
     assert not comparison.removed_data and names(comparison.new_data) == ["other_2"]
@@ -201,10 +235,13 @@ def _assembly(gcc: str, place: Path, source: str, *flags: str) -> str:
 
 @pytest.mark.parametrize("suffix", ["isra", "constprop", "part"])
 def test_renumbered_clones_are_the_same(gcc: str, build: Build, tmp_path: Path, suffix: str) -> None:
-    source = HEAD + """
+    source = (
+        HEAD
+        + """
         __attribute__((noinline)) static int h(int x) { return sink(x, 3); }
         int f(int x) { return h(x) + 1; }
     """
+    )
     text = re.sub(r"\bh\b", f"h.{suffix}.0", _assembly(gcc, tmp_path, source))
     assert f"h.{suffix}.0:" in text
     old = build(text, language="assembler")
@@ -243,11 +280,14 @@ def test_a_relaxed_jump_to_another_place_is_a_change(build: Build) -> None:
     assert changed(compare(old, build(RELAX.format("{disp32}", 1), language="assembler"))) == ["f"]
 
 
-LINE = HEAD + """
+LINE = (
+    HEAD
+    + """
 extern void __might_sleep(const char *, int); extern void report(int, int);
 {0}
 int f(int x) {{ if (x) {1}; return sink(x); }}
 """
+)
 
 
 def verdict(comparison: Comparison) -> Verdict:
@@ -296,7 +336,9 @@ def test_a_file_and_line_inside_a_string_may_move(pair: Pair) -> None:
     assert verdict(pair(old, other)) is Verdict.CHANGED
 
 
-LABELS = HEAD + """
+LABELS = (
+    HEAD
+    + """
 int f(int i, int x) {{
     static const void *const table[] = {{ &&a, &&b, &&c }};
     goto *table[i];
@@ -305,6 +347,7 @@ b:  {1} return sink(x, 2);
 c:  return sink(x, 3);
 }}
 """
+)
 
 
 @pytest.mark.parametrize("change", [("5", ""), ("1", "sink(4);")])
@@ -322,14 +365,19 @@ def test_an_unchanged_label_table_is_no_change(pair: Pair) -> None:
     assert nothing(pair(LABELS.format("1", ""), "\n" + LABELS.format("1", "")))
 
 
-SWITCH = HEAD + """
+SWITCH = (
+    HEAD
+    + """
 {0}
 int f(int x) {{ switch (x) {{
     case 0: return sink(x, 1); case 1: return sink(x, {1}); case 2: return sink(3); case 3: return sink(x, x);
     case 4: note("four"); return 4; case {2}: note("five"); return sink(7); }} return 0; }}
 """
-OTHER = ("int before(int x) { switch (x) { case 0: return sink(9); case 1: return sink(8); case 2: return sink(7);"
-         " case 3: return sink(6); case 4: return sink(5); case 5: note(\"q\"); } return 1; }")  # fmt: skip
+)
+OTHER = (
+    "int before(int x) { switch (x) { case 0: return sink(9); case 1: return sink(8); case 2: return sink(7);"
+    ' case 3: return sink(6); case 4: return sink(5); case 5: note("q"); } return 1; }'
+)
 
 
 @pytest.mark.parametrize("flags", [("-fjump-tables",), ("-fno-jump-tables",)])
@@ -352,10 +400,13 @@ def test_swapped_cases_change_only_the_table_and_are_seen(gcc: str, build: Build
 
 
 def test_local_and_global_are_the_same_function(pair: Pair) -> None:
-    frame = HEAD + """
+    frame = (
+        HEAD
+        + """
         {0} int state; {0} __attribute__((noinline, used)) int h(int x) {{ return sink(x, state++); }}
         int f(int x) {{ return h(x) + 1; }}
     """
+    )
     for old, new in (("static", ""), ("", "static")):
         comparison = pair(frame.format(old), frame.format(new))
         assert changed(comparison) == [] and not comparison.new_functions and not comparison.removed_functions
@@ -396,14 +447,17 @@ f:  testl %edi, %edi
 
 def test_two_files_linked_into_one_object_keep_their_own_locals(gcc: str, tmp_path: Path) -> None:
     """FILE symbols tell locals of one name apart."""
+
     def linked(name: str, value: int) -> Path:
         place = tmp_path / name
         place.mkdir()
         objects = []
         for file, constant in (("a", 1), ("b", value)):
             source = place / f"{file}.c"
-            source.write_text(HEAD + f"__attribute__((noinline)) static int h(int x) {{ return sink(x, {constant}); }}"
-                              f"int {file}(int x) {{ return h(x) + 1; }}")
+            source.write_text(
+                HEAD + f"__attribute__((noinline)) static int h(int x) {{ return sink(x, {constant}); }}"
+                f"int {file}(int x) {{ return h(x) + 1; }}"
+            )
             objects.append(f"{file}.o")
             subprocess.run([gcc, *FLAGS, source.name, "-o", objects[-1]], cwd=place, check=True)
         subprocess.run(["ld", "-r", *objects, "-o", "both.o"], cwd=place, check=True)

@@ -14,7 +14,9 @@ def changed(comparison: Comparison) -> dict[str, str]:
     return {a.name: d.reason for a, d in comparison.data.items() if d.is_changed}
 
 
-TABLE = HEAD + """
+TABLE = (
+    HEAD
+    + """
 struct op {{ long code; int (*call)(int); const char *name; }};
 static int one(int x) {{ return sink(x, 1); }}
 static int two(int x) {{ return sink(x, 2); }}
@@ -22,6 +24,7 @@ static const struct op ops[] = {{ {{ 7, one, "one" }}, {{ {0}, {1}, "{2}" }} }};
 static int limit = {3};
 int f(int i) {{ return ops[i].call(ops[i].code) + limit++ + two(i); }}
 """
+)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,7 @@ def test_values_are_shown_old_and_new(pair: Pair) -> None:
 
 def test_a_pointer_to_a_moved_twin_is_the_same(pair: Pair) -> None:
     old = TABLE.format(8, "two", "two", 4)
-    assert changed(pair(old, HEAD + "int g(int x) { return sink(x, \"a new string\"); }\n" + old)) == {}
+    assert changed(pair(old, HEAD + 'int g(int x) { return sink(x, "a new string"); }\n' + old)) == {}
 
 
 def test_a_grown_table_is_a_change(pair: Pair) -> None:
@@ -63,11 +66,14 @@ def test_data_that_comes_or_goes_is_named(pair: Pair) -> None:
 
 
 def test_several_things_in_one_section_are_judged_apart(pair: Pair) -> None:
-    frame = HEAD + """
+    frame = (
+        HEAD
+        + """
         #define SHARED __attribute__((section(".data..read_mostly")))
         SHARED int first = 1; SHARED int second = {0}; SHARED int third = 3;
         {1}int f(int i) {{ return first++ + second++ + sink(third++); }}
     """
+    )
     assert list(changed(pair(frame.format(2, ""), frame.format(4, "")))) == ["second"]
     moved = frame.format(2, "").replace("SHARED int first", "SHARED int zero = 9; SHARED int first")
     comparison = pair(frame.format(2, ""), moved)
@@ -77,10 +83,13 @@ def test_several_things_in_one_section_are_judged_apart(pair: Pair) -> None:
 
 def test_the_section_s_end_is_not_the_next_thing(pair: Pair) -> None:
     """`array + N` as a loop's bound stays with the array, also when the next datum changes places."""
-    frame = HEAD + """
+    frame = (
+        HEAD
+        + """
         #define SHARED __attribute__((section(".data..shared")))
         {}
         int f(void) {{ int n = 0; for (int *p = list; p < list + 4; p++) n += *p; return sink(n, &tail); }}
     """
+    )
     old = frame.format("SHARED int list[4] = { 1, 2, 3, 4 }; SHARED int tail = 5;")
     assert not pair(old, old + "\nint unrelated;").changed

@@ -63,8 +63,11 @@ def test_lines_are_those_of_an_independent_reader(gcc: str, tmp_path: Path, vers
     seen = 0
     for name, base in ((".text.f", 0x10000), (".text.g", 0x20000)):
         section = obj.by_name[name]
-        theirs = {offset: (file, line) for offset, file, line in
-                  _independent((tmp_path / "linked").read_bytes(), base) if 0 <= offset < section.size}  # fmt: skip
+        theirs = {
+            offset: (file, line)
+            for offset, file, line in _independent((tmp_path / "linked").read_bytes(), base)
+            if 0 <= offset < section.size
+        }
         assert len(theirs) > 3
         expected = None
         for offset in range(section.size):

@@ -48,8 +48,9 @@ REASON = re.compile(r"at \S+\+0x[0-9a-f]+: `.+` -> `.+`|instruction (added|remov
 def _places(*kinds: str) -> list[Any]:
     return [
         pytest.param(place, id=f"{kind.partition('/')[0]}-{place.name}")
-        for kind in kinds for place in sorted((data_root() / kind).glob("*"))
-    ]  # fmt: skip
+        for kind in kinds
+        for place in sorted((data_root() / kind).glob("*"))
+    ]
 
 
 @lru_cache(maxsize=2)

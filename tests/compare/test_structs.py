@@ -182,8 +182,15 @@ def test_flat_fields_have_paths(build: Build) -> None:
     types = TypeInfo(build(OLD, "-g"))
     (moved,) = types.defined["struct moved"]
     assert {n: f.offset for n, f in flat_fields(types, moved).items()} == {
-        "a": 0, "b": 8, "f1": 16, "f2": 16, "u": 24, "w": 24, "named.p": 32, "named.q": 33,
-    }  # fmt: skip
+        "a": 0,
+        "b": 8,
+        "f1": 16,
+        "f2": 16,
+        "u": 24,
+        "w": 24,
+        "named.p": 32,
+        "named.q": 33,
+    }
 
 
 CLANG = """

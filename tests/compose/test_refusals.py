@@ -44,11 +44,14 @@ def test_a_changed_init_of_a_variable(judged: Judge) -> None:
 
 
 def test_read_only_data(judged: Judge) -> None:
-    source = BASE + """
+    source = (
+        BASE
+        + """
     static const int sizes[] = { 3, 5, 7, 9, 11, 13, 15, 17 };
     int one(int k) { return sizes[k & 7]; }
     int two(int k) { return sizes[(k >> 3) & 7]; }
     """
+    )
     message = the_refusal(judged(source, ("7, 9", "7, 8")), "rodata-changed", "sizes")
     assert "one" in message and "two" in message and "offset 12" in message
     found = judged(source, ("7, 9", "7, 8"), allow="rodata-changed:sizes")
@@ -57,10 +60,13 @@ def test_read_only_data(judged: Judge) -> None:
 
 
 def test_read_only_data_used_by_what_travels_only(judged: Judge) -> None:
-    source = BASE + """
+    source = (
+        BASE
+        + """
     static const int sizes[] = { 3, 5, 7, 9, 11, 13, 15, 17 };
     int one(int k) { return sizes[k & 7] + 1; }
     """
+    )
     found = judged(source, ("7, 9", "7, 8"), ("+ 1; }\n    ", "+ 2; }\n    "))
     assert codes(found) == [] and roles(found)["one"] == "changed" and data(found) == {"sizes"}
 
@@ -70,17 +76,23 @@ def test_a_removed_static_local(judged: Judge) -> None:
     found = judged(source, ("static int calls; calls += x; return calls;", "return x + 2;"))
     ((code, symbol),) = codes(found)
     assert code == "static-removed" and symbol.startswith("calls.")
-    assert judged(
-        source, ("static int calls; calls += x; return calls;", "return x + 2;"), allow="static-removed:*"
-    ).verdict == "changed"  # fmt: skip
+    assert (
+        judged(
+            source, ("static int calls; calls += x; return calls;", "return x + 2;"), allow="static-removed:*"
+        ).verdict
+        == "changed"
+    )
 
 
 def test_a_static_local_that_inlining_took_away(judged: Judge) -> None:
     """The callee that held it is named."""
-    source = BASE + """
+    source = (
+        BASE
+        + """
     static INLINE int count(int x) { static int calls; calls += x; return calls; }
     int first(int x) { return count(x) + 1; }
     """
+    )
     old = source.replace("INLINE", "noinline")
     new = source.replace("INLINE", "inline __attribute__((always_inline))")
     found = judged(old, new)
@@ -99,10 +111,13 @@ def test_notrace_and_global(judged: Judge) -> None:
 
 
 def test_notrace_and_its_address_taken(judged: Judge) -> None:
-    source = BASE + """
+    source = (
+        BASE
+        + """
     static notrace int quiet(int x) { return x + 40; }
     int (*hook)(int) = quiet;
     """
+    )
     assert "address" in the_refusal(judged(source, ("x + 40", "x + 41")), "no-fentry", "quiet")
 
 
@@ -151,22 +166,28 @@ def test_a_new_export_is_left_out(judged: Judge) -> None:
 
 
 def test_comdat(judged: Judge) -> None:
-    source = BASE + """
+    source = (
+        BASE
+        + """
     __asm__(".section .text.shared,\\"axG\\",@progbits,shared,comdat\\n.weak shared\\n.type shared,@function\\n"
             "shared: call __fentry__\\nmovl $VALUE, %eax\\nret\\n.size shared, . - shared\\n.text");
     int shared(void);
     int use(void) { return shared(); }
     """
+    )
     found = judged(source.replace("VALUE", "1"), source.replace("VALUE", "2"))
     assert ("comdat", "shared") in codes(found)
 
 
 def test_an_unknown_table(judged: Judge) -> None:
     """A section without symbols that points into what travels stops the build, and is named."""
-    source = BASE + """
+    source = (
+        BASE
+        + """
     int odd(int x) { __asm__ volatile("1: nop\\n.pushsection __strange_table,\\"a\\"\\n.long 1b - .\\n.popsection");
         return x + 60; }
     """
+    )
     try:
         found = judged(source, ("x + 60", "x + 61"))
     except UnknownError as problem:
@@ -178,11 +199,14 @@ def test_an_unknown_table(judged: Judge) -> None:
 
 
 def test_all_refusals_come_together(judged: Judge) -> None:
-    source = BASE + """
+    source = (
+        BASE
+        + """
     static int limit = 4; int get(void) { return limit++; }
     int __init begin(void) { return 8; }
     noinstr int quiet(int x) { return x + 40; }
     """
+    )
     found = judged(source, ("limit = 4", "limit = 5"), ("return 8", "return 9"), ("+ 40", "+ 41"))
     assert codes(found) == [("data-changed", "limit"), ("init-changed", "begin"), ("noinstr", "quiet")]
     assert len(found.as_json()["refusals"]) == 3

@@ -30,9 +30,11 @@ def test_nothing(judged: Judge) -> None:
 def test_a_new_function_and_what_it_uses(judged: Judge) -> None:
     found = judged(
         TWO,
-        ("int entry(int x) {", "static int fresh; static noinline int more(int x) { return fresh += x; }\n"
-                               "int entry(int x) { x = more(x);"),
-    )  # fmt: skip
+        (
+            "int entry(int x) {",
+            "static int fresh; static noinline int more(int x) { return fresh += x; }\nint entry(int x) { x = more(x);",
+        ),
+    )
     assert roles(found) == {"more": "new", "entry": "changed"}
     assert data(found) == {"fresh"}
     assert found.as_json()["data"]["new"] == ["fresh"]
@@ -43,9 +45,12 @@ def test_new_data_that_refers_to_more(judged: Judge) -> None:
     """The closure goes through data: a table of new strings and functions."""
     found = judged(
         TWO,
-        ("int entry(int x) {", "static noinline int one(int x) { return x - 9; }\n"
-         "static int (*volatile table[])(int) = { one, helper };\nint entry(int x) { x = table[x & 1](x);"),
-    )  # fmt: skip
+        (
+            "int entry(int x) {",
+            "static noinline int one(int x) { return x - 9; }\n"
+            "static int (*volatile table[])(int) = { one, helper };\nint entry(int x) { x = table[x & 1](x);",
+        ),
+    )
     assert roles(found) == {"one": "new", "entry": "changed"} and data(found) == {"table"}
 
 
@@ -80,8 +85,11 @@ def test_a_function_without_fentry_is_carried_by_its_callers(judged: Judge) -> N
     assert found.as_json()["carriers"] == {"inner": ["entry", "middle"]}
     assert {a.name for a in found.selection.redirected} == {"middle", "entry"}
     # the carrier's call of the carried function stays in the module, that of another carrier goes by the original
-    inside = {(p.name, t.atom.name) for p, t in found.selection.all_references()
-              if isinstance(p, Atom) and t.atom is not None and found.selection.is_local(p, t)}  # fmt: skip
+    inside = {
+        (p.name, t.atom.name)
+        for p, t in found.selection.all_references()
+        if isinstance(p, Atom) and t.atom is not None and found.selection.is_local(p, t)
+    }
     assert {("middle", "inner"), ("entry", "inner")} <= inside and ("entry", "middle") not in inside
 
 
@@ -124,7 +132,7 @@ def test_label_tables_travel(judged: Judge) -> None:
 
 
 def test_a_jump_table_travels(judged: Judge) -> None:
-    cases = "".join(f"case {k}: printk(\"{k}\"); return {value};" for k, value in enumerate((3, 9, 27, 4, 11, 8)))
+    cases = "".join(f'case {k}: printk("{k}"); return {value};' for k, value in enumerate((3, 9, 27, 4, 11, 8)))
     source = f"int weigh(int k) {{ switch (k) {{ {cases} }} return 0; }}"
     found = judged(source, ("return 27", "return 28"))
     assert roles(found)["weigh"] == "changed" and found.verdict == "changed"
@@ -165,9 +173,6 @@ def test_ignored_functions_and_sections(judged: Judge) -> None:
 
 def test_padding_before_a_function_is_no_way_to_redirect_it(judged: Judge) -> None:
     """CONFIG_CALL_PADDING lists every function in __patchable_function_entries, untraceable ones too."""
-    source = (
-        "static noinline notrace int quiet(int x) { return x * 3; }\n"
-        "int entry(int x) { return quiet(x) + 1; }\n"
-    )
+    source = "static noinline notrace int quiet(int x) { return x * 3; }\nint entry(int x) { return quiet(x) + 1; }\n"
     found = judged(source, ("x * 3", "x * 5"), flags=("-fpatchable-function-entry=16,16",))
     assert roles(found) == {"quiet": "changed", "entry": "carrier"}

@@ -114,9 +114,17 @@ def _late(table: str, offset: int) -> Break:
         symtab = obj.symtab
         assert symtab is not None
         late = Section(
-            len(obj.sections), f".klp.rela.{TARGET_NAME}.{table}", elf.SHT_RELA,
-            elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH, 24, b"", link=symtab.index, info=target.index, align=8, entsize=24,
-        )  # fmt: skip
+            len(obj.sections),
+            f".klp.rela.{TARGET_NAME}.{table}",
+            elf.SHT_RELA,
+            elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH,
+            24,
+            b"",
+            link=symtab.index,
+            info=target.index,
+            align=8,
+            entsize=24,
+        )
         rows = {**obj.relocations, rela: kept, late.index: (Relocation(offset, moved[0].type, symbol, 0),)}
         return replace(obj, sections=(*obj.sections, late), relocations=rows)
 

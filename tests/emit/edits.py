@@ -60,9 +60,7 @@ def renamed(find: Callable[[str], bool], change: Callable[[str], str]) -> Edit:
 
     def edit(obj: ObjectFile) -> ObjectFile:
         assert any(find(s.name) for s in obj.symbols), "nothing to rename"
-        return replace(
-            obj, symbols=tuple(s._replace(name=change(s.name)) if find(s.name) else s for s in obj.symbols)
-        )
+        return replace(obj, symbols=tuple(s._replace(name=change(s.name)) if find(s.name) else s for s in obj.symbols))
 
     return edit
 

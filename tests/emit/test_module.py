@@ -100,9 +100,17 @@ def test_no_late_relocation_where_a_pass_has_been(obj: ObjectFile) -> None:
         if section.name.startswith(".klp.rela.vmlinux."):
             continue
         assert obj.sections[section.info].name not in {
-            "__jump_table", ".static_call_sites", ".altinstr_replacement", ".altinstructions", ".parainstructions",
-            ".retpoline_sites", ".return_sites", ".smp_locks", ".orc_unwind_ip", "__mcount_loc",
-        }  # fmt: skip
+            "__jump_table",
+            ".static_call_sites",
+            ".altinstr_replacement",
+            ".altinstructions",
+            ".parainstructions",
+            ".retpoline_sites",
+            ".return_sites",
+            ".smp_locks",
+            ".orc_unwind_ip",
+            "__mcount_loc",
+        }
 
 
 def test_the_manifest_inside_is_what_the_module_holds(module: Module, obj: ObjectFile, kernel: Kernel) -> None:
@@ -119,8 +127,9 @@ def test_the_manifest_inside_is_what_the_module_holds(module: Module, obj: Objec
             exporter, _, name = obj.symbols[r.symbol].name.removeprefix(".klp.sym.").partition(".")
             symbol, _, sympos = name.rpartition(",")
             patched = late.name.split(".")[3]
-            bindings.add((obj.sections[late.info].name, r.offset, r.type, patched, exporter, symbol, int(sympos),
-                          r.addend))  # fmt: skip
+            bindings.add(
+                (obj.sections[late.info].name, r.offset, r.type, patched, exporter, symbol, int(sympos), r.addend)
+            )
     keys = ("section", "offset", "type", "patched", "object", "symbol", "sympos", "addend")
     assert {tuple(row[k] for k in keys) for row in manifest["bindings"]} == bindings
     labels = {s.name: s for s in obj.symbols if s.is_function}
@@ -155,8 +164,9 @@ def test_klp_functions_lead_to_the_new_code(module: Module, obj: ObjectFile, ker
             names = {s.name for s in obj.symbols if s.is_function and s.shndx == code.index and s.value == place}
             sympos = at - layout.offset_of("old_name") + layout.offset_of("old_sympos")
             found[strings.data[symbol.value + row.addend : end].decode()] = (
-                names, int.from_bytes(data.data[sympos : sympos + 8], "little")
-            )  # fmt: skip
+                names,
+                int.from_bytes(data.data[sympos : sympos + 8], "little"),
+            )
     wanted = [row for row in module.manifest["functions"] if row["redirected"]]
     assert set(found) == {row["old_name"] for row in wanted}
     for row in wanted:

@@ -53,9 +53,7 @@ def test_cpus_memory_command_line_and_files(kernel_61: Kernel, tmp_path: Path) -
         assert guest.check("/opt/tool this; cat /etc/motd") == "run with this\nhello\n"
 
 
-@pytest.mark.parametrize(
-    ("cpu", "thunk"), [("qemu64", False), ("Nehalem", True), ("Skylake-Server", True)]
-)
+@pytest.mark.parametrize(("cpu", "thunk"), [("qemu64", False), ("Nehalem", True), ("Skylake-Server", True)])
 def test_the_cpu_model_is_what_the_kernel_sees(kernel_61: Kernel, cpu: str, thunk: bool) -> None:
     """The models differ in what the kernel patches: Intel's before IBRS take retpolines, AMD's too."""
     with Guest(kernel_61, cpu=cpu) as guest:

@@ -54,9 +54,7 @@ def test_a_patch_of_vmlinux(kernel: Kernel, built: Mapping[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_patch_of_a_module_loaded_before_or_after_it(
-    kernel: Kernel, built: Mapping[str, Path], late: bool
-) -> None:
+def test_a_patch_of_a_module_loaded_before_or_after_it(kernel: Kernel, built: Mapping[str, Path], late: bool) -> None:
     plan = TrialPlan(
         commands=(f"cat {VALUE}",),
         objects={"guest_target": built["guest_target"]},
@@ -106,9 +104,7 @@ def test_a_module_that_is_no_livepatch(kernel_61: Kernel, built_61: Mapping[str,
     assert set(report.taints) == {"O", "E"}
 
 
-def test_a_module_for_another_kernel(
-    kernel_61: Kernel, built: Mapping[str, Path], kernel: Kernel
-) -> None:
+def test_a_module_for_another_kernel(kernel_61: Kernel, built: Mapping[str, Path], kernel: Kernel) -> None:
     if kernel.release == kernel_61.release:
         assert trial(built["guest_target"], kernel_61).ok
         return
@@ -119,9 +115,7 @@ def test_a_module_for_another_kernel(
     assert report.dmesg and "the kernel's log" in shown(report)
 
 
-def test_a_task_that_holds_the_transition_up_is_named(
-    kernel_61: Kernel, built_61: Mapping[str, Path]
-) -> None:
+def test_a_task_that_holds_the_transition_up_is_named(kernel_61: Kernel, built_61: Mapping[str, Path]) -> None:
     command = f"echo s > {VALUE} & sleep 0.3"
     plan = TrialPlan(commands=(command,), objects={"guest_target": built_61["guest_target"]}, timeout=5)
     report = trial(built_61["guest_patch_stuck"], kernel_61, plan)
@@ -135,9 +129,7 @@ def test_a_warning_with_the_patch_fails_and_one_before_it_does_not(
     kernel_61: Kernel, built_61: Mapping[str, Path]
 ) -> None:
     objects = {"guest_target": built_61["guest_target"]}
-    report = trial(
-        built_61["guest_patch"], kernel_61, TrialPlan(commands=(f"echo w > {VALUE}",), objects=objects)
-    )
+    report = trial(built_61["guest_patch"], kernel_61, TrialPlan(commands=(f"echo w > {VALUE}",), objects=objects))
     assert report.failure is not None and "target_set" in report.failure
     assert len(report.warnings) == 2 and "W" in report.taints and "cut here" in report.dmesg
     once = f"grep -q patched {VALUE} || [ -e /tmp/done ] || echo w > {VALUE}; touch /tmp/done"
@@ -148,9 +140,7 @@ def test_a_warning_with_the_patch_fails_and_one_before_it_does_not(
 def test_a_crash_keeps_what_came_before(kernel_61: Kernel, built_61: Mapping[str, Path]) -> None:
     objects = {"guest_target": built_61["guest_target"]}
     crash = f"grep -q original {VALUE} || echo o > {VALUE}"
-    report = trial(
-        built_61["guest_patch"], kernel_61, TrialPlan(commands=(f"cat {VALUE}", crash), objects=objects)
-    )
+    report = trial(built_61["guest_patch"], kernel_61, TrialPlan(commands=(f"cat {VALUE}", crash), objects=objects))
     assert report.failure is not None and "NULL pointer dereference" in report.failure
     assert [set(run.answers) for run in report.commands] == [{"before", "with"}, {"before"}]
     assert "target_set" in report.dmesg

@@ -92,9 +92,7 @@ def test_a_leaf_of_a_flag_is_one_that_the_model_shows(kernel: Kernel) -> None:
         ("quiet spectre_v2=retpoline,lfence retbleed=off", True, True, False),
     ],
 )
-def test_the_command_line_is_obeyed(
-    kernel: Kernel, cmdline: str, retpoline: bool, lfence: bool, rethunk: bool
-) -> None:
+def test_the_command_line_is_obeyed(kernel: Kernel, cmdline: str, retpoline: bool, lfence: bool, rethunk: bool) -> None:
     state = derive_state(kernel, "Skylake-Client", cmdline=cmdline)
     assert (state.has(RETPOLINE), state.has(RETPOLINE_LFENCE)) == (retpoline, lfence)
     assert state.has(RETHUNK) == rethunk

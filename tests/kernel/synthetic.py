@@ -79,18 +79,18 @@ def vmlinux(
     out.extend(bytes(64))
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     header = struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, BASE, 64, 0, 0, 64, 56, 1, 64, 0, 0)
-    program = struct.pack(
-        "<IIQQQQQQ", 1, 7, FILE_OFFSET, BASE, BASE & 0x7FFFFFFF, len(out), len(out) + 4096, 4096
-    )
+    program = struct.pack("<IIQQQQQQ", 1, 7, FILE_OFFSET, BASE, BASE & 0x7FFFFFFF, len(out), len(out) + 4096, 4096)
     return (ident + header + program).ljust(FILE_OFFSET, b"\0") + bytes(out) + tail
 
 
 def _place_exports(
     place: Callable[..., int], symbols: list[Row], exports: Sequence[Exported], *, one_table: bool
 ) -> None:
-    groups = [("", list(exports))] if one_table else [
-        ("", [e for e in exports if not e.gpl]), ("_gpl", [e for e in exports if e.gpl])
-    ]  # fmt: skip
+    groups = (
+        [("", list(exports))]
+        if one_table
+        else [("", [e for e in exports if not e.gpl]), ("_gpl", [e for e in exports if e.gpl])]
+    )
     for suffix, group in groups:
         names = [place(e.name.encode() + b"\0", 1) for e in group]
         spaces = [None if e.namespace is None else place(e.namespace.encode() + b"\0", 1) for e in group]
@@ -110,8 +110,10 @@ def _place_exports(
             symbols += [(flags, "R", "__start___kflagstab"), (flags + len(group), "R", "__stop___kflagstab")]
         else:
             crcs = place(b"".join(struct.pack("<I", export.crc) for export in group), 4)
-            symbols += [(crcs, "R", f"__start___kcrctab{suffix}"),
-                        (crcs + 4 * len(group), "R", f"__stop___kcrctab{suffix}")]  # fmt: skip
+            symbols += [
+                (crcs, "R", f"__start___kcrctab{suffix}"),
+                (crcs + 4 * len(group), "R", f"__stop___kcrctab{suffix}"),
+            ]
 
 
 def _place_kallsyms(out: bytearray, symbols: Sequence[Row], layout: str) -> None:
@@ -215,9 +217,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def bzimage(
-    content: bytes, kind: str = "gzip", *, size: int | None = None, packed: bytes | None = None
-) -> bytes:
+def bzimage(content: bytes, kind: str = "gzip", *, size: int | None = None, packed: bytes | None = None) -> bytes:
     """A bzImage whose setup is two sectors, and whose payload stands behind 256 bytes of a decompressor."""
     payload = packed if packed is not None else PACKERS[kind](content)
     if kind != "gzip" or size is not None:
@@ -244,9 +244,7 @@ class BtfWriter:
             self._strings += name.encode() + b"\0"
         return self._places[name]
 
-    def add(
-        self, kind: int, name: str, value: int, extra: bytes = b"", *, vlen: int = 0, flag: bool = False
-    ) -> int:
+    def add(self, kind: int, name: str, value: int, extra: bytes = b"", *, vlen: int = 0, flag: bool = False) -> int:
         info = kind << 24 | vlen | flag << 31
         self._types += struct.pack("<III", self.text(name), info, value) + extra
         self.count += 1
@@ -280,8 +278,7 @@ class BtfWriter:
 
     def enum64(self, name: str, values: Sequence[tuple[str, int]], *, signed: bool = False) -> int:
         extra = b"".join(
-            struct.pack("<III", self.text(word), value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF)
-            for word, value in values
+            struct.pack("<III", self.text(word), value & 0xFFFFFFFF, value >> 32 & 0xFFFFFFFF) for word, value in values
         )
         return self.add(19, name, 8, extra, vlen=len(values), flag=signed)
 

@@ -218,9 +218,7 @@ def test_no_modules(image: Path, cache: Path) -> None:
 
 
 def test_lists_of_a_tree(tmp_path: Path) -> None:
-    root = tree(
-        tmp_path, "r", "kernel/one.ko.zst", "kernel/two-parts.ko.gz", "updates/one.ko", "kernel/three.ko"
-    )
+    root = tree(tmp_path, "r", "kernel/one.ko.zst", "kernel/two-parts.ko.gz", "updates/one.ko", "kernel/three.ko")
     (root / "build").symlink_to(root / "kernel")
     (root / "modules.order").write_text("kernel/one.ko\nkernel/two-parts.ko\nkernel/gone.ko\n")
     assert modules.find_module(root, "two_parts") == root / "kernel/two-parts.ko.gz"
@@ -230,9 +228,10 @@ def test_lists_of_a_tree(tmp_path: Path) -> None:
     (root / "modules.dep").write_text("updates/one.ko: kernel/three.ko\n")
     assert modules.find_module(root, "one") == root / "updates/one.ko"
     assert modules.list_modules(root) == {
-        "one": root / "updates/one.ko", "two_parts": root / "kernel/two-parts.ko.gz",
+        "one": root / "updates/one.ko",
+        "two_parts": root / "kernel/two-parts.ko.gz",
         "three": root / "kernel/three.ko",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("kind", [None, "xz", "zstd", "gzip"])

@@ -71,9 +71,7 @@ def test_damaged_stream(elf: bytes, kind: str) -> None:
 
 
 def test_other_size_than_recorded(elf: bytes) -> None:
-    with pytest.raises(
-        KernelError, match=rf"decompresses to {len(elf)} bytes where {len(elf) + 1} are recorded"
-    ):
+    with pytest.raises(KernelError, match=rf"decompresses to {len(elf)} bytes where {len(elf) + 1} are recorded"):
         extract_vmlinux(bzimage(elf, "zstd", size=len(elf) + 1), where="image")
 
 
@@ -127,7 +125,5 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 
 def test_unknown_release(tmp_path: Path) -> None:
-    with pytest.raises(
-        KernelError, match=r"9\.9\.9-none: neither a file nor a release .* /boot/vmlinuz-9\.9\.9-none"
-    ):
+    with pytest.raises(KernelError, match=r"9\.9\.9-none: neither a file nor a release .* /boot/vmlinuz-9\.9\.9-none"):
         Kernel.open("9.9.9-none", cache=tmp_path)

@@ -158,7 +158,5 @@ def test_damaged_images_give_one_clear_error(seed: int, opened: Opener) -> None:
 
 
 def test_without_banner(opened: Opener) -> None:
-    with pytest.raises(
-        KernelError, match="no linux_banner and no vermagic: built without CONFIG_KALLSYMS_ALL"
-    ):
+    with pytest.raises(KernelError, match="no linux_banner and no vermagic: built without CONFIG_KALLSYMS_ALL"):
         opened(vmlinux(texts=False))

@@ -45,9 +45,7 @@ def test_a_patched_function_runs_the_new_code_until_it_is_disabled(
     unload_module(simulated, module.name)
 
 
-def test_an_object_may_be_loaded_after_its_livepatch(
-    simulated: SimulatedKernel, patches: Mapping[str, Path]
-) -> None:
+def test_an_object_may_be_loaded_after_its_livepatch(simulated: SimulatedKernel, patches: Mapping[str, Path]) -> None:
     module = load_module(simulated, patches["guest_patch"])
     livepatch.run_init(simulated, module)
     assert simulated.redirections == {}
@@ -105,9 +103,7 @@ def test_a_replacing_patch_gives_back_what_it_does_not_patch(simulated: Simulate
         ("__x86_return_thunk", 0, "failed to find location"),
     ],
 )
-def test_what_the_kernel_refuses_to_enable(
-    simulated: SimulatedKernel, name: str, sympos: int, words: str
-) -> None:
+def test_what_the_kernel_refuses_to_enable(simulated: SimulatedKernel, name: str, sympos: int, words: str) -> None:
     if name == "jhash" and len(simulated.kernel.symbols_named(name)) < 2:
         pytest.skip("there is only one jhash in this kernel")
     new = simulated.find_function("gcd")

@@ -1,6 +1,6 @@
 """Run inside a guest, by the host's Python: load and unload again and again.
 
-    python -m tests.operate.cycles MODULE.ko COUNT PROBES
+python -m tests.operate.cycles MODULE.ko COUNT PROBES
 """
 
 from __future__ import annotations

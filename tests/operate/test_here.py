@@ -16,6 +16,8 @@ from tests.operate.scene import FOLLOWING, expected, plant
 from tests.operate.versions import NAME, Probed, offsets
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
+
+
 @pytest.fixture(scope="module")
 def guest(made: Probed) -> Iterator[Guest]:
     """A guest that has the host's files, read-only; the module is loaded, its probes planted."""

@@ -30,8 +30,16 @@ class Probed:
     module: Path
     objects: tuple[Path, ...]
 
-    def build(self, old: int, new: int, name: str, *, on: Path | None = None, replace: bool = False,
-              allow: tuple[tuple[str, str], ...] = ()) -> bytes:  # fmt: skip
+    def build(
+        self,
+        old: int,
+        new: int,
+        name: str,
+        *,
+        on: Path | None = None,
+        replace: bool = False,
+        allow: tuple[tuple[str, str], ...] = (),
+    ) -> bytes:
         """The livepatch from one version to another."""
         module = build(
             [diff(self.objects[old], self.objects[new])],

@@ -164,11 +164,13 @@ def breaks(klp: str, klp_symbol: str, patched: str) -> Iterator[tuple[str, Break
     yield "a position of a unique symbol", lambda e: e.replace(".strtab", f"{other},0".encode(), f"{other},1".encode())
     yield "no position", lambda e: e.replace(".strtab", f"{other},0".encode(), f"{other};0".encode())
     yield "a klp symbol that is not there", lambda e: e.replace(".strtab", other.encode(), f"{other[:-1]}X".encode())
-    yield "a klp symbol of another object", lambda e: e.replace(
-        ".strtab", klp_symbol.encode(), klp_symbol.replace("vmlinux", "vmlinuy").encode()
+    yield (
+        "a klp symbol of another object",
+        lambda e: e.replace(".strtab", klp_symbol.encode(), klp_symbol.replace("vmlinux", "vmlinuy").encode()),
     )
-    yield "a klp symbol of another form", lambda e: e.replace(
-        ".strtab", klp_symbol.encode(), klp_symbol.replace(".klp.sym", ".klp.sim").encode()
+    yield (
+        "a klp symbol of another form",
+        lambda e: e.replace(".strtab", klp_symbol.encode(), klp_symbol.replace(".klp.sym", ".klp.sim").encode()),
     )
     yield "a klp symbol that is undefined", lambda e: e.symbol(klp_symbol, shndx=0)
     yield "a klp symbol that is absolute", lambda e: e.symbol(klp_symbol, shndx=elf.SHN_ABS)
@@ -182,8 +184,9 @@ def breaks(klp: str, klp_symbol: str, patched: str) -> Iterator[tuple[str, Break
     yield "32 signed bits are enough", lambda e: e.rela(".rela.data", 1, type=11)
     yield "relocation to nothing", lambda e: e.rela(".rela.data", 1, type=0)
     # what livepatch is handed
-    yield "an old function that is not there", lambda e: e.replace(
-        ".rodata.str1.1", patched.encode() + b"\0", patched[:-1].encode() + b"X\0"
+    yield (
+        "an old function that is not there",
+        lambda e: e.replace(".rodata.str1.1", patched.encode() + b"\0", patched[:-1].encode() + b"X\0"),
     )
     yield "an old function's position", lambda e: e.put(".data", 16, struct.pack("<Q", 5))
     yield "a function without replacement", lambda e: e.rela(".rela.data", 1, type=0)
@@ -192,8 +195,9 @@ def breaks(klp: str, klp_symbol: str, patched: str) -> Iterator[tuple[str, Break
     yield "no return sites", lambda e: e.rename(".return_sites", ".return_sitez")
     yield "return sites cut", lambda e: e.set(".rela.return_sites", size=24)
     yield "unwinder tables that do not fit", lambda e: e.set(".orc_unwind", size=e.get(".orc_unwind", "size") - 6)
-    yield "traced entry elsewhere", lambda e: e.rela(
-        ".rela__mcount_loc", 0, addend=e.rela_of(".rela__mcount_loc", 0)[3] + 1
+    yield (
+        "traced entry elsewhere",
+        lambda e: e.rela(".rela__mcount_loc", 0, addend=e.rela_of(".rela__mcount_loc", 0)[3] + 1),
     )
     yield "no traced entries", lambda e: e.rename("__mcount_loc", "__mcount_lox")
 

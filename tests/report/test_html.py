@@ -198,30 +198,52 @@ def example() -> tuple[Outcome, Pair]:
     part = Function("work.cold", (), "part", "", ".text.unlikely.work", "", 4, 4, True, False, single)
     functions = (
         Function(
-            "work", ("alias",), "changed", "at work+0x5: `movl $1, %eax` -> `movl $2, %eax`", ".text.work", "a.c:1",
-            20, 24, True, True, changed, references, (("__bug_table", 2), ("__mcount_loc", 1)), (part,),
+            "work",
+            ("alias",),
+            "changed",
+            "at work+0x5: `movl $1, %eax` -> `movl $2, %eax`",
+            ".text.work",
+            "a.c:1",
+            20,
+            24,
+            True,
+            True,
+            changed,
+            references,
+            (("__bug_table", 2), ("__mcount_loc", 1)),
+            (part,),
         ),
         Function("fresh", (), "new", "in the new object only", ".text.fresh", "", 0, 1, True, False, single),
         Function("bearer", (), "carrier", "unchanged, carries inner", ".text.bearer", "", 8, 8, True, True, single),
         Function("start", (), "changed", "instruction removed", ".init.text", "", 8, 4, False, False, single),
-    )  # fmt: skip
+    )
     fields = (FieldChange("lock", "added", None, 128, None, 4), FieldChange("next", "moved", 8, 16, 8, 8))
     refusal = Refusal(
         "init-changed", "start", ".init.text", "start changed, which runs only at start", "accept it", False
     )
     fatal = Refusal("noinstr", "idle", ".noinstr.text", "idle must not be instrumented", "change its callers")
     pair = Pair(
-        "a.o", "old/a.o", "new/a.o", "refused", "", functions, ("gone",), ("moved",),
+        "a.o",
+        "old/a.o",
+        "new/a.o",
+        "refused",
+        "",
+        functions,
+        ("gone",),
+        ("moved",),
         (Datum("table", ".rodata.table", 64, "64 bytes, now 72", False), Datum("seen", ".bss.seen", 4, "new", True)),
         (StructChange("struct item", 128, 136, fields),),
         (Advice.of(refusal), Advice.of(fatal)),
         (Advice.of(Refusal("struct-layout", "item", "", "it changed", "mind")),),
         (Advice.of(Refusal("data-changed", "table", "", "the value changed", "mind", False)),),
-    )  # fmt: skip
+    )
     outcome = Outcome(
-        "work", "refused", (("old", "old/a.o"), ("new", "new/a.o")),
-        following=(("bespoke build old new", "Build it"),), bound=True,
-    )  # fmt: skip
+        "work",
+        "refused",
+        (("old", "old/a.o"), ("new", "new/a.o")),
+        following=(("bespoke build old new", "Build it"),),
+        bound=True,
+    )
     return outcome, pair
 
 

@@ -67,11 +67,15 @@ def table(found: Sequence[Outcome], seen: dict[str, list[Visit]]) -> Table:
             first = (name, outcome.owner, str(len(outcome.replaced)), built_ms) if not number else ("", "", "", "")
             ran = sum(1 for count in visit.hits.values() if count)
             out.add_row(
-                *first, visit.order, f"{visit.insmod:.2f}", f"{visit.transition:.1f}",
-                f"{len(visit.redirected)}/{len(outcome.replaced)}", f"{ran}/{len(outcome.replaced)}",
+                *first,
+                visit.order,
+                f"{visit.insmod:.2f}",
+                f"{visit.transition:.1f}",
+                f"{len(visit.redirected)}/{len(outcome.replaced)}",
+                f"{ran}/{len(outcome.replaced)}",
                 "yes" if visit.unloaded else "no",
                 "\n".join([*visit.problems, *([f"(held up by {visit.held})"] if visit.held else [])]) or "none",
-            )  # fmt: skip
+            )
     return out
 
 

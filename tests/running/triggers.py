@@ -131,7 +131,9 @@ generic.settimeout(20)
 route = socket.socket(16, socket.SOCK_RAW, 0)
 """
 
-_GTP: Final = _NETLINK + """
+_GTP: Final = (
+    _NETLINK
+    + """
 up(b"lo")
 tunnel = socket.socket(2, socket.SOCK_DGRAM)
 tunnel.bind(("127.0.0.1", 2152))
@@ -148,8 +150,11 @@ for number in (0, 1):  # GTP_CMD_NEWPDP, GTP_CMD_DELPDP
 error, _ = ask(route, 17, 4, bytes(16) + named)  # RTM_DELLINK
 assert not error, os.strerror(-error)
 """
+)
 
-_TIPC: Final = _NETLINK + """
+_TIPC: Final = (
+    _NETLINK
+    + """
 up(b"lo")
 def place(port):
     return struct.pack("=H", 2) + struct.pack(">H4s", port, socket.inet_aton("127.0.0.1")) + bytes(120)
@@ -168,8 +173,11 @@ error, _ = ask(generic, tipc, 4, command(2, attribute(1, name)))  # TIPC_NL_BEAR
 assert not error, os.strerror(-error)
 time.sleep(2)
 """
+)
 
-_AUDIT: Final = _NETLINK + """
+_AUDIT: Final = (
+    _NETLINK
+    + """
 os.mkdir("/run/watched")
 path = b"/run/watched"
 fields = [0] * 64
@@ -182,8 +190,11 @@ assert not error, os.strerror(-error)
 os.rmdir("/run/watched")
 time.sleep(2)
 """
+)
 
-_APPLETALK: Final = _NETLINK + """
+_APPLETALK: Final = (
+    _NETLINK
+    + """
 import ctypes
 up(b"dummy0")
 def address(node):  # struct sockaddr_at, with the range of the net in sat_zero
@@ -195,6 +206,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 sent = libc.sendto(s.fileno(), b"hello", 5, 0, address(44), 16)
 assert sent == 5, os.strerror(ctypes.get_errno())
 """
+)
 
 _GADGET: Final = """
 mount -t configfs none /sys/kernel/config || exit 1

@@ -21,8 +21,10 @@ def test_there_are_ten_and_the_series_names_them() -> None:
 
 
 def answers(before: str, during: str, after: str) -> dict[str, Answer]:
-    return {phase: Answer(status=0, output=text, seconds=0.0)
-            for phase, text in (("before", before), ("with", during), ("after", after))}
+    return {
+        phase: Answer(status=0, output=text, seconds=0.0)
+        for phase, text in (("before", before), ("with", during), ("after", after))
+    }
 
 
 def test_a_patch_without_its_effect_is_a_fault() -> None:

@@ -32,8 +32,10 @@ def owners(made: ObjectFile, table: str) -> set[str]:
     section = made.by_name.get(table)
     if section is None:
         return set()
-    texts = {made.sections[made.symbols[r.symbol].shndx].name if made.symbols[r.symbol].is_defined else ""
-             for r in made.relocations_of(section.index)}  # fmt: skip
+    texts = {
+        made.sections[made.symbols[r.symbol].shndx].name if made.symbols[r.symbol].is_defined else ""
+        for r in made.relocations_of(section.index)
+    }
     return {text.removeprefix(".text.unlikely.").removeprefix(".text.") for text in texts}
 
 
@@ -93,8 +95,11 @@ def test_the_key_is_the_kernels_or_in_the_variant_its_own(release: str) -> None:
     for own_key in (False, True):
         made = read_object(target_objects(release, own_key=own_key).new)
         table = made.by_name["__jump_table"]
-        keys = {(made.symbols[r.symbol].is_defined, made.symbols[r.symbol].name)
-                for r in made.relocations_of(table.index) if r.offset % 16 == 8}  # fmt: skip
+        keys = {
+            (made.symbols[r.symbol].is_defined, made.symbols[r.symbol].name)
+            for r in made.relocations_of(table.index)
+            if r.offset % 16 == 8
+        }
         assert (keys == {(False, "bpf_stats_enabled_key")}) == (not own_key)
         assert all(defined for defined, _ in keys) == own_key
 

@@ -83,12 +83,16 @@ def test_the_target_before_with_and_after(target: tuple[TargetObjects, Built], k
     before, patched, after = (facts(steps[phase]) for phase in PHASES)
 
     assert [before["version"], patched["version"], after["version"]] == [
-        "old, quiet", "new, very quiet", "old, quiet",
-    ]  # fmt: skip
+        "old, quiet",
+        "new, very quiet",
+        "old, quiet",
+    ]
     # Static variables and static locals are the original's throughout: by 1, then twice by 10, then by 1 again.
     assert [row["mode"] for row in (before, patched, after)] == [
-        "rise, last step gave 1", "rise, last step gave 21", "rise, last step gave 22",
-    ]  # fmt: skip
+        "rise, last step gave 1",
+        "rise, last step gave 21",
+        "rise, last step gave 22",
+    ]
     assert [row["refused"] for row in (before, patched, after)] == ["1", "1", "2"]
     visits = [int(row["visits"]) for row in (before, patched, after)]
     assert visits[0] == 4 and visits == sorted(set(visits))
@@ -96,18 +100,24 @@ def test_the_target_before_with_and_after(target: tuple[TargetObjects, Built], k
     assert [row["weigh"].split()[4] for row in (before, patched, after)] == ["76", "6", "76"]
     assert [row["run"] for row in (before, patched, after)] == ["51", "55", "51"]
     assert [row["peek"] for row in (before, patched, after)] == [
-        "42 here, -1 nowhere", "42 here, -14 nowhere", "42 here, -1 nowhere",
-    ]  # fmt: skip
+        "42 here, -1 nowhere",
+        "42 here, -14 nowhere",
+        "42 here, -1 nowhere",
+    ]
     # A new static local is the new version's.
     assert [row["shows"] for row in (before, patched, after)] == [
-        "nobody counts them", "1 of the new version", "nobody counts them",
-    ]  # fmt: skip
+        "nobody counts them",
+        "1 of the new version",
+        "nobody counts them",
+    ]
     # A jump label of the new code is turned with the key.
     assert [facts(key[phase])["version"] for phase in PHASES] == ["old, LOUD", "new, LOUD", "old, LOUD"]
     # The new code stores the address of rise(), and the unchanged mode_name() knows it.
     assert [facts(modes[phase])["mode"] for phase in PHASES] == [
-        "rise, last step gave 999", "rise, last step gave 989", "rise, last step gave 988",
-    ]  # fmt: skip
+        "rise, last step gave 999",
+        "rise, last step gave 989",
+        "rise, last step gave 988",
+    ]
 
 
 @pytest.mark.guest

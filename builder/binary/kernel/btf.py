@@ -50,9 +50,7 @@ class Btf:
             "<HBBIIIII", data.ljust(24, b"\0")
         )
         if magic != 0xEB9F or version != 1:
-            raise KernelError(
-                f"its BTF is not of version 1 (magic {magic:#x}, version {version})", where=where
-            )
+            raise KernelError(f"its BTF is not of version 1 (magic {magic:#x}, version {version})", where=where)
         if max(type_at + type_size, string_at + string_size) + size > len(data):
             raise KernelError("its BTF is truncated", where=where)
         self.where = where
@@ -116,9 +114,7 @@ class Btf:
                     found.add(self._layout(resolved))
         if len(found) > 1:
             sizes = ", ".join(str(layout.size) for layout in found)
-            raise KernelError(
-                f"{len(found)} different structs are called {name} ({sizes} bytes)", where=self.where
-            )
+            raise KernelError(f"{len(found)} different structs are called {name} ({sizes} bytes)", where=self.where)
         if not found:
             raise KernelError(f"its BTF has no struct {name}", where=self.where)
         return found.pop()
@@ -145,9 +141,7 @@ class Btf:
         _, kind, count, _, at = self._type(number)
         signed = bool(self._types[at - 5] & 0x80)  # kind_flag: bit 31 of info
         if kind == ENUM:
-            for name, value in struct.iter_unpack(
-                "<Ii" if signed else "<II", self._types[at : at + 8 * count]
-            ):
+            for name, value in struct.iter_unpack("<Ii" if signed else "<II", self._types[at : at + 8 * count]):
                 yield name, value
             return
         for name, low, high in _ENUM64.iter_unpack(self._types[at : at + 12 * count]):
@@ -185,11 +179,7 @@ class Btf:
             return f"{word} {text or '{...}'}"
         if kind == PTR:
             target = self.type_name(value)
-            return (
-                target.replace("()", "(*)()", 1)
-                if target.endswith("()")
-                else f"{target} *".replace("* *", "**")
-            )
+            return target.replace("()", "(*)()", 1) if target.endswith("()") else f"{target} *".replace("* *", "**")
         if kind == ARRAY:
             element, _, count = _TYPE.unpack_from(self._types, at)
             base, bracket, rest = self.type_name(element).partition("[")

@@ -134,16 +134,12 @@ def _payload(data: bytes, where: str | Path) -> bytes:
     """The decompressed payload of a bzImage, of the size that is recorded behind it."""
     (protocol,) = struct.unpack_from("<H", data, 0x206)
     if protocol < 0x208:
-        raise KernelError(
-            f"boot protocol {protocol >> 8}.{protocol & 255:02} is older than 2.08", where=where
-        )
+        raise KernelError(f"boot protocol {protocol >> 8}.{protocol & 255:02} is older than 2.08", where=where)
     sectors = data[0x1F1] or 4
     offset, length = struct.unpack_from("<II", data, 0x248)
     begin = (sectors + 1) * 512 + offset
     if length < 8 or begin + length > len(data):
-        raise KernelError(
-            f"truncated: its kernel ends at byte {begin + length}, the file at {len(data)}", where=where
-        )
+        raise KernelError(f"truncated: its kernel ends at byte {begin + length}, the file at {len(data)}", where=where)
     packed = data[begin : begin + length]
     if compression(packed) is None:
         raise KernelError(f"unknown compression, magic {packed[:6].hex(' ')}", where=where)

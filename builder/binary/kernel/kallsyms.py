@@ -126,9 +126,7 @@ def _marker_run(content: bytes) -> list[int]:
     return words[:stop].tolist()
 
 
-def _decode_names(
-    image: StaticImage, tokens: _Tokens, names: int, count: int
-) -> tuple[list[str], list[str]] | None:
+def _decode_names(image: StaticImage, tokens: _Tokens, names: int, count: int) -> tuple[list[str], list[str]] | None:
     """Names and types of `count` symbols, or None where they do not end before the token table."""
     stream = image.data[names : tokens.table]
     text_of = tokens.texts.__getitem__
@@ -165,9 +163,7 @@ def _addresses(image: StaticImage, tokens: _Tokens, num_syms: int, count: int) -
     raise KernelError("the kallsyms offsets are in none of the known layouts", where=image.where)
 
 
-def _readings(
-    image: StaticImage, tokens: _Tokens, num_syms: int, count: int
-) -> Iterator[tuple[str, array[int]]]:
+def _readings(image: StaticImage, tokens: _Tokens, num_syms: int, count: int) -> Iterator[tuple[str, array[int]]]:
     """What the offsets would mean in each layout: `kallsyms_sym_address` of kernel/kallsyms.c."""
     data, (low, high) = image.data, image.text_limits
     space = (4 * count + 7) & ~7

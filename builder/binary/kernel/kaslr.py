@@ -46,9 +46,7 @@ def read_relocations(image: StaticImage, *, inverse: bool) -> KaslrRelocations:
     starts = [i for i, word in enumerate(words) if not word]
     wanted = 3 if inverse else 2
     if not words or starts[:1] != [0] or len(starts) != wanted:
-        raise KernelError(
-            "no KASLR relocations behind the ELF (not relocatable, or no bzImage)", where=image.where
-        )
+        raise KernelError("no KASLR relocations behind the ELF (not relocatable, or no bzImage)", where=image.where)
     stops = [*starts[1:], len(words)]
     lists = [_addresses(words[i + 1 : stop]) for i, stop in zip(starts, stops, strict=True)]
     return KaslrRelocations(lists[0], lists[1] if inverse else (), lists[-1])

@@ -104,8 +104,7 @@ def survey(path: Path, folder: Path) -> None:
         meta=meta,
         symbols=zip(range(len(table.names)), table.names, table.types, strict=True),
         exports=(
-            (i, row.name, f"{row.address:x}", row.crc, int(row.gpl), row.namespace)
-            for i, row in enumerate(exports)
+            (i, row.name, f"{row.address:x}", row.crc, int(row.gpl), row.namespace) for i, row in enumerate(exports)
         ),
     )
 
@@ -115,8 +114,7 @@ def _banner(image: StaticImage, first: Mapping[str, int]) -> str:
     missing = [name for name in ("linux_banner", "vermagic") if name not in first]
     if missing:
         raise KernelError(
-            f"its kallsyms have no {' and no '.join(missing)}: "
-            "built without CONFIG_KALLSYMS_ALL or CONFIG_MODULES",
+            f"its kallsyms have no {' and no '.join(missing)}: built without CONFIG_KALLSYMS_ALL or CONFIG_MODULES",
             where=image.where,
         )
     banner = image.string(first["linux_banner"]).rstrip("\n")
@@ -155,9 +153,7 @@ def _btf_span(image: StaticImage, first: Mapping[str, int]) -> tuple[int, int]:
     return (section.address, section.size) if section else (0, 0)
 
 
-def _features(
-    image: StaticImage, first: Mapping[str, int], exports: list[Export], btf: Btf | None
-) -> Features:
+def _features(image: StaticImage, first: Mapping[str, int], exports: list[Export], btf: Btf | None) -> Features:
     known = {name: any(symbol in first for symbol in _PROBES.get(name, ())) for name in _names(Features)}
     known["modversions"] = any(row.crc is not None for row in exports)
     known["btf"] = btf is not None

@@ -246,8 +246,7 @@ class Kernel:
         """Raises KernelError where no livepatch can be loaded into this kernel, and says why."""
         if not self.features.livepatch:
             raise KernelError(
-                "the kernel cannot be livepatched: it was built without CONFIG_LIVEPATCH "
-                "(it has no klp_enable_patch)",
+                "the kernel cannot be livepatched: it was built without CONFIG_LIVEPATCH (it has no klp_enable_patch)",
                 where=self.path,
             )
         if not self.features.btf:
@@ -300,4 +299,3 @@ class Kernel:
     def close(self) -> None:
         """Release the facts file; the object is of no use afterwards."""
         self._facts.close()
-

@@ -79,9 +79,7 @@ class Guest(Session):
         """The names in /proc/modules."""
         return tuple(line.split()[0] for line in self.check("cat /proc/modules").splitlines())
 
-    def insmod(
-        self, source: Path | bytes, name: str = "module", params: str = "", *, timeout: float = 60.0
-    ) -> Answer:
+    def insmod(self, source: Path | bytes, name: str = "module", params: str = "", *, timeout: float = 60.0) -> Answer:
         """Give the kernel one module as it is, dependencies not considered; the answer is the kernel's.
 
         `name` is only what its messages call the file; a file on the host may be compressed.

@@ -155,9 +155,7 @@ class Session:
             source = f"if=/dev/mem skip={DATA_START} count={len(piece)}"
             self.check(f"dd bs=65536 {BY_BYTES} {source} >> {path}", timeout=timeout)
 
-    def get(
-        self, guest_path: str, *, offset: int = 0, length: int | None = None, timeout: float = 60.0
-    ) -> bytes:
+    def get(self, guest_path: str, *, offset: int = 0, length: int | None = None, timeout: float = 60.0) -> bytes:
         """`length` bytes of a file from `offset` on, or to its end; also of /proc/kcore and the like."""
         path, pieces, left = shlex.quote(guest_path), list[bytes](), length
         while left is None or left > 0:

@@ -137,9 +137,7 @@ def _apply_new(context: Context, start: int, content: bytes) -> None:
         context.poke(site, one_nop(moved[:size], longest) + moved[size:])
 
 
-def _write_lengths(
-    context: Context, start: int, content: bytes, rows: list[list[int]], first: int, after: int
-) -> None:
+def _write_lengths(context: Context, start: int, content: bytes, rows: list[list[int]], first: int, after: int) -> None:
     """The table itself keeps the lengths that nesting made equal."""
     for i in range(first, after) if after > first + 1 else ():
         at = NEW.size * i + 12

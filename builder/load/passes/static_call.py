@@ -119,4 +119,3 @@ def _null_return(context: Context) -> int:
     if kernel.kernel.features.module_memory:
         return kernel.state.return_thunk
     return kernel.symbol("__x86_return_thunk").address
-

@@ -12,6 +12,17 @@ from builder.operate.kprobes.plan import Addition, Facts, Plan, Report, plan
 from builder.operate.kprobes.versions import Mapped, Symbols, Version
 
 __all__ = [
-    "Addition", "Event", "Facts", "Mapped", "Plan", "Planted", "Report", "Spot", "Symbols", "Version", "parse_events",
-    "parse_list", "plan",
-]  # fmt: skip
+    "Addition",
+    "Event",
+    "Facts",
+    "Mapped",
+    "Plan",
+    "Planted",
+    "Report",
+    "Spot",
+    "Symbols",
+    "Version",
+    "parse_events",
+    "parse_list",
+    "plan",
+]

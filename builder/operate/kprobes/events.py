@@ -97,10 +97,14 @@ def parse_events(text: str) -> tuple[Event, ...]:
             raise InputError(f"kprobe_events has a line that is not understood: {line!r}")
         rows.append(
             Event(
-                found["kind"] == "r", found["group"], found["name"], Spot.parse(found["place"]),
-                tuple(found["rest"].split()), found["active"],
+                found["kind"] == "r",
+                found["group"],
+                found["name"],
+                Spot.parse(found["place"]),
+                tuple(found["rest"].split()),
+                found["active"],
             )
-        )  # fmt: skip
+        )
     return tuple(rows)
 
 
@@ -112,9 +116,13 @@ def parse_list(text: str) -> tuple[Planted, ...]:
         try:
             symbol, _, offset = words[2].partition("+")
             found = Planted(
-                int(words[0], 16), words[1] == "r", symbol, int(offset.partition("/")[0] or "0", 16),
-                words[3].strip("[]") if len(words) > 3 else "", frozenset(_FLAGS.findall(line)),
-            )  # fmt: skip
+                int(words[0], 16),
+                words[1] == "r",
+                symbol,
+                int(offset.partition("/")[0] or "0", 16),
+                words[3].strip("[]") if len(words) > 3 else "",
+                frozenset(_FLAGS.findall(line)),
+            )
         except (IndexError, ValueError):
             raise InputError(f"kprobes/list has a line that is not understood: {line!r}") from None
         rows.append(found)

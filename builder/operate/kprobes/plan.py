@@ -195,9 +195,7 @@ class Facts:
         if at.module or at.offset not in _ENTRY:
             return False
         key = (at.owner, at.function, at.sympos)
-        return any(
-            f.redirected for v in self.versions for f in v.functions if (f.object, f.old, f.sympos) == key
-        )
+        return any(f.redirected for v in self.versions for f in v.functions if (f.object, f.old, f.sympos) == key)
 
 
 def plan(facts: Facts) -> Plan:
@@ -281,9 +279,13 @@ def _foreign(facts: Facts) -> list[Report]:
             continue
         place = f"{row.symbol}+{row.offset:#x}" + (f" [{row.module}]" if row.module else "")
         rows.append(
-            Report("not-ours-to-move", f"{row.address:#x}", place, "planted by register_kprobe, perf or BPF: its "
-                   "owner has to plant it again")
-        )  # fmt: skip
+            Report(
+                "not-ours-to-move",
+                f"{row.address:#x}",
+                place,
+                "planted by register_kprobe, perf or BPF: its owner has to plant it again",
+            )
+        )
     return rows
 
 
@@ -295,7 +297,11 @@ def _blockers(facts: Facts) -> list[Report]:
         for row in facts.planted:
             if row.address - start in _ENTRY and "FTRACE" in row.flags and row.address in alone & facts.limited:
                 rows.append(
-                    Report("post-handler", f"{row.address:#x}", f"{row.symbol}+{row.offset:#x}",
-                           f"a kprobe with a post_handler holds {function.old}, so that no livepatch can redirect it")
-                )  # fmt: skip
+                    Report(
+                        "post-handler",
+                        f"{row.address:#x}",
+                        f"{row.symbol}+{row.offset:#x}",
+                        f"a kprobe with a post_handler holds {function.old}, so that no livepatch can redirect it",
+                    )
+                )
     return rows

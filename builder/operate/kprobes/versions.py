@@ -106,9 +106,14 @@ def _functions(row: Mapping[str, Any]) -> Iterator[Function]:
     yield whole
     for part in row.get("parts", ()):
         yield replace(
-            whole, old=str(part["name"]), base=str(part["name"]), sympos=int(part["sympos"]),
-            old_size=int(part["size"]), redirected=False, rows=_rows(name, part["map"]),
-        )  # fmt: skip
+            whole,
+            old=str(part["name"]),
+            base=str(part["name"]),
+            sympos=int(part["sympos"]),
+            old_size=int(part["size"]),
+            redirected=False,
+            rows=_rows(name, part["map"]),
+        )
 
 
 def _rows(name: str, table: Iterable[Sequence[Any]]) -> dict[int, Mapped]:
