@@ -233,8 +233,7 @@ def _telling(view: View, atom: Atom) -> list[tables.Entry]:
 
 def _describe(meaning: Meaning, view: View, relocation: Relocation) -> str:
     if meaning[0] == "str":
-        text = meaning[1]
-        return repr(text.decode("utf-8", "replace")) if isinstance(text, bytes) else str(text)
+        return repr(str(meaning[1]))
     symbol = view.obj.symbols[relocation.symbol]
     target = view.target(relocation, 4)
     name = target.atom.name if target.atom else symbol.name or (target.section.name if target.section else "?")

@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from builder.binary import elf
+from builder.binary import String, elf
 from builder.compare import naming
-from builder.compare.view import Atom, View, string_at
+from builder.compare.view import Atom, View
 
 
 @dataclass(frozen=True)
@@ -268,12 +268,12 @@ def _constant(view: View, atom: Atom) -> tuple[object, ...] | None:
     """Bytes and strings of read-only data that point to nothing else (messages, numbers, names); None for others."""
     if atom.section.is_write:
         return None
-    rows: list[tuple[int, bytes]] = []
+    rows: list[tuple[int, String]] = []
     for r in view.relocations(atom):
         target = view.target(r)
         if target.section is None or not target.section.is_string:
             return None
-        rows.append((r.offset - atom.start, string_at(target.section, target.offset)))
+        rows.append((r.offset - atom.start, target.section.string_at(target.offset)))
     return view.code(atom), tuple(rows)
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from builder.binary import Relocation, Section
+from builder.binary import Relocation, Section, String
 from builder.compare import naming
 from builder.compare.correlate import Correlation
 from builder.compare.view import Atom, Target, View
-from builder.compare.view import string_at as string_at
 
 Meaning = tuple[object, ...]
 
@@ -111,8 +110,8 @@ class Meanings:
 
     def _unnamed(self, view: View, section: Section, offset: int, lines: bool, depth: int) -> Meaning:
         if section.is_string:
-            text = string_at(section, offset)
-            return ("str", _FILE_LINE.sub(rb"\1:#", text) if lines else text)
+            text, width = section.string_at(offset)
+            return ("str", String(_FILE_LINE.sub(rb"\1:#", text) if lines else text, width))
         if section.is_nobits or section.is_write:
             return ("place", section.name, offset)
         start, end = view.piece(section, offset)

@@ -270,12 +270,6 @@ class View:
         return max(start, 0), min(end, section.size)
 
 
-def string_at(section: Section, offset: int) -> bytes:
-    """The NUL-terminated string at `offset` of a string section; what is left if none ends it."""
-    end = section.data.find(b"\0", offset)
-    return section.data[offset : end if end >= 0 else section.size]
-
-
 def _cut(section: Section, symbols: tuple[Symbol, ...]) -> list[Atom]:
     """Divide a section at its symbols; aliases of one value make one atom."""
     if len(symbols) == 1 and not symbols[0].value:

@@ -53,8 +53,6 @@ def piece_at(view: View, target: Target) -> Piece:
     assert target.section is not None
     section = target.section
     if section.is_string:
-        start = section.data.rfind(b"\0", 0, max(target.offset, 0)) + 1
-        end = section.data.find(b"\0", max(target.offset, 0))
-        return Piece(section, start, end + 1 if end >= 0 else section.size)
+        return Piece(section, *section.string_bounds(target.offset))
     start, end = view.piece(section, target.offset)
     return Piece(section, start, end)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from builder.arch import Instruction
 from builder.binary import Relocation
 from builder.compare import Atom, View, naming
-from builder.compare.view import Target, string_at
+from builder.compare.view import Target
 from builder.compose.running import Extern, Running
 
 _SLACK = 64
@@ -192,7 +192,7 @@ class Matcher:
             start = found - target.offset & _MASK
             return self._is_at(target.atom, start, solved)
         if target.section is not None and target.section.is_string:
-            text = string_at(target.section, target.offset)
+            text = target.section.string_at(target.offset).data
             running = self.running.code(found, len(text))
             if running != text:
                 return f"uses the text {text!r}, the running code {running!r}"

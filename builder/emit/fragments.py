@@ -120,8 +120,8 @@ class _Cutter:
             section=name,
             flags=flags,
             nobits=nobits,
-            align=_alignment(piece.section, piece.start) if not piece.section.is_string else 1,
-            entsize=1 if piece.section.is_string else 0,
+            align=piece.section.character if piece.section.is_string else _alignment(piece.section, piece.start),
+            entsize=piece.section.character if piece.section.is_string else 0,
             data=self._zeroed(piece.section, piece.start, piece.end),
             size=piece.end - piece.start,
             origin=piece.start,
@@ -235,7 +235,8 @@ def _output(section: Section, atom: Atom | None) -> tuple[str, int, bool]:
     if section.is_exec:
         return ".text", alloc | execute, False
     if section.is_string:
-        return ".rodata.str1.1", alloc | elf.SHF_MERGE | elf.SHF_STRINGS, False
+        width = section.character
+        return f".rodata.str{width}.{width}", alloc | elf.SHF_MERGE | elf.SHF_STRINGS, False
     for name, fits in _PLAIN_DATA:
         if fits(section):
             return name, alloc | (0 if name == ".rodata" else write), name == ".bss"

@@ -20,7 +20,7 @@ from builder.binary import Relocation
 from builder.compare import Atom, Comparison, View
 from builder.compare.dwarf import LineTable
 from builder.compare.instruction_map import instruction_map
-from builder.compare.meaning import Meaning, string_at
+from builder.compare.meaning import Meaning
 from builder.compare.view import Target
 
 Kind = Literal["same", "changed", "removed", "added"]
@@ -274,7 +274,7 @@ def target_text(view: View, atom: Atom, relocation: Relocation) -> str:
     if target.section is None:
         return target.symbol.name + (f"{target.offset:+#x}" if target.offset else "")
     if target.section.is_string:
-        text = string_at(target.section, target.offset).decode("utf-8", "replace")
+        text = str(target.section.string_at(target.offset))
         short = text if len(text) <= _TEXT else text[:_TEXT] + "…"
         return '"' + short.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace('"', '\\"') + '"'
     if not target.section.is_nobits:
