@@ -138,15 +138,7 @@ class CodeComparer:
         return Verdict.SAME if x is not None and x == y else Verdict.CHANGED
 
     def _masked(self, view: View, atom: Atom, insn: Instruction, rows: Sequence[Relocation]) -> bytes:
-        code = atom.section.data[insn.offset : insn.end]
-        if not rows:
-            return code
-        masked = bytearray(code)
-        for r in rows:
-            row = view.arch.relocations.get(r.type)
-            at = r.offset - insn.offset
-            masked[at : at + (row.size if row else 4)] = bytes(row.size if row else 4)
-        return bytes(masked[: len(code)])
+        return view.cleared(atom.section.data[insn.offset : insn.end], atom.section, insn.offset, rows)
 
     def _entries(self, old: Atom, new: Atom, identical: bool) -> Difference:
         """Special-table entries of both, in order."""
@@ -182,18 +174,13 @@ class CodeComparer:
 
     def _entry_bytes(self, view: View, entry: tables.Entry) -> bytes:
         """An entry with its relocated fields cleared, and source line numbers, which never count."""
-        data = bytearray(view.obj.sections[entry.section].data[entry.start : entry.end])
-        last = 0
-        for r in entry.relocations:
-            row = view.arch.relocations.get(r.type)
-            size = row.size if row else 8
-            at = r.offset - entry.start
-            data[at : at + size] = bytes(size)
-            last = max(last, at + size)
-        if entry.table.lines and len(entry.relocations) > 1:
-            # struct bug_entry: the 16-bit line follows the file (include/asm-generic/bug.h)
-            data[last : last + 2] = bytes(2)
-        return bytes(data)
+        section = view.obj.sections[entry.section]
+        data = view.masked(section, entry.start, entry.end)
+        if not entry.table.lines or len(entry.relocations) < 2:
+            return data
+        # struct bug_entry: the 16-bit line follows the file (include/asm-generic/bug.h)
+        last = max(r.offset + view.row(section, r).size for r in entry.relocations) - entry.start
+        return data[:last] + bytes(2) + data[last + 2 :]
 
     def _explain(
         self,
@@ -214,7 +201,7 @@ class CodeComparer:
         code = atom.section.data[insn.offset : insn.end]
         text = view.arch.text(code, insn.offset - atom.entry)
         rows = view.relocations_in(atom.section.index, insn.offset, insn.end)
-        names = [_describe(self.meanings.of(view, atom, r, lines=False), view, r) for r in rows]
+        names = [_describe(self.meanings.of(view, atom, r, lines=False), view, atom, r) for r in rows]
         return text + "".join(f" [{n}]" for n in names)
 
 
@@ -231,10 +218,10 @@ def _telling(view: View, atom: Atom) -> list[tables.Entry]:
     return out
 
 
-def _describe(meaning: Meaning, view: View, relocation: Relocation) -> str:
+def _describe(meaning: Meaning, view: View, atom: Atom, relocation: Relocation) -> str:
     if meaning[0] == "str":
         return repr(str(meaning[1]))
     symbol = view.obj.symbols[relocation.symbol]
-    target = view.target(relocation, 4)
+    target = view.target(relocation, view.bias(atom, relocation))
     name = target.atom.name if target.atom else symbol.name or (target.section.name if target.section else "?")
     return name

@@ -35,11 +35,7 @@ class Meanings:
 
     def of(self, view: View, place: Atom | None, relocation: Relocation, *, lines: bool, exact: bool = True) -> Meaning:
         """The meaning of one relocation in `place` (None for table entries and unnamed data)."""
-        bias = 0
-        if place is not None and place.section.is_exec:
-            row = view.arch.relocations.get(relocation.type)
-            if row is not None and row.pc_relative:
-                bias = view.bias(place, relocation) if exact else row.size
+        bias = view.bias(place, relocation, exact=exact) if place is not None else 0
         return self.of_target(view, view.target(relocation, bias), lines=lines)
 
     def of_target(self, view: View, target: Target, *, lines: bool, depth: int = 0) -> Meaning:
@@ -92,21 +88,11 @@ class Meanings:
             return ("zero", end - start)
         if depth > _DEPTH:
             return ("deep", section.name)
-        data = bytearray(section.data[start:end])
-        rows = []
-        relocations = view.relocations_in(section.index, start, end)
-        insns = view.arch.decode(bytes(data), start) if section.is_exec and relocations else []
-        for r in relocations:
-            row = view.arch.relocations.get(r.type)
-            size = row.size if row else 8
-            data[r.offset - start : r.offset - start + size] = bytes(size)
-            bias = 0
-            if insns and row and row.pc_relative:
-                holder = next((i for i in insns if i.offset <= r.offset < i.end), None)
-                bias = holder.end - r.offset if holder else size
-            target = view.target(r, bias)
-            rows.append((r.offset - start, r.type, self.of_target(view, target, lines=lines, depth=depth + 1)))
-        return ("bytes", bytes(data), tuple(rows))
+        rows = tuple(
+            (r.offset - start, r.type, self.of_target(view, target, lines=lines, depth=depth + 1))
+            for r, target in view.leads(section, start, end)
+        )
+        return ("bytes", view.masked(section, start, end), rows)
 
     def _unnamed(self, view: View, section: Section, offset: int, lines: bool, depth: int) -> Meaning:
         if section.is_string:

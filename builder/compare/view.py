@@ -8,16 +8,17 @@ that is mostly a whole section; in `.init.text`, `.ref.text` or
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from builder import arch as architectures
-from builder.arch import Instruction
+from builder.arch import Instruction, RelocationRow
 from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, tables
 from builder.compare import naming
+from builder.errors import UnknownError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,21 +175,58 @@ class View:
             return self.atom_at(section.index, offset)
         return self.atom_at(section.index, symbol.value)
 
-    def bias(self, atom: Atom, relocation: Relocation) -> int:
-        """Distance from a PC-relative field in code to the end of its instruction; 0 elsewhere."""
-        row = self.arch.relocations.get(relocation.type)
-        if row is None or not row.pc_relative or not atom.section.is_exec:
+    def row(self, section: Section, relocation: Relocation) -> RelocationRow:
+        """How wide the relocated field is, and whether it is relative to its place.
+
+        Raises UnknownError for a type that the kernel does not apply.
+        """
+        found = self.arch.relocations.get(relocation.type)
+        if found is None:
+            raise UnknownError(
+                f"section {section.name}: relocation type {relocation.type} at {relocation.offset:#x} "
+                "is not one the kernel applies",
+                where=self.obj.name,
+            )
+        return found
+
+    def bias(self, atom: Atom, relocation: Relocation, *, exact: bool = True) -> int:
+        """Distance from a PC-relative field in code to the end of its instruction; 0 elsewhere.
+
+        Unless it is to be `exact`, nothing is decoded: constants behind the field are left out.
+        """
+        row = self.row(atom.section, relocation)
+        if not row.pc_relative or not atom.section.is_exec:
             return 0
-        if relocation.type in self.arch.branch_types:
+        if not exact or relocation.type in self.arch.branch_types:
             return row.size
-        insn = self.instruction_at(atom, relocation.offset)
-        return insn.end - relocation.offset if insn else row.size
+        return _to_the_end(self.instructions(atom), relocation.offset, row.size)
 
     def instruction_at(self, atom: Atom, offset: int) -> Instruction | None:
         """The instruction whose bytes hold `offset`."""
-        rows = self.instructions(atom)
-        at = bisect_right(rows, offset, key=attrgetter("offset")) - 1
-        return rows[at] if at >= 0 and offset < rows[at].end else None
+        return _holder(self.instructions(atom), offset)
+
+    def leads(self, section: Section, start: int, end: int) -> Iterator[tuple[Relocation, Target]]:
+        """Relocations of bytes [start, end) that are no function, and where they lead."""
+        relocations = self.relocations_in(section.index, start, end)
+        insns = self.arch.decode(section.data[start:end], start) if relocations and section.is_exec else []
+        for r in relocations:
+            row = self.row(section, r)
+            relative = bool(insns) and row.pc_relative
+            yield r, self.target(r, _to_the_end(insns, r.offset, row.size) if relative else 0)
+
+    def masked(self, section: Section, start: int, end: int) -> bytes:
+        """Bytes [start, end) of a section with the relocated fields cleared."""
+        return self.cleared(section.data[start:end], section, start, self.relocations_in(section.index, start, end))
+
+    def cleared(self, code: bytes, section: Section, start: int, relocations: Sequence[Relocation]) -> bytes:
+        """Bytes that stand at `start` of a section, or for what stands there, with those fields cleared."""
+        if not relocations:
+            return code
+        out = bytearray(code)
+        for r in relocations:
+            at, size = r.offset - start, self.row(section, r).size
+            out[at : at + size] = bytes(size)
+        return bytes(out[: len(code)])
 
     @cached_property
     def entries(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
@@ -244,17 +282,23 @@ class View:
         unnamed read-only data (switch tables).
         """
         out: dict[int, set[int]] = {}
-        rows = self.arch.relocations
         for rela in self.obj.relocations:
             place = self.obj.sections[self.obj.sections[rela].info]
             if not place.is_alloc:
                 continue
+            code: list[Instruction] = []
             for r in self.obj.relocations[rela]:
                 symbol = self.obj.symbols[r.symbol]
-                if not symbol.is_defined or symbol.shndx in self._map:
+                if not symbol.is_defined or symbol.shndx in self._map or self.obj.sections[symbol.shndx].is_string:
                     continue
-                row = rows.get(r.type)
-                bias = 4 if row and row.pc_relative and place.is_exec else 0
+                atom = self.atom_at(place.index, r.offset)
+                if atom is not None:
+                    bias = self.bias(atom, r)
+                elif place.is_exec and self.row(place, r).pc_relative:
+                    code = code or self.arch.decode(place.data, 0)
+                    bias = _to_the_end(code, r.offset, self.row(place, r).size)
+                else:
+                    bias = 0
                 out.setdefault(symbol.shndx, set()).add(symbol.value + r.addend + bias)
         return {index: sorted(found) for index, found in out.items()}
 
@@ -268,6 +312,18 @@ class View:
         start = cuts[at - 1] if at else 0
         end = cuts[at] if at < len(cuts) else section.size
         return max(start, 0), min(end, section.size)
+
+
+def _holder(rows: Sequence[Instruction], offset: int) -> Instruction | None:
+    """The instruction whose bytes hold `offset`."""
+    at = bisect_right(rows, offset, key=attrgetter("offset")) - 1
+    return rows[at] if at >= 0 and offset < rows[at].end else None
+
+
+def _to_the_end(rows: Sequence[Instruction], offset: int, size: int) -> int:
+    """Distance from `offset` to the end of the instruction that holds it; `size` where none does."""
+    insn = _holder(rows, offset)
+    return insn.end - offset if insn else size
 
 
 def _cut(section: Section, symbols: tuple[Symbol, ...]) -> list[Atom]:

@@ -27,19 +27,7 @@ def of_atom(view: View, atom: Atom) -> Iterator[tuple[Relocation, Target]]:
 
 def of_piece(view: View, piece: Piece) -> Iterator[tuple[Relocation, Target]]:
     """The same for unnamed bytes; code is decoded to find what a field is relative to."""
-    rows = view.relocations_in(piece.section.index, piece.start, piece.end)
-    if not rows:
-        return
-    insns = []
-    if piece.section.is_exec:
-        insns = view.arch.decode(piece.section.data[piece.start : piece.end], piece.start)
-    for r in rows:
-        row = view.arch.relocations.get(r.type)
-        bias = 0
-        if insns and row is not None and row.pc_relative:
-            holder = next((i for i in insns if i.offset <= r.offset < i.end), None)
-            bias = holder.end - r.offset if holder else row.size
-        yield r, view.target(r, bias)
+    return view.leads(piece.section, piece.start, piece.end)
 
 
 def of_entry(view: View, entry: tables.Entry) -> Iterator[tuple[Relocation, Target]]:

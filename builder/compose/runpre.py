@@ -142,30 +142,25 @@ class Matcher:
         names: dict[str, int],
     ) -> None:
         view = self.view
-        masked_a = bytearray(atom.section.data[a.offset : a.end])
-        masked_b = bytearray(code[b.offset : b.end])
         relaxed = a.length != b.length
         for r in rows:
-            row = view.arch.relocations.get(r.type)
-            if row is None or not row.size:
+            row = view.row(atom.section, r)
+            if not row.size:
                 continue
-            at = r.offset - a.offset
-            size = row.size
             if relaxed:
                 if b.target is None:
                     raise _Differs(self._explain(atom, a, code, b))
-                masked_a, masked_b = bytearray(), bytearray()
                 found: int | Extern = (place + b.target) & _MASK  # a branch back is a large number
             else:
-                masked_a[at : at + size] = bytes(size)
-                masked_b[at : at + size] = bytes(size)
-                shifted = place + b.offset
-                found = self.running.target(shifted, b, at, size, row.pc_relative)
-            target = view.target(r, a.end - r.offset if row.pc_relative else 0)
+                found = self.running.target(place + b.offset, b, r.offset - a.offset, row.size, row.pc_relative)
+            target = view.target(r, view.bias(atom, r))
             problem = self._refers(target, found, solved, names)
             if problem:
                 raise _Differs(f"{atom.name}+{a.offset - atom.entry:#x} {problem}")
-        if masked_a != masked_b:
+        if relaxed and any(view.row(atom.section, r).size for r in rows):
+            return
+        mine = view.cleared(atom.section.data[a.offset : a.end], atom.section, a.offset, rows)
+        if mine != view.cleared(code[b.offset : b.end], atom.section, a.offset, rows):
             raise _Differs(self._explain(atom, a, code, b))
 
     def _refers(self, target: Target, found: int | Extern, solved: dict[Atom, int], names: dict[str, int]) -> str:

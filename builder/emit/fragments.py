@@ -172,16 +172,7 @@ class _Cutter:
 
     def _zeroed(self, section: Section, start: int, end: int) -> bytes:
         """Bytes with relocated fields cleared: livepatch refuses to relocate what is not zero."""
-        data = bytearray(section.data[start:end])
-        for r in self.view.relocations_in(section.index, start, end):
-            row = self.view.arch.relocations.get(r.type)
-            if row is None:
-                raise UnknownError(
-                    f"section {section.name}: relocation type {r.type} at {r.offset:#x} is not one the kernel applies",
-                    where=self.view.obj.name,
-                )
-            data[r.offset - start : r.offset - start + row.size] = bytes(row.size)
-        return bytes(data[: end - start])
+        return self.view.masked(section, start, end)
 
     def _references(
         self, place: Atom | Piece | tables.Entry, found: Iterator[tuple[Any, Target]], origin: int

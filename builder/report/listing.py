@@ -147,15 +147,10 @@ class Listings:
         if insn.target is not None and not rows:
             outside = None if atom.entry <= insn.target <= atom.end else view.atom_at(atom.section.index, insn.target)
             return insn.mnemonic, outside and self.comparison.correlation.identity(outside)
-        code = bytearray(atom.section.data[insn.offset : insn.end])
-        meanings = []
-        for r in rows:
-            row = view.arch.relocations.get(r.type)
-            size = row.size if row else 4
-            at = r.offset - insn.offset
-            code[at : at + size] = bytes(size)
-            meanings.append((at, _placeless(self.comparison.meanings.of(view, atom, r, lines=False))))
-        return insn.mnemonic, bytes(code[: insn.length]), tuple(meanings)
+        code = view.masked(atom.section, insn.offset, insn.end)
+        of = self.comparison.meanings.of
+        meanings = tuple((r.offset - insn.offset, _placeless(of(view, atom, r, lines=False))) for r in rows)
+        return insn.mnemonic, code, meanings
 
     def _goals(self, view: View, atom: Atom, insn: Instruction) -> Iterator[Place]:
         """Places inside of functions that an instruction leads to, directly or by a table of addresses."""
