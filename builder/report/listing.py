@@ -21,6 +21,7 @@ from builder.compare import Atom, Comparison, View
 from builder.compare.dwarf import LineTable
 from builder.compare.instruction_map import instruction_map
 from builder.compare.meaning import Meaning
+from builder.compare.sequences import rising
 from builder.compare.view import Target
 
 Kind = Literal["same", "changed", "removed", "added"]
@@ -120,7 +121,8 @@ class Listings:
             twin = comparison.correlation.twins.get(part)
             if twin is not None:
                 first, second = _instructions(comparison.old, twin), _instructions(comparison.new, part)
-                self._aligned[part] = _steps(first, second, _in_order(mapped.get(part, [])))
+                # of rows that cross, the fewest are left out
+                self._aligned[part] = _steps(first, second, rising(mapped.get(part, [])))
 
     def _judged(self, old: Atom, new: Atom) -> Iterator[Judged]:
         if new not in self._aligned:
@@ -309,22 +311,6 @@ def _landing(view: View, atom: Atom, offset: int) -> Place:
     rows = view.instructions(atom)
     insn = next((i for i in islice(rows, bisect_left(rows, (offset,)), None) if not i.is_nop), None)
     return (atom.section.index, insn.offset) if insn else (-1, 0)
-
-
-def _in_order(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Of pairs in the order of their first numbers, the most whose second numbers rise too: rows cannot cross."""
-    tails: list[int] = []
-    before: list[int] = []
-    for k, (_, new) in enumerate(pairs):
-        at = bisect_left(tails, new, key=lambda tail: pairs[tail][1])
-        before.append(tails[at - 1] if at else -1)
-        tails[at : at + 1] = [k]
-    chain = []
-    k = tails[-1] if tails else -1
-    while k >= 0:
-        chain.append(pairs[k])
-        k = before[k]
-    return chain[::-1]
 
 
 def _steps(old: Sequence[Instruction], new: Sequence[Instruction], pairs: Iterable[tuple[int, int]]) -> list[Step]:
