@@ -61,6 +61,8 @@ class Architecture:
     """Facts of one machine; the functions take plain bytes and return plain values.
 
     A relocation of `branch_types` is only ever the last field of a call or jump.
+    `registers` are the general ones in the order of their encoding, which is
+    that of the bits in the masks of an `Operation`; `stack_register` is one of them.
     """
 
     name: str
@@ -74,6 +76,8 @@ class Architecture:
     return_thunk: str
     retpoline_prefixes: tuple[str, ...]
     endbr: bytes
+    registers: tuple[str, ...]
+    stack_register: str
     argument_registers: tuple[str, ...]
     decode: Callable[[bytes, int], list[Instruction]]
     moves_constant_to: Callable[[bytes], str | None]

@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import iced_x86
-from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind, Register
+from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind
 
 from builder.arch.model import Architecture, Instruction, RelocationRow
-from builder.arch.x86_operands import operation
+from builder.arch.x86_operands import GENERAL, REGISTERS, operation
 
 # psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
 # arch/x86/kernel/module.c (Linux 6.1), and refuses all others.
@@ -136,11 +136,7 @@ def _full_register(register: int) -> str | None:
     return _REGISTER_NAMES.get(iced_x86.RegisterExt.full_register(register))  # type: ignore[arg-type]
 
 
-_REGISTER_NAMES = {
-    Register.RDI: "rdi", Register.RSI: "rsi", Register.RDX: "rdx", Register.RCX: "rcx", Register.R8: "r8",
-    Register.R9: "r9", Register.RAX: "rax", Register.RBX: "rbx", Register.RBP: "rbp", Register.R10: "r10",
-    Register.R11: "r11", Register.R12: "r12", Register.R13: "r13", Register.R14: "r14", Register.R15: "r15",
-}  # fmt: skip
+_REGISTER_NAMES = dict(zip(GENERAL, REGISTERS, strict=True))
 
 
 def writes(code: bytes) -> frozenset[str]:
@@ -201,6 +197,8 @@ X86_64 = Architecture(
     return_thunk="__x86_return_thunk",
     retpoline_prefixes=("__x86_indirect_thunk_", "__x86_indirect_call_thunk_", "__x86_indirect_jump_thunk_"),
     endbr=b"\xf3\x0f\x1e\xfa",
+    registers=REGISTERS,
+    stack_register="rsp",
     argument_registers=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
     decode=decode,
     moves_constant_to=moves_constant_to,
