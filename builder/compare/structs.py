@@ -129,7 +129,7 @@ def flat_fields(types: TypeInfo, aggregate: int, prefix: str = "", base: int = 0
 
 
 def _field_changes(old: dict[str, Field], new: dict[str, Field]) -> Iterator[FieldChange]:
-    for name in sorted(old.keys() | new.keys(), key=lambda n: (new.get(n) or old[n]).offset):
+    for name in sorted(old.keys() | new.keys(), key=lambda n: ((new.get(n) or old[n]).offset, n)):
         a, b = old.get(name), new.get(name)
         kind: Kind
         if a is None:

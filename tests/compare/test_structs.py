@@ -59,6 +59,15 @@ def test_a_field_that_grows_into_padding_is_a_change(build: Build, version: int)
     assert [(f.name, f.kind, f.old_size, f.new_size) for f in change.fields] == [("a", "resized", 1, 2)]
 
 
+def test_fields_at_one_offset_are_in_the_order_of_their_names(build: Build) -> None:
+    """The same inputs give the same document, whatever order a set has today."""
+    source = "struct s {{ union {{ int {}; }}; int z; }}; int f(struct s *p) {{ return p->z; }}\n"
+    names = [f"{letter}{k}" for k in range(6) for letter in "pq"]
+    old, new = build(source.format(", ".join(names)), "-g"), build(source.format("a, b"), "-g")
+    (change,) = struct_changes(old, new)
+    assert [f.name for f in change.fields] == ["a", "b", *sorted(names)]
+
+
 def test_lines_and_new_types_are_no_change(build: Build) -> None:
     new = "\n\nstruct other { int z; };\n" + OLD + "struct other o; int g(struct other *p) { return p->z; }\n"
     assert struct_changes(build(OLD, "-g"), build(new, "-g")) == ()
