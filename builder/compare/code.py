@@ -128,13 +128,13 @@ class CodeComparer:
             return Verdict.CHANGED
         inside = old.entry <= a.target <= old.end and new.entry <= b.target <= new.end
         if inside:
-            x = self.meanings.ordinal(self.old, old, a.target)
-            same = x is not None and x == self.meanings.ordinal(self.new, new, b.target)
+            x = self.old.ordinal(old, a.target)
+            same = x is not None and x == self.new.ordinal(new, b.target)
             return Verdict.SAME if same else Verdict.CHANGED
         s, t = self.old.atom_at(old.section.index, a.target), self.new.atom_at(new.section.index, b.target)
         if s is None or t is None or self.correlation.twins.get(t) is not s:
             return Verdict.CHANGED
-        x, y = self.meanings.ordinal(self.old, s, a.target), self.meanings.ordinal(self.new, t, b.target)
+        x, y = self.old.ordinal(s, a.target), self.new.ordinal(t, b.target)
         return Verdict.SAME if x is not None and x == y else Verdict.CHANGED
 
     def _masked(self, view: View, atom: Atom, insn: Instruction, rows: Sequence[Relocation]) -> bytes:

@@ -8,6 +8,7 @@ and compiler-made constants by content.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from builder.binary import Relocation, Section, String
@@ -21,6 +22,7 @@ _FILE_LINE: Final = re.compile(rb"([\w./-]+\.[chSi]):\d+")
 _DEPTH: Final = 6
 
 
+@dataclass(frozen=True, slots=True)
 class Meanings:
     """Meanings of both objects' relocations under one correlation.
 
@@ -28,10 +30,7 @@ class Meanings:
     the number is taken out, so that only moved lines compare equal.
     """
 
-    def __init__(self, correlation: Correlation) -> None:
-        self.correlation = correlation
-        self._ordinals: dict[Atom, dict[int, int]] = {}
-        self._contents: dict[tuple[int, Atom], Meaning] = {}
+    correlation: Correlation
 
     def of(self, view: View, place: Atom | None, relocation: Relocation, *, lines: bool, exact: bool = True) -> Meaning:
         """The meaning of one relocation in `place` (None for table entries and unnamed data)."""
@@ -54,7 +53,7 @@ class Meanings:
             name = self._name(atom)
             if not offset:
                 return ("sym", name, 0)
-            ordinal = self.ordinal(view, atom, atom.entry + offset)
+            ordinal = view.ordinal(atom, atom.entry + offset)
             return ("code", name, ordinal) if ordinal is not None else ("code", name, "byte", offset)
         if self._by_content(atom):
             return ("content", offset, self.content(view, atom, lines, depth))
@@ -102,24 +101,6 @@ class Meanings:
             return ("place", section.name, offset)
         start, end = view.piece(section, offset)
         return ("piece", offset - start, self.bytes_in(view, section, start, end, lines, depth))
-
-    def ordinal(self, view: View, atom: Atom, offset: int) -> int | None:
-        """Number of the instruction at a section offset, NOPs not counted; None inside an instruction."""
-        found = self._ordinals.get(atom)
-        if found is None:
-            found = {}
-            count = 0
-            for insn in view.instructions(atom):
-                found[insn.offset] = count
-                count += not insn.is_nop
-            found[atom.end] = count
-            self._ordinals[atom] = found
-        return found.get(offset)
-
-
-def is_code_address(target: Target) -> bool:
-    """Whether the target lies inside a function, past its entry."""
-    return target.atom is not None and target.atom.is_function and target.offset != 0
 
 
 def is_readonly(section: Section) -> bool:

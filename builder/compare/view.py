@@ -8,14 +8,15 @@ that is mostly a whole section; in `.init.text`, `.ref.text` or
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
+from itertools import chain
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from builder import arch as architectures
-from builder.arch import Instruction, RelocationRow
+from builder.arch import Architecture, Instruction, RelocationRow
 from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, tables
 from builder.compare import naming
 from builder.errors import UnknownError
@@ -58,13 +59,18 @@ class Target(NamedTuple):
 
 
 class View:
-    """Look-ups over one object; everything is found once and never changed."""
+    """Look-ups over one object; everything is found once and never changed.
+
+    What is asked about one section or function only is found when it is asked
+    for: most of an object is never looked into.
+    """
 
     def __init__(self, obj: ObjectFile) -> None:
         self.obj = obj
         self.arch = architectures.by_machine(obj.machine, where=obj.name)
-        self._instructions: dict[Atom, list[Instruction]] = {}
-        self._tables: dict[str, list[tuple[Atom, tables.Entry]]] = {}
+        self._relocations = cache(partial(_by_offset, obj))
+        self._decoded = cache(partial(_decoded, self.arch))
+        self._ordinals = cache(partial(_ordinals, self._decoded))
 
     @cached_property
     def _map(self) -> dict[int, tuple[list[int], list[Atom]]]:
@@ -115,17 +121,6 @@ class View:
         atom = atoms[at]
         return atom if offset <= atom.end else None
 
-    @cached_property
-    def _sorted(self) -> dict[int, tuple[list[int], list[Relocation]]]:
-        return {}
-
-    def _relocations(self, section: int) -> tuple[list[int], list[Relocation]]:
-        found = self._sorted.get(section)
-        if found is None:
-            rows = sorted(self.obj.relocations_of(section))
-            found = self._sorted[section] = ([r.offset for r in rows], rows)
-        return found
-
     def relocations_in(self, section: int, start: int, end: int) -> list[Relocation]:
         """Relocations of a section's bytes [start, end), by offset."""
         offsets, rows = self._relocations(section)
@@ -142,11 +137,11 @@ class View:
 
     def instructions(self, atom: Atom) -> list[Instruction]:
         """Decoded from the entry on; offsets are the section's."""
-        found = self._instructions.get(atom)
-        if found is None:
-            code = atom.section.data[atom.entry : atom.end]
-            found = self._instructions[atom] = self.arch.decode(code, atom.entry)
-        return found
+        return self._decoded(atom)
+
+    def ordinal(self, atom: Atom, offset: int) -> int | None:
+        """Number of the instruction at a section offset, NOPs not counted; None inside an instruction."""
+        return self._ordinals(atom).get(offset)
 
     def target(self, relocation: Relocation, bias: int = 0) -> Target:
         """What a relocation leads to.
@@ -231,31 +226,25 @@ class View:
     @cached_property
     def entries(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """Function -> the special-table entries that it owns, by table and order."""
-        return self._owned(tables.TABLES)
+        return _grouped(self._entries_of(row) if row.derived else self._told[row] for row in tables.TABLES)
 
     @cached_property
     def telling(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """As `entries`, for the tables that say more than the instructions do."""
-        return self._owned(row for row in tables.TABLES if not row.derived)
+        return _grouped(self._told.values())
 
-    def _owned(self, rows: Iterable[tables.TableRow]) -> Mapping[Atom, tuple[tables.Entry, ...]]:
-        out: dict[Atom, list[tables.Entry]] = {}
-        for row in rows:
-            for owner, entry in self._entries_of(row):
-                out.setdefault(owner, []).append(entry)
-        return {atom: tuple(found) for atom, found in out.items()}
+    @cached_property
+    def _told(self) -> Mapping[tables.TableRow, list[tuple[Atom, tables.Entry]]]:
+        return {row: self._entries_of(row) for row in tables.TABLES if not row.derived}
 
     def _entries_of(self, row: tables.TableRow) -> list[tuple[Atom, tables.Entry]]:
-        """The entries of one table with their owners; found once."""
-        found = self._tables.get(row.name)
-        if found is None:
-            found = self._tables[row.name] = []
-            for section in self.sections_named(row.name):
-                for entry in tables.entries(self.obj, section, row):
-                    owner = self.owner(entry)
-                    if owner is not None:
-                        found.append((owner, entry))
-        return found
+        """The entries of one table with their owners."""
+        return [
+            (owner, entry)
+            for section in self.sections_named(row.name)
+            for entry in tables.entries(self.obj, section, row)
+            if (owner := self.owner(entry)) is not None
+        ]
 
     def owner(self, entry: tables.Entry) -> Atom | None:
         """The atom that an entry's site lies in; None for code without a symbol."""
@@ -312,6 +301,34 @@ class View:
         start = cuts[at - 1] if at else 0
         end = cuts[at] if at < len(cuts) else section.size
         return max(start, 0), min(end, section.size)
+
+
+def _by_offset(obj: ObjectFile, section: int) -> tuple[list[int], list[Relocation]]:
+    """The relocations of a section in the order of their offsets, with the offsets beside them."""
+    rows = sorted(obj.relocations_of(section))
+    return [r.offset for r in rows], rows
+
+
+def _decoded(arch: Architecture, atom: Atom) -> list[Instruction]:
+    return arch.decode(atom.section.data[atom.entry : atom.end], atom.entry)
+
+
+def _ordinals(instructions: Callable[[Atom], list[Instruction]], atom: Atom) -> Mapping[int, int]:
+    """Section offset of each instruction, and of the atom's end -> how many that are no NOPs precede it."""
+    out: dict[int, int] = {}
+    count = 0
+    for insn in instructions(atom):
+        out[insn.offset] = count
+        count += not insn.is_nop
+    out[atom.end] = count
+    return out
+
+
+def _grouped(rows: Iterable[list[tuple[Atom, tables.Entry]]]) -> Mapping[Atom, tuple[tables.Entry, ...]]:
+    out: dict[Atom, list[tables.Entry]] = {}
+    for owner, entry in chain.from_iterable(rows):
+        out.setdefault(owner, []).append(entry)
+    return {atom: tuple(found) for atom, found in out.items()}
 
 
 def _holder(rows: Sequence[Instruction], offset: int) -> Instruction | None:
