@@ -157,11 +157,10 @@ class CodeComparer:
             return False
         if self._entry_bytes(self.old, a) != self._entry_bytes(self.new, b):
             return False
-        last = self.new.obj.sections[b.section].data[b.end - 1]
+        empty = b.length is not None and not self.new.obj.sections[b.section].data[b.length]
         for n, (r, s) in enumerate(zip(a.relocations, b.relocations, strict=True)):
-            if n and not last and b.table.name == ".altinstructions":
-                # An empty replacement (struct alt_instr ends in its length): it names where the next one begins.
-                continue
+            if n and empty:
+                continue  # what has no length is named by where the next one begins
             if r.type != s.type or r.offset - a.start != s.offset - b.start:
                 return False
             x, y = self.old.target(r), self.new.target(s)
