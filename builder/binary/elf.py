@@ -36,6 +36,8 @@ SHF_INFO_LINK: Final = 0x40
 SHF_LINK_ORDER: Final = 0x80
 SHF_GROUP: Final = 0x200
 SHF_COMPRESSED: Final = 0x800
+ELFCOMPRESS_ZLIB: Final = 1
+ELFCOMPRESS_ZSTD: Final = 2
 # include/linux/livepatch.h and include/uapi/linux/elf.h, v4.7: SHF_RELA_LIVEPATCH
 SHF_RELA_LIVEPATCH: Final = 0x00100000
 

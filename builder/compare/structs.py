@@ -13,6 +13,7 @@ from typing import Literal
 
 from builder.binary import ObjectFile, Symbol
 from builder.compare import dies
+from builder.compare import dwarf_numbers as dw
 from builder.compare.dies import Die, TypesUnknown, Unit
 from builder.compare.typeinfo import Field, TypeInfo
 
@@ -189,7 +190,7 @@ class Variables:
     ) -> tuple[int, int] | None:
         if isinstance(die.location, int):
             return places.get(die.location)
-        if die.location and die.location[0] == 0xA1:  # DW_OP_addrx
+        if die.location and die.location[0] == dw.DW_OP_addrx:
             return addresses.get(unit.addr_base + 8 * dies.uleb(die.location, 1)[0])
         return None
 

@@ -12,10 +12,13 @@ from typing import Final, NamedTuple
 
 from builder.binary import ObjectFile
 from builder.compare import dies
+from builder.compare import dwarf_numbers as dw
 from builder.compare.dies import Die, Entries, Plan, TypesUnknown, Unit, uleb
 
-_WRAPPERS: Final = frozenset({dies.TYPEDEF, dies.CONST, dies.VOLATILE, dies.RESTRICT, dies.ATOMIC})
-_AGGREGATES: Final = frozenset({dies.STRUCTURE, dies.UNION})
+_WRAPPERS: Final = frozenset(
+    {dw.DW_TAG_typedef, dw.DW_TAG_const_type, dw.DW_TAG_volatile_type, dw.DW_TAG_restrict_type, dw.DW_TAG_atomic_type}
+)
+_AGGREGATES: Final = frozenset({dw.DW_TAG_structure_type, dw.DW_TAG_union_type})
 _NO_LIMIT: Final = (None, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, -1)
 """The upper bound of a flexible array (GNU C writes `[0]` so or leaves it out)."""
 
@@ -90,7 +93,7 @@ class TypeInfo:
             return die.value
         if plan.tag in _WRAPPERS:
             return self.size(die.type)
-        if plan.tag == dies.POINTER:
+        if plan.tag == dw.DW_TAG_pointer_type:
             return 8
         shape = self.array(offset)
         if shape is None:
@@ -112,11 +115,11 @@ class TypeInfo:
     def array(self, offset: int) -> tuple[int | None, tuple[int, ...]] | None:
         """Element type and dimensions if the type is an array; a flexible one has dimension 0."""
         plan, die, pos, unit = self._entries.at(offset)
-        if plan.tag != dies.ARRAY:
+        if plan.tag != dw.DW_TAG_array_type:
             return None
         counts = []
         for tag, row in self._children(unit, pos) if plan.children else ():
-            if tag == dies.SUBRANGE:
+            if tag == dw.DW_TAG_subrange_type:
                 bound = row.upper_bound
                 counts.append(row.length if row.length is not None else 0 if bound in _NO_LIMIT else (bound or 0) + 1)
         return die.type, tuple(counts)
@@ -129,14 +132,14 @@ class TypeInfo:
         entries = self._entries
         unit = entries.units[0] if len(entries.units) == 1 else entries.unit_of(offset)
         plan = unit.plans[uleb(entries.data, offset)[0]]
-        return plan.tag in _AGGREGATES and not any(row.attribute == dies.NAME for row in plan.rows)
+        return plan.tag in _AGGREGATES and not any(row.attribute == dw.DW_AT_name for row in plan.rows)
 
     def fields(self, aggregate: int) -> tuple[Field, ...]:
         """The members of a structure or union, in order; unnamed ones have an empty name."""
         plan, _, pos, unit = self._entries.at(aggregate)
         if not plan.children:
             return ()
-        return tuple(self._field(row) for tag, row in self._children(unit, pos) if tag == dies.MEMBER)
+        return tuple(self._field(row) for tag, row in self._children(unit, pos) if tag == dw.DW_TAG_member)
 
     def _field(self, row: Die) -> Field:
         size = self.size(row.type)
@@ -174,7 +177,7 @@ class TypeInfo:
                 pos += 1
             plan = plans[code]
             plain = plan.plain
-            if plain is None or plain.type < 0 or plan.tag != dies.MEMBER:
+            if plain is None or plain.type < 0 or plan.tag != dw.DW_TAG_member:
                 pos = self._slow_member(unit, plan, pos, out)
                 continue
             name: bytes | None = None
@@ -198,7 +201,7 @@ class TypeInfo:
 
     def _slow_member(self, unit: Unit, plan: Plan, pos: int, out: list[tuple[object, ...]]) -> int:
         die, pos = self._entries.read(unit, plan, pos)
-        if plan.tag == dies.MEMBER:
+        if plan.tag == dw.DW_TAG_member:
             row = self._field(die)
             mark = row.size if row.bits else self._mark(row.type)
             out.append((row.name.encode() or None, row.offset, mark, row.bits))
@@ -227,7 +230,7 @@ class TypeInfo:
                 if not code:
                     continue
                 plan = unit.plans[code]
-                if plan.tag == dies.VARIABLE:
+                if plan.tag == dw.DW_TAG_variable:
                     die, pos = entries.read(unit, plan, pos)
                     if die.location is not None:
                         yield die, unit
@@ -251,7 +254,7 @@ class TypeInfo:
         entries = self._entries
         data, plans, end, references = entries.data, unit.plans, unit.end, entries.references
         code, pos = uleb(data, unit.first)
-        if plans[code].tag != dies.COMPILE_UNIT:
+        if plans[code].tag != dw.DW_TAG_compile_unit:
             return
         top, pos = entries.read(unit, plans[code], pos)
         unit.str_base = 8 if top.str_offsets_base is None else top.str_offsets_base
@@ -289,5 +292,5 @@ class TypeInfo:
     def _define(self, offset: int, tag: int, name: str, size: int | None) -> None:
         self._sizes[offset] = size or 0
         if name:
-            kind = "struct" if tag == dies.STRUCTURE else "union"
+            kind = "struct" if tag == dw.DW_TAG_structure_type else "union"
             self.defined.setdefault(f"{kind} {name}", []).append(offset)
