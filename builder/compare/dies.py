@@ -200,8 +200,8 @@ class Entries:
         if code not in unit.plans or unit.plans[code].tag != dw.DW_TAG_compile_unit:
             return unit
         top, _ = self.read(unit, unit.plans[code], pos)
-        bases = {"str_base": top.str_offsets_base, "addr_base": top.addr_base}
-        return replace(unit, **{name: base for name, base in bases.items() if base is not None})
+        strings = unit.str_base if top.str_offsets_base is None else top.str_offsets_base
+        return replace(unit, str_base=strings, addr_base=unit.addr_base if top.addr_base is None else top.addr_base)
 
     @cached_property
     def _string_offsets(self) -> Mapping[int, int]:
@@ -312,7 +312,7 @@ class Entries:
 
 def _plans(data: bytes, pos: int) -> dict[int, Plan]:
     """The abbreviation table at `pos` of .debug_abbrev, by code."""
-    plans = {}
+    plans: dict[int, Plan] = {}
     while True:
         code, pos = uleb(data, pos)
         if not code:
