@@ -22,7 +22,6 @@ from builder.compose.runpre import Match, Matcher
 from builder.errors import InputError, Refusal
 
 MANIFEST = ".bespoke.manifest"
-_KLP = ".klp.sym."
 _GLUE = ("bespoke_patch", "__this_module", "init_module", "cleanup_module")
 
 
@@ -146,12 +145,3 @@ class Earlier:
             )
             for symbol in self.state
         ]
-
-
-def klp_parts(name: str) -> tuple[str, str, int] | None:
-    """Object, name and sympos of a livepatch symbol; None for another."""
-    if not name.startswith(_KLP):
-        return None
-    full, _, sympos = name.removeprefix(_KLP).rpartition(",")
-    owner, _, symbol = full.partition(".")
-    return owner, symbol, int(sympos)

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from builder.binary import tables
+from builder.binary import klp, tables
 from builder.binary.kernel import Kernel
+from builder.binary.names import MODULE_NAME, SYMBOL_NAME
 from builder.compare import Atom, View, naming
 from builder.compare.view import Target
 from builder.compose import references
-from builder.compose.below import Earlier, Held, klp_parts
+from builder.compose.below import Earlier, Held
 from builder.compose.outcome import Diff
 from builder.compose.overridden import is_overridden
 from builder.compose.owner import Objects
@@ -24,10 +25,6 @@ from builder.compose.running import Running, RunningImage, RunningModule, Runnin
 from builder.compose.runpre import Match, Matcher, Mismatch
 from builder.compose.selection import Role, is_trampoline, is_transient
 from builder.errors import Refusal
-
-# klp_find_object_symbol and the module loader read names into fixed buffers (kernel/livepatch/core.c, Linux 6.1).
-_KSYM_NAME = 511
-_MODVERSION_NAME = 55
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class Binding:
     @property
     def symbol(self) -> str:
         """The name that the emitted symbol has."""
-        return self.name if self.kind == "export" else f".klp.sym.{self.exporter}.{self.name},{self.sympos}"
+        return self.name if self.kind == "export" else klp.symbol_name(self.exporter, self.name, self.sympos)
 
 
 @dataclass(frozen=True)
@@ -263,9 +260,9 @@ class Binder:
             return None
         told = {m.externs[old] for m in self.matches.values() if m.since and old in m.externs}
         if len(told) == 1:
-            found = klp_parts(told.pop())
-            if found is not None:
-                exporter, name, sympos = found
+            theirs = told.pop()
+            if klp.is_symbol(theirs):
+                exporter, name, sympos = klp.parse_symbol(theirs)
                 patched = "vmlinux" if exporter in ("vmlinux", *self._below.chain) else self.owner.name
                 return Binding("klp", name, exporter, patched, sympos)
             return None
@@ -278,7 +275,7 @@ class Binder:
         return None
 
     def _klp(self, symbol: RunningSymbol) -> Binding | None:
-        if len(symbol.name) > _KSYM_NAME:
+        if len(symbol.name) >= SYMBOL_NAME:
             self._refuse("symbol-unresolved", symbol.name, "its name is too long for livepatch", "none")
             return None
         name = self.owner.name
@@ -289,7 +286,7 @@ class Binder:
             found = self.kernel.export(name)
             if found is None or found.namespace.startswith("module:"):
                 continue
-            if self.kernel.features.modversions and len(name) > _MODVERSION_NAME:
+            if self.kernel.features.modversions and len(name) >= MODULE_NAME:
                 continue
             return Binding("export", name, crc=found.crc, namespace=found.namespace)
         return None

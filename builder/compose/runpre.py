@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from builder.arch import Instruction
-from builder.binary import Relocation
+from builder.binary import Relocation, klp
 from builder.compare import Atom, View, naming
 from builder.compare.view import Target, string_at
 from builder.compose.running import Extern, Running
@@ -172,7 +172,7 @@ class Matcher:
         """Whether the running reference is the object's; records where the symbol is. Empty if it is."""
         if isinstance(found, Extern):
             name = target.atom.name if target.atom else target.symbol.name
-            there = klp_name(found.name)
+            there = klp.parse_symbol(found.name).name if klp.is_symbol(found.name) else found.name
             if target.kind == "symbol" and (name, target.offset) != (there, found.offset):
                 return f"refers to {name}, the running code to {there}"
             if target.atom is not None:
@@ -219,13 +219,6 @@ class Matcher:
         mine = text(atom.section.data[a.offset : a.end], a.offset - atom.entry)
         other = text(code[b.offset : b.end], b.offset)
         return f"differs at {atom.name}+{a.offset - atom.entry:#x}: `{mine}` in the object, `{other}` runs"
-
-
-def klp_name(name: str) -> str:
-    """The name inside `.klp.sym.OBJECT.NAME,SYMPOS`; other names as they are."""
-    if not name.startswith(".klp.sym."):
-        return name
-    return name.removeprefix(".klp.sym.").partition(".")[2].rpartition(",")[0]
 
 
 def _ordinals(rows: list[Instruction]) -> dict[int, int]:

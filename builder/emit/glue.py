@@ -16,12 +16,10 @@ from tempfile import TemporaryDirectory
 
 from builder.binary import ObjectFile, read_object
 from builder.binary.kernel import Kernel, StructLayout
+from builder.binary.names import MODULE_NAME
 from builder.emit.templates import render
 from builder.errors import InputError, ToolError
 
-# struct modversion_info: char name[MODULE_NAME_LEN - sizeof(unsigned long)] after the CRC
-# (include/linux/module.h, Linux 6.1 to 6.12); MODULE_NAME_LEN is 64 - sizeof(unsigned long).
-_MODVERSION_NAME = 56
 _POINTER = 8
 
 HOLD = "hold"
@@ -60,10 +58,10 @@ class Record:
 
 
 def module_name(text: str) -> str:
-    """`text` as a module name; InputError if the kernel could not hold it (MODULE_NAME_LEN 56 with the NUL)."""
+    """`text` as a module name; InputError if the kernel could not hold it."""
     name = text.replace("-", "_")
-    if not name or not all(c.isascii() and (c.isalnum() or c == "_") for c in name) or len(name) > 55:
-        raise InputError(f"{text!r} cannot be a module's name: letters, digits and _ only, at most 55")
+    if not name or not all(c.isascii() and (c.isalnum() or c == "_") for c in name) or len(name) >= MODULE_NAME:
+        raise InputError(f"{text!r} cannot be a module's name: letters, digits and _ only, at most {MODULE_NAME - 1}")
     return name
 
 
@@ -139,7 +137,7 @@ def glue_source(
         {"quoted": _quoted, "record": _rendered},
         modinfo=modinfo,
         versions=versions,
-        version_name_size=_MODVERSION_NAME,
+        version_name_size=MODULE_NAME,
         this_module=Record(
             module.size,
             tuple(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from builder.arch import Architecture
-from builder.binary import ObjectFile, Relocation, Section, Symbol, elf
+from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, klp
 from builder.compose.bindings import Binding
 from builder.emit.fragments import Fragment, Key, Label
 from builder.errors import InputError
@@ -189,7 +189,7 @@ class Linker:
         for out, patched in late:
             # Last: a later `ld -r` would merge or drop them (Documentation/livepatch/module-elf-format.rst).
             flags = elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH
-            add_rela(f".klp.rela.{patched}.{out.name}", index[out.name], flags, out.late[patched])
+            add_rela(klp.section_name(patched, out.name), index[out.name], flags, out.late[patched])
         return ObjectFile(self.name, self.arch.machine, elf.ET_REL, tuple(sections), symbols, relocations)
 
     def _symbols(
@@ -209,7 +209,7 @@ class Linker:
         for name in sorted(self._used):
             if name not in number:
                 number[name] = len(rows)
-                shndx = elf.LIVEPATCH if name.startswith(".klp.sym.") else elf.SHN_UNDEF
+                shndx = elf.LIVEPATCH if klp.is_symbol(name) else elf.SHN_UNDEF
                 rows.append((name, 0, 0, elf.STT_NOTYPE, elf.STB_GLOBAL, shndx))
         symbols = tuple(
             Symbol(k, name, value, size, kind, bind, 0, shndx)

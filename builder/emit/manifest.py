@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from builder.arch import Architecture
-from builder.binary import ObjectFile, elf
+from builder.binary import ObjectFile, elf, klp
 from builder.compare import Atom
 from builder.compare.instruction_map import instruction_map
 from builder.compose.bindings import Bound
@@ -91,7 +91,7 @@ def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
     fields: dict[int, list[int]] = {}
     for index, relocations in linked.relocations.items():
         section = linked.sections[index]
-        if section.flags & elf.SHF_RELA_LIVEPATCH and not section.name.startswith(".klp.rela.vmlinux."):
+        if section.flags & elf.SHF_RELA_LIVEPATCH and klp.section_object(section.name) != klp.VMLINUX:
             fields.setdefault(section.info, []).extend(r.offset for r in relocations)
     out: dict[str, list[int]] = {}
     for symbol in linked.symbols:
@@ -154,19 +154,18 @@ def _bindings(linked: ObjectFile) -> list[dict[str, Any]]:
         if not section.flags & elf.SHF_RELA_LIVEPATCH:
             continue
         target = linked.sections[section.info]
-        patched = section.name.removeprefix(".klp.rela.").removesuffix("." + target.name)
+        patched = klp.section_object(section.name)
         for r in relocations:
-            name, _, sympos = linked.symbols[r.symbol].name.removeprefix(".klp.sym.").rpartition(",")
-            exporter, _, symbol = name.partition(".")
+            symbol = klp.parse_symbol(linked.symbols[r.symbol].name)
             rows.append(
                 {
                     "section": target.name,
                     "offset": r.offset,
                     "type": r.type,
                     "patched": patched,
-                    "object": exporter,
-                    "symbol": symbol,
-                    "sympos": int(sympos),
+                    "object": symbol.object,
+                    "symbol": symbol.name,
+                    "sympos": symbol.sympos,
                     "addend": r.addend,
                 }
             )
