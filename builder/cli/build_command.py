@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if module is None:
         return _nothing(diffs, output)
     if output.json:
-        output.document(module.manifest)
+        output.document(module.manifest.as_json())
     elif not output.quiet:
         output.out.print(
             render_build(

@@ -43,7 +43,7 @@ class Made:
     @property
     def functions(self) -> list[str]:
         """Names of the replaced functions."""
-        return [f["name"] for f in self.module.manifest["functions"] if f["redirected"]] if self.module else []
+        return [f.name for f in self.module.manifest.redirected] if self.module else []
 
     @property
     def warnings(self) -> list[Refusal]:
@@ -71,7 +71,7 @@ class Made:
         if self.module is None:
             return {"verdict": "unchanged", "objects": rows, "built_from": built}
         more = {"module": str(self.path), "next": self.following}
-        return {**self.module.manifest, "verdict": "changed", "source": rows, "built_from": built, **more}
+        return {**self.module.manifest.as_json(), "verdict": "changed", "source": rows, "built_from": built, **more}
 
     def render(self, verbose: bool) -> Group:
         """For people: from what, with what, checked against what; then the module."""
@@ -79,7 +79,7 @@ class Made:
         tree = self.objects.tree
         count = len({pair.path for pair in self.objects.pairs})
         considered = f" of {self.objects.considered} that may be concerned" if self.objects.considered > count else ""
-        owners = ", ".join(sorted({f["object"] for f in self.module.manifest["functions"] if f["redirected"]}))
+        owners = ", ".join(sorted({f.object for f in self.module.manifest.redirected}))
         checked = f"{len(self.functions)} replaced function{'s' * (len(self.functions) != 1)}"
         lines = [
             f"{', '.join(self.objects.files)}: {count} object{'s' * (count != 1)} compiled{considered}, before and "

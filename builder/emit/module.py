@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from builder.arch import by_machine
 from builder.binary import write_object
+from builder.binary.manifest import SECTION, Manifest
 from builder.compose.bindings import Bound
 from builder.compose.bundle import Bundle
 from builder.emit import derived, fragments, glue, link, readback
-from builder.emit import manifest as manifests
+from builder.emit.manifest import manifest
 from builder.errors import KernelError
 
 
@@ -20,7 +20,7 @@ class Module:
 
     name: str
     content: bytes
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 def emit(bundle: Bundle) -> Module:
@@ -52,8 +52,8 @@ def emit(bundle: Bundle) -> Module:
     linker.add_glue(source, symbols)
     linker.resolve(parts)
     bare = linker.object({})
-    document = manifests.manifest(bundle, bare, parts)
-    meant = linker.object({manifests.SECTION: manifests.encode(document)})
+    document = manifest(bundle, bare, parts)
+    meant = linker.object({SECTION: document.to_bytes()})
     content = write_object(meant)
     readback.verify(content, meant)
     return Module(bundle.name, content, document)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from builder.binary import read_object
-from builder.emit.manifest import SECTION
+from builder.binary.manifest import SECTION
 from builder.pipeline import diff
 from tests.cli.conftest import Bespoke
 from tests.conftest import data_root

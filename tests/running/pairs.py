@@ -36,13 +36,13 @@ class Outcome:
 
     @property
     def owner(self) -> str:
-        return ",".join(self.module.manifest["objects"]) if self.module else ""
+        return ",".join(self.module.manifest.objects) if self.module else ""
 
     @property
     def replaced(self) -> tuple[tuple[str, str, int], ...]:
         """(new name, old name, sympos) of every redirected function."""
-        rows = self.module.manifest["functions"] if self.module else ()
-        return tuple((r["name"], r["old_name"], r["sympos"]) for r in rows if r["redirected"])
+        rows = self.module.manifest.redirected if self.module else ()
+        return tuple((r.name, r.old.name, r.old.sympos) for r in rows if r.old is not None)
 
     @property
     def verdict(self) -> str:

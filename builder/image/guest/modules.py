@@ -7,7 +7,6 @@ package; what modprobe knows stands in each module's own `depends=` (scripts/mod
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from builder.binary import klp
 from builder.binary.kernel.decompress import decompress
-from builder.emit.manifest import SECTION as MANIFEST
+from builder.binary.manifest import SECTION, Manifest
 from builder.errors import InputError
 
 CRYPTO = "crypto-"
@@ -113,11 +112,8 @@ class ModuleFile:
         old ones leaves no trace here; sysfs names it once the livepatch is loaded.
         """
         found = {owner for name in self._names() if (owner := klp.object_named(name)) is not None}
-        if (section := self._elf.get_section_by_name(MANIFEST)) is not None:
-            try:
-                found.update(map(str, json.loads(section.data())["objects"]))
-            except (ValueError, KeyError, TypeError):
-                raise InputError("its manifest cannot be read", where=self.where) from None
+        if (section := self._elf.get_section_by_name(SECTION)) is not None:
+            found.update(Manifest.from_bytes(section.data(), where=self.where).objects)
         return tuple(sorted(found - {klp.VMLINUX}))
 
     def _names(self) -> Iterator[str]:
