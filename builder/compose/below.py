@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from builder.binary import Symbol, elf, read_object
+from builder.binary import Symbol, elf, ours, read_object
 from builder.binary.manifest import CarriedFunction, Manifest
 from builder.compare import Atom, naming
 from builder.compose.outcome import Diff
 from builder.compose.running import RunningModule
 from builder.compose.runpre import Match, Matcher
 from builder.errors import InputError, Refusal
-
-_GLUE = ("bespoke_patch", "__this_module", "init_module", "cleanup_module")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class Earlier:
             if symbol.is_defined
             and symbol.type == elf.STT_OBJECT
             and self.running.obj.sections[symbol.shndx].is_write
-            and symbol.name not in _GLUE
+            and not ours.is_glue(symbol.name)
             and not naming.is_never_paired(symbol.name, self.running.obj.sections[symbol.shndx].name)
         ]
 
@@ -85,7 +83,7 @@ class Earlier:
     def holds(self, name: str, owner: str) -> Held | None:
         """What only the earlier module has of that name: its data, or a function that it brought."""
         for symbol in self.running.obj.symbols:
-            if symbol.name == name and symbol.is_defined and name not in _GLUE:
+            if symbol.name == name and symbol.is_defined and not ours.is_glue(name):
                 row = self._functions.get((owner, name))
                 if symbol.type == elf.STT_OBJECT or (row is not None and row.role == "new"):
                     return self._held(symbol)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from builder.binary import ObjectFile, read_object
+from builder.binary import ObjectFile, ours, read_object
 from builder.binary.kernel import Kernel, StructLayout
 from builder.binary.names import MODULE_NAME
 from builder.emit.templates import render
@@ -26,7 +26,6 @@ HOLD = "hold"
 """The parameter of every module of ours that keeps its patch from being enabled (see the template)."""
 IMPORTS = ("klp_enable_patch", "module_layout", "msleep_interruptible", "param_ops_byte")
 """What the glue takes from the kernel, and the CRC that stands for struct module."""
-_PRE_PATCH = "bespoke_pre_patch"
 _HOLD_MILLISECONDS, _HOLD_ROUNDS = 5, 6000
 """How often it looks whether to go on, and for how long: half a minute and more, by the length of a tick."""
 
@@ -99,7 +98,7 @@ def glue_source(
     rows = []
     for number, item in enumerate(objects):
         own = item.callbacks.get("pre_patch", "")
-        callbacks = {**item.callbacks, "pre_patch": f"{_PRE_PATCH}_{number}" if own else _PRE_PATCH}
+        callbacks = {**item.callbacks, "pre_patch": f"{ours.PRE_PATCH}_{number}" if own else ours.PRE_PATCH}
         rows.append(
             {
                 "funcs": [
@@ -118,11 +117,11 @@ def glue_source(
     hold = _record(
         kernel.layout("kernel_param"),
         name=text(HOLD),
-        mod="__this_module",
+        mod=ours.THIS_MODULE,
         ops="param_ops_byte",
         perm="0600",
         level="-1",
-        arg="bespoke_hold",
+        arg=ours.HOLD,
     )
     features = kernel.features
     modinfo = [("license", "GPL"), ("description", "bespoke livepatch"), ("depends", "")]
@@ -135,6 +134,7 @@ def glue_source(
     return render(
         "glue.s.j2",
         {"quoted": _quoted, "record": _rendered},
+        ours=ours,
         modinfo=modinfo,
         versions=versions,
         version_name_size=MODULE_NAME,
@@ -144,8 +144,8 @@ def glue_source(
                 sorted(
                     (
                         (place.offset, place.size, _quoted(name)),
-                        (module.offset_of("init"), _POINTER, "init_module"),
-                        (module.offset_of("exit"), _POINTER, "cleanup_module"),
+                        (module.offset_of("init"), _POINTER, ours.INIT),
+                        (module.offset_of("exit"), _POINTER, ours.EXIT),
                     )
                 )
             ),
@@ -154,7 +154,7 @@ def glue_source(
         strings=list(strings),
         func_size=func.size,
         object_size=obj.size,
-        patch=_record(patch, mod="__this_module", objs=".Lobjects", **({"replace": "1"} if replace else {})),
+        patch=_record(patch, mod=ours.THIS_MODULE, objs=".Lobjects", **({"replace": "1"} if replace else {})),
         hold=hold,
         hold_milliseconds=_HOLD_MILLISECONDS,
         hold_rounds=_HOLD_ROUNDS,
