@@ -98,7 +98,8 @@ def glue_source(
     rows = []
     for number, item in enumerate(objects):
         own = item.callbacks.get("pre_patch", "")
-        callbacks = {**item.callbacks, "pre_patch": f"{ours.PRE_PATCH}_{number}" if own else ours.PRE_PATCH}
+        before = f"{ours.PRE_PATCH}_{number}" if own else ours.PRE_PATCH
+        callbacks = {**item.callbacks, "pre_patch": before}
         rows.append(
             {
                 "funcs": [
@@ -112,6 +113,7 @@ def glue_source(
                     **{f"callbacks.{kind}": symbol for kind, symbol in callbacks.items()},
                 ),
                 "pre_patch": own,
+                "before": before,
             }
         )
     hold = _record(

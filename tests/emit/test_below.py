@@ -79,15 +79,18 @@ def test_what_is_no_module_of_ours_is_refused_by_name(data: Path) -> None:
 
 
 def test_every_symbol_of_the_glue_is_known_as_one(kernel: Kernel) -> None:
-    """The template writes no name that the list lacks, and the list has none that it does not write."""
+    """The template writes no name that the list lacks, and the list has none that it does not write.
+
+    Also where the first object has no callback of its own and the second has one.
+    """
     own = [GlueFunction("f", 0, "new_f")]
-    rows = [GlueObject(None, own, {"pre_patch": "new_callback"}), GlueObject("ext4", own)]
+    rows = [GlueObject(None, own), GlueObject("ext4", own, {"pre_patch": "new_callback"})]
     made = assemble(kernel, name="x", objects=rows, versions=(), namespaces=(), replace=False)
     names = {s.name for s in made.symbols if s.is_defined and s.name and s.type != elf.STT_SECTION}
     names = {name for name in names if not name.startswith(".L")}
     assert names == {
         *(ours.PATCH, ours.HOLD, ours.THIS_MODULE, ours.INIT, ours.EXIT),
-        *(ours.PRE_PATCH, f"{ours.PRE_PATCH}_0"),
+        *(ours.PRE_PATCH, f"{ours.PRE_PATCH}_1"),
     }
     assert all(map(ours.is_glue, names))
     assert not any(map(ours.is_glue, ("new_f", "bespoke_patch_2", "bespoke_hold.0", "bespoke", "my_init_module")))
