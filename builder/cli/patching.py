@@ -24,7 +24,7 @@ from builder.cli.page import write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import Module
-from builder.errors import Refusal, RefusedError, UsageError
+from builder.errors import Allowed, Refusal, RefusedError, UsageError
 from builder.pipeline import build, diff, running_part
 from builder.report.build import next_command, render_build
 
@@ -101,27 +101,31 @@ class Maker:
         options: argparse.Namespace,
         output: Output,
         objects: Objects,
-        names: tuple[tuple[str, str], ...],
+        allowed: Allowed,
         tree: SourceTree,
     ) -> None:
-        self.options, self.output, self.objects, self.names, self.tree = options, output, objects, names, tree
+        self.options, self.output, self.objects, self.allowed, self.tree = options, output, objects, allowed, tree
 
     def make(self, patches: list[Path], path: Path, name: str | None) -> Made:
         """Build the module of all `patches` together and write it to `path`; `RefusedError` with all reasons."""
         if not path.parent.is_dir():
             raise UsageError(f"there is no directory {path.parent}")
-        allow = [f"{code}:{symbol}" for code, symbol in self.names]
         try:
             with logged(self.output), progress(self.output) as report:
                 found = prepare_patch(
-                    patches, self.tree, allow=allow, limit=self.options.limit, jobs=self.options.jobs, progress=report
+                    patches,
+                    self.tree,
+                    allowed=self.allowed,
+                    limit=self.options.limit,
+                    jobs=self.options.jobs,
+                    progress=report,
                 )
         except RefusedError as refused:
             self._page(path, None, [], None, refused)
             raise
-        diffs = [diff(pair.old, pair.new, allowed=self.names) for pair in found.pairs]
+        diffs = [diff(pair.old, pair.new, allowed=self.allowed) for pair in found.pairs]
         diffs = [
-            running_part(d, self.objects, pair.owner, allowed=self.names)
+            running_part(d, self.objects, pair.owner, allowed=self.allowed)
             for d, pair in zip(diffs, found.pairs, strict=True)
         ]
         try:
@@ -132,7 +136,7 @@ class Maker:
                 objects=self.objects,
                 inside=[pair.owner for pair in found.pairs],
                 replace=self.options.replace,
-                allowed=self.names,
+                allowed=self.allowed,
             )
         except RefusedError as refused:
             self._page(path, found, diffs, None, refused)

@@ -12,7 +12,7 @@ from builder.binary.kernel import Kernel
 from builder.compose.below import Earlier
 from builder.emit import Module
 from builder.emit.glue import GlueFunction, GlueObject, assemble
-from builder.errors import BespokeError, InputError
+from builder.errors import Allowed, BespokeError, InputError, RefusedError
 from builder.pipeline import build, diff
 from tests.conftest import lacks
 from tests.running.pairs import RELEASE, places
@@ -59,6 +59,24 @@ def test_it_is_replaced_without_being_asked(kernel: Kernel, objects: tuple[Path,
     module = build([diff(*objects)], kernel, name="second", on=path, replace=True)
     assert module is not None and module.manifest.replace and module.manifest.on == ()
     assert module.manifest.accepted == ()
+
+
+def test_what_is_accepted_is_told_once(kernel: Kernel, data: Path, tmp_path: Path) -> None:
+    """Also where the module is of several pairs."""
+    old, new = (places(data)["drivers__net__gtp"] / name for name in ("orig.o", "patched.o"))
+    first = build([diff(old, new)], kernel, name="first")
+    assert first is not None
+    place = tmp_path / "first.ko"
+    place.write_bytes(first.content)
+    others = [places(data)[name] for name in ("fs__hugetlbfs__inode", "drivers__net__gtp")]
+    pairs = [diff(folder / "orig.o", folder / "patched.o") for folder in others]
+    with pytest.raises(RefusedError) as caught:
+        build(pairs, kernel, name="second", on=place, replace=True)
+    (lost,) = caught.value.refusals
+    assert (lost.code, lost.symbol) == ("replace-loses-state", "gtp_pdp_lock")
+    allowed = Allowed.parse(["replace-loses-state:gtp_pdp_lock"])
+    module = build(pairs, kernel, name="second", on=place, replace=True, allowed=allowed)
+    assert module is not None and [(n.code, n.symbol) for n in module.manifest.accepted] == [(lost.code, lost.symbol)]
 
 
 def test_it_is_stacked_on(kernel: Kernel, objects: tuple[Path, Path], path: Path, tmp_path: Path) -> None:

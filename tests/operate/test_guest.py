@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import LoadError, RefusedError
+from builder.errors import Allowed, LoadError, RefusedError
 from builder.image.guest import Guest
 from builder.image.machine import KPROBE_EVENTS, TRACING, GuestHost
 from builder.operate.kprobes import parse_events
@@ -150,7 +150,7 @@ def test_a_version_that_replaces(scene: GuestScene, made: Probed, tmp_path: Path
     with pytest.raises(RefusedError, match=r"entered\.\d+, which is lost") as caught:
         made.build(0, 2, "p2", on=first, replace=True)
     (lost,) = caught.value.refusals
-    replacing = made.build(0, 2, "p2", on=first, replace=True, allow=((lost.code, lost.symbol),))
+    replacing = made.build(0, 2, "p2", on=first, replace=True, allowed=Allowed.parse([f"{lost.code}:{lost.symbol}"]))
     scene.live().load(first.read_bytes(), "p1.ko")
     scene.start()
     scene.live().load(replacing, "p2.ko")

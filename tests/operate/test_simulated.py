@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import LoadError, RefusedError
+from builder.errors import Allowed, LoadError, RefusedError
 from builder.image.machine import KPROBE_EVENTS, TRACING
 from builder.operate.live import Live
 from builder.operate.planting import probe
@@ -70,7 +70,7 @@ def test_a_version_that_replaces(scene: SimulatedScene, made: Probed, tmp_path: 
         made.build(0, 2, "p2", on=first, replace=True)
     (lost,) = caught.value.refusals
     scene.live().load(first.read_bytes(), "p1.ko")
-    lossy = made.build(0, 2, "p2", on=first, replace=True, allow=((lost.code, lost.symbol),))
+    lossy = made.build(0, 2, "p2", on=first, replace=True, allowed=Allowed.parse([f"{lost.code}:{lost.symbol}"]))
     scene.live().load(lossy, "p2.ko")
     scene.call(3, 5)
     assert scene.counts() == scene.expected
