@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from builder.binary.objects import ObjectFile, Relocation, Section
 from builder.errors import UnknownError
@@ -25,8 +25,11 @@ class TableRow:
     nothing of their own when two functions are compared. `lines` are the offsets
     of 16-bit source line numbers (struct bug_entry, include/asm-generic/bug.h).
     `late` tables are consumed when the module is finalized, before relocations
-    against another module's symbols are written. In a `unique` table one site
-    has one entry; more of them are not the compiler's and the first one counts.
+    against another module's symbols are written; `if_bound_late` says what becomes of
+    an entry whose code refers to such a symbol. In a `unique` table one site has one
+    entry; more of them are not the compiler's and the first one counts. `length` is
+    the struct and the member of it that holds how many bytes of code an entry has
+    patched, where that is not one instruction.
     """
 
     name: str
@@ -36,6 +39,8 @@ class TableRow:
     lines: tuple[int, ...] = ()
     late: bool = False
     unique: bool = False
+    if_bound_late: Literal["refused", "left out", "kept"] = "refused"
+    length: tuple[str, str] | None = None
 
 
 TABLES: Final = (
@@ -43,12 +48,15 @@ TABLES: Final = (
     TableRow("__ex_table", 2),
     TableRow("__jump_table", 3, late=True, unique=True),
     TableRow(".static_call_sites", 2, late=True, unique=True),
-    TableRow(".altinstructions", 1, late=True),
+    # struct alt_instr: u8 instrlen, at 10 up to 6.2, at 12 from 6.3 on (arch/x86/include/asm/alternative.h)
+    TableRow(".altinstructions", 1, late=True, length=("alt_instr", "instrlen")),
     TableRow(".parainstructions", 1, late=True),
-    TableRow(".smp_locks", 1, derived=True, late=True),
+    # the prefix is patched, and no operand
+    TableRow(".smp_locks", 1, derived=True, late=True, if_bound_late="kept"),
     TableRow(".retpoline_sites", 1, derived=True, late=True),
     TableRow(".return_sites", 1, derived=True, late=True),
-    TableRow(".call_sites", 1, derived=True, late=True),
+    # calls are only counted (call depth tracking), and this one's target is not known yet
+    TableRow(".call_sites", 1, derived=True, late=True, if_bound_late="left out"),
     TableRow(".ibt_endbr_seal", 1, derived=True, late=True),
     TableRow(".cfi_sites", 1, derived=True, late=True),
     TableRow("__mcount_loc", 1, derived=True),

@@ -17,10 +17,7 @@ from builder.compose import references
 from builder.compose.bindings import Binding, Bound
 from builder.compose.owner import Objects
 from builder.compose.references import Piece
-from builder.compose.running import RunningModule
 from builder.errors import Refusal
-
-_SECTION_BITS = 40
 
 
 def check(bound: Bound, objects: Objects) -> tuple[Bound, list[Refusal]]:
@@ -111,25 +108,25 @@ class _Checker:
                 hit = next((b for offset, b in late.items() if start <= offset < end), None)
                 if hit is None:
                     continue
-                if entry.table.name == ".call_sites":
-                    self.left_out.add(entry)  # only counts calls (call depth tracking); its target is not known yet
-                elif entry.table.name != ".smp_locks":
+                if entry.table.if_bound_late == "left out":
+                    self.left_out.add(entry)
+                elif entry.table.if_bound_late == "refused":
                     self._refuse_late(entry.table.name, hit)
 
     def _site(self, atom: Atom, entry: tables.Entry) -> tuple[int, int]:
         """Offsets of the code that an entry has patched."""
         start = self.view.obj.symbols[entry.site.symbol].value + entry.site.addend
-        if entry.table.name == ".altinstructions":
-            # struct alt_instr: u8 instrlen, at 10 up to 6.2, at 12 from 6.3 on (arch/x86/include/asm/alternative.h)
-            at = self.objects.kernel.layout("alt_instr").offset_of("instrlen")
-            length = self.view.obj.sections[entry.section].data[entry.start + at]
-            return start, start + length
+        if entry.table.length is not None:
+            struct, member = entry.table.length
+            at = entry.start + self.objects.kernel.layout(struct).offset_of(member)
+            return start, start + self.view.obj.sections[entry.section].data[at]
         insn = self.view.instruction_at(atom, start)
         return start, insn.end if insn else start + 1
 
     def pointers(self) -> None:
         """New pointers to originals whose ENDBR the kernel has sealed: an indirect call would fault."""
-        if not self.objects.kernel.features.ibt:
+        mark = self.view.arch.entry_mark
+        if not self.objects.kernel.features.has(mark.feature):
             return
         old = self.bound.diff.comparison.old
         pointed = {t.atom for a in old.atoms for t in self._pointers(old, a)}
@@ -148,7 +145,7 @@ class _Checker:
                             atom.name,
                             atom.section.name,
                             f"{place.name} takes the address of {atom.name}, which nothing pointed at before: the "
-                            "kernel has sealed its ENDBR, and an indirect call of it would fault",
+                            f"kernel has sealed its {mark.name}, and an indirect call of it would fault",
                             "point at a new function that calls it instead",
                         )
                     )
@@ -168,30 +165,9 @@ class _Checker:
         """Whether the running function starts with an ENDBR that stays."""
         match = self.bound.matches.get(twin)
         places = [match.place] if match else [s.place for n in twin.names for s in self.bound.owner.named(n)]
-        endbr = self.view.arch.endbr
-        sealed = self._sealed()
-        return bool(places) and all(self.bound.owner.code(p, len(endbr)) == endbr and p not in sealed for p in places)
-
-    def _sealed(self) -> frozenset[int]:
-        """Places in the table of what the kernel seals (`.ibt_endbr_seal`)."""
-        owner = self.bound.owner
-        if isinstance(owner, RunningModule):
-            obj = owner.obj
-            section = obj.by_name.get(".ibt_endbr_seal")
-            if section is None:
-                return frozenset()
-            rows = ((obj.symbols[r.symbol], r.addend) for r in obj.relocations_of(section.index))
-            return frozenset((s.shndx << _SECTION_BITS) + s.value + addend for s, addend in rows)
-        kernel = self.objects.kernel
-        found = kernel.symbols_named("__ibt_endbr_seal")
-        ends = kernel.symbols_named("__ibt_endbr_seal_end")
-        if not found or not ends:
-            return frozenset()
-        start, size = found[0].address, ends[0].address - found[0].address
-        table = kernel.read(start, size)
-        return frozenset(
-            start + at + int.from_bytes(table[at : at + 4], "little", signed=True) for at in range(0, size, 4)
-        )
+        mark, owner = self.view.arch.entry_mark, self.bound.owner
+        gone = owner.unmarked(mark)
+        return bool(places) and all(owner.code(p, len(mark.code)) == mark.code and p not in gone for p in places)
 
     def _refuse_late(self, table: str, binding: Binding) -> None:
         self._refuse(

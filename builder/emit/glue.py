@@ -1,6 +1,6 @@
 """The glue: module init and exit and the klp_patch / klp_object / klp_func records, as assembly.
 
-Rendered from `templates/glue.s.j2` with the offsets of the target's BTF and
+Rendered from the architecture's template with the offsets of the target's BTF and
 assembled by GNU `as`; no compiler and no kernel tree take part.
 """
 
@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from builder.arch import Glue
 from builder.binary import ObjectFile, ours, read_object
 from builder.binary.kernel import Kernel, StructLayout
 from builder.binary.names import MODULE_NAME
@@ -66,6 +67,7 @@ def module_name(text: str) -> str:
 
 def assemble(
     kernel: Kernel,
+    machine: Glue,
     *,
     name: str,
     objects: Sequence[GlueObject],
@@ -74,13 +76,15 @@ def assemble(
     replace: bool,
 ) -> ObjectFile:
     """The glue as an object file. Raises ToolError when `as` is missing or fails."""
-    return _run_assembler(
-        glue_source(kernel, name=name, objects=objects, versions=versions, namespaces=namespaces, replace=replace)
+    source = glue_source(
+        kernel, machine, name=name, objects=objects, versions=versions, namespaces=namespaces, replace=replace
     )
+    return _run_assembler(source, machine.assembler)
 
 
 def glue_source(
     kernel: Kernel,
+    machine: Glue,
     *,
     name: str,
     objects: Sequence[GlueObject],
@@ -127,14 +131,13 @@ def glue_source(
     )
     features = kernel.features
     modinfo = [("license", "GPL"), ("description", "bespoke livepatch"), ("depends", "")]
-    if features.retpoline:
-        modinfo.append(("retpoline", "Y"))
+    modinfo += [(key, value) for feature, key, value in machine.modinfo if features.has(feature)]
     modinfo += [("livepatch", "Y"), ("name", name), ("vermagic", kernel.vermagic)]
     modinfo += [("import_ns", n) for n in namespaces]
     modinfo += [("parmtype", f"{HOLD}:byte"), ("parm", f"{HOLD}:1: do not enable the patch until 0 is written here")]
     place = module.member("name")
     return render(
-        "glue.s.j2",
+        machine.template,
         {"quoted": _quoted, "record": _rendered},
         ours=ours,
         modinfo=modinfo,
@@ -160,8 +163,7 @@ def glue_source(
         hold=hold,
         hold_milliseconds=_HOLD_MILLISECONDS,
         hold_rounds=_HOLD_ROUNDS,
-        ibt=features.ibt,
-        return_thunk=features.return_thunk,
+        features=features,
     )
 
 
@@ -195,14 +197,14 @@ def _quoted(text: str) -> str:
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
 
 
-def _run_assembler(source: str) -> ObjectFile:
+def _run_assembler(source: str, options: Sequence[str]) -> ObjectFile:
     tool = shutil.which("as")
     if tool is None:
         raise ToolError("GNU as is not there; install the package binutils")
     with TemporaryDirectory(prefix="bespoke-") as folder:
         target = Path(folder) / "glue.o"
         run = partial(subprocess.run, capture_output=True, text=True, timeout=60, check=False)
-        done = run([tool, "--64", "-o", str(target), "-"], input=source)
+        done = run([tool, *options, "-o", str(target), "-"], input=source)
         if done.returncode:
             raise ToolError(f"as failed: {done.stderr.strip()}")
         return read_object(target.read_bytes(), name="glue.o")

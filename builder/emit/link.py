@@ -87,7 +87,7 @@ class Linker:
         out.align = max(out.align, align)
         offset = -(-out.size // align) * align
         if out.type != elf.SHT_NOBITS:
-            filler = b"\xcc" if out.flags & elf.SHF_EXECINSTR else b"\0"
+            filler = self.arch.filler if out.flags & elf.SHF_EXECINSTR else b"\0"
             out.data += filler * (offset - len(out.data)) + data
         out.size = offset + size
         return offset

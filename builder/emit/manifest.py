@@ -72,10 +72,6 @@ def _functions(bound: Bound, late: Mapping[str, Sequence[int]]) -> Iterator[Carr
         yield _mapped(row, bound, atom)
 
 
-# A kprobe that is optimised copies so many bytes (RELATIVEJUMP_SIZE, arch/x86/include/asm/kprobes.h, v6.1).
-_COPIED = 5
-
-
 def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
     """Function -> offsets where no kprobe may stand before the patched object's relocations are written.
 
@@ -96,7 +92,7 @@ def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
         insns = arch.decode(code, 0)
         ends = [insn.end for insn in insns]
         for insn in insns if rows else ():
-            at = bisect_left(ends, insn.offset + _COPIED)
+            at = bisect_left(ends, insn.offset + arch.probe_copy)
             end = ends[min(at, len(ends) - 1)]
             if any(insn.offset <= row < end for row in rows):
                 out.setdefault(symbol.name, []).append(insn.offset)

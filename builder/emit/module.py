@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder.arch import by_machine
+from builder.arch import Architecture, by_machine
 from builder.binary import write_object
 from builder.binary.manifest import SECTION, Manifest
 from builder.compose.bindings import Bound
@@ -38,11 +38,12 @@ def emit(bundle: Bundle) -> Module:
     # From here on every fragment has its place.
     objects, symbols = _objects(bundle)
     used = link.imports(parts)
-    needed = {n: b.crc for n, b in used.items()} | {n: _crc(bundle, n) for n in _glue_imports(bundle)}
+    needed = {n: b.crc for n, b in used.items()} | {n: _crc(bundle, n) for n in _glue_imports(bundle, arch)}
     versions = sorted((n, c) for n, c in needed.items() if c is not None)
     namespaces = sorted({b.namespace for b in used.values() if b.namespace})
     source = glue.assemble(
         kernel,
+        arch.glue,
         name=bundle.name,
         objects=objects,
         versions=versions if kernel.features.modversions else (),
@@ -59,12 +60,10 @@ def emit(bundle: Bundle) -> Module:
     return Module(bundle.name, content, document)
 
 
-def _glue_imports(bundle: Bundle) -> list[str]:
+def _glue_imports(bundle: Bundle, arch: Architecture) -> list[str]:
     """Symbols that the glue itself takes from the kernel."""
-    names = [*glue.IMPORTS]
-    if bundle.kernel.features.return_thunk:
-        names.append("__x86_return_thunk")
-    return names
+    features = bundle.kernel.features
+    return [*glue.IMPORTS, *(name for feature, name in arch.glue.imports if features.has(feature))]
 
 
 def _crc(bundle: Bundle, name: str) -> int | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder.acquire.packages import fetch_kernel
+from builder.arch.x86_64 import X86_64
 from builder.binary import elf, ours
 from builder.binary.kernel import Kernel
 from builder.compose.below import Earlier
@@ -103,7 +104,7 @@ def test_every_symbol_of_the_glue_is_known_as_one(kernel: Kernel) -> None:
     """
     own = [GlueFunction("f", 0, "new_f")]
     rows = [GlueObject(None, own), GlueObject("ext4", own, {"pre_patch": "new_callback"})]
-    made = assemble(kernel, name="x", objects=rows, versions=(), namespaces=(), replace=False)
+    made = assemble(kernel, X86_64.glue, name="x", objects=rows, versions=(), namespaces=(), replace=False)
     names = {s.name for s in made.symbols if s.is_defined and s.name and s.type != elf.STT_SECTION}
     names = {name for name in names if not name.startswith(".L")}
     assert names == {
