@@ -217,7 +217,7 @@ X86_64 = Architecture(
     probe_copy=5,  # RELATIVEJUMP_SIZE (arch/x86/include/asm/kprobes.h, v6.1): of one that is optimized
     sites=_SITES,
     glue=Glue(
-        "glue.s.j2",
+        "glue.x86_64.s.j2",
         ("--64",),
         modinfo=(("retpoline", "retpoline", "Y"),),
         imports=(("return_thunk", _RETURN_THUNK),),
