@@ -6,7 +6,7 @@ becomes `.klp.sym.OBJECT.NAME,SYMPOS` (Documentation/livepatch/module-elf-format
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,7 +54,8 @@ class Bound:
     """One pair, bound: the owner, the replaced functions found in it, and where references go.
 
     `atoms` are atoms of the new object that stay originals, `names` undefined symbols.
-    `left_out` are table entries that must not travel.
+    `left_out` are table entries that must not travel. Where there are `refusals`, it is
+    incomplete and nothing but those may be taken from it.
     """
 
     diff: Diff
@@ -64,6 +65,7 @@ class Bound:
     names: Mapping[str, Binding]
     left_out: frozenset[tables.Entry] = frozenset()
     warnings: tuple[Refusal, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
 
     def binding(self, place: Atom | Piece | tables.Entry, target: Target) -> Binding | None:
         """What a reference is bound to; None if it stays inside the module."""
@@ -74,17 +76,31 @@ class Bound:
         return self.atoms.get(target.atom)
 
 
-class Binder:
-    """Binds one pair; `refusals` collects everything that stands in the way."""
+def bind_pair(
+    diff: Diff,
+    owner: Running,
+    objects: Objects,
+    provided: Collection[str] = (),
+    below: Earlier | None = None,
+    kept: Mapping[Atom, Held] | None = None,
+) -> Bound:
+    """Bind the references of one pair to what runs in `owner`, with everything that stands in the way.
 
+    `provided` are names that other pairs of the module define, `kept` new variables that the livepatch
+    `below` has already.
+    """
+    return _Binder(diff, owner, objects, provided, below, kept or {}).bind()
+
+
+class _Binder:
     def __init__(
         self,
         diff: Diff,
         owner: Running,
         objects: Objects,
-        provided: Mapping[str, object],
-        below: Earlier | None = None,
-        kept: Mapping[Atom, Held] | None = None,
+        provided: Collection[str],
+        below: Earlier | None,
+        kept: Mapping[Atom, Held],
     ) -> None:
         self.diff = diff
         self.owner = owner
@@ -96,19 +112,27 @@ class Binder:
         self._extra: dict[Atom, Match | None] = {}
         self._matcher = Matcher(diff.comparison.old, owner)
         self._below = below
-        self._kept = kept or {}
+        self._kept = kept
         self._matcher_below = Matcher(diff.comparison.old, below.running) if below is not None else self._matcher
 
     def bind(self) -> Bound:
-        """All bindings of the pair; incomplete if `refusals` is not empty afterwards."""
         self._match_replaced()
-        if self.refusals:  # other code runs there: what it is bound to would be told wrongly
-            return Bound(self.diff, self.owner, self.matches, {}, {})
-        atoms: dict[Atom, Binding] = {}
-        names: dict[str, Binding] = {}
-        for _, target in self._originals():
-            self._binding(target, atoms, names)
-        return Bound(self.diff, self.owner, self.matches, atoms, names)
+        atoms: dict[Atom, Binding | None] = {}
+        names: dict[str, Binding | None] = {}
+        # Where other code runs, what it is bound to would be told wrongly.
+        for target in () if self.refusals else self._originals():
+            if target.atom is not None and target.atom not in atoms:
+                atoms[target.atom] = self._original(target.atom)
+            elif target.atom is None and target.symbol.name not in names:
+                names[target.symbol.name] = self._undefined(target.symbol.name)
+        return Bound(
+            self.diff,
+            self.owner,
+            self.matches,
+            {atom: found for atom, found in atoms.items() if found is not None},
+            {name: found for name, found in names.items() if found is not None},
+            refusals=tuple(dict.fromkeys(self.refusals)),
+        )
 
     # The replaced functions: are they what runs?
 
@@ -211,30 +235,13 @@ class Binder:
 
     # References to originals.
 
-    def _originals(self) -> Iterator[tuple[Atom | Piece | tables.Entry, Target]]:
+    def _originals(self) -> Iterator[Target]:
         selection = self.diff.selection
         for place, target in selection.all_references():
             if target.kind == "absolute" or selection.is_local(place, target):
                 continue
             if target.kind != "symbol" or target.symbol.name not in self.provided:
-                yield place, target
-
-    def _binding(self, target: Target, atoms: dict[Atom, Binding], names: dict[str, Binding]) -> Binding | None:
-        if target.kind == "symbol":
-            name = target.symbol.name
-            if name not in names:
-                found = self._undefined(name)
-                if found is None:
-                    return None
-                names[name] = found
-            return names[name]
-        assert target.atom is not None
-        if target.atom not in atoms:
-            bound = self._original(target.atom)
-            if bound is None:
-                return None
-            atoms[target.atom] = bound
-        return atoms[target.atom]
+                yield target
 
     def _original(self, atom: Atom) -> Binding | None:
         """An atom of this object that stays the original."""
@@ -402,9 +409,7 @@ class Binder:
             waiting.extend(found.depends)
 
     def _refuse(self, code: str, symbol: str, message: str, advice: str) -> None:
-        refusal = Refusal(code, symbol, "", message, advice)
-        if refusal not in self.refusals:
-            self.refusals.append(refusal)
+        self.refusals.append(Refusal(code, symbol, "", message, advice))
 
 
 def _held(held: Held) -> Binding:

@@ -9,7 +9,7 @@ from builder.binary.kernel import Kernel
 from builder.compare import Atom
 from builder.compose import late
 from builder.compose.below import Earlier, Held
-from builder.compose.bindings import Binder, Bound
+from builder.compose.bindings import Bound, bind_pair
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects, find_owner
 from builder.errors import NOTHING, Allowed, Refusal, RefusedError
@@ -71,13 +71,11 @@ def bind(
         except RefusedError as refused:
             refusals.extend(refused.refusals)
             continue
-        binder = Binder(diff, owner, objects, provided, below, held)
-        bound = binder.bind()
-        if not binder.refusals:
-            bound, late_refusals = late.check(bound, objects)
-            refusals.extend(late_refusals)
+        bound = bind_pair(diff, owner, objects, provided, below, held)
+        if not bound.refusals:
+            bound = late.check(bound, objects)
         pairs.append(bound)
-        refusals.extend(binder.refusals)
+        refusals.extend(bound.refusals)
     if refusals:
         raise RefusedError(refusals)
     chain = below.chain if below is not None else ()

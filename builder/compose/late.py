@@ -1,8 +1,18 @@
-"""What a reference to a module's symbol comes too late for, and what an original cannot be pointed at for.
+"""What is bound correctly and would go wrong all the same.
 
-The kernel writes relocations against another module's symbols when that module
-is loaded or patched (klp_init_object_loaded, kernel/livepatch/core.c), after
-module_finalize has consumed the livepatch's own tables.
+Two things can. The first is a matter of time. A livepatch for a module M is loaded in this order:
+
+1. The loader writes the ordinary relocations and those of `.klp.rela.vmlinux.*`.
+2. module_finalize() reads the special tables of the livepatch and patches its code by them: alternatives,
+   jump labels, static calls and so on.
+3. When M is there, klp_init_object_loaded() (kernel/livepatch/core.c, v6.1) writes `.klp.rela.M.*`.
+
+A reference to a symbol of M is written in step 3 (`is_late`). Where a table of step 2 holds such a reference, or has
+code patched that does, the kernel has used a zero: such an entry is left out if the new code does without it, else the
+change is refused. (A relocation for vmlinux, or for a livepatch below, is written in step 1 and has no such problem.)
+
+The second is about addresses. Where indirect calls must arrive at a mark (ENDBR on x86), the kernel takes the mark away
+from functions that nothing points at. New code that points at one would fault when it is called through that pointer.
 """
 
 from __future__ import annotations
@@ -20,14 +30,18 @@ from builder.compose.references import Piece
 from builder.errors import Refusal
 
 
-def check(bound: Bound, objects: Objects) -> tuple[Bound, list[Refusal]]:
-    """`bound` without the entries that must not travel, and what must be refused."""
+def check(bound: Bound, objects: Objects) -> Bound:
+    """`bound` without the entries that must not travel, with warnings of them and what must be refused."""
     checker = _Checker(bound, objects)
     checker.entries()
     checker.sites()
     checker.pointers()
-    done = replace(bound, left_out=frozenset(checker.left_out), warnings=tuple(dict.fromkeys(checker.warnings)))
-    return done, list(dict.fromkeys(checker.refusals))
+    return replace(
+        bound,
+        left_out=frozenset(checker.left_out),
+        warnings=tuple(dict.fromkeys(checker.warnings)),
+        refusals=tuple(dict.fromkeys(checker.refusals)),
+    )
 
 
 def is_late(binding: Binding | None) -> bool:
