@@ -77,8 +77,7 @@ def _site(
     fragment: Fragment, arch: Architecture, table: str, at: int, key: tuple[Binding, int] | None = None
 ) -> Fragment:
     """One entry: a 32-bit relative site, for static calls followed by the key."""
-    entry = fragment.extra.get("entry", 0)
-    rows = [Reference(0, arch.pc32, fragment.key, at - entry)]
+    rows = [Reference(0, arch.pc32, fragment.key, at - fragment.entry)]
     if key is not None:
         rows.append(Reference(4, arch.pc32, key[0], key[1]))
     write = elf.SHF_WRITE if key is not None else 0
@@ -91,7 +90,6 @@ def _site(
         entsize=4 * len(rows),
         data=bytes(4 * len(rows)),
         size=4 * len(rows),
-        origin=0,
         references=tuple(rows),
         owner=fragment.owner,
         entry_of=table,
@@ -115,7 +113,7 @@ def _jump_labels(arch: Architecture, fragments: list[Fragment]) -> list[Fragment
         if number is None or not key.addend & 2:
             continue
         code = out[number]
-        at = site.addend + code.extra.get("entry", 0)
+        at = site.addend + code.entry
         insn = next(iter(arch.decode(code.data[at : at + max(arch.nops)], at)), None)
         if insn is None or not insn.is_jump:
             continue

@@ -65,33 +65,23 @@ def module_name(text: str) -> str:
     return name
 
 
-def assemble(
-    kernel: Kernel,
-    machine: Glue,
-    *,
-    name: str,
-    objects: Sequence[GlueObject],
-    versions: Sequence[tuple[str, int]],
-    namespaces: Sequence[str],
-    replace: bool,
-) -> ObjectFile:
+@dataclass(frozen=True, slots=True)
+class GlueParts:
+    """What the glue of one module says; `versions` are imported symbols with their CRCs."""
+
+    name: str
+    objects: Sequence[GlueObject]
+    versions: Sequence[tuple[str, int]] = ()
+    namespaces: Sequence[str] = ()
+    replace: bool = False
+
+
+def assemble(kernel: Kernel, machine: Glue, parts: GlueParts) -> ObjectFile:
     """The glue as an object file. Raises ToolError when `as` is missing or fails."""
-    source = glue_source(
-        kernel, machine, name=name, objects=objects, versions=versions, namespaces=namespaces, replace=replace
-    )
-    return _run_assembler(source, machine.assembler)
+    return _run_assembler(glue_source(kernel, machine, parts), machine.assembler)
 
 
-def glue_source(
-    kernel: Kernel,
-    machine: Glue,
-    *,
-    name: str,
-    objects: Sequence[GlueObject],
-    versions: Sequence[tuple[str, int]],
-    namespaces: Sequence[str],
-    replace: bool,
-) -> str:
+def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
     """The assembly text."""
     strings: dict[str, int] = {}
 
@@ -100,7 +90,7 @@ def glue_source(
 
     func, obj, patch, module = (kernel.layout(n) for n in ("klp_func", "klp_object", "klp_patch", "module"))
     rows = []
-    for number, item in enumerate(objects):
+    for number, item in enumerate(parts.objects):
         own = item.callbacks.get("pre_patch", "")
         before = f"{ours.PRE_PATCH}_{number}" if own else ours.PRE_PATCH
         callbacks = {**item.callbacks, "pre_patch": before}
@@ -132,8 +122,8 @@ def glue_source(
     features = kernel.features
     modinfo = [("license", "GPL"), ("description", "bespoke livepatch"), ("depends", "")]
     modinfo += [(key, value) for feature, key, value in machine.modinfo if features.has(feature)]
-    modinfo += [("livepatch", "Y"), ("name", name), ("vermagic", kernel.vermagic)]
-    modinfo += [("import_ns", n) for n in namespaces]
+    modinfo += [("livepatch", "Y"), ("name", parts.name), ("vermagic", kernel.vermagic)]
+    modinfo += [("import_ns", n) for n in parts.namespaces]
     modinfo += [("parmtype", f"{HOLD}:byte"), ("parm", f"{HOLD}:1: do not enable the patch until 0 is written here")]
     place = module.member("name")
     return render(
@@ -141,14 +131,14 @@ def glue_source(
         {"quoted": _quoted, "record": _rendered},
         ours=ours,
         modinfo=modinfo,
-        versions=versions,
+        versions=parts.versions,
         version_name_size=MODULE_NAME,
         this_module=Record(
             module.size,
             tuple(
                 sorted(
                     (
-                        (place.offset, place.size, _quoted(name)),
+                        (place.offset, place.size, _quoted(parts.name)),
                         (module.offset_of("init"), _POINTER, ours.INIT),
                         (module.offset_of("exit"), _POINTER, ours.EXIT),
                     )
@@ -159,7 +149,7 @@ def glue_source(
         strings=list(strings),
         func_size=func.size,
         object_size=obj.size,
-        patch=_record(patch, mod=ours.THIS_MODULE, objs=".Lobjects", **({"replace": "1"} if replace else {})),
+        patch=_record(patch, mod=ours.THIS_MODULE, objs=".Lobjects", **({"replace": "1"} if parts.replace else {})),
         hold=hold,
         hold_milliseconds=_HOLD_MILLISECONDS,
         hold_rounds=_HOLD_ROUNDS,

@@ -62,7 +62,7 @@ class Linker:
                 offset = self._string(out, fragment.data)
             else:
                 offset = self._append(out, fragment.data, fragment.size, fragment.align)
-            place = Place(fragment.section, offset, offset + fragment.extra.get("entry", 0))
+            place = Place(fragment.section, offset, offset + fragment.entry)
             self.places[fragment.key] = place
             out.labels += [Label(s.name, offset + s.offset, s.size, s.type) for s in fragment.labels]
 

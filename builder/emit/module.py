@@ -41,16 +41,14 @@ def emit(bundle: Bundle) -> Module:
     needed = {n: b.crc for n, b in used.items()} | {n: _crc(bundle, n) for n in _glue_imports(bundle, arch)}
     versions = sorted((n, c) for n, c in needed.items() if c is not None)
     namespaces = sorted({b.namespace for b in used.values() if b.namespace})
-    source = glue.assemble(
-        kernel,
-        arch.glue,
-        name=bundle.name,
-        objects=objects,
+    said = glue.GlueParts(
+        bundle.name,
+        objects,
         versions=versions if kernel.features.modversions else (),
         namespaces=namespaces,
         replace=bundle.replace,
     )
-    linker.add_glue(source, symbols)
+    linker.add_glue(glue.assemble(kernel, arch.glue, said), symbols)
     linker.resolve(parts)
     bare = linker.object({})
     document = manifest(bundle, bare, parts)

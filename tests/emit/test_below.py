@@ -12,7 +12,7 @@ from builder.binary import elf, ours
 from builder.binary.kernel import Kernel
 from builder.compose.below import Earlier
 from builder.emit import Module
-from builder.emit.glue import GlueFunction, GlueObject, assemble
+from builder.emit.glue import GlueFunction, GlueObject, GlueParts, assemble
 from builder.errors import Allowed, BespokeError, InputError, RefusedError
 from builder.pipeline import build, diff
 from tests.conftest import lacks
@@ -104,7 +104,7 @@ def test_every_symbol_of_the_glue_is_known_as_one(kernel: Kernel) -> None:
     """
     own = [GlueFunction("f", 0, "new_f")]
     rows = [GlueObject(None, own), GlueObject("ext4", own, {"pre_patch": "new_callback"})]
-    made = assemble(kernel, X86_64.glue, name="x", objects=rows, versions=(), namespaces=(), replace=False)
+    made = assemble(kernel, X86_64.glue, GlueParts("x", rows))
     names = {s.name for s in made.symbols if s.is_defined and s.name and s.type != elf.STT_SECTION}
     names = {name for name in names if not name.startswith(".L")}
     assert names == {
