@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from builder.acquire.cache import cache_root, scratch
@@ -42,18 +42,21 @@ class Objects:
     def image(self) -> RunningImage:
         return RunningImage(self.kernel)
 
-    @cached_property
-    def _modules(self) -> dict[str, RunningModule | None]:
-        return {}
-
     def module(self, name: str) -> RunningModule | None:
         """A module by name, `-` and `_` being the same; None if there is no such file."""
-        name = name.replace("-", "_")
-        if name not in self._modules:
+        return self._read(name.replace("-", "_"))
+
+    @cached_property
+    def _read(self) -> Callable[[str], RunningModule | None]:
+        """Reads each module once, by its name with `_`."""
+
+        @cache
+        def read(name: str) -> RunningModule | None:
             path = next((p for n, p in self.given.items() if n.replace("-", "_") == name), None)
             path = path or self.kernel.find_module(name)
-            self._modules[name] = RunningModule.read(name, path) if path else None
-        return self._modules[name]
+            return RunningModule.read(name, path) if path else None
+
+        return read
 
     def get(self, name: str) -> Running:
         """vmlinux or a module; InputError names one that cannot be found."""
