@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -22,9 +22,9 @@ from builder.compare import Atom
 from builder.compose.outcome import Diff
 from builder.compose.running import Running, RunningImage, RunningModule
 from builder.compose.selection import is_transient
-from builder.errors import BespokeError, InputError, Refusal, RefusedError
+from builder.errors import InputError, Refusal, RefusedError
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -82,28 +82,45 @@ class Objects:
         root = self.kernel.modules_root
         if root is None:
             return None
-        key = hashlib.sha256(f"{_SCHEMA}:{root}:{root.stat().st_mtime_ns}".encode()).hexdigest()[:16]
+        files = module_files(root)
+        key = hashlib.sha256(f"{_SCHEMA}:{root}:{sorted(files.items())}".encode()).hexdigest()[:16]
         store = cache_root() / "kernels" / self.kernel.sha256 / f"modules-{key}.sqlite"
         if not store.exists():
-            index_modules(root, store)
+            index_modules(files, store)
         return sqlite3.connect(f"file:{store}?mode=ro", uri=True)
 
 
-def index_modules(root: Path, store: Path) -> None:
-    """Write the table of which module under `root` defines which function; it appears whole or not at all.
+def module_files(root: Path) -> dict[str, tuple[int, int, int]]:
+    """Path of each module below `root` -> size and times of its contents and of itself, in nanoseconds.
+
+    A module that is added, replaced or mended shows here, wherever in the tree it lies.
+    """
+    found = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if ".ko" in name:
+                path = os.path.join(folder, name)
+                status = os.stat(path, follow_symlinks=os.path.exists(path))  # a link may lead nowhere
+                found[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return found
+
+
+def index_modules(files: Iterable[str], store: Path) -> None:
+    """Write the table of which of these modules defines which function; it appears whole or not at all.
 
     Distributions strip the FILE symbols from modules, so functions are what tells.
+    A file that is no module defines none; where something else is missing, the error says what.
     """
     store.parent.mkdir(parents=True, exist_ok=True)
     with scratch("modules") as folder:
         made = folder / "index.sqlite"
         with closing(sqlite3.connect(made)) as db:
             db.execute("CREATE TABLE functions (name TEXT, module TEXT)")
-            for path in sorted(root.rglob("*.ko*")):
+            for path in map(Path, sorted(files)):
                 try:
                     obj = read_object(read_module_bytes(path), name=str(path))
-                except BespokeError:
-                    continue  # not a module after all; nothing depends on it
+                except InputError:
+                    continue  # nothing depends on it as long as it stays as it is
                 module = path.name.partition(".ko")[0].replace("-", "_")
                 names = {s.name for s in obj.symbols if s.is_function and s.is_defined}
                 db.executemany("INSERT INTO functions VALUES (?, ?)", ((n, module) for n in names))
