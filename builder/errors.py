@@ -7,9 +7,10 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,39 @@ class Refusal:
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What `--allow CODE:SYMBOL` accepts; the symbol `*` stands for all of them."""
+
+    rows: frozenset[tuple[str, str]] = frozenset()
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Allowed:
+        """From `CODE:SYMBOL` texts; UsageError names one that is none."""
+        rows = set()
+        for text in texts:
+            code, _, symbol = text.partition(":")
+            if not code or not symbol:
+                raise UsageError(f"--allow takes CODE:SYMBOL, not {text!r}")
+            rows.add((code, symbol))
+        return cls(frozenset(rows))
+
+    def __or__(self, other: Allowed) -> Allowed:
+        return Allowed(self.rows | other.rows)
+
+    def names(self, code: str, symbol: str) -> bool:
+        """Whether a refusal of that code and symbol is accepted, if it is a matter of judgement."""
+        return not self.rows.isdisjoint({(code, symbol), (code, "*")})
+
+    def covers(self, refusal: Refusal) -> bool:
+        """Whether a refusal is accepted; one that would crash a kernel never is."""
+        return not refusal.fatal and self.names(refusal.code, refusal.symbol)
+
+
+NOTHING: Final = Allowed()
+"""Nothing is accepted."""
 
 
 class BespokeError(Exception):

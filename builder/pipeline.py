@@ -22,12 +22,10 @@ from builder.compose.bundle import bind
 from builder.compose.outcome import Diff
 from builder.compose.overridden import without_overridden
 from builder.compose.owner import Objects
-from builder.errors import InputError, Refusal, RefusedError
+from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError
 
 if TYPE_CHECKING:
     from builder.emit import Module
-
-Allowed = Iterable[tuple[str, str]]
 
 
 def read_pair(old: Path, new: Path) -> tuple[ObjectFile, ObjectFile]:
@@ -56,26 +54,24 @@ def _require_function_sections(obj: ObjectFile) -> None:
         )
 
 
-def diff(old: Path, new: Path, *, allowed: Allowed = ()) -> Diff:
+def diff(old: Path, new: Path, *, allowed: Allowed = NOTHING) -> Diff:
     """What changed between two objects, and whether it can ship."""
     return diff_objects(*read_pair(old, new), allowed=allowed)
 
 
-def diff_objects(old: ObjectFile, new: ObjectFile, *, allowed: Allowed = ()) -> Diff:
+def diff_objects(old: ObjectFile, new: ObjectFile, *, allowed: Allowed = NOTHING) -> Diff:
     """The same for objects in memory."""
-    allowed = tuple(allowed)
     # What really changed, by meaning.
     comparison = compare(old, new)
     macros = read_macros(comparison.new)
     # What must travel; from here on the set of functions is final.
-    accepted = frozenset(symbol for code, symbol in allowed if code == "rodata-changed")
-    selection = select(comparison, macros, accepted_data=accepted)
+    selection = select(comparison, macros, allowed)
     # Whether it may.
     judged = judge(selection, allowed)
     return Diff(old.name, new.name, comparison, selection, judged)
 
 
-def running_part(diff: Diff, objects: Objects, inside: str | None = None, *, allowed: Allowed = ()) -> Diff:
+def running_part(diff: Diff, objects: Objects, inside: str | None = None, *, allowed: Allowed = NOTHING) -> Diff:
     """The pair without what the kernel never runs of it: weak functions that another definition overrides.
 
     `build` does this to all of its pairs; a report of what is built begins with it.
@@ -92,7 +88,7 @@ def build(
     inside: str | Sequence[str | None] | None = None,
     replace: bool = False,
     on: Path | None = None,
-    allowed: Allowed = (),
+    allowed: Allowed = NOTHING,
 ) -> Module | None:
     """One module from compared pairs; None if nothing in them has to ship.
 
@@ -116,7 +112,7 @@ def build(
     below = Earlier.read(on) if on is not None else None
     # What every reference is bound to; from here on nothing looks at the running code again.
     try:
-        bundle = bind(name, shipping, objects, replace=replace, below=below, allowed=tuple(allowed))
+        bundle = bind(name, shipping, objects, replace=replace, below=below, allowed=allowed)
     except RefusedError as refused:
         raise RefusedError(_distinct([*refusals, *refused.refusals])) from None
     if refusals:

@@ -112,7 +112,7 @@ def make_and_try(fix: Fix, kernel: Kernel, folder: Path) -> Outcome:
         if module is None:
             raise InputError("changes nothing", where=fix.path)
         path.write_bytes(module.content)
-        functions = tuple(f["name"] for f in module.manifest["functions"] if f["redirected"])
+        functions = tuple(f.name for f in module.manifest.redirected)
         built = time.monotonic()
         report = trial(path, kernel, TrialPlan(commands=(fix.command,), load=fix.load))
         faults = fix.faults(dict(report.commands[0].answers))

@@ -21,6 +21,11 @@ FOR_ALL = {"errors", "arch", "__init__"}
 """What every folder may import: the exceptions, the rows of an architecture, the version."""
 MOST_LINES = 500
 
+NAMES_NO_MACHINE = ("compose", "emit")
+"""Folders that ask `builder.arch` for what a machine is, and name none themselves."""
+MACHINE_NAMES_KEPT = frozenset({"sealed-endbr"})
+"""Strings that are part of the contract with scripts: codes of refusals."""
+
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TEXTS = sorted(
     path
@@ -127,6 +132,94 @@ def test_the_folders_are_the_stages_in_order() -> None:
     packages = [folder for folder in folders if any((PACKAGE / folder).rglob("*.py"))]
     assert sorted(ORDER) == list(ORDER), "a listing of the package must read as the pipeline"
     assert [folder for folder in packages if folder not in (*ORDER, "cli")] == []
+
+
+# What only x86 has: itself, its registers, instructions, relocations, the tables that follow from its code and what
+# the kernel calls these, the libraries that know it.
+_REGISTER = r"[er](?:[abcd]x|[sd]i|[bs]p|ip)|r(?:8|9|1[0-5])d?|[cdefgs]s_base|[xyz]mm\d*"
+MACHINE = re.compile(
+    rf"""x86|amd64|i[36]86|endbr|retpoline|return_thunk|return_sites|indirect_thunk|(?<!static_)call_sites|call_thunk
+    |call_depth|smp_lock|parainstr|paravirt|alt_?instr|__fentry|int3|iced|capstone|r_386
+    |(?<![a-z0-9])(?:ibt|{_REGISTER}|nop[lw]|jmpq?|lea[lq]?|mov[lq]|em_386|--(?:32|64))(?![a-z0-9])""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def _docstrings(tree: ast.Module) -> set[int]:
+    """The constants that are documentation: strings that stand as statements of their own."""
+    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+
+
+def machine_words(text: str) -> list[str]:
+    """Each name and string of `text` that belongs to one machine, and each constant that can only be its code."""
+    tree = ast.parse(text)
+    told = _docstrings(tree)
+    found = []
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("builder.arch."):
+            found.append(f"{line}: {node.module} (ask builder.arch)")
+        if isinstance(node, ast.Constant):
+            if isinstance(node.value, bytes) and any(byte and not 0x20 <= byte < 0x7F for byte in node.value):
+                found.append(f"{line}: {node.value!r}")
+            if not isinstance(node.value, str) or id(node) in told or node.value in MACHINE_NAMES_KEPT:
+                continue
+            words = [node.value]
+        else:
+            fields = ("id", "attr", "arg", "name", "asname", "module")
+            words = [word for field in fields if isinstance(word := getattr(node, field, None), str)]
+        found += [f"{line}: {word}" for word in words if MACHINE.search(word)]
+    return found
+
+
+@pytest.mark.parametrize(
+    "source", [s for s in SOURCES if s.relative_to(PACKAGE).parts[0] in NAMES_NO_MACHINE], ids=name
+)
+def test_no_machine_is_named_outside_of_arch(source: Path) -> None:
+    assert machine_words(source.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from builder.arch.x86_64 import X86_64",
+        "from builder.arch.model import Architecture",
+        "import builder.arch.x86_64",
+        "from builder import arch\narch.x86_64.decode(b'')",
+        "arch = by_machine(elf.EM_X86_64, where='')",
+        "if features.ibt:\n    pass",
+        "f(features=(kernel.retpoline,))",
+        "run([tool, '--64'])",
+        "name = '__x86_return_thunk'",
+        "name == '.call_sites'",
+        "table = f'{prefix}.return_sites'",
+        "FILLER = b'\\xcc'",
+        "NOP = bytes.fromhex('90') + b'\\x66\\x90'",
+        "kind = 'R_X86_64_PC32'",
+        "registers = ('rdi', 'r8')",
+        "def smp_locks(): pass",
+        "import iced_x86",
+        "message = f'the kernel has sealed its {x} ENDBR64'",
+    ],
+)
+def test_a_machine_is_seen(text: str) -> None:
+    assert machine_words(text) != []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""x86 has ENDBR."""\n# int3\ndef f():\n    """The rdi of the caller."""',
+        "from builder.arch import Architecture, by_machine",
+        "table.name == '.static_call_sites'",
+        "insn.is_nop or insn.is_jump or insn.is_call",
+        "Refusal('sealed-endbr', name)",
+        "return data.find(b'\\0') + b'__ksymtab'.find(b'_')",
+        "view.arch.fentry, 'no-fentry', 'description', 'strip'",
+    ],
+)
+def test_what_every_machine_has_passes(text: str) -> None:
+    assert machine_words(text) == []
 
 
 @pytest.mark.parametrize("text", CODE, ids=name)

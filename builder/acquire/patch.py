@@ -23,7 +23,7 @@ from builder.acquire.names import changed_names, uses
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
 from builder.acquire.source import SourceTree
 from builder.acquire.work import Work
-from builder.errors import Refusal, RefusedError, UsageError
+from builder.errors import NOTHING, Allowed, Refusal, RefusedError, UsageError
 
 log = logging.getLogger("bespoke.acquire")
 
@@ -68,24 +68,24 @@ def prepare_patch(
     patches: Sequence[Path],
     tree: SourceTree,
     *,
-    allow: Collection[str] = (),
+    allowed: Allowed = NOTHING,
     limit: int = OBJECT_LIMIT,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> PatchObjects:
     """Apply `patches` one on top of the other and compile, before and after, each object that they change.
 
-    `allow` holds `CODE:SYMBOL`, such as `patch-makefile:fs/ext4/Makefile`: the
-    change to that file is left out. Raises `RefusedError` with all files that
+    With `allowed`, such as `patch-makefile:fs/ext4/Makefile`, the change to that
+    file is left out. Raises `RefusedError` with all files that
     cannot be followed, `InputError` for a patch that does not fit or compile,
     `UsageError` when a header reaches more than `limit` objects.
     """
     changes = [
         located(change, lambda name: (tree.root / name).exists()) for path in patches for change in read_patch(path)
     ]
-    followed, warnings = sort_out(changes, allow)
+    followed, warnings = sort_out(changes, allowed)
     with tree.in_use():
-        return _compiled(patches[0].stem, followed, warnings, tree, allow, limit, Work(tree, jobs, progress))
+        return _compiled(patches[0].stem, followed, warnings, tree, allowed, limit, Work(tree, jobs, progress))
 
 
 def _compiled(
@@ -93,13 +93,13 @@ def _compiled(
     changes: Sequence[FileChange],
     warnings: list[Refusal],
     tree: SourceTree,
-    allow: Collection[str],
+    allowed: Allowed,
     limit: int,
     work: Work,
 ) -> PatchObjects:
     changed = _changed_files(changes, tree)
     with tree.objects() as objects:
-        direct, shared = _split(changed, objects, allow, warnings)
+        direct, shared = _split(changed, objects, allowed, warnings)
         known = {command.object for command in direct}
         candidates = _candidates(shared, changed, tree, objects, known, limit, warnings)
     considered = len(direct) + len(candidates)
@@ -139,7 +139,7 @@ def _announce(count: int, what: str) -> None:
     log.log(logging.WARNING if count > LONG_RUN else logging.INFO, "%d object%s %s", count, "s" * (count != 1), what)
 
 
-def sort_out(changes: Iterable[FileChange], allow: Collection[str]) -> tuple[list[FileChange], list[Refusal]]:
+def sort_out(changes: Iterable[FileChange], allowed: Allowed) -> tuple[list[FileChange], list[Refusal]]:
     """The changes to follow, and warnings for those that are left out; `RefusedError` for all others."""
     followed: list[FileChange] = []
     warnings: list[Refusal] = []
@@ -149,7 +149,7 @@ def sort_out(changes: Iterable[FileChange], allow: Collection[str]) -> tuple[lis
             warnings.append(refusal_row("patch-no-code", change.path, "is no part of any object: left out", ""))
         elif (refusal := judge(change)) is None:
             followed.append(change)
-        elif f"{refusal.code}:{refusal.symbol}" in allow:
+        elif allowed.covers(refusal):
             warnings.append(refusal_row(refusal.code, change.path, "is left out, as accepted", ""))
         else:
             refusals.append(refusal)
@@ -170,7 +170,7 @@ def _changed_files(changes: Iterable[FileChange], tree: SourceTree) -> dict[str,
 
 
 def _split(
-    changed: Mapping[str, bytes | None], objects: Objects, allow: Collection[str], warnings: list[Refusal]
+    changed: Mapping[str, bytes | None], objects: Objects, allowed: Allowed, warnings: list[Refusal]
 ) -> tuple[list[Command], list[str]]:
     """The objects compiled from a changed file, and the changed files that others include."""
     direct: list[Command] = []
@@ -186,7 +186,7 @@ def _split(
                 "is part of nothing that can be patched (boot code, vDSO)",
                 "leave the file out of the patch, or accept that its change is left out",
             )
-            (warnings if f"{row.code}:{path}" in allow else refusals).append(row)
+            (warnings if allowed.covers(row) else refusals).append(row)
         elif not commands:
             shared.append(path)
     if refusals:

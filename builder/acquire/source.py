@@ -23,7 +23,7 @@ from builder.acquire.kbuild import Objects, record
 from builder.acquire.packages import fetch_kernel
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import need, run
-from builder.errors import InputError, ToolError
+from builder.errors import NOTHING, Allowed, InputError, ToolError
 
 log = logging.getLogger("bespoke.acquire")
 
@@ -134,7 +134,7 @@ def make_variables(root: Path, release: str, compiler: str) -> list[str]:
     ]
 
 
-def fetch_source(release: str, version: str | None = None, *, allow_compiler: bool = False) -> SourceTree:
+def fetch_source(release: str, version: str | None = None, *, allowed: Allowed = NOTHING) -> SourceTree:
     """The distribution's source of exactly the kernel package of `release`, with its patches, prepared.
 
     About 150 MB to download and 1.5 GB on disk the first time, then from the
@@ -145,7 +145,7 @@ def fetch_source(release: str, version: str | None = None, *, allow_compiler: bo
     series = ".".join(release.split(".")[:2])
     name = f"linux-source-{series}"
     config = read_config(kernel.config)
-    compiler = find_compiler(config, allow_other=allow_compiler)
+    compiler = find_compiler(config, allowed)
     identity = tree_identity(f"{name}_{kernel.version}", release, compiler)
 
     def unpack(root: Path) -> None:

@@ -31,7 +31,7 @@ from builder.acquire.source import (
     unpack_package,
 )
 from builder.acquire.toolchain import Compiler, banner_compiler, find_compiler, read_config, without_program
-from builder.errors import InputError, Refusal, RefusedError, UsageError
+from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, UsageError
 
 log = logging.getLogger("bespoke.acquire")
 
@@ -64,19 +64,19 @@ class Target:
         return match[1] if match else None
 
 
-def find_source(spec: str | None, target: Target, *, allow_compiler: bool = False) -> SourceTree:
+def find_source(spec: str | None, target: Target, *, allowed: Allowed = NOTHING) -> SourceTree:
     """The prepared source tree that `spec` names, configured and compiled as `target` is.
 
     `spec`: None for the target's own package; `linux-source-6.1` (of the version
     that the kernel was built from) or `linux-source-6.1=VERSION`; `linux` for the
     series of the kernel; a release such as `6.1.0-50-amd64`; a tarball; a
     directory. Raises `InputError` for anything else, `RefusedError` (code
-    `compiler-differs`) for another compiler unless allowed.
+    `compiler-differs`) for another compiler unless `allowed`.
     """
     config = target.config or _config_of(target, spec)
-    compiler = _compiler(target, config, allow=allow_compiler)
+    compiler = _compiler(target, config, allowed)
     if spec is None:
-        return fetch_source(target.release, target.package_version, allow_compiler=allow_compiler)
+        return fetch_source(target.release, target.package_version, allowed=allowed)
     path = Path(spec)
     if path.is_dir():
         return _directory(path.resolve(), target.release, config, compiler)
@@ -111,23 +111,21 @@ def _config_of(target: Target, spec: str | None) -> Path:
     return fetch_kernel(target.release, target.package_version).config
 
 
-def _compiler(target: Target, config: Path, *, allow: bool) -> Compiler:
-    compiler = find_compiler(read_config(config), allow_other=allow)
-    if target.banner and not allow:
+def _compiler(target: Target, config: Path, allowed: Allowed) -> Compiler:
+    compiler = find_compiler(read_config(config), allowed)
+    if target.banner:
         built_by = banner_compiler(target.banner)
         if without_program(built_by) != without_program(compiler.version):
-            raise RefusedError(
-                [
-                    Refusal(
-                        code="compiler-differs",
-                        symbol=compiler.command,
-                        section="",
-                        fatal=False,
-                        message=f"the kernel's banner names {built_by}, here is {compiler.version}",
-                        advice="install that compiler, or accept another one",
-                    )
-                ]
+            refusal = Refusal(
+                code="compiler-differs",
+                symbol=compiler.command,
+                section="",
+                fatal=False,
+                message=f"the kernel's banner names {built_by}, here is {compiler.version}",
+                advice="install that compiler, or accept another one",
             )
+            if not allowed.covers(refusal):
+                raise RefusedError([refusal])
     return compiler
 
 

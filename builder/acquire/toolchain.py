@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire.tools import run
-from builder.errors import InputError, Refusal, RefusedError, ToolError, UnknownError
+from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, ToolError, UnknownError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ def banner_compiler(banner: str) -> str:
     return match[1]
 
 
-def find_compiler(config: Mapping[str, str], *, allow_other: bool = False) -> Compiler:
+def find_compiler(config: Mapping[str, str], allowed: Allowed = NOTHING) -> Compiler:
     """The compiler of `CONFIG_CC_VERSION_TEXT`, by its own name, without target prefix, or as `gcc`.
 
-    Another version may generate other code: without `allow_other` that is the
-    refusal `compiler-differs`. `ToolError` when there is no compiler at all.
+    Another version may generate other code: unless `allowed` that is the refusal
+    `compiler-differs`. `ToolError` when there is no compiler at all.
     """
     expected = config.get("CONFIG_CC_VERSION_TEXT", "")
     if not expected:
@@ -77,18 +77,16 @@ def find_compiler(config: Mapping[str, str], *, allow_other: bool = False) -> Co
         for name in present
     ]
     best = next((compiler for compiler in found if compiler.same), found[0])
-    if not best.same and not allow_other:
+    if not best.same:
         theirs, ours = without_program(expected), without_program(best.version)
-        raise RefusedError(
-            [
-                Refusal(
-                    code="compiler-differs",
-                    symbol=best.command,
-                    section="",
-                    fatal=False,
-                    message=f"the kernel was built by {theirs}, here is {ours}",
-                    advice=f"install that version of {wanted}, or accept another one",
-                )
-            ]
+        refusal = Refusal(
+            code="compiler-differs",
+            symbol=best.command,
+            section="",
+            fatal=False,
+            message=f"the kernel was built by {theirs}, here is {ours}",
+            advice=f"install that version of {wanted}, or accept another one",
         )
+        if not allowed.covers(refusal):
+            raise RefusedError([refusal])
     return best

@@ -2,12 +2,12 @@
 
 To add an architecture: write a module beside `x86_64.py` that fills an
 `Architecture`, and add it to `_KNOWN`. Nothing else in the core names a
-machine.
+machine: tests/test_layers.py says of which folders this is true.
 """
 
 from __future__ import annotations
 
-from builder.arch.model import Architecture, Instruction, Operation, RelocationRow
+from builder.arch.model import Architecture, EntryMark, Glue, Instruction, Operation, RelocationRow, SiteTable
 from builder.arch.x86_64 import X86_64
 from builder.errors import InputError
 
@@ -26,4 +26,13 @@ def by_machine(machine: int, *, where: str) -> Architecture:
     return found
 
 
-__all__ = ["Architecture", "Instruction", "Operation", "RelocationRow", "by_machine"]
+__all__ = [
+    "Architecture",
+    "EntryMark",
+    "Glue",
+    "Instruction",
+    "Operation",
+    "RelocationRow",
+    "SiteTable",
+    "by_machine",
+]

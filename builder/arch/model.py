@@ -55,13 +55,58 @@ class RelocationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteTable:
+    """A table of the calls and jumps whose target's whole name fits the pattern `target`.
+
+    It follows from the code alone, and a kernel that has `feature` reads it when a module is loaded.
+    With `of_known_calls` it holds only calls, and only of what they lead to by then.
+    """
+
+    name: str
+    feature: str
+    target: str
+    of_known_calls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EntryMark:
+    """The instruction that an indirect call must arrive at, called `name`, where the kernel has `feature`.
+
+    The entries that lose it at boot stand in the section `table`, which lies from `start` to `end` in an image.
+    """
+
+    name: str
+    code: bytes
+    feature: str
+    table: str
+    start: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class Glue:
+    """What the part of a module that is written in assembly depends on.
+
+    `template` is found in templates/, `assembler` are the options of GNU `as`. `modinfo` are (feature, key, value)
+    and `imports` (feature, symbol): what it says, and takes from the kernel, where that has the feature.
+    """
+
+    template: str
+    assembler: tuple[str, ...]
+    modinfo: tuple[tuple[str, str, str], ...] = ()
+    imports: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """Facts of one machine; the functions take plain bytes and return plain values.
 
-    A relocation of `branch_types` is only ever the last field of a call or jump.
-    `nop` is the instruction that compilers pad with before a function.
-    `registers` are the general ones in the order of their encoding, which is
-    that of the bits in the masks of an `Operation`; `stack_register` is one of them.
+    A relocation of `branch_types` is only ever the last field of a call or jump. The call of `fentry`
+    begins within `entry_reach` bytes of a function's entry. `nops` are by their length, that of one byte is what
+    compilers pad with before a function; `filler` stands between functions. `registers` are the general ones in the
+    order of their encoding, which is that of the bits in the masks of an `Operation`; `stack_register` is one of
+    them. A kprobe may run a copy of `probe_copy` bytes. Features go by their names in
+    `builder.binary.kernel.Features`.
     """
 
     name: str
@@ -71,12 +116,16 @@ class Architecture:
     call_types: frozenset[int]
     branch_types: frozenset[int]
     fentry: str
-    return_thunk: str
-    retpoline_prefixes: tuple[str, ...]
-    endbr: bytes
+    entry_reach: int
+    entry_mark: EntryMark
     nop: bytes
+    nops: Mapping[int, bytes]
+    filler: bytes
     registers: tuple[str, ...]
     stack_register: str
+    probe_copy: int
+    sites: tuple[SiteTable, ...]
+    glue: Glue
     argument_registers: tuple[str, ...]
     decode: Callable[[bytes, int], list[Instruction]]
     moves_constant_to: Callable[[bytes], str | None]

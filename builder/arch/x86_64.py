@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import iced_x86
 from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind
 
-from builder.arch.model import Architecture, Instruction, RelocationRow
+from builder.arch.model import Architecture, EntryMark, Glue, Instruction, RelocationRow, SiteTable
 from builder.arch.x86_operands import GENERAL, REGISTERS, operation
 
 # psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
@@ -185,6 +185,16 @@ def is_direct_transfer(code: bytes) -> bool:
     return insn is not None and insn.op_count > 0 and insn.op0_kind in _NEAR
 
 
+_FENTRY, _RETURN_THUNK = "__fentry__", "__x86_return_thunk"
+# What objtool makes of a module that it links: create_return_sites_sections(), create_retpoline_sites_sections(),
+# create_direct_call_sections() (tools/objtool/check.c, v6.12).
+_SITES = (
+    SiteTable(".return_sites", "return_thunk", _RETURN_THUNK),
+    SiteTable(".retpoline_sites", "retpoline", r"__x86_indirect_(call_|jump_)?thunk_.*"),
+    SiteTable(".call_sites", "call_thunks", rf"(?!{_FENTRY}$).*", of_known_calls=True),
+)
+
+
 X86_64 = Architecture(
     name="x86-64",
     machine=62,
@@ -192,13 +202,24 @@ X86_64 = Architecture(
     pc32=2,
     call_types=frozenset({2, 4}),
     branch_types=frozenset({4}),
-    fentry="__fentry__",
-    return_thunk="__x86_return_thunk",
-    retpoline_prefixes=("__x86_indirect_thunk_", "__x86_indirect_call_thunk_", "__x86_indirect_jump_thunk_"),
-    endbr=b"\xf3\x0f\x1e\xfa",
+    fentry=_FENTRY,
+    entry_reach=24,  # ENDBR64, five bytes of call, and what -fpatchable-function-entry puts before them
+    entry_mark=EntryMark(
+        "ENDBR", b"\xf3\x0f\x1e\xfa", "ibt", ".ibt_endbr_seal", "__ibt_endbr_seal", "__ibt_endbr_seal_end"
+    ),
     nop=b"\x90",
+    nops={2: b"\x66\x90", 5: b"\x0f\x1f\x44\x00\x00"},
+    filler=b"\xcc",
     registers=REGISTERS,
     stack_register="rsp",
+    probe_copy=5,  # RELATIVEJUMP_SIZE (arch/x86/include/asm/kprobes.h, v6.1): of one that is optimized
+    sites=_SITES,
+    glue=Glue(
+        "glue.x86_64.s.j2",
+        ("--64",),
+        modinfo=(("retpoline", "retpoline", "Y"),),
+        imports=(("return_thunk", _RETURN_THUNK),),
+    ),
     argument_registers=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
     decode=decode,
     moves_constant_to=moves_constant_to,

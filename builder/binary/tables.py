@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from builder.binary.objects import ObjectFile, Relocation, Section
 from builder.errors import UnknownError
@@ -27,10 +27,13 @@ class TableRow:
     own when two functions are compared. With `lines` a 16-bit source line number
     follows the last relocation (struct bug_entry, include/asm-generic/bug.h).
     `late` tables are consumed when the module is finalized, before relocations
-    against another module's symbols are written. In a `unique` table one site
-    has one entry; more of them are not the compiler's and the first one counts.
-    `lengths` maps each known size of an entry to the offset of a byte in it: where
-    that is zero, the relocations behind the first one lead to nothing.
+    against another module's symbols are written; `if_bound_late` says what becomes of
+    an entry whose code refers to such a symbol. In a `unique` table one site has one
+    entry; more of them are not the compiler's and the first one counts. `length` is
+    the struct and the member of it that holds how many bytes of code an entry has
+    patched, where that is not one instruction. `lengths` maps each known size of an
+    entry to the offset of a byte in it: where that is zero, the relocations behind the
+    first one lead to nothing.
     """
 
     name: str
@@ -42,6 +45,8 @@ class TableRow:
     late: bool = False
     unique: bool = False
     lengths: tuple[tuple[int, int], ...] = ()
+    if_bound_late: Literal["refused", "left out", "kept"] = "refused"
+    length: tuple[str, str] | None = None
 
 
 # replacementlen of struct alt_instr (arch/x86/include/asm/alternative.h): after s32 instr_offset, s32 repl_offset,
@@ -53,12 +58,15 @@ TABLES: Final = (
     TableRow("__ex_table", 2, 3),
     TableRow("__jump_table", 3, 3, late=True, unique=True),
     TableRow(".static_call_sites", 2, 2, late=True, unique=True),
-    TableRow(".altinstructions", 1, 2, late=True, lengths=_REPLACEMENT),
+    # struct alt_instr: u8 instrlen, at 10 up to 6.2, at 12 from 6.3 on (arch/x86/include/asm/alternative.h)
+    TableRow(".altinstructions", 1, 2, late=True, lengths=_REPLACEMENT, length=("alt_instr", "instrlen")),
     TableRow(".parainstructions", 1, 1, late=True),
-    TableRow(".smp_locks", 1, 1, derived=True, late=True),
+    # the prefix is patched, and no operand
+    TableRow(".smp_locks", 1, 1, derived=True, late=True, if_bound_late="kept"),
     TableRow(".retpoline_sites", 1, 1, derived=True, late=True),
     TableRow(".return_sites", 1, 1, derived=True, late=True),
-    TableRow(".call_sites", 1, 1, derived=True, late=True),
+    # calls are only counted (call depth tracking), and this one's target is not known yet
+    TableRow(".call_sites", 1, 1, derived=True, late=True, if_bound_late="left out"),
     TableRow(".ibt_endbr_seal", 1, 1, derived=True, late=True),
     TableRow(".cfi_sites", 1, 1, derived=True, late=True),
     TableRow("__mcount_loc", 1, 1, derived=True),

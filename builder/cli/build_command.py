@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from builder.binary.kernel import Kernel
-from builder.cli.common import Output, add_allow, add_kernel, allowed, named_paths, write_output
+from builder.cli.common import Output, add_allow, add_kernel, named_paths, write_output
 from builder.cli.page import add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
-from builder.errors import RefusedError, UsageError
+from builder.errors import Allowed, RefusedError, UsageError
 from builder.pipeline import build, diff, find_pairs
 from builder.report.build import next_command, render_build
 
@@ -42,11 +42,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
-    names = allowed(options.allow)
+    allowed = Allowed.parse(options.allow)
     given = named_paths(options.object)
     pairs = _pairs(options)
     check_html(options.html, options.output, *(path for pair in pairs for path in pair))
-    diffs = [diff(old, new, allowed=names) for old, new in pairs]
+    diffs = [diff(old, new, allowed=allowed) for old, new in pairs]
     kernel = Kernel.open(options.kernel)
     name = options.name or options.output.name.removesuffix(".ko")
     objects = Objects(kernel, given)
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
             inside=options.inside,
             replace=options.replace,
             on=options.on,
-            allowed=names,
+            allowed=allowed,
         )
     except RefusedError as refused:
         if options.html:
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if module is None:
         return _nothing(diffs, output)
     if output.json:
-        output.document(module.manifest)
+        output.document(module.manifest.as_json())
     elif not output.quiet:
         output.out.print(
             render_build(

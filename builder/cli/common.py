@@ -77,17 +77,6 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def allowed(values: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """`CODE:SYMBOL` rows; UsageError names one that is not."""
-    rows = []
-    for value in values:
-        code, colon, symbol = value.partition(":")
-        if not colon or not code or not symbol:
-            raise UsageError(f"--allow takes CODE:SYMBOL, not {value!r}")
-        rows.append((code, symbol))
-    return tuple(rows)
-
-
 def add_kernel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel",

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from builder.cli.common import Output, add_allow, allowed
+from builder.cli.common import Output, add_allow
 from builder.cli.page import add_html, check_html, describer, write_diff
 from builder.cli.trees import compare_trees
-from builder.errors import UsageError
+from builder.errors import Allowed, UsageError
 from builder.pipeline import diff
 from builder.report.diff import render_diff, render_tree
 
@@ -28,11 +28,11 @@ def run(options: argparse.Namespace, output: Output) -> int:
         raise UsageError("OLD and NEW must both be objects or both be directories")
     if options.jobs < 1:
         raise UsageError("-j takes a number from 1 on")
-    names = allowed(options.allow)
+    allowed = Allowed.parse(options.allow)
     check_html(options.html, options.old, options.new)
     if options.old.is_dir():
-        return _trees(options, output, names)
-    found = diff(options.old, options.new, allowed=names)
+        return _trees(options, output, allowed)
+    found = diff(options.old, options.new, allowed=allowed)
     if options.html:
         pair = describer(output.verbose)(found, options.new.name)
         write_diff(options.html, options.old, options.new, [pair])
@@ -43,9 +43,9 @@ def run(options: argparse.Namespace, output: Output) -> int:
     return found.exit_status
 
 
-def _trees(options: argparse.Namespace, output: Output, names: tuple[tuple[str, str], ...]) -> int:
+def _trees(options: argparse.Namespace, output: Output, allowed: Allowed) -> int:
     describe = describer(output.verbose) if options.html else None
-    document, pairs, status = compare_trees(options.old, options.new, names, options.jobs, output, describe)
+    document, pairs, status = compare_trees(options.old, options.new, allowed, options.jobs, output, describe)
     if options.html:
         write_diff(options.html, options.old, options.new, pairs, document["unpaired"])
     if output.json:

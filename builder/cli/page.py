@@ -97,7 +97,7 @@ def write_build(
     following = []
     if module:
         manifest = module.manifest
-        facts = [("module", str(output)), *facts, ("patches", ", ".join(manifest["objects"]))]
+        facts = [("module", str(output)), *facts, ("patches", ", ".join(manifest.objects))]
         arguments = [str(output), "--kernel", kernel.release]
         following.append(
             (shlex.join(["bespoke", "check", *arguments]), "See without a virtual machine whether it loads")
@@ -106,8 +106,8 @@ def write_build(
             (shlex.join(["bespoke", "try", *arguments]), "Load it in a virtual machine that runs that kernel")
         )
         warned = {(w.code, w.symbol) for _, diff in diffs for w in diff.judged.warnings}
-        late = [w for w in manifest["warnings"] if (w["code"], w["symbol"]) not in warned]
-        noted += [Advice(w["code"], w["symbol"], "", w["message"], "", "") for w in late]
+        late = [w for w in manifest.warnings if (w.code, w.symbol) not in warned]
+        noted += [Advice(w.code, w.symbol, "", w.message, "", "") for w in late]
     accept = [a.accept for a in (*further, *(a for pair in pairs for a in pair.refusals))]
     if refused and accept and all(accept):
         following.append(

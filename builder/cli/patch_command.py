@@ -19,12 +19,12 @@ from builder.acquire.series import expand, module_names
 from builder.acquire.sources import Target, find_source
 from builder.binary.kernel import Kernel
 from builder.binary.kernel.modules import find_image
-from builder.cli.common import Output, add_allow, add_kernel, allowed, named_paths
+from builder.cli.common import Output, add_allow, add_kernel, named_paths
 from builder.cli.page import add_html, check_html
 from builder.cli.patching import Maker, logged
 from builder.compose.owner import Objects
 from builder.emit import module_name
-from builder.errors import BespokeError, KernelError, RefusedError, UsageError
+from builder.errors import Allowed, BespokeError, KernelError, RefusedError, UsageError
 from builder.report.build import next_command
 
 
@@ -64,7 +64,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, output: Output) -> int:
     # Cancelled by a CI: end what runs for us, as an interrupt does, and not only this process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    names = allowed(options.allow)
+    allowed = Allowed.parse(options.allow)
     patches = expand(options.patches)
     _check_output(options)
     check_html(options.html, options.output, *patches)
@@ -73,8 +73,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
         objects = Objects(kernel, named_paths(options.object))
         config = kernel.path.parent / f"config-{kernel.release}"
         target = Target(kernel.release, config if config.is_file() else None, kernel.banner)
-        tree = find_source(options.source, target, allow_compiler=any(c == "compiler-differs" for c, _ in names))
-    maker = Maker(options, output, objects, names, tree)
+        tree = find_source(options.source, target, allowed=allowed)
+    maker = Maker(options, output, objects, allowed, tree)
     if options.each:
         return _each(maker, patches, output)
     made = maker.make(patches, options.output, options.name)

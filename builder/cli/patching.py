@@ -24,7 +24,7 @@ from builder.cli.page import write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import Module
-from builder.errors import Refusal, RefusedError, UsageError
+from builder.errors import Allowed, Refusal, RefusedError, UsageError
 from builder.pipeline import build, diff, running_part
 from builder.report.build import next_command, render_build
 
@@ -43,7 +43,7 @@ class Made:
     @property
     def functions(self) -> list[str]:
         """Names of the replaced functions."""
-        return [f["name"] for f in self.module.manifest["functions"] if f["redirected"]] if self.module else []
+        return [f.name for f in self.module.manifest.redirected] if self.module else []
 
     @property
     def warnings(self) -> list[Refusal]:
@@ -71,7 +71,7 @@ class Made:
         if self.module is None:
             return {"verdict": "unchanged", "objects": rows, "built_from": built}
         more = {"module": str(self.path), "next": self.following}
-        return {**self.module.manifest, "verdict": "changed", "source": rows, "built_from": built, **more}
+        return {**self.module.manifest.as_json(), "verdict": "changed", "source": rows, "built_from": built, **more}
 
     def render(self, verbose: bool) -> Group:
         """For people: from what, with what, checked against what; then the module."""
@@ -79,7 +79,7 @@ class Made:
         tree = self.objects.tree
         count = len({pair.path for pair in self.objects.pairs})
         considered = f" of {self.objects.considered} that may be concerned" if self.objects.considered > count else ""
-        owners = ", ".join(sorted({f["object"] for f in self.module.manifest["functions"] if f["redirected"]}))
+        owners = ", ".join(sorted({f.object for f in self.module.manifest.redirected}))
         checked = f"{len(self.functions)} replaced function{'s' * (len(self.functions) != 1)}"
         lines = [
             f"{', '.join(self.objects.files)}: {count} object{'s' * (count != 1)} compiled{considered}, before and "
@@ -101,27 +101,31 @@ class Maker:
         options: argparse.Namespace,
         output: Output,
         objects: Objects,
-        names: tuple[tuple[str, str], ...],
+        allowed: Allowed,
         tree: SourceTree,
     ) -> None:
-        self.options, self.output, self.objects, self.names, self.tree = options, output, objects, names, tree
+        self.options, self.output, self.objects, self.allowed, self.tree = options, output, objects, allowed, tree
 
     def make(self, patches: list[Path], path: Path, name: str | None) -> Made:
         """Build the module of all `patches` together and write it to `path`; `RefusedError` with all reasons."""
         if not path.parent.is_dir():
             raise UsageError(f"there is no directory {path.parent}")
-        allow = [f"{code}:{symbol}" for code, symbol in self.names]
         try:
             with logged(self.output), progress(self.output) as report:
                 found = prepare_patch(
-                    patches, self.tree, allow=allow, limit=self.options.limit, jobs=self.options.jobs, progress=report
+                    patches,
+                    self.tree,
+                    allowed=self.allowed,
+                    limit=self.options.limit,
+                    jobs=self.options.jobs,
+                    progress=report,
                 )
         except RefusedError as refused:
             self._page(path, None, [], None, refused)
             raise
-        diffs = [diff(pair.old, pair.new, allowed=self.names) for pair in found.pairs]
+        diffs = [diff(pair.old, pair.new, allowed=self.allowed) for pair in found.pairs]
         diffs = [
-            running_part(d, self.objects, pair.owner, allowed=self.names)
+            running_part(d, self.objects, pair.owner, allowed=self.allowed)
             for d, pair in zip(diffs, found.pairs, strict=True)
         ]
         try:
@@ -132,7 +136,7 @@ class Maker:
                 objects=self.objects,
                 inside=[pair.owner for pair in found.pairs],
                 replace=self.options.replace,
-                allowed=self.names,
+                allowed=self.allowed,
             )
         except RefusedError as refused:
             self._page(path, found, diffs, None, refused)

@@ -16,7 +16,7 @@ from rich.progress import track
 
 from builder.cli.common import Output
 from builder.compose.outcome import Diff
-from builder.errors import BespokeError
+from builder.errors import Allowed, BespokeError
 from builder.pipeline import diff, find_pairs
 from builder.report.html import Pair, unread
 
@@ -24,7 +24,7 @@ from builder.report.html import Pair, unread
 _WORST = (2, 1, 0, 3)
 _STATUS = {"error": 2, "refused": 1, "changed": 0, "unchanged": 3}
 
-Job = tuple[str, Path, Path, tuple[tuple[str, str], ...], "Describe | None"]
+Job = tuple[str, Path, Path, Allowed, "Describe | None"]
 Describe = Callable[[Diff, str], Pair]
 """What a page says of a pair, by its diff and its path; a function that another process can find."""
 Row = tuple[dict[str, Any], Pair | None]
@@ -33,7 +33,7 @@ Row = tuple[dict[str, Any], Pair | None]
 def compare_trees(
     old: Path,
     new: Path,
-    allowed: tuple[tuple[str, str], ...],
+    allowed: Allowed,
     jobs: int,
     output: Output,
     describe: Describe | None = None,

@@ -7,23 +7,18 @@ a symbol of a module may stand in a `.klp.rela.vmlinux.` section).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from builder.binary import Symbol, elf, read_object
+from builder.binary import Symbol, elf, ours, read_object
+from builder.binary.manifest import CarriedFunction, Manifest
 from builder.compare import Atom, naming
 from builder.compose.outcome import Diff
 from builder.compose.running import RunningModule
 from builder.compose.runpre import Match, Matcher
 from builder.errors import InputError, Refusal
-
-MANIFEST = ".bespoke.manifest"
-_KLP = ".klp.sym."
-_GLUE = ("bespoke_patch", "__this_module", "init_module", "cleanup_module")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +35,7 @@ class Earlier:
     """The earlier module: what it carries, and its manifest."""
 
     running: RunningModule
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @classmethod
     def read(cls, path: Path) -> Earlier:
@@ -49,14 +44,10 @@ class Earlier:
             obj = read_object(path.read_bytes(), name=str(path))
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", where=path) from None
-        section = obj.by_name.get(MANIFEST)
-        if section is None:
+        manifest = Manifest.within(obj)
+        if manifest is None:
             raise InputError("is no livepatch of ours to build on: it has no manifest", where=path)
-        try:
-            manifest = json.loads(section.data)
-            return cls(RunningModule(str(manifest["name"]), obj), manifest)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"its manifest cannot be read: {error}", where=path) from None
+        return cls(RunningModule(manifest.name, obj), manifest)
 
     @property
     def name(self) -> str:
@@ -65,11 +56,11 @@ class Earlier:
     @property
     def chain(self) -> tuple[str, ...]:
         """It and what it was itself built on."""
-        return (self.name, *map(str, self.manifest.get("on", ())))
+        return (self.name, *self.manifest.on)
 
     @cached_property
-    def _functions(self) -> Mapping[tuple[str, str], Mapping[str, Any]]:
-        return {(row["object"], row["name"]): row for row in self.manifest["functions"]}
+    def _functions(self) -> Mapping[tuple[str, str], CarriedFunction]:
+        return {(row.object, row.name): row for row in self.manifest.functions}
 
     @cached_property
     def state(self) -> Sequence[Symbol]:
@@ -80,7 +71,7 @@ class Earlier:
             if symbol.is_defined
             and symbol.type == elf.STT_OBJECT
             and self.running.obj.sections[symbol.shndx].is_write
-            and symbol.name not in _GLUE
+            and not ours.is_glue(symbol.name)
             and not naming.is_never_paired(symbol.name, self.running.obj.sections[symbol.shndx].name)
         ]
 
@@ -92,9 +83,9 @@ class Earlier:
     def holds(self, name: str, owner: str) -> Held | None:
         """What only the earlier module has of that name: its data, or a function that it brought."""
         for symbol in self.running.obj.symbols:
-            if symbol.name == name and symbol.is_defined and name not in _GLUE:
+            if symbol.name == name and symbol.is_defined and not ours.is_glue(name):
                 row = self._functions.get((owner, name))
-                if symbol.type == elf.STT_OBJECT or (row is not None and row["role"] == "new"):
+                if symbol.type == elf.STT_OBJECT or (row is not None and row.role == "new"):
                     return self._held(symbol)
         return None
 
@@ -103,9 +94,10 @@ class Earlier:
         for name in atom.names:
             row = self._functions.get((owner, name))
             for symbol in self.running.named(name):
-                if row is None or "old_name" not in row:
+                if row is None or row.old is None or not row.old.name:
                     continue
-                found = matcher.match(atom, symbol.place, name=row["old_name"], sympos=row["sympos"], limit=symbol.size)
+                old = row.old
+                found = matcher.match(atom, symbol.place, name=old.name, sympos=old.sympos, limit=symbol.size)
                 if isinstance(found, Match):
                     return replace(found, solved={}, names={}, since=self.name)
         return None
@@ -113,7 +105,7 @@ class Earlier:
     def brought(self, atom: Atom, owner: str) -> bool:
         """Whether a function came with the earlier module, so that no original can be redirected."""
         rows = (self._functions.get((owner, name)) for name in atom.names)
-        return any(row is not None and row["role"] == "new" for row in rows)
+        return any(row is not None and row.role == "new" for row in rows)
 
     def keep(self, diff: Diff) -> tuple[Diff, Mapping[Atom, Held]]:
         """A diff without the new variables that the earlier module has already, and what they are there."""
@@ -146,12 +138,3 @@ class Earlier:
             )
             for symbol in self.state
         ]
-
-
-def klp_parts(name: str) -> tuple[str, str, int] | None:
-    """Object, name and sympos of a livepatch symbol; None for another."""
-    if not name.startswith(_KLP):
-        return None
-    full, _, sympos = name.removeprefix(_KLP).rpartition(",")
-    owner, _, symbol = full.partition(".")
-    return owner, symbol, int(sympos)

@@ -6,16 +6,17 @@ becomes `.klp.sym.OBJECT.NAME,SYMPOS` (Documentation/livepatch/module-elf-format
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from builder.binary import tables
+from builder.binary import klp, tables
 from builder.binary.kernel import Kernel
+from builder.binary.names import MODULE_NAME, SYMBOL_NAME
 from builder.compare import Atom, View, naming
 from builder.compare.view import Target
 from builder.compose import references
-from builder.compose.below import Earlier, Held, klp_parts
+from builder.compose.below import Earlier, Held
 from builder.compose.outcome import Diff
 from builder.compose.overridden import is_overridden
 from builder.compose.owner import Objects
@@ -24,10 +25,6 @@ from builder.compose.running import Running, RunningImage, RunningModule, Runnin
 from builder.compose.runpre import Match, Matcher, Mismatch
 from builder.compose.selection import Role, is_trampoline, is_transient
 from builder.errors import Refusal
-
-# klp_find_object_symbol and the module loader read names into fixed buffers (kernel/livepatch/core.c, Linux 6.1).
-_KSYM_NAME = 511
-_MODVERSION_NAME = 55
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class Binding:
     @property
     def symbol(self) -> str:
         """The name that the emitted symbol has."""
-        return self.name if self.kind == "export" else f".klp.sym.{self.exporter}.{self.name},{self.sympos}"
+        return self.name if self.kind == "export" else klp.symbol_name(self.exporter, self.name, self.sympos)
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,8 @@ class Bound:
     """One pair, bound: the owner, the replaced functions found in it, and where references go.
 
     `atoms` are atoms of the new object that stay originals, `names` undefined symbols.
-    `left_out` are table entries that must not travel.
+    `left_out` are table entries that must not travel. Where there are `refusals`, it is
+    incomplete and nothing but those may be taken from it.
     """
 
     diff: Diff
@@ -67,6 +65,7 @@ class Bound:
     names: Mapping[str, Binding]
     left_out: frozenset[tables.Entry] = frozenset()
     warnings: tuple[Refusal, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
 
     def binding(self, place: Atom | Piece | tables.Entry, target: Target) -> Binding | None:
         """What a reference is bound to; None if it stays inside the module."""
@@ -77,17 +76,31 @@ class Bound:
         return self.atoms.get(target.atom)
 
 
-class Binder:
-    """Binds one pair; `refusals` collects everything that stands in the way."""
+def bind_pair(
+    diff: Diff,
+    owner: Running,
+    objects: Objects,
+    provided: Collection[str] = (),
+    below: Earlier | None = None,
+    kept: Mapping[Atom, Held] | None = None,
+) -> Bound:
+    """Bind the references of one pair to what runs in `owner`, with everything that stands in the way.
 
+    `provided` are names that other pairs of the module define, `kept` new variables that the livepatch
+    `below` has already.
+    """
+    return _Binder(diff, owner, objects, provided, below, kept or {}).bind()
+
+
+class _Binder:
     def __init__(
         self,
         diff: Diff,
         owner: Running,
         objects: Objects,
-        provided: Mapping[str, object],
-        below: Earlier | None = None,
-        kept: Mapping[Atom, Held] | None = None,
+        provided: Collection[str],
+        below: Earlier | None,
+        kept: Mapping[Atom, Held],
     ) -> None:
         self.diff = diff
         self.owner = owner
@@ -99,19 +112,27 @@ class Binder:
         self._extra: dict[Atom, Match | None] = {}
         self._matcher = Matcher(diff.comparison.old, owner)
         self._below = below
-        self._kept = kept or {}
+        self._kept = kept
         self._matcher_below = Matcher(diff.comparison.old, below.running) if below is not None else self._matcher
 
     def bind(self) -> Bound:
-        """All bindings of the pair; incomplete if `refusals` is not empty afterwards."""
         self._match_replaced()
-        if self.refusals:  # other code runs there: what it is bound to would be told wrongly
-            return Bound(self.diff, self.owner, self.matches, {}, {})
-        atoms: dict[Atom, Binding] = {}
-        names: dict[str, Binding] = {}
-        for _, target in self._originals():
-            self._binding(target, atoms, names)
-        return Bound(self.diff, self.owner, self.matches, atoms, names)
+        atoms: dict[Atom, Binding | None] = {}
+        names: dict[str, Binding | None] = {}
+        # Where other code runs, what it is bound to would be told wrongly.
+        for target in () if self.refusals else self._originals():
+            if target.atom is not None and target.atom not in atoms:
+                atoms[target.atom] = self._original(target.atom)
+            elif target.atom is None and target.symbol.name not in names:
+                names[target.symbol.name] = self._undefined(target.symbol.name)
+        return Bound(
+            self.diff,
+            self.owner,
+            self.matches,
+            {atom: found for atom, found in atoms.items() if found is not None},
+            {name: found for name, found in names.items() if found is not None},
+            refusals=tuple(dict.fromkeys(self.refusals)),
+        )
 
     # The replaced functions: are they what runs?
 
@@ -214,30 +235,13 @@ class Binder:
 
     # References to originals.
 
-    def _originals(self) -> Iterator[tuple[Atom | Piece | tables.Entry, Target]]:
+    def _originals(self) -> Iterator[Target]:
         selection = self.diff.selection
         for place, target in selection.all_references():
             if target.kind == "absolute" or selection.is_local(place, target):
                 continue
             if target.kind != "symbol" or target.symbol.name not in self.provided:
-                yield place, target
-
-    def _binding(self, target: Target, atoms: dict[Atom, Binding], names: dict[str, Binding]) -> Binding | None:
-        if target.kind == "symbol":
-            name = target.symbol.name
-            if name not in names:
-                found = self._undefined(name)
-                if found is None:
-                    return None
-                names[name] = found
-            return names[name]
-        assert target.atom is not None
-        if target.atom not in atoms:
-            bound = self._original(target.atom)
-            if bound is None:
-                return None
-            atoms[target.atom] = bound
-        return atoms[target.atom]
+                yield target
 
     def _original(self, atom: Atom) -> Binding | None:
         """An atom of this object that stays the original."""
@@ -263,9 +267,9 @@ class Binder:
             return None
         told = {m.externs[old] for m in self.matches.values() if m.since and old in m.externs}
         if len(told) == 1:
-            found = klp_parts(told.pop())
-            if found is not None:
-                exporter, name, sympos = found
+            theirs = told.pop()
+            if klp.is_symbol(theirs):
+                exporter, name, sympos = klp.parse_symbol(theirs)
                 patched = "vmlinux" if exporter in ("vmlinux", *self._below.chain) else self.owner.name
                 return Binding("klp", name, exporter, patched, sympos)
             return None
@@ -278,7 +282,7 @@ class Binder:
         return None
 
     def _klp(self, symbol: RunningSymbol) -> Binding | None:
-        if len(symbol.name) > _KSYM_NAME:
+        if len(symbol.name) >= SYMBOL_NAME:
             self._refuse("symbol-unresolved", symbol.name, "its name is too long for livepatch", "none")
             return None
         name = self.owner.name
@@ -289,7 +293,7 @@ class Binder:
             found = self.kernel.export(name)
             if found is None or found.namespace.startswith("module:"):
                 continue
-            if self.kernel.features.modversions and len(name) > _MODVERSION_NAME:
+            if self.kernel.features.modversions and len(name) >= MODULE_NAME:
                 continue
             return Binding("export", name, crc=found.crc, namespace=found.namespace)
         return None
@@ -405,9 +409,7 @@ class Binder:
             waiting.extend(found.depends)
 
     def _refuse(self, code: str, symbol: str, message: str, advice: str) -> None:
-        refusal = Refusal(code, symbol, "", message, advice)
-        if refusal not in self.refusals:
-            self.refusals.append(refusal)
+        self.refusals.append(Refusal(code, symbol, "", message, advice))
 
 
 def _held(held: Held) -> Binding:

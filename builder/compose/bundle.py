@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.binary.kernel import Kernel
 from builder.compare import Atom
 from builder.compose import late
 from builder.compose.below import Earlier, Held
-from builder.compose.bindings import Binder, Bound
+from builder.compose.bindings import Bound, bind_pair
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects, find_owner
-from builder.errors import Refusal, RefusedError
+from builder.errors import NOTHING, Allowed, Refusal, RefusedError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def bind(
     *,
     replace: bool = False,
     below: Earlier | None = None,
-    allowed: Collection[tuple[str, str]] = (),
+    allowed: Allowed = NOTHING,
 ) -> Bundle:
     """Find each pair's owner, where it is not said, and bind it; RefusedError lists all that stands in the way.
 
@@ -52,8 +52,7 @@ def bind(
     kept: list[Mapping[Atom, Held]] = [{} for _ in diffs]
     if below is not None and replace:
         for refusal in below.lost():
-            fine = (refusal.code, refusal.symbol) in allowed or (refusal.code, "*") in allowed
-            (accepted if fine else refusals).append(refusal)
+            (accepted if allowed.covers(refusal) else refusals).append(refusal)
         below = None
     elif below is not None:
         found = [below.keep(diff) for diff, _ in diffs]
@@ -72,13 +71,11 @@ def bind(
         except RefusedError as refused:
             refusals.extend(refused.refusals)
             continue
-        binder = Binder(diff, owner, objects, provided, below, held)
-        bound = binder.bind()
-        if not binder.refusals:
-            bound, late_refusals = late.check(bound, objects)
-            refusals.extend(late_refusals)
+        bound = bind_pair(diff, owner, objects, provided, below, held)
+        if not bound.refusals:
+            bound = late.check(bound, objects)
         pairs.append(bound)
-        refusals.extend(binder.refusals)
+        refusals.extend(bound.refusals)
     if refusals:
         raise RefusedError(refusals)
     chain = below.chain if below is not None else ()

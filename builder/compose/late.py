@@ -1,8 +1,18 @@
-"""What a reference to a module's symbol comes too late for, and what an original cannot be pointed at for.
+"""What is bound correctly and would go wrong all the same.
 
-The kernel writes relocations against another module's symbols when that module
-is loaded or patched (klp_init_object_loaded, kernel/livepatch/core.c), after
-module_finalize has consumed the livepatch's own tables.
+Two things can. The first is a matter of time. A livepatch for a module M is loaded in this order:
+
+1. The loader writes the ordinary relocations and those of `.klp.rela.vmlinux.*`.
+2. module_finalize() reads the special tables of the livepatch and patches its code by them: alternatives,
+   jump labels, static calls and so on.
+3. When M is there, klp_init_object_loaded() (kernel/livepatch/core.c, v6.1) writes `.klp.rela.M.*`.
+
+A reference to a symbol of M is written in step 3 (`is_late`). Where a table of step 2 holds such a reference, or has
+code patched that does, the kernel has used a zero: such an entry is left out if the new code does without it, else the
+change is refused. (A relocation for vmlinux, or for a livepatch below, is written in step 1 and has no such problem.)
+
+The second is about addresses. Where indirect calls must arrive at a mark (ENDBR on x86), the kernel takes the mark away
+from functions that nothing points at. New code that points at one would fault when it is called through that pointer.
 """
 
 from __future__ import annotations
@@ -17,20 +27,21 @@ from builder.compose import references
 from builder.compose.bindings import Binding, Bound
 from builder.compose.owner import Objects
 from builder.compose.references import Piece
-from builder.compose.running import RunningModule
 from builder.errors import Refusal
 
-_SECTION_BITS = 40
 
-
-def check(bound: Bound, objects: Objects) -> tuple[Bound, list[Refusal]]:
-    """`bound` without the entries that must not travel, and what must be refused."""
+def check(bound: Bound, objects: Objects) -> Bound:
+    """`bound` without the entries that must not travel, with warnings of them and what must be refused."""
     checker = _Checker(bound, objects)
     checker.entries()
     checker.sites()
     checker.pointers()
-    done = replace(bound, left_out=frozenset(checker.left_out), warnings=tuple(dict.fromkeys(checker.warnings)))
-    return done, list(dict.fromkeys(checker.refusals))
+    return replace(
+        bound,
+        left_out=frozenset(checker.left_out),
+        warnings=tuple(dict.fromkeys(checker.warnings)),
+        refusals=tuple(dict.fromkeys(checker.refusals)),
+    )
 
 
 def is_late(binding: Binding | None) -> bool:
@@ -111,25 +122,25 @@ class _Checker:
                 hit = next((b for offset, b in late.items() if start <= offset < end), None)
                 if hit is None:
                     continue
-                if entry.table.name == ".call_sites":
-                    self.left_out.add(entry)  # only counts calls (call depth tracking); its target is not known yet
-                elif entry.table.name != ".smp_locks":
+                if entry.table.if_bound_late == "left out":
+                    self.left_out.add(entry)
+                elif entry.table.if_bound_late == "refused":
                     self._refuse_late(entry.table.name, hit)
 
     def _site(self, atom: Atom, entry: tables.Entry) -> tuple[int, int]:
         """Offsets of the code that an entry has patched."""
         start = self.view.obj.symbols[entry.site.symbol].value + entry.site.addend
-        if entry.table.name == ".altinstructions":
-            # struct alt_instr: u8 instrlen, at 10 up to 6.2, at 12 from 6.3 on (arch/x86/include/asm/alternative.h)
-            at = self.objects.kernel.layout("alt_instr").offset_of("instrlen")
-            length = self.view.obj.sections[entry.section].data[entry.start + at]
-            return start, start + length
+        if entry.table.length is not None:
+            struct, member = entry.table.length
+            at = entry.start + self.objects.kernel.layout(struct).offset_of(member)
+            return start, start + self.view.obj.sections[entry.section].data[at]
         insn = self.view.instruction_at(atom, start)
         return start, insn.end if insn else start + 1
 
     def pointers(self) -> None:
         """New pointers to originals whose ENDBR the kernel has sealed: an indirect call would fault."""
-        if not self.objects.kernel.features.ibt:
+        mark = self.view.arch.entry_mark
+        if not self.objects.kernel.features.has(mark.feature):
             return
         old = self.bound.diff.comparison.old
         pointed = {t.atom for a in old.atoms for t in self._pointers(old, a)}
@@ -148,7 +159,7 @@ class _Checker:
                             atom.name,
                             atom.section.name,
                             f"{place.name} takes the address of {atom.name}, which nothing pointed at before: the "
-                            "kernel has sealed its ENDBR, and an indirect call of it would fault",
+                            f"kernel has sealed its {mark.name}, and an indirect call of it would fault",
                             "point at a new function that calls it instead",
                         )
                     )
@@ -168,30 +179,9 @@ class _Checker:
         """Whether the running function starts with an ENDBR that stays."""
         match = self.bound.matches.get(twin)
         places = [match.place] if match else [s.place for n in twin.names for s in self.bound.owner.named(n)]
-        endbr = self.view.arch.endbr
-        sealed = self._sealed()
-        return bool(places) and all(self.bound.owner.code(p, len(endbr)) == endbr and p not in sealed for p in places)
-
-    def _sealed(self) -> frozenset[int]:
-        """Places in the table of what the kernel seals (`.ibt_endbr_seal`)."""
-        owner = self.bound.owner
-        if isinstance(owner, RunningModule):
-            obj = owner.obj
-            section = obj.by_name.get(".ibt_endbr_seal")
-            if section is None:
-                return frozenset()
-            rows = ((obj.symbols[r.symbol], r.addend) for r in obj.relocations_of(section.index))
-            return frozenset((s.shndx << _SECTION_BITS) + s.value + addend for s, addend in rows)
-        kernel = self.objects.kernel
-        found = kernel.symbols_named("__ibt_endbr_seal")
-        ends = kernel.symbols_named("__ibt_endbr_seal_end")
-        if not found or not ends:
-            return frozenset()
-        start, size = found[0].address, ends[0].address - found[0].address
-        table = kernel.read(start, size)
-        return frozenset(
-            start + at + int.from_bytes(table[at : at + 4], "little", signed=True) for at in range(0, size, 4)
-        )
+        mark, owner = self.view.arch.entry_mark, self.bound.owner
+        gone = owner.unmarked(mark)
+        return bool(places) and all(owner.code(p, len(mark.code)) == mark.code and p not in gone for p in places)
 
     def _refuse_late(self, table: str, binding: Binding) -> None:
         self._refuse(

@@ -8,17 +8,16 @@ apart from code of another source, which is the refusal `run-pre-mismatch`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from builder.binary import elf
 from builder.compare import Atom
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects, find_owner
-from builder.compose.refusals import Judged, judge
+from builder.compose.refusals import judge
 from builder.compose.running import Running
 from builder.compose.selection import select
-from builder.errors import Refusal, RefusedError
+from builder.errors import Allowed, Refusal, RefusedError
 
 
 def is_overridden(old: Atom, running: Running) -> bool:
@@ -29,12 +28,12 @@ def is_overridden(old: Atom, running: Running) -> bool:
     return bool(found) and not any(symbol.is_weak for symbol in found)
 
 
-def without_overridden(diff: Diff, objects: Objects, inside: str | None, allowed: Iterable[tuple[str, str]]) -> Diff:
+def without_overridden(diff: Diff, objects: Objects, inside: str | None, allowed: Allowed) -> Diff:
     """The pair without changed functions that never run in the target, each told by a warning.
 
     Unchanged where there is none, or where the owner is not plain (binding then says so).
     """
-    allowed = {*allowed, *((row.code, row.symbol) for row in diff.judged.accepted)}
+    allowed |= diff.judged.allowed
     twins = diff.comparison.correlation.twins
     weak = [a for a in diff.selection.functions if a in twins and twins[a].symbol.bind == elf.STB_WEAK]
     if not weak:
@@ -46,18 +45,13 @@ def without_overridden(diff: Diff, objects: Objects, inside: str | None, allowed
     gone = [atom for atom in weak if is_overridden(twins[atom], owner)]
     if not gone:
         return diff
-    accepted = frozenset(symbol for code, symbol in allowed if code == "rodata-changed")
-    selection = select(
-        diff.comparison,
-        diff.selection.macros,
-        accepted_data=accepted,
-        left_out=diff.selection.left_out | frozenset(gone),
-    )
+    left_out = diff.selection.left_out | frozenset(gone)
+    selection = select(diff.comparison, diff.selection.macros, allowed, left_out=left_out)
     judged = judge(selection, allowed)
     told = [_warning(atom, owner, objects.kernel.release) for atom in gone]
     known = [w for w in diff.judged.warnings if w.code == "weak-overridden"]
     warnings = (*judged.warnings, *known, *told)
-    return replace(diff, selection=selection, judged=Judged(judged.refusals, warnings, judged.accepted))
+    return replace(diff, selection=selection, judged=replace(judged, warnings=warnings))
 
 
 def _warning(atom: Atom, owner: Running, release: str) -> Refusal:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from builder.acquire.cache import cache_root, scratch
@@ -22,9 +22,9 @@ from builder.compare import Atom
 from builder.compose.outcome import Diff
 from builder.compose.running import Running, RunningImage, RunningModule
 from builder.compose.selection import is_transient
-from builder.errors import BespokeError, InputError, Refusal, RefusedError
+from builder.errors import InputError, Refusal, RefusedError
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,21 @@ class Objects:
     def image(self) -> RunningImage:
         return RunningImage(self.kernel)
 
-    @cached_property
-    def _modules(self) -> dict[str, RunningModule | None]:
-        return {}
-
     def module(self, name: str) -> RunningModule | None:
         """A module by name, `-` and `_` being the same; None if there is no such file."""
-        name = name.replace("-", "_")
-        if name not in self._modules:
+        return self._read(name.replace("-", "_"))
+
+    @cached_property
+    def _read(self) -> Callable[[str], RunningModule | None]:
+        """Reads each module once, by its name with `_`."""
+
+        @cache
+        def read(name: str) -> RunningModule | None:
             path = next((p for n, p in self.given.items() if n.replace("-", "_") == name), None)
             path = path or self.kernel.find_module(name)
-            self._modules[name] = RunningModule.read(name, path) if path else None
-        return self._modules[name]
+            return RunningModule.read(name, path) if path else None
+
+        return read
 
     def get(self, name: str) -> Running:
         """vmlinux or a module; InputError names one that cannot be found."""
@@ -79,28 +82,45 @@ class Objects:
         root = self.kernel.modules_root
         if root is None:
             return None
-        key = hashlib.sha256(f"{_SCHEMA}:{root}:{root.stat().st_mtime_ns}".encode()).hexdigest()[:16]
+        files = module_files(root)
+        key = hashlib.sha256(f"{_SCHEMA}:{root}:{sorted(files.items())}".encode()).hexdigest()[:16]
         store = cache_root() / "kernels" / self.kernel.sha256 / f"modules-{key}.sqlite"
         if not store.exists():
-            index_modules(root, store)
+            index_modules(files, store)
         return sqlite3.connect(f"file:{store}?mode=ro", uri=True)
 
 
-def index_modules(root: Path, store: Path) -> None:
-    """Write the table of which module under `root` defines which function; it appears whole or not at all.
+def module_files(root: Path) -> dict[str, tuple[int, int, int]]:
+    """Path of each module below `root` -> size and times of its contents and of itself, in nanoseconds.
+
+    A module that is added, replaced or mended shows here, wherever in the tree it lies.
+    """
+    found = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if ".ko" in name:
+                path = os.path.join(folder, name)
+                status = os.stat(path, follow_symlinks=os.path.exists(path))  # a link may lead nowhere
+                found[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return found
+
+
+def index_modules(files: Iterable[str], store: Path) -> None:
+    """Write the table of which of these modules defines which function; it appears whole or not at all.
 
     Distributions strip the FILE symbols from modules, so functions are what tells.
+    A file that is no module defines none; where something else is missing, the error says what.
     """
     store.parent.mkdir(parents=True, exist_ok=True)
     with scratch("modules") as folder:
         made = folder / "index.sqlite"
         with closing(sqlite3.connect(made)) as db:
             db.execute("CREATE TABLE functions (name TEXT, module TEXT)")
-            for path in sorted(root.rglob("*.ko*")):
+            for path in map(Path, sorted(files)):
                 try:
                     obj = read_object(read_module_bytes(path), name=str(path))
-                except BespokeError:
-                    continue  # not a module after all; nothing depends on it
+                except InputError:
+                    continue  # nothing depends on it as long as it stays as it is
                 module = path.name.partition(".ko")[0].replace("-", "_")
                 names = {s.name for s in obj.symbols if s.is_function and s.is_defined}
                 db.executemany("INSERT INTO functions VALUES (?, ?)", ((n, module) for n in names))

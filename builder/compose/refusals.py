@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from builder.binary import elf, tables
@@ -11,31 +11,30 @@ from builder.compare.comparison import label_owners
 from builder.compare.meaning import is_readonly
 from builder.compare.structs import struct_changes
 from builder.compose import references
-from builder.compose.macros import is_author_data
-from builder.compose.selection import Role, Selection, is_redirectable, is_transient
+from builder.compose.selection import RODATA_CHANGED, Role, Selection, changed_data, is_redirectable, is_transient
 from builder.compose.traceable import file_has_fentry
-from builder.errors import Refusal
+from builder.errors import NOTHING, Allowed, Refusal
 
 Findings = Iterator[Refusal]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """`refusals` stop the build unless accepted; `accepted` were, by `--allow CODE:SYMBOL`."""
+    """`refusals` stop the build; `accepted` would have, but are `allowed`."""
 
     refusals: tuple[Refusal, ...]
     warnings: tuple[Refusal, ...]
     accepted: tuple[Refusal, ...]
+    allowed: Allowed = NOTHING
 
 
-def judge(selection: Selection, allowed: Iterable[tuple[str, str]] = ()) -> Judged:
-    """Apply every rule; a refusal of judgement that `allowed` names by (code, symbol) is accepted."""
-    names = set(allowed)
+def judge(selection: Selection, allowed: Allowed = NOTHING) -> Judged:
+    """Apply every rule; a refusal of judgement that is `allowed` is accepted."""
     found = list(dict.fromkeys(f for rule in _REFUSALS for f in rule(selection)))
-    accepted = [f for f in found if not f.fatal and ((f.code, f.symbol) in names or (f.code, "*") in names)]
-    refused = [f for f in found if f not in accepted]
+    accepted = [f for f in found if allowed.covers(f)]
+    refused = [f for f in found if not allowed.covers(f)]
     warnings = list(dict.fromkeys(f for rule in _WARNINGS for f in rule(selection)))
-    return Judged(tuple(refused), tuple(warnings), tuple(accepted))
+    return Judged(tuple(refused), tuple(warnings), tuple(accepted), allowed)
 
 
 def _transient(selection: Selection) -> Findings:
@@ -127,17 +126,14 @@ def _holds_live_pointers(atom: Atom) -> bool:
 
 
 def _changed_data(selection: Selection) -> Findings:
-    comparison = selection.comparison
-    for atom, difference in comparison.data.items():
-        if not difference.is_changed or selection.macros.ignores(atom) or is_author_data(atom):
-            continue
+    for atom, difference in changed_data(selection.comparison, selection.macros):
         section = atom.section.name
         if is_readonly(atom.section):
             users = _unshipped_users(selection, atom)
             if atom in selection and not users:
                 continue
             yield Refusal(
-                "rodata-changed",
+                RODATA_CHANGED,
                 atom.name,
                 section,
                 f"read-only {atom.name} changed ({difference.reason})"

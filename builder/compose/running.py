@@ -7,17 +7,15 @@ module file takes from elsewhere is an `Extern`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from builder.arch import Architecture, Instruction, by_machine
+from builder.arch import EntryMark, Instruction
 from builder.binary import ObjectFile, Relocation, Symbol, elf, read_object
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.errors import KernelError
-
-_SPACE = 40  # bits of offset in a packed module place
 
 
 class Extern(NamedTuple):
@@ -44,7 +42,6 @@ class Running(Protocol):
     """What the matcher and the binder ask of running code."""
 
     name: str
-    arch: Architecture
 
     def named(self, name: str) -> Sequence[RunningSymbol]:
         """All symbols of a name in livepatch's order."""
@@ -61,6 +58,9 @@ class Running(Protocol):
     def target(self, place: int, insn: Instruction, field: int, size: int, relative: bool) -> Place:
         """Where the constant at `field` of an instruction at `place` leads to."""
 
+    def unmarked(self, mark: EntryMark) -> frozenset[int]:
+        """The places whose mark of an entry the kernel takes away."""
+
 
 class RunningImage:
     """vmlinux, from its image."""
@@ -68,7 +68,6 @@ class RunningImage:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.name = "vmlinux"
-        self.arch = by_machine(elf.EM_X86_64, where=str(kernel.path))
 
     def named(self, name: str) -> Sequence[RunningSymbol]:
         kernel = self.kernel
@@ -98,6 +97,16 @@ class RunningImage:
             return (place + insn.length + value) & (1 << 64) - 1
         return value & (1 << 64) - 1
 
+    def unmarked(self, mark: EntryMark) -> frozenset[int]:
+        found, ends = self.kernel.symbols_named(mark.start), self.kernel.symbols_named(mark.end)
+        if not found or not ends:
+            return frozenset()
+        start, size = found[0].address, ends[0].address - found[0].address
+        table = self.kernel.read(start, size)
+        return frozenset(
+            start + at + int.from_bytes(table[at : at + 4], "little", signed=True) for at in range(0, size, 4)
+        )
+
 
 class RunningModule:
     """A module from its `.ko`: sections of a relocatable file."""
@@ -105,7 +114,6 @@ class RunningModule:
     def __init__(self, name: str, obj: ObjectFile) -> None:
         self.name = name
         self.obj = obj
-        self.arch = by_machine(obj.machine, where=obj.name)
 
     @classmethod
     def read(cls, name: str, path: Path) -> RunningModule:
@@ -120,9 +128,7 @@ class RunningModule:
                 rows.setdefault(symbol.name, []).append(symbol)
         return {
             name: [
-                RunningSymbol(
-                    name, s.shndx << _SPACE | s.value, k if len(row) > 1 else 0, s.size, s.bind == elf.STB_WEAK
-                )
+                RunningSymbol(name, self.place(s), k if len(row) > 1 else 0, s.size, s.bind == elf.STB_WEAK)
                 for k, s in enumerate(row, 1)
             ]
             for name, row in rows.items()
@@ -161,35 +167,27 @@ class RunningModule:
         return self._at.get(place, [])
 
     def near(self, place: int, count: int) -> frozenset[str]:
-        section = place >> _SPACE
-        row = sorted((s.place, s.name) for r in self._named.values() for s in r if s.place >> _SPACE == section)
+        section, _ = _unpacked(place)
+        row = sorted((s.place, s.name) for r in self._named.values() for s in r if _unpacked(s.place)[0] == section)
         index = next((k for k, (p, _) in enumerate(row) if p >= place), len(row))
         return frozenset(n for _, n in row[max(index - count, 0) : index + count])
 
     def code(self, place: int, size: int) -> bytes:
-        section = self.obj.sections[place >> _SPACE]
-        start = place & (1 << _SPACE) - 1
-        return section.data[start : start + size]
+        section, start = _unpacked(place)
+        return self.obj.sections[section].data[start : start + size]
 
     def place(self, symbol: Symbol) -> int:
         """Where a symbol of this file lies."""
-        return symbol.shndx << _SPACE | symbol.value
+        return _packed(symbol.shndx, symbol.value)
 
     @cached_property
-    def _relocations(self) -> dict[int, dict[int, Relocation]]:
-        return {}
-
-    def _relocation_at(self, place: int) -> Relocation | None:
-        section = place >> _SPACE
-        rows = self._relocations.get(section)
-        if rows is None:
-            # a livepatch has several tables for one section
-            tables = [t for t in self.obj.relocations if self.obj.sections[t].info == section]
-            rows = self._relocations[section] = {r.offset: r for t in tables for r in self.obj.relocations[t]}
-        return rows.get(place & (1 << _SPACE) - 1)
+    def _relocations(self) -> Mapping[int, Relocation]:
+        """By place; a livepatch has several tables for one section."""
+        tables = ((self.obj.sections[index].info, rows) for index, rows in self.obj.relocations.items())
+        return {_packed(section, r.offset): r for section, rows in tables for r in rows}
 
     def target(self, place: int, insn: Instruction, field: int, size: int, relative: bool) -> Place:
-        relocation = self._relocation_at(place + field)
+        relocation = self._relocations.get(place + field)
         bias = insn.length - field if relative else 0
         if relocation is None:
             value = int.from_bytes(self.code(place + field, size), "little", signed=True)
@@ -197,4 +195,22 @@ class RunningModule:
         symbol = self.obj.symbols[relocation.symbol]
         if not symbol.is_defined:
             return Extern(symbol.name, relocation.addend + bias)
-        return (symbol.shndx << _SPACE) + symbol.value + relocation.addend + bias
+        return self.place(symbol) + relocation.addend + bias
+
+    def unmarked(self, mark: EntryMark) -> frozenset[int]:
+        section = self.obj.by_name.get(mark.table)
+        if section is None:
+            return frozenset()
+        rows = self.obj.relocations_of(section.index)
+        return frozenset(self.place(self.obj.symbols[r.symbol]) + r.addend for r in rows)
+
+
+_SPACE = 40  # bits of offset in a packed module place
+
+
+def _packed(section: int, offset: int) -> int:
+    return (section << _SPACE) + offset
+
+
+def _unpacked(place: int) -> tuple[int, int]:
+    return place >> _SPACE, place & (1 << _SPACE) - 1

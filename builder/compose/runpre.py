@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from builder.arch import Instruction
-from builder.binary import Relocation
+from builder.binary import Relocation, klp
 from builder.compare import Atom, View, naming
 from builder.compare.view import Target
 from builder.compose.running import Extern, Running
@@ -50,7 +50,7 @@ class Mismatch:
 
 
 class _Differs(Exception):
-    pass
+    """The first difference that was met."""
 
 
 class Matcher:
@@ -59,31 +59,43 @@ class Matcher:
     def __init__(self, view: View, running: Running) -> None:
         self.view = view
         self.running = running
-        self._externs: dict[Atom, str] = {}
 
     def match(self, atom: Atom, place: int, *, name: str, sympos: int, limit: int = 0) -> Match | Mismatch:
         """Hold `atom` against the running code at `place`; `limit` bounds its size there if known."""
-        solved: dict[Atom, int] = {}
-        names: dict[str, int] = {}
-        self._externs = {}
-        try:
-            self._compare(atom, place, limit, solved, names)
-        except _Differs as found:
-            return Mismatch(str(found))
-        return Match(atom, place, sympos, name, solved, names, self._externs)
-
-    def _compare(self, atom: Atom, place: int, limit: int, solved: dict[Atom, int], names: dict[str, int]) -> None:
-        view = self.view
         size = atom.end - atom.entry
         code = self.running.code(place, min(size + _SLACK, limit) if limit else size + _SLACK)
-        before = [i for i in view.instructions(atom) if not i.is_nop]
-        after = [i for i in view.arch.decode(code, 0) if not i.is_nop]
-        labels = self._label_sites(atom)
-        relocations = view.relocations(atom)
+        attempt = _Attempt(self.view, self.running, atom, place, code)
+        try:
+            attempt.compare()
+        except _Differs as found:
+            return Mismatch(str(found))
+        return Match(atom, place, sympos, name, attempt.solved, attempt.names, attempt.externs)
+
+
+class _Attempt:
+    """One function held against `code`, the bytes that run at `place`; what its references tell comes together."""
+
+    def __init__(self, view: View, running: Running, atom: Atom, place: int, code: bytes) -> None:
+        self.view = view
+        self.running = running
+        self.atom = atom
+        self.place = place
+        self.code = code
+        self.before = [i for i in view.instructions(atom) if not i.is_nop]
+        self.after = [i for i in view.arch.decode(code, 0) if not i.is_nop]
+        self.solved: dict[Atom, int] = {}
+        self.names: dict[str, int] = {}
+        self.externs: dict[Atom, str] = {}
+
+    def compare(self) -> None:
+        """Raises _Differs with the first difference."""
+        atom, after = self.atom, self.after
+        labels = self._label_sites()
+        relocations = self.view.relocations(atom)
         offsets = [r.offset for r in relocations]
-        starts_a, starts_b = _ordinals(before), _ordinals(after)
+        starts_a, starts_b = _ordinals(self.before), _ordinals(after)
         k = 0
-        for a in before:
+        for a in self.before:
             if k >= len(after):
                 if a.offset in labels:
                     continue
@@ -94,54 +106,35 @@ class Matcher:
                 continue  # a jump in the object, a NOP in the image (objtool --hacks=jump_label)
             k += 1
             if a.mnemonic != b.mnemonic or bool(a.target is None) != bool(b.target is None):
-                raise _Differs(self._explain(atom, a, code, b))
+                raise self._differ(a, b)
             if a.target is not None and not rows:
-                self._branch(atom, a, b, starts_a, starts_b, code)
+                if not self._leads_alike(a, b, starts_a, starts_b):
+                    raise self._differ(a, b)
                 continue
             if not rows:
-                if atom.section.data[a.offset : a.end] != code[b.offset : b.end]:
-                    raise _Differs(self._explain(atom, a, code, b))
+                if atom.section.data[a.offset : a.end] != self.code[b.offset : b.end]:
+                    raise self._differ(a, b)
                 continue
-            self._with_relocations(atom, a, rows, place, code, b, solved, names)
+            self._with_relocations(a, b, rows)
 
-    def _label_sites(self, atom: Atom) -> frozenset[int]:
+    def _label_sites(self) -> frozenset[int]:
         return frozenset(
             e.site.addend + self.view.obj.symbols[e.site.symbol].value
-            for e in self.view.entries.get(atom, ())
+            for e in self.view.entries.get(self.atom, ())
             if e.table.name == "__jump_table"
         )
 
-    def _branch(
-        self,
-        atom: Atom,
-        a: Instruction,
-        b: Instruction,
-        starts_a: dict[int, int],
-        starts_b: dict[int, int],
-        code: bytes,
-    ) -> None:
+    def _leads_alike(self, a: Instruction, b: Instruction, starts_a: dict[int, int], starts_b: dict[int, int]) -> bool:
         """Branches inside the function lead to the same ordinal; out of it they are not judged."""
-        if a.target is None or not atom.entry <= a.target < atom.end:
-            return
+        if a.target is None or not self.atom.entry <= a.target < self.atom.end:
+            return True
         x, y = _ordinal(starts_a, a.target), _ordinal(starts_b, b.target or 0)
-        if x is None or x != y:
-            # Jump labels that are NOPs in one of them shift the count; the distance decides then.
-            if (a.target - a.offset) == ((b.target or 0) - b.offset):
-                return
-            raise _Differs(self._explain(atom, a, code, b))
+        # Jump labels that are NOPs in one of them shift the count; the distance decides then.
+        return (x is not None and x == y) or (a.target - a.offset) == ((b.target or 0) - b.offset)
 
-    def _with_relocations(
-        self,
-        atom: Atom,
-        a: Instruction,
-        rows: list[Relocation],
-        place: int,
-        code: bytes,
-        b: Instruction,
-        solved: dict[Atom, int],
-        names: dict[str, int],
-    ) -> None:
-        view = self.view
+    def _with_relocations(self, a: Instruction, b: Instruction, rows: list[Relocation]) -> None:
+        """The instructions are the same but for relocated bytes, and these lead to the same things."""
+        atom, view = self.atom, self.view
         relaxed = a.length != b.length
         for r in rows:
             row = view.row(atom.section, r)
@@ -149,43 +142,33 @@ class Matcher:
                 continue
             if relaxed:
                 if b.target is None:
-                    raise _Differs(self._explain(atom, a, code, b))
-                found: int | Extern = (place + b.target) & _MASK  # a branch back is a large number
+                    raise self._differ(a, b)
+                found: int | Extern = (self.place + b.target) & _MASK  # a branch back is a large number
             else:
-                found = self.running.target(place + b.offset, b, r.offset - a.offset, row.size, row.pc_relative)
-            target = view.target(r, view.bias(atom, r))
-            problem = self._refers(target, found, solved, names)
+                found = self.running.target(self.place + b.offset, b, r.offset - a.offset, row.size, row.pc_relative)
+            problem = self._refers(view.target(r, view.bias(atom, r)), found)
             if problem:
                 raise _Differs(f"{atom.name}+{a.offset - atom.entry:#x} {problem}")
         if relaxed and any(view.row(atom.section, r).size for r in rows):
             return
         mine = view.cleared(atom.section.data[a.offset : a.end], atom.section, a.offset, rows)
-        if mine != view.cleared(code[b.offset : b.end], atom.section, a.offset, rows):
-            raise _Differs(self._explain(atom, a, code, b))
+        if mine != view.cleared(self.code[b.offset : b.end], atom.section, a.offset, rows):
+            raise self._differ(a, b)
 
-    def _refers(self, target: Target, found: int | Extern, solved: dict[Atom, int], names: dict[str, int]) -> str:
-        """Whether the running reference is the object's; records where the symbol is. Empty if it is."""
+    def _refers(self, target: Target, found: int | Extern) -> str:
+        """Whether the running reference is the object's; notes where the symbol is. Empty if it is."""
         if isinstance(found, Extern):
-            name = target.atom.name if target.atom else target.symbol.name
-            there = klp_name(found.name)
-            if target.kind == "symbol" and (name, target.offset) != (there, found.offset):
-                return f"refers to {name}, the running code to {there}"
-            if target.atom is not None:
-                if there != found.name and naming.family(there) not in {naming.family(n) for n in target.atom.names}:
-                    return f"refers to {name}, the running code to {there}"
-                self._externs[target.atom] = found.name
-            return ""
+            return self._refers_elsewhere(target, found)
         # The sum wraps: __pa_symbol() is an addend of 0x80000000 to an address near the end of 64 bits.
         if target.kind == "symbol":
             start = found - target.offset & _MASK
             known = self.running.named(target.symbol.name)
             if known and all(s.place != start for s in known):
                 return f"refers to {target.symbol.name}, the running code to {self._name(start)}"
-            names[target.symbol.name] = start
+            self.names[target.symbol.name] = start
             return ""
         if target.atom is not None:
-            start = found - target.offset & _MASK
-            return self._is_at(target.atom, start, solved)
+            return self._is_at(target.atom, found - target.offset & _MASK)
         if target.section is not None and target.section.is_string:
             text = target.section.string_at(target.offset).data
             running = self.running.code(found, len(text))
@@ -193,8 +176,20 @@ class Matcher:
                 return f"uses the text {text!r}, the running code {running!r}"
         return ""
 
-    def _is_at(self, atom: Atom, start: int, solved: dict[Atom, int]) -> str:
-        before = solved.setdefault(atom, start)
+    def _refers_elsewhere(self, target: Target, found: Extern) -> str:
+        """The same for what the running object itself takes from elsewhere."""
+        name = target.atom.name if target.atom else target.symbol.name
+        there = klp.parse_symbol(found.name).name if klp.is_symbol(found.name) else found.name
+        if target.kind == "symbol" and (name, target.offset) != (there, found.offset):
+            return f"refers to {name}, the running code to {there}"
+        if target.atom is not None:
+            if there != found.name and naming.family(there) not in {naming.family(n) for n in target.atom.names}:
+                return f"refers to {name}, the running code to {there}"
+            self.externs[target.atom] = found.name
+        return ""
+
+    def _is_at(self, atom: Atom, start: int) -> str:
+        before = self.solved.setdefault(atom, start)
         if before != start:
             return f"refers to {atom.name} at two places"
         here = {s.name for s in self.running.at(start)}
@@ -209,18 +204,11 @@ class Matcher:
     def _name(self, place: int) -> str:
         return next((s.name for s in self.running.at(place)), f"{place:#x}")
 
-    def _explain(self, atom: Atom, a: Instruction, code: bytes, b: Instruction) -> str:
-        text = self.view.arch.text
+    def _differ(self, a: Instruction, b: Instruction) -> _Differs:
+        atom, text = self.atom, self.view.arch.text
         mine = text(atom.section.data[a.offset : a.end], a.offset - atom.entry)
-        other = text(code[b.offset : b.end], b.offset)
-        return f"differs at {atom.name}+{a.offset - atom.entry:#x}: `{mine}` in the object, `{other}` runs"
-
-
-def klp_name(name: str) -> str:
-    """The name inside `.klp.sym.OBJECT.NAME,SYMPOS`; other names as they are."""
-    if not name.startswith(".klp.sym."):
-        return name
-    return name.removeprefix(".klp.sym.").partition(".")[2].rpartition(",")[0]
+        other = text(self.code[b.offset : b.end], b.offset)
+        return _Differs(f"differs at {atom.name}+{a.offset - atom.entry:#x}: `{mine}` in the object, `{other}` runs")
 
 
 def _ordinals(rows: list[Instruction]) -> dict[int, int]:

@@ -12,16 +12,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import Final
 
 from builder.binary import tables
 from builder.compare import Atom, Comparison
 from builder.compare.comparison import label_owners
 from builder.compare.meaning import is_readonly
+from builder.compare.verdict import Difference
 from builder.compare.view import Target, View
 from builder.compose import references
-from builder.compose.macros import Macros
+from builder.compose.macros import Macros, is_author_data
 from builder.compose.references import Piece
 from builder.compose.traceable import file_has_fentry, has_fentry
+from builder.errors import NOTHING, Allowed
+
+RODATA_CHANGED: Final = "rodata-changed"
+"""The code of the refusal whose acceptance lets the new data travel."""
 
 
 class Role(Enum):
@@ -103,23 +109,32 @@ class Selection:
 def select(
     comparison: Comparison,
     macros: Macros,
+    allowed: Allowed = NOTHING,
     *,
-    accepted_data: frozenset[str] = frozenset(),
     left_out: frozenset[Atom] = frozenset(),
 ) -> Selection:
-    """The closure. `accepted_data` names changed read-only data whose new version is to travel;
+    """The closure. Of changed read-only data that is `allowed` the new version travels, with all that use it;
     `left_out` are functions of the new object that never run."""
-    return _Selector(comparison, macros, accepted_data, left_out).run()
+    return _Selector(comparison, macros, allowed, left_out).run()
+
+
+def changed_data(comparison: Comparison, macros: Macros) -> Iterator[tuple[Atom, Difference]]:
+    """The data whose initial value changed, what the author wants ignored left out."""
+    for atom, difference in comparison.data.items():
+        if difference.is_changed and not macros.ignores(atom) and not is_author_data(atom):
+            yield atom, difference
 
 
 class _Selector:
-    def __init__(
-        self, comparison: Comparison, macros: Macros, accepted: frozenset[str], left_out: frozenset[Atom]
-    ) -> None:
+    def __init__(self, comparison: Comparison, macros: Macros, allowed: Allowed, left_out: frozenset[Atom]) -> None:
         self.comparison = comparison
         self.view = comparison.new
         self.macros = macros
-        self.accepted = accepted
+        self.accepted = frozenset(
+            atom
+            for atom, _ in changed_data(comparison, macros)
+            if is_readonly(atom.section) and allowed.names(RODATA_CHANGED, atom.name)
+        )
         self.left_out = left_out
         self.functions: dict[Atom, Role] = {}
         self.data: dict[Atom, None] = {}
@@ -191,15 +206,11 @@ class _Selector:
         for atom in self.view.functions:
             if atom not in self.functions and not is_transient(atom) and atom not in self.left_out:
                 targets = (t.atom for _, t in references.of_atom(self.view, atom))
-                if any(t is not None and self._is_accepted(t) for t in targets):
+                if not self.accepted.isdisjoint(targets):
                     parent = self._parent(atom)
                     self._add(parent, Role.CARRIER)
                     found.append(parent)
         return found
-
-    def _is_accepted(self, atom: Atom) -> bool:
-        difference = self.comparison.data.get(atom)
-        return atom.name in self.accepted and difference is not None and difference.is_changed
 
     def _parent(self, atom: Atom) -> Atom:
         for parent, parts in self.comparison.children.items():

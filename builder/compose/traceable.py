@@ -8,7 +8,6 @@ _LOCATIONS = "__mcount_loc"
 # Where no call of __fentry__ marks the place, these do; elsewhere they are the padding that call depth tracking
 # wants before each function (CONFIG_CALL_PADDING, x86 since 6.2), traceable or not.
 _PATCHABLE = "__patchable_function_entries"
-_REACH = 24  # ENDBR64, five bytes of call, and what -fpatchable-function-entry puts before them
 
 
 def has_fentry(view: View, atom: Atom) -> bool:
@@ -17,7 +16,7 @@ def has_fentry(view: View, atom: Atom) -> bool:
         return True
     return any(
         view.obj.symbols[r.symbol].name == view.arch.fentry
-        for r in view.relocations_in(atom.section.index, atom.entry, atom.entry + _REACH)
+        for r in view.relocations_in(atom.section.index, atom.entry, atom.entry + view.arch.entry_reach)
     )
 
 

@@ -7,6 +7,7 @@ the relocations. Facts: tools/objtool/check.c, Linux 6.12.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,11 +16,12 @@ from builder.binary import elf
 from builder.binary.kernel import Features
 from builder.compose.bindings import Binding
 from builder.compose.bundle import Bundle
+from builder.compose.late import is_late
 from builder.emit.fragments import Fragment, Reference
 
 # include/linux/static_call_types.h: STATIC_CALL_SITE_TAIL
 _TAIL = 1
-_NOPS = {2: b"\x66\x90", 5: b"\x0f\x1f\x44\x00\x00"}
+_STATIC_CALLS = ".static_call_sites"
 
 
 def derive(bundle: Bundle, arch: Architecture, fragments: list[Fragment]) -> list[Fragment]:
@@ -61,31 +63,21 @@ def _sites(
         if insn is None or not isinstance(reference.to, Binding) or not (insn.is_call or insn.is_jump):
             continue
         name = reference.to.name
-        at = insn.offset
-        if name == arch.return_thunk:
-            if features.return_thunk and ".return_sites" not in done:
-                yield _site(fragment, arch, ".return_sites", at)
-        elif name.startswith(arch.retpoline_prefixes):
-            if features.retpoline and ".retpoline_sites" not in done:
-                yield _site(fragment, arch, ".retpoline_sites", at)
-        elif name in keys and ".static_call_sites" not in done:
-            yield _site(fragment, arch, ".static_call_sites", at, (keys[name], 0 if insn.is_call else _TAIL))
-        if (
-            features.call_thunks
-            and ".call_sites" not in done
-            and insn.is_call
-            and name != arch.fentry
-            and not (reference.to.kind == "klp" and reference.to.patched != "vmlinux")
-        ):
-            yield _site(fragment, arch, ".call_sites", at)
+        known_call = insn.is_call and not is_late(reference.to)
+        for table in arch.sites:
+            if table.name in done or not features.has(table.feature) or (table.of_known_calls and not known_call):
+                continue
+            if re.fullmatch(table.target, name):
+                yield _site(fragment, arch, table.name, insn.offset)
+        if name in keys and _STATIC_CALLS not in done:
+            yield _site(fragment, arch, _STATIC_CALLS, insn.offset, (keys[name], 0 if insn.is_call else _TAIL))
 
 
 def _site(
     fragment: Fragment, arch: Architecture, table: str, at: int, key: tuple[Binding, int] | None = None
 ) -> Fragment:
     """One entry: a 32-bit relative site, for static calls followed by the key."""
-    entry = fragment.extra.get("entry", 0)
-    rows = [Reference(0, arch.pc32, fragment.key, at - entry)]
+    rows = [Reference(0, arch.pc32, fragment.key, at - fragment.entry)]
     if key is not None:
         rows.append(Reference(4, arch.pc32, key[0], key[1]))
     write = elf.SHF_WRITE if key is not None else 0
@@ -98,7 +90,6 @@ def _site(
         entsize=4 * len(rows),
         data=bytes(4 * len(rows)),
         size=4 * len(rows),
-        origin=0,
         references=tuple(rows),
         owner=fragment.owner,
         entry_of=table,
@@ -122,11 +113,11 @@ def _jump_labels(arch: Architecture, fragments: list[Fragment]) -> list[Fragment
         if number is None or not key.addend & 2:
             continue
         code = out[number]
-        at = site.addend + code.extra.get("entry", 0)
-        insn = next(iter(arch.decode(code.data[at : at + 5], at)), None)
+        at = site.addend + code.entry
+        insn = next(iter(arch.decode(code.data[at : at + max(arch.nops)], at)), None)
         if insn is None or not insn.is_jump:
             continue
-        data = code.data[:at] + _NOPS[insn.length] + code.data[at + insn.length :]
+        data = code.data[:at] + arch.nops[insn.length] + code.data[at + insn.length :]
         kept = tuple(r for r in code.references if not at <= r.offset < at + insn.length)
         out[number] = replace(code, data=data, references=kept)
     return out

@@ -7,7 +7,7 @@ they lead to, so that the linker needs no more of the input objects.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from builder.binary import Section, elf, tables
@@ -25,11 +25,7 @@ Key = object
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One relocation of a fragment: at `offset`, to a key of this module or to a binding, plus `addend`.
-
-    `late` says that a binding of another module's symbol may be written after
-    the module is finalized.
-    """
+    """One relocation of a fragment: at `offset`, to a key of this module or to a binding, plus `addend`."""
 
     offset: int
     type: int
@@ -49,7 +45,10 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """Bytes for the output section `section`; `size` exceeds `data` for zero-filled ones only."""
+    """Bytes for the output section `section`; `size` exceeds `data` for zero-filled ones only.
+
+    References to its key mean the byte `entry`: what precedes it is padding of a function.
+    """
 
     key: Key
     section: str
@@ -59,12 +58,11 @@ class Fragment:
     entsize: int
     data: bytes
     size: int
-    origin: int
     references: tuple[Reference, ...] = ()
     labels: tuple[Label, ...] = ()
     owner: str = ""
     entry_of: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
+    entry: int = 0
 
 
 def collect(bundle: Bundle) -> list[Fragment]:
@@ -106,11 +104,10 @@ class _Cutter:
             entsize=0,
             data=data,
             size=atom.end - atom.start,
-            origin=atom.start,
             references=self._references(atom, references.of_atom(self.view, atom), atom.start),
             labels=(Label(atom.name, atom.entry - atom.start, atom.end - atom.entry, kind),),
             owner=atom.name,
-            extra={"entry": atom.entry - atom.start},
+            entry=atom.entry - atom.start,
         )
 
     def _piece(self, piece: Piece) -> Fragment:
@@ -124,7 +121,6 @@ class _Cutter:
             entsize=piece.section.character if piece.section.is_string else 0,
             data=self._zeroed(piece.section, piece.start, piece.end),
             size=piece.end - piece.start,
-            origin=piece.start,
             references=self._references(piece, references.of_piece(self.view, piece), piece.start),
         )
 
@@ -139,7 +135,6 @@ class _Cutter:
             entsize=section.entsize,
             data=self._zeroed(section, entry.start, entry.end),
             size=entry.end - entry.start,
-            origin=entry.start,
             references=self._references(entry, references.of_entry(self.view, entry), entry.start),
             owner=atom.name,
             entry_of=section.name,
@@ -165,7 +160,6 @@ class _Cutter:
             entsize=section.entsize,
             data=section.data[start : start + stride],
             size=stride,
-            origin=start,
             owner=atom.name,
             entry_of=section.name,
         )

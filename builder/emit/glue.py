@@ -1,6 +1,6 @@
 """The glue: module init and exit and the klp_patch / klp_object / klp_func records, as assembly.
 
-Rendered from `templates/glue.s.j2` with the offsets of the target's BTF and
+Rendered from the architecture's template with the offsets of the target's BTF and
 assembled by GNU `as`; no compiler and no kernel tree take part.
 """
 
@@ -14,21 +14,19 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from builder.binary import ObjectFile, read_object
+from builder.arch import Glue
+from builder.binary import ObjectFile, ours, read_object
 from builder.binary.kernel import Kernel, StructLayout
+from builder.binary.names import MODULE_NAME
 from builder.emit.templates import render
 from builder.errors import InputError, ToolError
 
-# struct modversion_info: char name[MODULE_NAME_LEN - sizeof(unsigned long)] after the CRC
-# (include/linux/module.h, Linux 6.1 to 6.12); MODULE_NAME_LEN is 64 - sizeof(unsigned long).
-_MODVERSION_NAME = 56
 _POINTER = 8
 
 HOLD = "hold"
 """The parameter of every module of ours that keeps its patch from being enabled (see the template)."""
 IMPORTS = ("klp_enable_patch", "module_layout", "msleep_interruptible", "param_ops_byte")
 """What the glue takes from the kernel, and the CRC that stands for struct module."""
-_PRE_PATCH = "bespoke_pre_patch"
 _HOLD_MILLISECONDS, _HOLD_ROUNDS = 5, 6000
 """How often it looks whether to go on, and for how long: half a minute and more, by the length of a tick."""
 
@@ -60,37 +58,30 @@ class Record:
 
 
 def module_name(text: str) -> str:
-    """`text` as a module name; InputError if the kernel could not hold it (MODULE_NAME_LEN 56 with the NUL)."""
+    """`text` as a module name; InputError if the kernel could not hold it."""
     name = text.replace("-", "_")
-    if not name or not all(c.isascii() and (c.isalnum() or c == "_") for c in name) or len(name) > 55:
-        raise InputError(f"{text!r} cannot be a module's name: letters, digits and _ only, at most 55")
+    if not name or not all(c.isascii() and (c.isalnum() or c == "_") for c in name) or len(name) >= MODULE_NAME:
+        raise InputError(f"{text!r} cannot be a module's name: letters, digits and _ only, at most {MODULE_NAME - 1}")
     return name
 
 
-def assemble(
-    kernel: Kernel,
-    *,
-    name: str,
-    objects: Sequence[GlueObject],
-    versions: Sequence[tuple[str, int]],
-    namespaces: Sequence[str],
-    replace: bool,
-) -> ObjectFile:
+@dataclass(frozen=True, slots=True)
+class GlueParts:
+    """What the glue of one module says; `versions` are imported symbols with their CRCs."""
+
+    name: str
+    objects: Sequence[GlueObject]
+    versions: Sequence[tuple[str, int]] = ()
+    namespaces: Sequence[str] = ()
+    replace: bool = False
+
+
+def assemble(kernel: Kernel, machine: Glue, parts: GlueParts) -> ObjectFile:
     """The glue as an object file. Raises ToolError when `as` is missing or fails."""
-    return _run_assembler(
-        glue_source(kernel, name=name, objects=objects, versions=versions, namespaces=namespaces, replace=replace)
-    )
+    return _run_assembler(glue_source(kernel, machine, parts), machine.assembler)
 
 
-def glue_source(
-    kernel: Kernel,
-    *,
-    name: str,
-    objects: Sequence[GlueObject],
-    versions: Sequence[tuple[str, int]],
-    namespaces: Sequence[str],
-    replace: bool,
-) -> str:
+def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
     """The assembly text."""
     strings: dict[str, int] = {}
 
@@ -99,9 +90,10 @@ def glue_source(
 
     func, obj, patch, module = (kernel.layout(n) for n in ("klp_func", "klp_object", "klp_patch", "module"))
     rows = []
-    for number, item in enumerate(objects):
+    for number, item in enumerate(parts.objects):
         own = item.callbacks.get("pre_patch", "")
-        callbacks = {**item.callbacks, "pre_patch": f"{_PRE_PATCH}_{number}" if own else _PRE_PATCH}
+        before = f"{ours.PRE_PATCH}_{number}" if own else ours.PRE_PATCH
+        callbacks = {**item.callbacks, "pre_patch": before}
         rows.append(
             {
                 "funcs": [
@@ -115,39 +107,40 @@ def glue_source(
                     **{f"callbacks.{kind}": symbol for kind, symbol in callbacks.items()},
                 ),
                 "pre_patch": own,
+                "before": before,
             }
         )
     hold = _record(
         kernel.layout("kernel_param"),
         name=text(HOLD),
-        mod="__this_module",
+        mod=ours.THIS_MODULE,
         ops="param_ops_byte",
         perm="0600",
         level="-1",
-        arg="bespoke_hold",
+        arg=ours.HOLD,
     )
     features = kernel.features
     modinfo = [("license", "GPL"), ("description", "bespoke livepatch"), ("depends", "")]
-    if features.retpoline:
-        modinfo.append(("retpoline", "Y"))
-    modinfo += [("livepatch", "Y"), ("name", name), ("vermagic", kernel.vermagic)]
-    modinfo += [("import_ns", n) for n in namespaces]
+    modinfo += [(key, value) for feature, key, value in machine.modinfo if features.has(feature)]
+    modinfo += [("livepatch", "Y"), ("name", parts.name), ("vermagic", kernel.vermagic)]
+    modinfo += [("import_ns", n) for n in parts.namespaces]
     modinfo += [("parmtype", f"{HOLD}:byte"), ("parm", f"{HOLD}:1: do not enable the patch until 0 is written here")]
     place = module.member("name")
     return render(
-        "glue.s.j2",
+        machine.template,
         {"quoted": _quoted, "record": _rendered},
+        ours=ours,
         modinfo=modinfo,
-        versions=versions,
-        version_name_size=_MODVERSION_NAME,
+        versions=parts.versions,
+        version_name_size=MODULE_NAME,
         this_module=Record(
             module.size,
             tuple(
                 sorted(
                     (
-                        (place.offset, place.size, _quoted(name)),
-                        (module.offset_of("init"), _POINTER, "init_module"),
-                        (module.offset_of("exit"), _POINTER, "cleanup_module"),
+                        (place.offset, place.size, _quoted(parts.name)),
+                        (module.offset_of("init"), _POINTER, ours.INIT),
+                        (module.offset_of("exit"), _POINTER, ours.EXIT),
                     )
                 )
             ),
@@ -156,12 +149,11 @@ def glue_source(
         strings=list(strings),
         func_size=func.size,
         object_size=obj.size,
-        patch=_record(patch, mod="__this_module", objs=".Lobjects", **({"replace": "1"} if replace else {})),
+        patch=_record(patch, mod=ours.THIS_MODULE, objs=".Lobjects", **({"replace": "1"} if parts.replace else {})),
         hold=hold,
         hold_milliseconds=_HOLD_MILLISECONDS,
         hold_rounds=_HOLD_ROUNDS,
-        ibt=features.ibt,
-        return_thunk=features.return_thunk,
+        features=features,
     )
 
 
@@ -195,14 +187,14 @@ def _quoted(text: str) -> str:
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
 
 
-def _run_assembler(source: str) -> ObjectFile:
+def _run_assembler(source: str, options: Sequence[str]) -> ObjectFile:
     tool = shutil.which("as")
     if tool is None:
         raise ToolError("GNU as is not there; install the package binutils")
     with TemporaryDirectory(prefix="bespoke-") as folder:
         target = Path(folder) / "glue.o"
         run = partial(subprocess.run, capture_output=True, text=True, timeout=60, check=False)
-        done = run([tool, "--64", "-o", str(target), "-"], input=source)
+        done = run([tool, *options, "-o", str(target), "-"], input=source)
         if done.returncode:
             raise ToolError(f"as failed: {done.stderr.strip()}")
         return read_object(target.read_bytes(), name="glue.o")

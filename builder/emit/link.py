@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from builder.arch import Architecture
-from builder.binary import ObjectFile, Relocation, Section, Symbol, elf
+from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, klp
 from builder.compose.bindings import Binding
 from builder.emit.fragments import Fragment, Key, Label
 from builder.errors import InputError
@@ -62,7 +62,7 @@ class Linker:
                 offset = self._string(out, fragment.data)
             else:
                 offset = self._append(out, fragment.data, fragment.size, fragment.align)
-            place = Place(fragment.section, offset, offset + fragment.extra.get("entry", 0))
+            place = Place(fragment.section, offset, offset + fragment.entry)
             self.places[fragment.key] = place
             out.labels += [Label(s.name, offset + s.offset, s.size, s.type) for s in fragment.labels]
 
@@ -87,7 +87,7 @@ class Linker:
         out.align = max(out.align, align)
         offset = -(-out.size // align) * align
         if out.type != elf.SHT_NOBITS:
-            filler = b"\xcc" if out.flags & elf.SHF_EXECINSTR else b"\0"
+            filler = self.arch.filler if out.flags & elf.SHF_EXECINSTR else b"\0"
             out.data += filler * (offset - len(out.data)) + data
         out.size = offset + size
         return offset
@@ -189,7 +189,7 @@ class Linker:
         for out, patched in late:
             # Last: a later `ld -r` would merge or drop them (Documentation/livepatch/module-elf-format.rst).
             flags = elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH
-            add_rela(f".klp.rela.{patched}.{out.name}", index[out.name], flags, out.late[patched])
+            add_rela(klp.section_name(patched, out.name), index[out.name], flags, out.late[patched])
         return ObjectFile(self.name, self.arch.machine, elf.ET_REL, tuple(sections), symbols, relocations)
 
     def _symbols(
@@ -209,7 +209,7 @@ class Linker:
         for name in sorted(self._used):
             if name not in number:
                 number[name] = len(rows)
-                shndx = elf.LIVEPATCH if name.startswith(".klp.sym.") else elf.SHN_UNDEF
+                shndx = elf.LIVEPATCH if klp.is_symbol(name) else elf.SHN_UNDEF
                 rows.append((name, 0, 0, elf.STT_NOTYPE, elf.STB_GLOBAL, shndx))
         symbols = tuple(
             Symbol(k, name, value, size, kind, bind, 0, shndx)

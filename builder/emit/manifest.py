@@ -1,85 +1,75 @@
-"""The manifest: what the module is and what it is bound to, carried inside it as JSON.
-
-It lies in a section that is not loaded; equal inputs give equal bytes.
-"""
+"""What the manifest of a module says, told from the bundle and from what the linker made of it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from builder.arch import Architecture
-from builder.binary import ObjectFile, elf
+from builder.binary import ObjectFile, elf, klp
+from builder.binary.manifest import (
+    CarriedFunction,
+    CarriedPart,
+    Manifest,
+    MapRow,
+    Note,
+    Original,
+    TargetKernel,
+    WrittenBinding,
+)
 from builder.compare import Atom
 from builder.compare.instruction_map import instruction_map
 from builder.compose.bindings import Bound
 from builder.compose.bundle import Bundle
 from builder.emit.fragments import Fragment
-
-SECTION = ".bespoke.manifest"
-FORMAT = 1
+from builder.errors import Refusal
 
 
-def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) -> dict[str, Any]:
-    """The document; `linked` supplies the bindings as they were written."""
+def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) -> Manifest:
+    """The manifest; `linked` supplies the bindings as they were written."""
     kernel = bundle.kernel
     late = _late(linked, bundle.pairs[0].diff.comparison.new.arch)
-    return {
-        "format": FORMAT,
-        "name": bundle.name,
-        "kernel": {"release": kernel.release, "sha256": kernel.sha256, "vermagic": kernel.vermagic.strip()},
-        "replace": bundle.replace,
-        "on": list(bundle.on),
-        "objects": sorted({bound.owner.name for bound in bundle.pairs}),
-        "functions": [row for bound in bundle.pairs for row in _functions(bound, late)],
-        "bindings": _bindings(linked),
-        "special_entries": _entries(fragments),
-        "accepted": [
-            {"code": r.code, "symbol": r.symbol, "message": r.message}
-            for bound in bundle.pairs
-            for r in (*bound.diff.judged.accepted, *bundle.accepted)
-        ],
-        "warnings": [
-            {"code": r.code, "symbol": r.symbol, "message": r.message} for r in dict.fromkeys(bundle.warnings)
-        ],
-    }
+    accepted = (r for bound in bundle.pairs for r in bound.diff.judged.accepted)
+    return Manifest(
+        name=bundle.name,
+        kernel=TargetKernel(kernel.release, kernel.sha256, kernel.vermagic.strip()),
+        replace=bundle.replace,
+        on=bundle.on,
+        objects=tuple(sorted({bound.owner.name for bound in bundle.pairs})),
+        functions=tuple(row for bound in bundle.pairs for row in _functions(bound, late)),
+        bindings=tuple(_bindings(linked)),
+        special_entries=_entries(fragments),
+        accepted=tuple(dict.fromkeys(map(_note, (*accepted, *bundle.accepted)))),
+        warnings=tuple(map(_note, dict.fromkeys(bundle.warnings))),
+    )
 
 
-def encode(document: Mapping[str, Any]) -> bytes:
-    """The bytes that are put into the module."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+def _note(refusal: Refusal) -> Note:
+    return Note(refusal.code, refusal.symbol, refusal.message)
 
 
-def _functions(bound: Bound, late: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
+def _functions(bound: Bound, late: Mapping[str, Sequence[int]]) -> Iterator[CarriedFunction]:
     selection = bound.diff.selection
-    comparison = bound.diff.comparison
-    rows = []
+    twins = bound.diff.comparison.correlation.twins
     for atom, role in selection.functions.items():
-        old = comparison.correlation.twins.get(atom)
-        row: dict[str, Any] = {
-            "name": atom.name,
-            "object": bound.owner.name,
-            "role": role.value,
-            "new_size": atom.end - atom.entry,
-            "new_hash": _hash(bound, atom, new=True),
-        }
+        old, original = twins.get(atom), None
         if old is not None:
-            row |= {"old_size": old.end - old.entry, "old_hash": _hash(bound, old, new=False)}
-            match = bound.matches.get(old)
-            if match is not None:
-                row |= {"old_name": match.name, "sympos": match.sympos}
-        row["redirected"] = atom in selection.redirected
-        if atom.name in late:
-            row["late"] = list(late[atom.name])
-        rows.append(row | _maps(bound, atom))
-    return rows
-
-
-# A kprobe that is optimised copies so many bytes (RELATIVEJUMP_SIZE, arch/x86/include/asm/kprobes.h, v6.1).
-_COPIED = 5
+            original = Original(old.end - old.entry, _hash(bound, old, new=False))
+            if (match := bound.matches.get(old)) is not None:
+                original = replace(original, name=match.name, sympos=match.sympos)
+        row = CarriedFunction(
+            name=atom.name,
+            object=bound.owner.name,
+            role=role.value,
+            new_size=atom.end - atom.entry,
+            new_hash=_hash(bound, atom, new=True),
+            old=original,
+            redirected=atom in selection.redirected,
+            late=tuple(late.get(atom.name, ())),
+        )
+        yield _mapped(row, bound, atom)
 
 
 def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
@@ -91,7 +81,7 @@ def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
     fields: dict[int, list[int]] = {}
     for index, relocations in linked.relocations.items():
         section = linked.sections[index]
-        if section.flags & elf.SHF_RELA_LIVEPATCH and not section.name.startswith(".klp.rela.vmlinux."):
+        if section.flags & elf.SHF_RELA_LIVEPATCH and klp.section_object(section.name) != klp.VMLINUX:
             fields.setdefault(section.info, []).extend(r.offset for r in relocations)
     out: dict[str, list[int]] = {}
     for symbol in linked.symbols:
@@ -102,37 +92,31 @@ def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
         insns = arch.decode(code, 0)
         ends = [insn.end for insn in insns]
         for insn in insns if rows else ():
-            at = bisect_left(ends, insn.offset + _COPIED)
+            at = bisect_left(ends, insn.offset + arch.probe_copy)
             end = ends[min(at, len(ends) - 1)]
             if any(insn.offset <= row < end for row in rows):
                 out.setdefault(symbol.name, []).append(insn.offset)
     return {name: sorted(set(found)) for name, found in out.items()}
 
 
-def _maps(bound: Bound, atom: Atom) -> dict[str, Any]:
-    """`map`: [old offset, new offset, confidence of 100, mask of what holds the same, new part if another].
-
-    `parts` are the `.cold` parts of the old function, each with its own. `since` names
-    the module whose version, called `base`, the map begins at where that is not the original.
-    """
+def _mapped(row: CarriedFunction, bound: Bound, atom: Atom) -> CarriedFunction:
+    """With the map from the version that it takes the place of, and those of that version's `.cold` parts."""
     comparison = bound.diff.comparison
     old = comparison.correlation.twins.get(atom)
     if old is None or old not in bound.matches or atom not in bound.diff.selection.redirected:
-        return {}
-    maps: dict[Atom, list[list[Any]]] = {old: []}
-    for row in instruction_map(comparison, atom):
-        cells: list[Any] = [row.old_offset, row.new_offset, row.confidence, row.same]
-        maps.setdefault(row.old_part, []).append(cells if row.new_part is atom else [*cells, row.new_part.name])
-    parts = [
-        {"name": match.name, "sympos": match.sympos, "size": part.end - part.entry, "map": maps.get(part, [])}
+        return row
+    maps: dict[Atom, list[MapRow]] = {old: []}
+    for found in instruction_map(comparison, atom):
+        part = "" if found.new_part is atom else found.new_part.name
+        cells = MapRow(found.old_offset, found.new_offset, found.confidence, found.same, part)
+        maps.setdefault(found.old_part, []).append(cells)
+    parts = tuple(
+        CarriedPart(match.name, match.sympos, part.end - part.entry, tuple(maps.get(part, ())))
         for part in comparison.old_children.get(old, ())
         if (match := bound.matches.get(part)) is not None
-    ]
+    )
     since = bound.matches[old].since
-    found: dict[str, Any] = {"map": maps[old]}
-    if since:
-        found |= {"since": since, "base": old.name}
-    return found | ({"parts": parts} if parts else {})
+    return replace(row, map=tuple(maps[old]), since=since, base=old.name if since else "", parts=parts)
 
 
 def _hash(bound: Bound, atom: Atom, *, new: bool) -> str:
@@ -140,31 +124,17 @@ def _hash(bound: Bound, atom: Atom, *, new: bool) -> str:
     return hashlib.sha256(view.masked(atom.section, atom.entry, atom.end)).hexdigest()
 
 
-def _bindings(linked: ObjectFile) -> list[dict[str, Any]]:
+def _bindings(linked: ObjectFile) -> Iterator[WrittenBinding]:
     """Every livepatch relocation: where it is written and what it is resolved to."""
-    rows = []
     for index, relocations in linked.relocations.items():
         section = linked.sections[index]
         if not section.flags & elf.SHF_RELA_LIVEPATCH:
             continue
-        target = linked.sections[section.info]
-        patched = section.name.removeprefix(".klp.rela.").removesuffix("." + target.name)
+        target = linked.sections[section.info].name
+        patched = klp.section_object(section.name)
         for r in relocations:
-            name, _, sympos = linked.symbols[r.symbol].name.removeprefix(".klp.sym.").rpartition(",")
-            exporter, _, symbol = name.partition(".")
-            rows.append(
-                {
-                    "section": target.name,
-                    "offset": r.offset,
-                    "type": r.type,
-                    "patched": patched,
-                    "object": exporter,
-                    "symbol": symbol,
-                    "sympos": int(sympos),
-                    "addend": r.addend,
-                }
-            )
-    return rows
+            symbol = klp.parse_symbol(linked.symbols[r.symbol].name)
+            yield WrittenBinding(target, r.offset, r.type, patched, *symbol, r.addend)
 
 
 def _entries(fragments: Sequence[Fragment]) -> dict[str, dict[str, int]]:

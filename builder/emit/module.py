@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from builder.arch import by_machine
+from builder.arch import Architecture, by_machine
 from builder.binary import write_object
+from builder.binary.manifest import SECTION, Manifest
 from builder.compose.bindings import Bound
 from builder.compose.bundle import Bundle
 from builder.emit import derived, fragments, glue, link, readback
-from builder.emit import manifest as manifests
+from builder.emit.manifest import manifest
 from builder.errors import KernelError
 
 
@@ -20,7 +20,7 @@ class Module:
 
     name: str
     content: bytes
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 def emit(bundle: Bundle) -> Module:
@@ -38,33 +38,30 @@ def emit(bundle: Bundle) -> Module:
     # From here on every fragment has its place.
     objects, symbols = _objects(bundle)
     used = link.imports(parts)
-    needed = {n: b.crc for n, b in used.items()} | {n: _crc(bundle, n) for n in _glue_imports(bundle)}
+    needed = {n: b.crc for n, b in used.items()} | {n: _crc(bundle, n) for n in _glue_imports(bundle, arch)}
     versions = sorted((n, c) for n, c in needed.items() if c is not None)
     namespaces = sorted({b.namespace for b in used.values() if b.namespace})
-    source = glue.assemble(
-        kernel,
-        name=bundle.name,
-        objects=objects,
+    said = glue.GlueParts(
+        bundle.name,
+        objects,
         versions=versions if kernel.features.modversions else (),
         namespaces=namespaces,
         replace=bundle.replace,
     )
-    linker.add_glue(source, symbols)
+    linker.add_glue(glue.assemble(kernel, arch.glue, said), symbols)
     linker.resolve(parts)
     bare = linker.object({})
-    document = manifests.manifest(bundle, bare, parts)
-    meant = linker.object({manifests.SECTION: manifests.encode(document)})
+    document = manifest(bundle, bare, parts)
+    meant = linker.object({SECTION: document.to_bytes()})
     content = write_object(meant)
     readback.verify(content, meant)
     return Module(bundle.name, content, document)
 
 
-def _glue_imports(bundle: Bundle) -> list[str]:
+def _glue_imports(bundle: Bundle, arch: Architecture) -> list[str]:
     """Symbols that the glue itself takes from the kernel."""
-    names = [*glue.IMPORTS]
-    if bundle.kernel.features.return_thunk:
-        names.append("__x86_return_thunk")
-    return names
+    features = bundle.kernel.features
+    return [*glue.IMPORTS, *(name for feature, name in arch.glue.imports if features.has(feature))]
 
 
 def _crc(bundle: Bundle, name: str) -> int | None:

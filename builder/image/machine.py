@@ -34,7 +34,7 @@ MODULES = "/sys/module"
 _INIT_MODULE, _DELETE_MODULE = 175, 176
 _CLOSE_ON_SIGNAL = os.O_NONBLOCK
 
-# The parameter of a module of ours that keeps its patch from being enabled (templates/glue.s.j2).
+# The parameter of a module of ours that keeps its patch from being enabled (templates/glue.x86_64.s.j2).
 _HELD = f"{HOLD}=1"
 _GO_ON, _WAITING, _GIVE_UP = "0", "2", "3"
 _LOOK = 0.01

@@ -6,19 +6,17 @@ first. What a kernel accepts and then goes wrong with is a problem, not a refusa
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 from builder.binary import elf
 from builder.binary.kernel import Kernel
+from builder.binary.names import MODVERSION
 from builder.image.simulated import SimulatedKernel
 from builder.load.module import THIS_MODULE, ModuleFile
 
 ENOENT, ENOEXEC, EINVAL = 2, 8, 22
-VERSION = struct.Struct("<Q56s")
-"""struct modversion_info (include/linux/module.h)"""
 GPL = ("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL")
 """license_is_gpl_compatible (include/linux/license.h)"""
 
@@ -123,8 +121,8 @@ def versions_of(module: ModuleFile) -> dict[str, int] | None:
     if section is None:
         return None
     found: dict[str, int] = {}
-    for at in range(0, len(section.data) // VERSION.size * VERSION.size, VERSION.size):
-        crc, name = VERSION.unpack_from(section.data, at)
+    for at in range(0, len(section.data) // MODVERSION.size * MODVERSION.size, MODVERSION.size):
+        crc, name = MODVERSION.unpack_from(section.data, at)
         found.setdefault(name.partition(b"\0")[0].decode("utf-8", "replace"), crc)
     return found
 

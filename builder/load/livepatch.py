@@ -8,13 +8,12 @@ nothing else runs in a simulated kernel.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
-from builder.binary import Section, elf
-from builder.errors import LoadError
+from builder.binary import Section, elf, klp
+from builder.errors import InputError, LoadError
 from builder.image.execute import Argument, Machine, Result
 from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
@@ -22,8 +21,6 @@ from builder.load.module import LoadedModule, Placed
 from builder.load.passes.context import CALL, JMP32, NOP5, branch
 from builder.load.relocate import apply_relocations, clear_relocations
 
-_SECTION = re.compile(r"\.klp\.rela\.([^.]{1,55})")
-_SYMBOL = re.compile(r"\.klp\.sym\.([^.]{1,55})\.([^,]{1,511}),(\d+)")
 DROP_RETURN = bytes.fromhex("488d642408")
 """lea 8(%rsp),%rsp: no flag changes"""
 INIT_BUDGET = 100_000
@@ -77,11 +74,11 @@ class Redirection:
 def apply_section(kernel: SimulatedKernel, loaded: LoadedModule, table: Section, target: Placed, objname: str) -> None:
     """klp_apply_section_relocs(): writes the table if it is for `objname`. LoadError as the kernel refuses."""
     where = f"{loaded.file.where}: {table.name}"
-    found = _SECTION.match(table.name)
-    if found is None:
-        raise LoadError(f"section {table.name} has an incorrectly formatted name", where=loaded.file.where)
-    if found[1] != objname:
-        return
+    try:
+        if klp.section_object(table.name) != objname:
+            return
+    except InputError as error:
+        raise LoadError(error.message, where=loaded.file.where) from None
     symbols = loaded.file.object.symbols
     for _, _, number, _ in elf.LITTLE.rela.iter_unpack(table.data[: len(table.data) // 24 * 24]):
         if number >= len(symbols):
@@ -89,16 +86,17 @@ def apply_section(kernel: SimulatedKernel, loaded: LoadedModule, table: Section,
         symbol = symbols[number]
         if symbol.shndx != elf.LIVEPATCH:
             raise LoadError(f"symbol {symbol.name} is not marked as a livepatch symbol", where=where)
-        parts = _SYMBOL.match(symbol.name)
-        if parts is None:
-            raise LoadError(f"symbol {symbol.name} has an incorrectly formatted name", where=where)
-        owner = None if parts[1] == "vmlinux" else parts[1]
+        try:
+            found = klp.parse_symbol(symbol.name)
+        except InputError as error:
+            raise LoadError(error.message, where=where) from None
+        owner = None if found.object == klp.VMLINUX else found.object
         if owner is None and objname != "vmlinux":
             raise LoadError(
-                f"invalid access to vmlinux symbol '{parts[2]}' from module-specific livepatch relocation section",
+                f"invalid access to vmlinux symbol '{found.name}' from module-specific livepatch relocation section",
                 where=where,
             )
-        loaded.values[number] = kernel.symbol_position(owner, parts[2], int(parts[3]))
+        loaded.values[number] = kernel.symbol_position(owner, found.name, found.sympos)
     region = kernel.memory.region(target.address, max(target.size, 1))
     count = apply_relocations(
         region.data, target.address - region.base, target.address, target.size, table.data, loaded.values, where
@@ -110,10 +108,9 @@ def apply_section(kernel: SimulatedKernel, loaded: LoadedModule, table: Section,
 def _object_tables(loaded: LoadedModule, objname: str) -> Iterator[tuple[Section, Placed]]:
     by_index = {section.index: section for section in loaded.sections}
     for section in loaded.file.object.sections:
-        if section.flags & elf.SHF_RELA_LIVEPATCH and section.info in by_index:
-            found = _SECTION.match(section.name)
-            if found is not None and found[1] == objname:
-                yield section, by_index[section.info]
+        is_late = section.flags & elf.SHF_RELA_LIVEPATCH and section.info in by_index
+        if is_late and klp.object_named(section.name) == objname:
+            yield section, by_index[section.info]
 
 
 # The patch structures, as the module's init hands them over

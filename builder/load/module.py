@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from builder.binary import ObjectFile, Section, elf, read_object
+from builder.binary import ObjectFile, Section, Symbol, elf, klp, read_object
 from builder.binary.kernel import read_module_bytes
 from builder.errors import InputError
 from builder.image.memory import Region
@@ -192,11 +192,6 @@ class Kallsyms(Mapping[str, tuple[int, ...]]):
 
 def patched_objects(module: ModuleFile) -> tuple[str, ...]:
     """The modules that its klp sections and symbols name."""
-    found = set()
-    for section in module.object.sections:
-        if section.name.startswith(".klp.rela."):
-            found.add(section.name.split(".")[3] if section.name.count(".") > 3 else "")
-    for symbol in module.object.symbols:
-        if symbol.name.startswith(".klp.sym."):
-            found.add(symbol.name.split(".")[3])
-    return tuple(sorted(found - {"vmlinux", ""}))
+    rows: tuple[Section | Symbol, ...] = (*module.object.sections, *module.object.symbols)
+    found = {klp.object_named(row.name) for row in rows}
+    return tuple(sorted(name for name in found if name and name != klp.VMLINUX))

@@ -74,7 +74,7 @@ class Live:
         transition up for longer than the time-out.
         """
         manifest = manifest_of(module, where)
-        record = Record(str(manifest["name"]), Phase.LOADING, manifest)
+        record = Record(manifest.name, Phase.LOADING, manifest)
         self._may_load(record, where)
         name = record.module
         seen = observe(self.host, self.trail.with_(record).records)
@@ -101,7 +101,7 @@ class Live:
         if (other := self.trail.interrupted) is not None:
             raise UsageError(f"{other.phase.value} {other.module} was interrupted: run `bespoke status --repair` first")
         release = self.host.read("/proc/sys/kernel/osrelease").strip()
-        wanted = record.manifest.get("kernel", {}).get("release", release)
+        wanted = record.manifest.kernel.release
         if wanted != release:
             raise LoadError(f"is for kernel {wanted}, this is {release}", where=where)
         if self.is_loaded(record.module) or self.trail.find(record.module) is not None:

@@ -125,9 +125,8 @@ def _functions(host: Host, name: str, record: Record | None) -> list[tuple[str, 
             if comma and sympos.isdigit():
                 found.append((owner, function, int(sympos)))
     if not found and record is not None:
-        rows = [row for row in record.manifest["functions"] if row.get("redirected")]
         # sysfs counts from 1 also where the name is unique (klp_init_func, kernel/livepatch/core.c, v6.1)
-        found = [(row["object"], row["old_name"], row["sympos"] or 1) for row in rows]
+        found = [(f.object, f.old.name, f.old.sympos or 1) for f in record.manifest.redirected if f.old is not None]
     return found
 
 

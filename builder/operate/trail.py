@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from builder.binary import read_object
-from builder.emit.manifest import SECTION
+from builder.binary.manifest import Manifest
 from builder.errors import InputError
 from builder.image.machine import Host
 from builder.operate.kprobes import Report, Version
@@ -46,7 +46,7 @@ class Record:
 
     module: str
     phase: Phase
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     moved: tuple[Moved, ...] = ()
     reports: tuple[Report, ...] = ()
     unoptimized: bool = False
@@ -59,13 +59,13 @@ class Record:
     @property
     def below(self) -> tuple[str, ...]:
         """The modules that it refers to, which must stay while it does."""
-        return tuple(self.manifest.get("on", ()))
+        return self.manifest.on
 
     def as_json(self) -> dict[str, Any]:
         return {
             "module": self.module,
             "phase": self.phase.value,
-            "manifest": dict(self.manifest),
+            "manifest": self.manifest.as_json(),
             "moved": [asdict(row) for row in self.moved],
             "reports": [row.as_json() for row in self.reports],
             "unoptimized": self.unoptimized,
@@ -111,7 +111,7 @@ def read_trail(host: Host, state: str = STATE) -> Trail:
             raise InputError(f"is of format {document['format']}, not {FORMAT}", where=path)
         if document["boot"] != boot:
             return Trail(boot)
-        return Trail(boot, tuple(map(_record, document["records"])))
+        return Trail(boot, tuple(_record(row, path) for row in document["records"]))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"the recorded state is damaged: {error}", where=path) from None
 
@@ -126,29 +126,23 @@ def _path(state: str) -> str:
     return f"{state}/trail.json"
 
 
-def _record(row: Mapping[str, Any]) -> Record:
+def _record(row: Mapping[str, Any], where: str) -> Record:
     return Record(
         str(row["module"]),
         Phase(row["phase"]),
-        row["manifest"],
+        Manifest.from_json(row["manifest"], where=where),
         tuple(Moved(**found) for found in row["moved"]),
         tuple(Report(**found) for found in row["reports"]),
         bool(row.get("unoptimized")),
     )
 
 
-def manifest_of(module: bytes, where: str) -> Mapping[str, Any]:
+def manifest_of(module: bytes, where: str) -> Manifest:
     """The manifest inside a module. InputError for a module that is not of our making."""
-    section = read_object(module, name=where).by_name.get(SECTION)
-    if section is None:
+    found = Manifest.within(read_object(module, name=where))
+    if found is None:
         raise InputError("is no livepatch of ours: it has no manifest", where=where)
-    try:
-        document = json.loads(section.data)
-    except ValueError as error:
-        raise InputError(f"its manifest cannot be read: {error}", where=where) from None
-    if not isinstance(document, dict) or not isinstance(document.get("name"), str):
-        raise InputError("its manifest names no module", where=where)
-    return document
+    return found
 
 
 def versions(records: Sequence[Record]) -> tuple[Version, ...]:

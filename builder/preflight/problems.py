@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from builder.binary import Relocation, Section, elf
+from builder.binary import Relocation, Section, elf, klp
 from builder.binary.kernel import Kernel
 from builder.errors import InputError
 from builder.image import SimulatedKernel
@@ -36,7 +36,7 @@ def in_file(module: ModuleFile, kernel: Kernel) -> Iterator[Finding]:
                 yield Finding("unknown-table", f"section {section.name} is of no known kind")
             elif section.name in skipped:
                 yield Finding("dead-table", f"section {section.name} is a table that this kernel does not read")
-        if section.name.startswith(".klp.rela."):
+        if klp.is_section(section.name):
             yield from _klp_section(module, section)
     yield from _unresolved(module)
 
@@ -44,7 +44,7 @@ def in_file(module: ModuleFile, kernel: Kernel) -> Iterator[Finding]:
 def _klp_section(module: ModuleFile, section: Section) -> Iterator[Finding]:
     if not section.flags & elf.SHF_RELA_LIVEPATCH:
         yield Finding("klp-flag", f"section {section.name} has no flag SHF_RELA_LIVEPATCH: never resolved")
-    if not section.name.startswith(".klp.rela.vmlinux."):
+    if klp.object_named(section.name) != klp.VMLINUX:
         sections = module.object.sections
         target = sections[section.info] if section.info < len(sections) else None
         if target is None or not target.is_alloc:

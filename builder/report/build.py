@@ -13,11 +13,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from builder.binary.manifest import Manifest
 from builder.report.diff import render_refusals
 
 
 def render_build(
-    manifest: Mapping[str, Any], diffs: Iterable[Mapping[str, Any]], path: Path, verbose: bool, following: str
+    manifest: Manifest, diffs: Iterable[Mapping[str, Any]], path: Path, verbose: bool, following: str
 ) -> RenderableType:
     """The functions with their reasons, what they are bound to, and `following`, the command to run next."""
     reasons: dict[str, str] = {}
@@ -25,14 +26,14 @@ def render_build(
     for document in diffs:
         reasons.update(document["reasons"])
         warnings += document["warnings"]
-    release = manifest["kernel"]["release"]
+    release = manifest.kernel.release
     title = Text.assemble(("built ", "bold green"), (str(path), "bold"), f"  for {release}")
     parts: list[RenderableType] = [title, _functions(manifest, reasons), _bindings(manifest, verbose)]
-    if manifest["special_entries"]:
+    if manifest.special_entries:
         parts.append(_entries(manifest))
     parts += render_refusals(warnings, "warning")
-    for row in manifest["accepted"]:
-        parts.append(Text(f"  accepted: {row['code']}:{row['symbol']}", style="yellow"))
+    for row in manifest.accepted:
+        parts.append(Text(f"  accepted: {row.code}:{row.symbol}", style="yellow"))
     parts.append(Text(f"next: {following}", style="dim"))
     return Group(*parts)
 
@@ -43,24 +44,22 @@ def next_command(path: Path, kernel: str, objects: Sequence[str] = ()) -> str:
     return shlex.join(["bespoke", "try", str(path), "--kernel", kernel, *given])
 
 
-def _functions(manifest: Mapping[str, Any], reasons: Mapping[str, str]) -> RenderableType:
+def _functions(manifest: Manifest, reasons: Mapping[str, str]) -> RenderableType:
     """A line for each function, its reason below it: reasons are long."""
     lines: list[RenderableType] = []
-    for row in manifest["functions"]:
-        size = f"{row['old_size']} -> {row['new_size']}" if "old_size" in row else str(row["new_size"])
+    for row in manifest.functions:
+        size = f"{row.old.size} -> {row.new_size}" if row.old is not None else str(row.new_size)
         lines.append(
-            Text.assemble(
-                f"  {row['role']:<8} ", (row["name"], "bold"), f"  {row['object']}", (f"  {size} bytes", "dim")
-            )
+            Text.assemble(f"  {row.role:<8} ", (row.name, "bold"), f"  {row.object}", (f"  {size} bytes", "dim"))
         )
-        reason = reasons.get(row["name"])
+        reason = reasons.get(row.name)
         if reason:
             lines.append(Padding(Text(reason, style="dim"), (0, 0, 0, 11), expand=False))
     return Group(*lines)
 
 
-def _bindings(manifest: Mapping[str, Any], verbose: bool) -> RenderableType:
-    rows = Counter((b["object"], b["symbol"], b["sympos"]) for b in manifest["bindings"])
+def _bindings(manifest: Manifest, verbose: bool) -> RenderableType:
+    rows = Counter((b.object, b.symbol, b.sympos) for b in manifest.bindings)
     if not rows:
         return Text("  bound to exported symbols only", style="dim")
     table = Table(box=None, padding=(0, 2, 0, 2))
@@ -74,6 +73,6 @@ def _bindings(manifest: Mapping[str, Any], verbose: bool) -> RenderableType:
     return table
 
 
-def _entries(manifest: Mapping[str, Any]) -> Text:
-    rows = (f"{table} {sum(row.values())}" for table, row in manifest["special_entries"].items())
+def _entries(manifest: Manifest) -> Text:
+    rows = (f"{table} {sum(row.values())}" for table, row in manifest.special_entries.items())
     return Text("  table entries kept: " + ", ".join(rows), style="dim")

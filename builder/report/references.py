@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from builder.binary import ObjectFile, elf
+from builder.binary import ObjectFile, elf, klp
 from builder.compare import Atom
 from builder.compose import references
 from builder.compose.outcome import Diff
@@ -98,11 +98,7 @@ def _binding(module: ObjectFile, index: int) -> Binding | None:
     symbol = module.symbols[index]
     if symbol.is_undefined:
         return Binding(symbol.name, "", 0)
-    if not symbol.name.startswith(_LIVEPATCH) or symbol.shndx != elf.LIVEPATCH:
+    if not klp.is_symbol(symbol.name) or symbol.shndx != elf.LIVEPATCH:
         return None
-    name, _, sympos = symbol.name.removeprefix(_LIVEPATCH).rpartition(",")
-    owner, _, plain = name.partition(".")
-    return Binding(plain, owner, int(sympos))
-
-
-_LIVEPATCH = ".klp.sym."
+    found = klp.parse_symbol(symbol.name)
+    return Binding(found.name, found.object, found.sympos)

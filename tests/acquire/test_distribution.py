@@ -97,7 +97,7 @@ def test_a_patch_becomes_a_module(name: str, owner: str, tree: SourceTree, kerne
     assert pair.owner == owner and found.warnings == ()
     module = build([diff(pair.old, pair.new)], kernel, name="fix", objects=Objects(kernel), inside=owner)
     assert module is not None
-    assert owner in module.manifest["objects"]
+    assert owner in module.manifest.objects
     assert [f.name for f in found.tree.root.glob("*.orig")] == []
 
 

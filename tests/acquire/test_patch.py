@@ -12,7 +12,7 @@ import pytest
 from builder.acquire.kbuild import VMLINUX
 from builder.acquire.patch import PatchObjects, prepare_patch
 from builder.acquire.source import SourceTree
-from builder.errors import InputError, RefusedError, UsageError
+from builder.errors import Allowed, InputError, RefusedError, UsageError
 from tests.acquire.conftest import FILES
 
 Edit = Callable[..., PatchObjects]
@@ -169,9 +169,10 @@ def test_what_cannot_be_followed_is_refused_by_name(patched: Edit, path: str, ex
     with pytest.raises(RefusedError) as caught:
         patched(diff(path, "x\n", "y\n") + good)
     assert [(row.code, row.symbol) for row in caught.value.refusals] == [(expected, path)]
-    accepted = patched(diff(path, "x\n", "y\n") + good, allow={f"{expected}:{path}"})
-    assert [pair.path for pair in accepted.pairs] == ["fs/read.o"]
-    assert [row.code for row in accepted.warnings] == [expected]
+    for symbol in (path, "*"):
+        accepted = patched(diff(path, "x\n", "y\n") + good, allowed=Allowed.parse([f"{expected}:{symbol}"]))
+        assert [pair.path for pair in accepted.pairs] == ["fs/read.o"]
+        assert [row.code for row in accepted.warnings] == [expected]
 
 
 def test_all_refusals_come_together(patched: Edit) -> None:

@@ -10,7 +10,7 @@ import pytest
 from builder.acquire.source import config_drift
 from builder.acquire.toolchain import banner_compiler, find_compiler, read_config
 from builder.acquire.tools import clean_environment, need, run
-from builder.errors import InputError, RefusedError, ToolError, UnknownError
+from builder.errors import Allowed, InputError, RefusedError, ToolError, UnknownError
 
 BANNER = (
     "Linux version 6.1.0-50-amd64 (debian-kernel@lists.debian.org) (gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0, "
@@ -48,7 +48,10 @@ def test_another_version_is_refused_unless_allowed(bin_only: Path) -> None:
         find_compiler(wanted)
     (refusal,) = caught.value.refusals
     assert refusal.code == "compiler-differs" and "12.2.0" in refusal.message and "14.1.0" in refusal.message
-    assert not find_compiler(wanted, allow_other=True).same
+    for text in ("compiler-differs:gcc", "compiler-differs:*"):
+        assert not find_compiler(wanted, Allowed.parse([text])).same
+    with pytest.raises(RefusedError):
+        find_compiler(wanted, Allowed.parse(["compiler-differs:gcc-13"]))
 
 
 def test_no_compiler_names_its_package(bin_only: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from dataclasses import fields
 from itertools import pairwise
 
 import iced_x86
@@ -11,6 +13,7 @@ import pytest
 from builder.arch import by_machine
 from builder.arch.x86_64 import X86_64, decode, immediate, moves_constant_to, writes
 from builder.arch.x86_operands import GENERAL
+from builder.binary.kernel import Features
 from builder.errors import InputError
 
 
@@ -88,3 +91,31 @@ def test_the_registers_are_in_the_order_of_the_masks() -> None:
         pop = bytes((0x41,) if k >= 8 else ()) + bytes((0x58 + k % 8,))
         assert X86_64.text(pop, 0) == f"popq %{name}"
         assert X86_64.operation(pop).writes >> k & 1
+
+
+def test_its_rows_name_features_that_a_kernel_can_have() -> None:
+    features = {row.feature for row in X86_64.sites} | {X86_64.entry_mark.feature}
+    features |= {row[0] for row in (*X86_64.glue.modinfo, *X86_64.glue.imports)}
+    assert features <= {field.name for field in fields(Features)}
+
+
+def test_each_nop_is_one_instruction_as_long_as_it_says() -> None:
+    for length, row in X86_64.nops.items():
+        (insn,) = decode(row)
+        assert insn.is_nop and insn.length == length == len(row)
+
+
+@pytest.mark.parametrize(
+    ("target", "tables"),
+    [
+        ("__x86_return_thunk", {".return_sites", ".call_sites"}),
+        ("__x86_indirect_thunk_rax", {".retpoline_sites", ".call_sites"}),
+        ("__x86_indirect_call_thunk_r11", {".retpoline_sites", ".call_sites"}),
+        ("__x86_return_thunk_other", {".call_sites"}),
+        ("__fentry__", set()),
+        ("__fentry__2", {".call_sites"}),
+        ("printk", {".call_sites"}),
+    ],
+)
+def test_what_a_call_belongs_in(target: str, tables: set[str]) -> None:
+    assert {row.name for row in X86_64.sites if re.fullmatch(row.target, target)} == tables

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from builder.binary import read_object
-from builder.emit.manifest import SECTION
+from builder.binary.manifest import SECTION
 from builder.pipeline import diff
 from tests.cli.conftest import Bespoke
 from tests.conftest import data_root
@@ -154,6 +154,17 @@ def test_the_manifest_is_the_document_of_a_build(bespoke: Bespoke, pair: Path, i
     assert ran.document == json.loads(read_object(out).by_name[SECTION].data)
     assert ran.document["name"] == "fix_2" and ran.document["objects"] == ["vmlinux"]
     assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.kernel
+def test_a_module_takes_the_place_of_an_earlier_one(bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path) -> None:
+    """One that has no variables of its own loses no state: there is nothing to accept."""
+    words = ("build", pair / "orig.o", pair / "patched.o", "--kernel", image, "--json")
+    first, second = tmp_path / "v1.ko", tmp_path / "v2.ko"
+    assert bespoke(*words, "-o", first).status == 0
+    ran = bespoke(*words, "-o", second, "--on", first, "--replace")
+    assert ran.status == 0, ran.err
+    assert ran.document["replace"] is True and ran.document["accepted"] == [] and second.exists()
 
 
 def tree(root: Path, **objects: Path) -> Path:

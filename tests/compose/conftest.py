@@ -11,6 +11,7 @@ import pytest
 
 from builder.binary import ObjectFile, read_object
 from builder.compose.outcome import Diff
+from builder.errors import Allowed
 from builder.pipeline import diff_objects
 from tests.conftest import lacks
 
@@ -68,7 +69,7 @@ def compiled(gcc: str, tmp_path: Path) -> Callable[..., ObjectFile]:
 
 @pytest.fixture
 def judged(compiled: Callable[..., ObjectFile]) -> Judge:
-    """`judged(old, new)`, or `judged(source, (was, becomes), ...)`; `allow` as on the command line."""
+    """`judged(old, new)`, or `judged(source, (was, becomes), ...)`; `allow` as for --allow, with spaces between."""
 
     def made(old: str, *changes: str | tuple[str, str], allow: str = "", flags: tuple[str, ...] = ()) -> Diff:
         new = old
@@ -78,8 +79,7 @@ def judged(compiled: Callable[..., ObjectFile]) -> Judge:
             else:
                 assert change[0] in new, "nothing to change"
                 new = new.replace(*change)
-        code, _, symbol = allow.partition(":")
-        allowed = [(code, symbol)] if allow else []
+        allowed = Allowed.parse(allow.split())
         return diff_objects(compiled(old, *flags), compiled(new, *flags), allowed=allowed)
 
     return made

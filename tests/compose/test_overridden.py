@@ -13,6 +13,7 @@ from builder.compose.outcome import Diff
 from builder.compose.overridden import without_overridden
 from builder.compose.owner import Objects
 from builder.compose.running import RunningModule
+from builder.errors import NOTHING
 from tests.compose.conftest import Judge, codes, roles
 
 SOURCE = """
@@ -31,7 +32,7 @@ def against(diff: Diff, running: ObjectFile) -> Diff:
     """`diff` as it is for a module `target` that is the object `running`."""
     module = RunningModule("target", running)
     objects = SimpleNamespace(get=lambda name: module, kernel=SimpleNamespace(release="6.1.0-test"))
-    return without_overridden(diff, cast(Objects, objects), "target", ())
+    return without_overridden(diff, cast(Objects, objects), "target", NOTHING)
 
 
 def test_an_overridden_one_is_left_out_by_name(judged: Judge, compiled: Compiled) -> None:

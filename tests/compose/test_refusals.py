@@ -59,6 +59,30 @@ def test_read_only_data(judged: Judge) -> None:
     assert roles(found) == {"one": "carrier", "two": "carrier"} and data(found) == {"sizes"}
 
 
+def test_all_read_only_data_is_accepted_as_each_is(judged: Judge) -> None:
+    """`*` ships the new tables too, and carries nothing for a variable: that code has nothing to say of one."""
+    source = (
+        BASE
+        + """
+    static const int sizes[] = { 3, 5, 7, 9, 11, 13, 15, 17 };
+    static const int steps[] = { 2, 4, 8, 16, 32, 64, 128, 256 };
+    static int limit = 4;
+    int one(int k) { return sizes[k & 7]; }
+    int two(int k) { return steps[k & 7]; }
+    int get(int k) { limit += k; return limit * 3; }
+    """
+    )
+    changes = (("7, 9", "7, 8"), ("8, 16", "8, 17"))
+    each = judged(source, *changes, allow="rodata-changed:sizes rodata-changed:steps")
+    found = judged(source, *changes, allow="rodata-changed:*")
+    assert found.verdict == "changed" and codes(found) == []
+    assert roles(found) == {"one": "carrier", "two": "carrier"} == roles(each)
+    assert data(found) == {"sizes", "steps"} == data(each)
+    found = judged(source, *changes, ("limit = 4", "limit = 5"), allow="rodata-changed:* data-changed:limit")
+    assert found.verdict == "changed" and set(roles(found)) == {"one", "two"}
+    assert [row.symbol for row in found.judged.accepted] == ["limit"]
+
+
 def test_read_only_data_used_by_what_travels_only(judged: Judge) -> None:
     source = (
         BASE

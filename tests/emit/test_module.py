@@ -18,8 +18,8 @@ from builder.acquire.packages import fetch_kernel
 from builder.arch import by_machine
 from builder.binary import ObjectFile, elf, read_object, write_object
 from builder.binary.kernel import Kernel
+from builder.binary.manifest import SECTION, Manifest
 from builder.emit import Module
-from builder.emit.manifest import SECTION, encode
 from builder.emit.readback import ReadbackError, verify
 from builder.errors import BespokeError, InputError
 from tests.conftest import ROOT, data_root, lacks
@@ -115,9 +115,10 @@ def test_no_late_relocation_where_a_pass_has_been(obj: ObjectFile) -> None:
 
 def test_the_manifest_inside_is_what_the_module_holds(module: Module, obj: ObjectFile, kernel: Kernel) -> None:
     section = obj.by_name[SECTION]
-    assert not section.is_alloc and section.data == encode(module.manifest)
+    assert not section.is_alloc and section.data == module.manifest.to_bytes()
     manifest = json.loads(section.data)
-    assert manifest == json.loads(json.dumps(module.manifest))
+    assert manifest == module.manifest.as_json()
+    assert Manifest.within(obj) == Manifest.from_bytes(section.data, where=module.name) == module.manifest
     assert manifest["name"] == module.name
     assert manifest["kernel"]["release"] == RELEASE
     assert manifest["kernel"]["sha256"] == hashlib.sha256(kernel.path.read_bytes()).hexdigest()
@@ -167,7 +168,7 @@ def test_klp_functions_lead_to_the_new_code(module: Module, obj: ObjectFile, ker
                 names,
                 int.from_bytes(data.data[sympos : sympos + 8], "little"),
             )
-    wanted = [row for row in module.manifest["functions"] if row["redirected"]]
+    wanted = [row for row in module.manifest.as_json()["functions"] if row["redirected"]]
     assert set(found) == {row["old_name"] for row in wanted}
     for row in wanted:
         names, sympos = found[row["old_name"]]
@@ -189,6 +190,7 @@ BUILD = """
 import hashlib, sys
 from pathlib import Path
 from builder.binary.kernel import Kernel
+from builder.binary.manifest import SECTION, Manifest
 from tests.running.pairs import built, places
 kernel = Kernel.open(sys.argv[1])
 for name, place in places(Path(sys.argv[2])).items():

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.binary.manifest import SECTION, Manifest, TargetKernel
 from builder.errors import InputError, ToolError, UsageError
 from builder.image.guest import KernelLog, initramfs, taints
 from builder.image.guest.log import TAINTS, taint_meaning
@@ -222,12 +223,14 @@ def test_the_callers_own_module_comes_before_the_trees(tmp_path: Path) -> None:
 
 
 def test_the_manifest_says_what_a_livepatch_is_for() -> None:
-    manifest = minimal('{"objects":["vmlinux","xfs","ext4"]}', section=".bespoke.manifest").replace(b"}\0", b"} ")
+    kernel = TargetKernel("6.1.0-1-amd64", "0" * 64, "6.1.0-1-amd64 SMP")
+    whole = Manifest("made", kernel, False, (), ("vmlinux", "xfs", "ext4"), (), (), {}, (), ())
+    manifest = minimal(whole.to_bytes().decode(), section=SECTION).replace(b"}\0", b"} ")
     assert ModuleFile("made", manifest).patched_objects == ("ext4", "xfs")
     klp = minimal("", section=".klp.rela.btrfs..text.f")
     assert ModuleFile("made", klp).patched_objects == ("btrfs",)
     with pytest.raises(InputError, match="made: its manifest cannot be read"):
-        _ = ModuleFile("made", minimal("{}", section=".bespoke.manifest")).patched_objects
+        _ = ModuleFile("made", minimal("{}", section=SECTION)).patched_objects
 
 
 def test_a_file_that_holds_another_module_than_its_name_says(tmp_path: Path) -> None:

@@ -39,12 +39,12 @@ HITS = "cd {tracing}/events/s && for e in */; do echo ${{e%/}} $(sed -n 's/.*Hit
 def places(module: bytes, count: int) -> list[str]:
     """Places that the map knows, over and over until there are enough."""
     rows = [
-        (part.get("old_name") or part["name"], cells[0])
-        for row in manifest_of(module, "module")["functions"]
-        if "map" in row
-        for part in (row, *row.get("parts", ()))
-        for cells in part["map"]
-        if cells[0] or "role" not in part
+        (name, cells.old_offset)
+        for row in manifest_of(module, "module").functions
+        if row.map is not None and row.old is not None
+        for name, table in ((row.old.name, row.map), *((part.name, part.map) for part in row.parts))
+        for cells in table
+        if cells.old_offset or name != row.old.name
     ]
     return [f"{NAME}:{name}+{offset}" for name, offset in itertools.islice(itertools.cycle(rows), count)]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from builder.binary import read_object
-from builder.emit.manifest import SECTION
+from builder.binary.manifest import SECTION
 from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.load.boot import boot

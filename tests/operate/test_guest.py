@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import BespokeError, LoadError
+from builder.errors import Allowed, LoadError, RefusedError
 from builder.image.guest import Guest
 from builder.image.machine import KPROBE_EVENTS, TRACING, GuestHost
 from builder.operate.kprobes import parse_events
@@ -147,9 +147,10 @@ def test_a_second_version_on_top_of_the_first(scene: GuestScene, made: Probed, t
 def test_a_version_that_replaces(scene: GuestScene, made: Probed, tmp_path: Path) -> None:
     first = tmp_path / "p1.ko"
     first.write_bytes(made.build(0, 1, "p1"))
-    with pytest.raises(BespokeError, match=r"entered\.\d+, which is lost"):
+    with pytest.raises(RefusedError, match=r"entered\.\d+, which is lost") as caught:
         made.build(0, 2, "p2", on=first, replace=True)
-    replacing = made.build(0, 2, "p2", on=first, replace=True, allow=(("replace-loses-state", "*"),))
+    (lost,) = caught.value.refusals
+    replacing = made.build(0, 2, "p2", on=first, replace=True, allowed=Allowed.parse([f"{lost.code}:{lost.symbol}"]))
     scene.live().load(first.read_bytes(), "p1.ko")
     scene.start()
     scene.live().load(replacing, "p2.ko")

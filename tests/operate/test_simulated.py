@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import BespokeError, LoadError
+from builder.errors import Allowed, LoadError, RefusedError
 from builder.image.machine import KPROBE_EVENTS, TRACING
 from builder.operate.live import Live
 from builder.operate.planting import probe
@@ -66,10 +66,11 @@ def test_a_second_version_on_top_of_the_first(scene: SimulatedScene, made: Probe
 def test_a_version_that_replaces(scene: SimulatedScene, made: Probed, tmp_path: Path) -> None:
     first = tmp_path / "p1.ko"
     first.write_bytes(made.build(0, 1, "p1"))
-    with pytest.raises(BespokeError, match=r"entered\.\d+, which is lost"):
+    with pytest.raises(RefusedError, match=r"entered\.\d+, which is lost") as caught:
         made.build(0, 2, "p2", on=first, replace=True)
+    (lost,) = caught.value.refusals
     scene.live().load(first.read_bytes(), "p1.ko")
-    lossy = made.build(0, 2, "p2", on=first, replace=True, allow=(("replace-loses-state", "*"),))
+    lossy = made.build(0, 2, "p2", on=first, replace=True, allowed=Allowed.parse([f"{lost.code}:{lost.symbol}"]))
     scene.live().load(lossy, "p2.ko")
     scene.call(3, 5)
     assert scene.counts() == scene.expected
@@ -150,8 +151,8 @@ def test_a_bare_name_is_ambiguous_while_a_version_has_it(scene: SimulatedScene, 
 def test_every_place_is_planted_while_the_patch_is_held(scene: SimulatedScene, made: Probed) -> None:
     """note() is a symbol of the patched module: a probe's copy of the call must not be taken before it leads there."""
     module = made.build(0, 1, "p1")
-    (row,) = (row for row in manifest_of(module, "p1.ko")["functions"] if row["name"] == "inner")
-    assert offsets(made)["late"] in [old for old, new, *_ in row["map"] if new in row["late"]]
+    (row,) = (row for row in manifest_of(module, "p1.ko").functions if row.name == "inner")
+    assert offsets(made)["late"] in [cells.old_offset for cells in row.map or () if cells.new_offset in row.late]
     host = KillingHost(scene.host, 1000)
     Live(host).load(module, "p1.ko")
     steps = [step for step in host.steps if "p1:inner" in step or step == "insert"]

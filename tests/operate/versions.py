@@ -15,6 +15,7 @@ from builder.binary import read_object
 from builder.binary.kernel import Kernel
 from builder.compare import View
 from builder.compose.owner import Objects
+from builder.errors import NOTHING, Allowed
 from builder.pipeline import build, diff
 
 SOURCES = Path(__file__).parent / "module"
@@ -38,7 +39,7 @@ class Probed:
         *,
         on: Path | None = None,
         replace: bool = False,
-        allow: tuple[tuple[str, str], ...] = (),
+        allowed: Allowed = NOTHING,
     ) -> bytes:
         """The livepatch from one version to another."""
         module = build(
@@ -48,7 +49,7 @@ class Probed:
             objects=Objects(self.kernel, {NAME: self.module}),
             on=on,
             replace=replace,
-            allowed=allow,
+            allowed=allowed,
         )
         assert module is not None
         return module.content

@@ -11,7 +11,7 @@ from typing import Final
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.emit import Module
-from builder.errors import RefusedError
+from builder.errors import Allowed, RefusedError
 from builder.pipeline import build, diff
 
 RELEASE: Final = "6.1.0-50-amd64"
@@ -36,13 +36,13 @@ class Outcome:
 
     @property
     def owner(self) -> str:
-        return ",".join(self.module.manifest["objects"]) if self.module else ""
+        return ",".join(self.module.manifest.objects) if self.module else ""
 
     @property
     def replaced(self) -> tuple[tuple[str, str, int], ...]:
         """(new name, old name, sympos) of every redirected function."""
-        rows = self.module.manifest["functions"] if self.module else ()
-        return tuple((r["name"], r["old_name"], r["sympos"]) for r in rows if r["redirected"])
+        rows = self.module.manifest.redirected if self.module else ()
+        return tuple((r.name, r.old.name, r.old.sympos) for r in rows if r.old is not None)
 
     @property
     def verdict(self) -> str:
@@ -60,8 +60,9 @@ def module_name(pair: str) -> str:
     return f"bespoke_{pair}".replace("-", "_")[:55]
 
 
-def built(place: Path, kernel: Kernel, allowed: Sequence[tuple[str, str]] = ()) -> Outcome:
+def built(place: Path, kernel: Kernel, accepted: Sequence[tuple[str, str]] = ()) -> Outcome:
     """Build one pair, timed in milliseconds of CPU."""
+    allowed = Allowed(frozenset(accepted))
     started = time.process_time()
     module, refused = None, tuple[str, ...]()
     try:
@@ -70,4 +71,4 @@ def built(place: Path, kernel: Kernel, allowed: Sequence[tuple[str, str]] = ()) 
     except RefusedError as error:
         refused = tuple(dict.fromkeys(refusal.code for refusal in error.refusals))
     spent = (time.process_time() - started) * 1e3
-    return Outcome(place.name, spent, module, refused, tuple(f"{code}:{symbol}" for code, symbol in allowed))
+    return Outcome(place.name, spent, module, refused, tuple(f"{code}:{symbol}" for code, symbol in accepted))

@@ -57,6 +57,10 @@ class Features:
     module_sig_force: bool
     """the kernel was built to refuse unsigned modules"""
 
+    def has(self, name: str) -> bool:
+        """One of them by its name, as a row of an architecture says it."""
+        return bool(getattr(self, name))
+
 
 _PROBES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {

@@ -7,7 +7,6 @@ package; what modprobe knows stands in each module's own `depends=` (scripts/mod
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +17,12 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from builder.binary import klp
 from builder.binary.kernel.decompress import decompress
-from builder.emit.manifest import SECTION as MANIFEST
+from builder.binary.manifest import SECTION, Manifest
 from builder.errors import InputError
 
 CRYPTO = "crypto-"
-KLP_SYMBOL, KLP_SECTION = ".klp.sym.", ".klp.rela."
 
 
 class BootableKernel(Protocol):
@@ -112,22 +111,16 @@ class ModuleFile:
         Without a manifest, an object whose new functions refer to nothing of the
         old ones leaves no trace here; sysfs names it once the livepatch is loaded.
         """
-        found = {name.partition(".")[0] for name in self._klp_names()}
-        if (section := self._elf.get_section_by_name(MANIFEST)) is not None:
-            try:
-                found.update(map(str, json.loads(section.data())["objects"]))
-            except (ValueError, KeyError, TypeError):
-                raise InputError("its manifest cannot be read", where=self.where) from None
-        return tuple(sorted(found - {"vmlinux"}))
+        found = {owner for name in self._names() if (owner := klp.object_named(name)) is not None}
+        if (section := self._elf.get_section_by_name(SECTION)) is not None:
+            found.update(Manifest.from_bytes(section.data(), where=self.where).objects)
+        return tuple(sorted(found - {klp.VMLINUX}))
 
-    def _klp_names(self) -> Iterator[str]:
+    def _names(self) -> Iterator[str]:
         for section in self._elf.iter_sections():
-            if section.name.startswith(KLP_SECTION):
-                yield section.name.removeprefix(KLP_SECTION)
+            yield section.name
             if isinstance(section, SymbolTableSection):
-                for symbol in section.iter_symbols():
-                    if symbol.name.startswith(KLP_SYMBOL):
-                        yield symbol.name.removeprefix(KLP_SYMBOL)
+                yield from (symbol.name for symbol in section.iter_symbols())
 
     def _one(self, key: str) -> str:
         return next(iter(self.modinfo.get(key, ())), "")

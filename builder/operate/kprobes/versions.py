@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
-from builder.errors import InputError
+from builder.binary.manifest import CarriedFunction, Manifest, MapRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +51,11 @@ class Version:
     """Offsets by function where a probe may stand only when the patched object is there and bound to."""
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> Version:
-        """From a manifest. InputError for one that is none."""
-        try:
-            rows = [row for row in manifest["functions"] if "map" in row]
-            names = [str(row["name"]) for row in manifest["functions"]]
-            functions = tuple(function for row in rows for function in _functions(row))
-            late = {str(row["name"]): frozenset(map(int, row.get("late", ()))) for row in manifest["functions"]}
-            return cls(str(manifest["name"]), functions, frozenset(n for n in names if names.count(n) > 1), late)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise InputError(f"its manifest cannot be read: {error}") from None
+    def of(cls, manifest: Manifest) -> Version:
+        names = [row.name for row in manifest.functions]
+        functions = tuple(function for row in manifest.functions for function in _functions(row))
+        late = {row.name: frozenset(row.late) for row in manifest.functions}
+        return cls(manifest.name, functions, frozenset(n for n in names if names.count(n) > 1), late)
 
     @cached_property
     def _old(self) -> Mapping[tuple[str, str], Sequence[Function]]:
@@ -88,39 +82,37 @@ class Version:
         return None
 
 
-def _functions(row: Mapping[str, Any]) -> Iterator[Function]:
-    """A function and the `.cold` parts of its old version."""
-    name = str(row["name"])
+def _functions(row: CarriedFunction) -> Iterator[Function]:
+    """A function that stands for another, and for the `.cold` parts of that one; none for one that is new."""
+    if row.map is None or row.old is None:
+        return
     whole = Function(
-        name=name,
-        size=int(row["new_size"]),
-        object=str(row["object"]),
-        old=str(row["old_name"]),
-        sympos=int(row["sympos"]),
-        old_size=int(row["old_size"]),
-        redirected=bool(row["redirected"]),
-        since=str(row.get("since", "")),
-        base=str(row.get("base", row["old_name"])),
-        rows=_rows(name, row["map"]),
+        name=row.name,
+        size=row.new_size,
+        object=row.object,
+        old=row.old.name,
+        sympos=row.old.sympos,
+        old_size=row.old.size,
+        redirected=row.redirected,
+        since=row.since,
+        base=row.base or row.old.name,
+        rows=_rows(row.name, row.map),
     )
     yield whole
-    for part in row.get("parts", ()):
+    for part in row.parts:
         yield replace(
             whole,
-            old=str(part["name"]),
-            base=str(part["name"]),
-            sympos=int(part["sympos"]),
-            old_size=int(part["size"]),
+            old=part.name,
+            base=part.name,
+            sympos=part.sympos,
+            old_size=part.size,
             redirected=False,
-            rows=_rows(name, part["map"]),
+            rows=_rows(row.name, part.map),
         )
 
 
-def _rows(name: str, table: Iterable[Sequence[Any]]) -> dict[int, Mapped]:
-    rows = {}
-    for old, new, confidence, same, *part in table:
-        rows[int(old)] = Mapped(str(part[0]) if part else name, int(new), int(confidence), int(same))
-    return rows
+def _rows(name: str, table: Iterable[MapRow]) -> dict[int, Mapped]:
+    return {row.old_offset: Mapped(row.new_part or name, row.new_offset, row.confidence, row.same) for row in table}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,24 @@
+"""The names that every module of ours brings itself: the symbols of its glue, which are nothing of the patch.
+
+The glue's template is written with them, and whoever looks at the symbols of a module of ours asks `is_glue`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+PATCH: Final = "bespoke_patch"
+"""the struct klp_patch"""
+HOLD: Final = "bespoke_hold"
+"""the byte behind the parameter `hold`"""
+PRE_PATCH: Final = "bespoke_pre_patch"
+"""the callback that waits; with `_NUMBER`, the one of an object that has a callback of the patch's own"""
+THIS_MODULE, INIT, EXIT = "__this_module", "init_module", "cleanup_module"
+"""what the kernel's loader looks for (scripts/mod/modpost.c writes them for other modules)"""
+_OURS = re.compile(rf"{PRE_PATCH}(_\d+)?|{'|'.join((PATCH, HOLD, THIS_MODULE, INIT, EXIT))}")
+
+
+def is_glue(name: str) -> bool:
+    """Whether a symbol of a module of ours is the glue's."""
+    return _OURS.fullmatch(name) is not None
