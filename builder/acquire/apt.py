@@ -22,8 +22,9 @@ from functools import cmp_to_key
 from pathlib import Path
 from subprocess import run as run_plain
 
-from builder.acquire.cache import cache_root, locked, published, scratch, write_whole
+from builder.acquire.cache import cache_root, locked, published, scratch
 from builder.acquire.tools import need, run
+from builder.acquire.whole import write_whole
 from builder.errors import InputError, ToolError
 
 log = logging.getLogger("bespoke.acquire")

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from builder.acquire.cache import cache_path, cache_root, locked, published_unlocked, write_whole
+from builder.acquire.cache import cache_path, cache_root, locked, published_unlocked
 from builder.acquire.kbuild import Command
 from builder.acquire.source import SourceTree, processors
 from builder.acquire.tools import run
+from builder.acquire.whole import write_whole
 from builder.errors import InputError, ToolError
 
 #: told after each piece of work: (done, all, what it was)

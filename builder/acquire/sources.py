@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire import apt
-from builder.acquire.cache import cache_path, cache_root, locked, write_whole
+from builder.acquire.cache import cache_path, cache_root, locked
 from builder.acquire.packages import cached_kernel, fetch_kernel, installed_kernel
 from builder.acquire.source import (
     SourceTree,
@@ -31,6 +31,7 @@ from builder.acquire.source import (
     unpack_package,
 )
 from builder.acquire.toolchain import Compiler, banner_compiler, find_compiler, read_config, without_program
+from builder.acquire.whole import write_whole
 from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, UsageError
 
 log = logging.getLogger("bespoke.acquire")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from builder.acquire.cache import cache_path, write_whole
+from builder.acquire.cache import cache_path
 from builder.acquire.compile import (
     Compiled,
     Progress,
@@ -33,6 +33,7 @@ from builder.acquire.kbuild import Command
 from builder.acquire.patchfile import refusal_row
 from builder.acquire.shadow import Shadow
 from builder.acquire.source import SourceTree
+from builder.acquire.whole import write_whole
 from builder.errors import InputError, RefusedError, ToolError
 
 T = TypeVar("T")

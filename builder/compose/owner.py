@@ -7,7 +7,6 @@ candidates is the refusal `owner-ambiguous`.
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -15,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-from builder.acquire.cache import cache_root, scratch
+from builder.acquire.cache import cache_root
+from builder.acquire.whole import whole_file
 from builder.binary import elf, read_object
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.compare import Atom
@@ -94,22 +94,18 @@ def index_modules(root: Path, store: Path) -> None:
 
     Distributions strip the FILE symbols from modules, so functions are what tells.
     """
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with scratch("modules") as folder:
-        made = folder / "index.sqlite"
-        with closing(sqlite3.connect(made)) as db:
-            db.execute("CREATE TABLE functions (name TEXT, module TEXT)")
-            for path in sorted(root.rglob("*.ko*")):
-                try:
-                    obj = read_object(read_module_bytes(path), name=str(path))
-                except BespokeError:
-                    continue  # not a module after all; nothing depends on it
-                module = path.name.partition(".ko")[0].replace("-", "_")
-                names = {s.name for s in obj.symbols if s.is_function and s.is_defined}
-                db.executemany("INSERT INTO functions VALUES (?, ?)", ((n, module) for n in names))
-            db.execute("CREATE INDEX by_name ON functions (name)")
-            db.commit()
-        os.replace(made, store)
+    with whole_file(store) as made, closing(sqlite3.connect(made)) as db:
+        db.execute("CREATE TABLE functions (name TEXT, module TEXT)")
+        for path in sorted(root.rglob("*.ko*")):
+            try:
+                obj = read_object(read_module_bytes(path), name=str(path))
+            except BespokeError:
+                continue  # not a module after all; nothing depends on it
+            module = path.name.partition(".ko")[0].replace("-", "_")
+            names = {s.name for s in obj.symbols if s.is_function and s.is_defined}
+            db.executemany("INSERT INTO functions VALUES (?, ?)", ((n, module) for n in names))
+        db.execute("CREATE INDEX by_name ON functions (name)")
+        db.commit()
 
 
 def find_owner(diff: Diff, objects: Objects, inside: str | None = None) -> Running:
