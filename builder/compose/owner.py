@@ -6,25 +6,20 @@ candidates is the refusal `owner-ambiguous`.
 
 from __future__ import annotations
 
-import hashlib
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
 from builder.acquire.cache import cache_root
-from builder.acquire.whole import whole_file
-from builder.binary import elf, read_object
-from builder.binary.kernel import Kernel, read_module_bytes
+from builder.binary import elf
+from builder.binary.kernel import Kernel
+from builder.binary.kernel.module_index import ModuleIndex
 from builder.compare import Atom
 from builder.compose.outcome import Diff
 from builder.compose.running import Running, RunningImage, RunningModule
 from builder.compose.selection import is_transient
-from builder.errors import BespokeError, InputError, Refusal, RefusedError
-
-_SCHEMA = 1
+from builder.errors import InputError, Refusal, RefusedError
 
 
 @dataclass(frozen=True)
@@ -71,41 +66,12 @@ class Objects:
 
     def modules_with(self, functions: Sequence[str]) -> Sequence[str]:
         """Modules of the release that define all of these functions, by name."""
-        index = self._index
-        if index is None or not functions:
-            return ()
-        rows = [{m for (m,) in index.execute("SELECT module FROM functions WHERE name = ?", (n,))} for n in functions]
-        return sorted(set.intersection(*rows))
+        return self._index.modules_with(functions) if self._index is not None and functions else []
 
     @cached_property
-    def _index(self) -> sqlite3.Connection | None:
+    def _index(self) -> ModuleIndex | None:
         root = self.kernel.modules_root
-        if root is None:
-            return None
-        key = hashlib.sha256(f"{_SCHEMA}:{root}:{root.stat().st_mtime_ns}".encode()).hexdigest()[:16]
-        store = cache_root() / "kernels" / self.kernel.sha256 / f"modules-{key}.sqlite"
-        if not store.exists():
-            index_modules(root, store)
-        return sqlite3.connect(f"file:{store}?mode=ro", uri=True)
-
-
-def index_modules(root: Path, store: Path) -> None:
-    """Write the table of which module under `root` defines which function; it appears whole or not at all.
-
-    Distributions strip the FILE symbols from modules, so functions are what tells.
-    """
-    with whole_file(store) as made, closing(sqlite3.connect(made)) as db:
-        db.execute("CREATE TABLE functions (name TEXT, module TEXT)")
-        for path in sorted(root.rglob("*.ko*")):
-            try:
-                obj = read_object(read_module_bytes(path), name=str(path))
-            except BespokeError:
-                continue  # not a module after all; nothing depends on it
-            module = path.name.partition(".ko")[0].replace("-", "_")
-            names = {s.name for s in obj.symbols if s.is_function and s.is_defined}
-            db.executemany("INSERT INTO functions VALUES (?, ?)", ((n, module) for n in names))
-        db.execute("CREATE INDEX by_name ON functions (name)")
-        db.commit()
+        return ModuleIndex(root, cache_root() / "kernels" / self.kernel.sha256) if root is not None else None
 
 
 def find_owner(diff: Diff, objects: Objects, inside: str | None = None) -> Running:
