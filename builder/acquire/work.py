@@ -34,7 +34,7 @@ from builder.acquire.patchfile import refusal_row
 from builder.acquire.shadow import Shadow
 from builder.acquire.source import SourceTree
 from builder.acquire.whole import write_whole
-from builder.errors import InputError, RefusedError, ToolError
+from builder.errors import MissingFileError, RefusedError, ToolError
 
 T = TypeVar("T")
 
@@ -159,8 +159,8 @@ class Work:
             except _EscapedError as error:
                 with self._alone():
                     shadow.follow(error.dependencies)
-            except InputError as error:
-                if refreshed or "No such file" not in error.message:
+            except MissingFileError:
+                if refreshed:
                     raise
                 refreshed = True
                 with self._alone():
