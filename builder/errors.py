@@ -104,8 +104,20 @@ class KernelError(InputError):
     """A kernel image that cannot be a target, and why."""
 
 
+class MissingFileError(InputError):
+    """Source that does not compile, for a file that it reads is not there: kbuild may generate it first."""
+
+
 class ToolError(BespokeError):
     """A program that is needed is missing or failed."""
+
+
+class MissingToolError(ToolError):
+    """A program that is needed is not installed; the message names what to install."""
+
+
+class SpaceError(ToolError):
+    """A program failed for there was no room on the disk."""
 
 
 class GuestError(BespokeError):

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.arch import by_machine
-from builder.binary import ObjectFile, read_object
+from builder.binary import ObjectFile
 from builder.binary.kernel import Kernel
+from builder.binary.pair import read_pair
 from builder.compare import compare
 from builder.compose import judge, read_macros, select
 from builder.compose.below import Earlier
@@ -22,36 +22,10 @@ from builder.compose.bundle import bind
 from builder.compose.outcome import Diff
 from builder.compose.overridden import without_overridden
 from builder.compose.owner import Objects
-from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError
+from builder.errors import NOTHING, Allowed, Refusal, RefusedError
 
 if TYPE_CHECKING:
     from builder.emit import Module
-
-
-def read_pair(old: Path, new: Path) -> tuple[ObjectFile, ObjectFile]:
-    """Both objects of a pair, of one machine and compiled as the differ needs them."""
-    pair = read_object(old), read_object(new)
-    for obj in pair:
-        by_machine(obj.machine, where=obj.name)
-        _require_function_sections(obj)
-    if pair[0].machine != pair[1].machine:
-        raise InputError(f"is for another machine than {old}", where=new)
-    return pair
-
-
-def _require_function_sections(obj: ObjectFile) -> None:
-    """One section for each function, or branches between functions have no relocation to follow."""
-    plain = obj.by_name.get(".text")
-    functions = [s for s in obj.symbols if s.is_function and s.is_defined]
-    if plain is None or not plain.size or not any(s.shndx == plain.index and s.size for s in functions):
-        return
-    own = {s.index for s in obj.sections if s.name.startswith(".text.") and s.name != ".text.unlikely"}
-    if not any(s.shndx in own for s in functions):
-        raise InputError(
-            "is compiled without -ffunction-sections: its functions share .text; "
-            "compile both objects with -ffunction-sections -fdata-sections",
-            where=obj.name,
-        )
 
 
 def diff(old: Path, new: Path, *, allowed: Allowed = NOTHING) -> Diff:
@@ -124,12 +98,4 @@ def _distinct(refusals: Iterable[Refusal]) -> list[Refusal]:
     return list(dict.fromkeys(refusals))
 
 
-def find_pairs(old: Path, new: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Objects of two trees by relative path: pairs, and paths that only one tree has."""
-    first = {p.relative_to(old).as_posix(): p for p in sorted(old.rglob("*.o")) if p.is_file()}
-    second = {p.relative_to(new).as_posix(): p for p in sorted(new.rglob("*.o")) if p.is_file()}
-    pairs = [(name, first[name], second[name]) for name in first if name in second]
-    return pairs, sorted(first.keys() ^ second.keys())
-
-
-__all__: Sequence[str] = ("Diff", "build", "diff", "diff_objects", "find_pairs", "read_pair", "running_part")
+__all__: Sequence[str] = ("Diff", "build", "diff", "diff_objects", "read_pair", "running_part")

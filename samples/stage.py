@@ -18,7 +18,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from builder.acquire.cache import write_whole
+from builder.acquire.whole import write_whole
 
 WIDTH = 116
 

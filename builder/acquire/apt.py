@@ -20,11 +20,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cmp_to_key
 from pathlib import Path
-from subprocess import run as run_plain
 
-from builder.acquire.cache import cache_root, locked, published, scratch, write_whole
-from builder.acquire.tools import need, run
-from builder.errors import InputError, ToolError
+from builder.acquire.cache import cache_root, locked, published, scratch
+from builder.acquire.tools import ended, run
+from builder.acquire.whole import write_whole
+from builder.errors import InputError, MissingToolError, SpaceError, ToolError
 
 log = logging.getLogger("bespoke.acquire")
 
@@ -50,8 +50,7 @@ def compare_versions(a: str, b: str) -> int:
     """-1, 0 or 1 in dpkg's order of versions."""
     if a == b:
         return 0
-    need(["dpkg"], purpose="comparing package versions")
-    return -1 if run_plain(["dpkg", "--compare-versions", a, "lt", b], check=False).returncode == 0 else 1
+    return -1 if ended(["dpkg", "--compare-versions", a, "lt", b]).status == 0 else 1
 
 
 def newest(versions: Iterable[str]) -> str:
@@ -124,9 +123,9 @@ def _stanzas(text: str) -> list[dict[str, str]]:
 def _show(*names: str) -> list[Package]:
     try:
         text = run(["apt-cache", *_options(), "show", "--", *names])
-    except ToolError as error:
-        if "is not installed" in error.message:
-            raise
+    except (MissingToolError, SpaceError):
+        raise
+    except ToolError:  # apt-cache fails for a name that it does not know
         return []
     return [
         Package(
@@ -232,6 +231,8 @@ def _apt_download(package: Package, work: Path) -> Path:
 
     try:
         attempt()
+    except (MissingToolError, SpaceError):
+        raise
     except ToolError:
         # Old lists name files that the mirror has dropped.
         if not _refreshable():

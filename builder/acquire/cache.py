@@ -152,18 +152,3 @@ def published_unlocked(kind: str, name: str, make: Callable[[Path], None]) -> Pa
 def cache_path(kind: str, name: str) -> Path:
     """Where `published(kind, name, ...)` puts its directory."""
     return cache_root() / kind / clean_name(name)
-
-
-def write_whole(path: Path, data: bytes | str) -> None:
-    """Write `path` so that it appears whole or not at all."""
-    raw = data.encode() if isinstance(data, str) else data
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(raw)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -8,6 +8,7 @@ the content of each file that differs from the tree.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from builder.acquire.cache import cache_path, cache_root, locked, published_unlocked, write_whole
+from builder.acquire.cache import cache_path, cache_root, locked, published_unlocked
 from builder.acquire.kbuild import Command
 from builder.acquire.source import SourceTree, processors
 from builder.acquire.tools import run
-from builder.errors import InputError, ToolError
+from builder.acquire.whole import write_whole
+from builder.errors import InputError, MissingFileError, ToolError
 
 #: told after each piece of work: (done, all, what it was)
 Progress = Callable[[int, int, str], None]
@@ -103,7 +105,7 @@ def compile_object(
             said = log.read_text(errors="replace") if log.is_file() else error.message
             lasting = cache_root() / "logs" / f"failed-{key}.log"
             write_whole(lasting, said)
-            raise InputError(
+            raise not_compiled(
                 f"does not compile: {_first_error(said)} (log: {lasting})", where=command.source
             ) from error
         if command.objtool:
@@ -125,12 +127,16 @@ def generating(tree: SourceTree, command: Command, work: Callable[[], R]) -> R:
     """`work()`; where it lacks a file that kbuild would have generated first, that is generated in the tree."""
     try:
         return work()
-    except InputError as error:
-        if "No such file" not in error.message:
-            raise
+    except MissingFileError:
+        pass
     with locked(f"source-{tree.root.name}") as lock:
         tree.generate(os.path.normpath(command.object), lock)
     return work()
+
+
+def not_compiled(message: str, *, where: str) -> InputError:
+    """The error of source that the compiler does not take, by what it said: a `MissingFileError` for a missing file."""
+    return (MissingFileError if os.strerror(errno.ENOENT) in message else InputError)(message, where=where)
 
 
 def _first_error(said: str) -> str:
@@ -163,7 +169,7 @@ def preprocess(command: Command, *, root: Path, listing: Path) -> bytes:
     try:
         run(words, cwd=root, env={"TMPDIR": str(listing.parent)})
     except ToolError as error:
-        raise InputError(f"cannot be preprocessed: {error.message}", where=command.source) from error
+        raise not_compiled(f"cannot be preprocessed: {error.message}", where=command.source) from error
     content = text.read_bytes()
     text.unlink()
     return content

@@ -14,9 +14,9 @@ import shlex
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from builder.acquire.compile import read_dependencies
+from builder.acquire.compile import not_compiled, read_dependencies
 from builder.acquire.tools import run
-from builder.errors import InputError, ToolError
+from builder.errors import ToolError
 
 #: where the recorded commands of such texts lie in a prepared tree
 RECORDS = (
@@ -69,6 +69,6 @@ def _values(command: str, place: Path, work: Path) -> dict[str, str]:
     try:
         run(words, cwd=place)
     except ToolError as error:
-        raise InputError(f"does not compile: {error.message}", where=words[-1]) from error
+        raise not_compiled(f"does not compile: {error.message}", where=words[-1]) from error
     lines = re.findall(r"^\s*\.ascii\s+\"(->(\w+) [^\"]*)\"", target.read_text(), re.MULTILINE)
     return {name: line for line, name in lines}

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from builder.acquire.cache import write_whole
+from builder.acquire.whole import write_whole
 
 #: An include by name, or a macro that stands for one (such as drbd's GENL_MAGIC_INCLUDE_FILE)
 _INCLUDE = re.compile(rb"^[ \t]*#[ \t]*(include|define[ \t]+\w+)[ \t]*([<\"][^>\"\n]+\.[a-zA-Z]+)[>\"]", re.MULTILINE)

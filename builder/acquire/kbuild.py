@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.acquire.tools import clean_environment, package_of
+from builder.acquire.tools import started
 from builder.errors import InputError, ToolError
 
 log = logging.getLogger("bespoke.acquire")
@@ -92,28 +92,13 @@ def record(root: Path, make: Sequence[str], database: Path) -> int:
 
 def _dry_run(root: Path, make: Sequence[str]) -> Iterator[str]:
     words = [*make, "-s", "-n", "-k", "./"]
-    try:
-        process = subprocess.Popen(
-            words,
-            cwd=root,
-            env=clean_environment(),
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-    except FileNotFoundError as error:
-        raise ToolError(f"{words[0]} is not installed: apt-get install {package_of(words[0])}") from error
-    assert process.stdout is not None
-    try:
-        yield from process.stdout
+    with started(words, cwd=root, errors=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield line.decode(errors="replace")
         # With -k make fails for goals that cannot be made in a dry run; only a list cut short is no list.
         if process.wait() < 0:
             raise ToolError(f"make was ended by signal {-process.returncode} while it listed the objects", where=root)
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def _compile_row(line: str) -> _Row | None:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire import apt
-from builder.acquire.cache import cache_root, published, write_whole
+from builder.acquire.cache import cache_root, published
 from builder.acquire.tools import run
+from builder.acquire.whole import write_whole
 from builder.errors import InputError, ToolError
 
 

@@ -15,13 +15,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.acquire.cache import cache_root, clean_name, scratch, write_whole
+from builder.acquire.cache import cache_root, clean_name, scratch
 from builder.acquire.compile import Progress
 from builder.acquire.includes import Includes
 from builder.acquire.kbuild import Command, Objects
 from builder.acquire.names import changed_names, uses
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
 from builder.acquire.source import SourceTree
+from builder.acquire.whole import write_whole
 from builder.acquire.work import Work
 from builder.errors import NOTHING, Allowed, Refusal, RefusedError, UsageError
 

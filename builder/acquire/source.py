@@ -18,11 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.acquire import apt
-from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch, write_whole
+from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch
 from builder.acquire.kbuild import Objects, record
 from builder.acquire.packages import fetch_kernel
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import need, run
+from builder.acquire.whole import write_whole
 from builder.errors import NOTHING, Allowed, InputError, ToolError
 
 log = logging.getLogger("bespoke.acquire")

@@ -13,13 +13,12 @@ import logging
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire import apt
-from builder.acquire.cache import cache_path, cache_root, locked, write_whole
+from builder.acquire.cache import cache_path, cache_root, locked
 from builder.acquire.packages import cached_kernel, fetch_kernel, installed_kernel
 from builder.acquire.source import (
     SourceTree,
@@ -31,6 +30,8 @@ from builder.acquire.source import (
     unpack_package,
 )
 from builder.acquire.toolchain import Compiler, banner_compiler, find_compiler, read_config, without_program
+from builder.acquire.tools import ended
+from builder.acquire.whole import write_whole
 from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, UsageError
 
 log = logging.getLogger("bespoke.acquire")
@@ -191,13 +192,9 @@ def _files(path: Path) -> dict[str, list[int]]:
 def _names(path: Path) -> Iterator[str]:
     """What git knows of or does not ignore; where this is no work tree's top, all files."""
     if (path / ".git").exists() and shutil.which("git"):
-        listed = subprocess.run(
-            ["git", "-C", str(path), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            capture_output=True,
-            check=False,
-        )
-        if listed.returncode == 0:
-            yield from sorted(set(os.fsdecode(listed.stdout).split("\0")) - {""})
+        listed = ended(["git", "-C", path, "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        if listed.status == 0:
+            yield from sorted(set(os.fsdecode(listed.out).split("\0")) - {""})
             return
     for folder, folders, files in os.walk(path):
         folders.sort()

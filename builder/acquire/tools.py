@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -10,10 +11,11 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire.cache import inherited_locks
-from builder.errors import ToolError
+from builder.errors import MissingToolError, SpaceError, ToolError
 
 #: program -> the Debian package that has it, where the names differ
 DEBIAN_PACKAGES = {
@@ -45,13 +47,82 @@ def need(programs: Iterable[str], *, purpose: str) -> None:
     """Raise `ToolError` naming every missing program's package at once."""
     missing = sorted({package_of(name) for name in programs if shutil.which(name) is None})
     if missing:
-        raise ToolError(f"{purpose} needs: apt-get install {' '.join(missing)}")
+        raise MissingToolError(f"{purpose} needs: apt-get install {' '.join(missing)}")
 
 
 def clean_environment() -> dict[str, str]:
     """This process's environment without the variables of a build, messages in English."""
     inherited = {key: value for key, value in os.environ.items() if not BUILD_VARIABLES.fullmatch(key)}
     return {**inherited, "LC_ALL": "C"}
+
+
+@contextlib.contextmanager
+def started(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    held: Collection[int] = (),
+    errors: int = subprocess.PIPE,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs, in a group of its own that is ended with this block; its standard output is a pipe.
+
+    `env` is added to `clean_environment()`; `held` are descriptors of locks that the program holds with us
+    (see `cache.locked`); `errors` is where its standard error goes. Raises `MissingToolError` where there is no
+    such program, `ToolError` where it cannot be run.
+    """
+    words = [str(word) for word in argv]
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env={**clean_environment(), **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            pass_fds=(*inherited_locks, *held),
+        )
+    except FileNotFoundError as error:
+        if cwd is not None and not cwd.is_dir():
+            raise ToolError("no such directory", where=cwd) from error
+        raise MissingToolError(f"{words[0]} is not installed: apt-get install {package_of(words[0])}") from error
+    except OSError as error:
+        raise ToolError(f"{words[0]} cannot be run: {error.strerror}") from error
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            _end(process)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a program left: its exit status (negative: the signal that ended it) and both outputs."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+
+def ended(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    held: Collection[int] = (),
+) -> Ended:
+    """Run a program to its end, whatever that is. Raises as `started`, and `ToolError` after `timeout` seconds."""
+    with started(argv, cwd=cwd, env=env, held=held) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise ToolError(f"{argv[0]} did not end within {timeout:.0f} s") from error
+        return Ended(process.returncode, out, err)
 
 
 def run(
@@ -65,46 +136,17 @@ def run(
 ) -> str:
     """Run a program to its end and return its standard output (text, undecodable bytes replaced).
 
-    `env` is added to `clean_environment()`. With `log`,
-    both outputs are appended to that file as well. `held` are descriptors of
-    locks that the program holds with us (see `cache.locked`). A failure is a
-    `ToolError` with the program's last lines; an interrupt ends the program's
-    whole group.
+    As `ended`; with `log`, both outputs are appended to that file as well. A
+    failure is a `ToolError` with the program's last lines, or a `SpaceError`.
     """
     words = [str(word) for word in argv]
-    environment = {**clean_environment(), **(env or {})}
-    try:
-        process = subprocess.Popen(
-            words,
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            pass_fds=(*inherited_locks, *held),
-        )
-    except FileNotFoundError as error:
-        if cwd is not None and not cwd.is_dir():
-            raise ToolError("no such directory", where=cwd) from error
-        raise ToolError(f"{words[0]} is not installed: apt-get install {package_of(words[0])}") from error
-    except OSError as error:
-        raise ToolError(f"{words[0]} cannot be run: {error.strerror}") from error
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired as error:
-        _end(process)
-        raise ToolError(f"{words[0]} did not end within {timeout:.0f} s") from error
-    except BaseException:
-        _end(process)
-        raise
+    left = ended(words, cwd=cwd, env=env, timeout=timeout, held=held)
+    out, err = (raw.decode(errors="replace") for raw in (left.out, left.err))
     if log is not None:
         with open(log, "a", encoding="utf-8") as handle:
             handle.write(f"$ {' '.join(words)}\n{out}{err}")
-    if process.returncode:
-        raise ToolError(_failure(words, process.returncode, out, err, log))
+    if left.status:
+        raise _failure(words, left.status, out, err, log)
     return out
 
 
@@ -132,10 +174,10 @@ def run_grep(root: Path, words: Iterable[str], *, whole_words: bool) -> Iterator
             "--",
             *folders,
         ]
-        found = subprocess.run(argv, cwd=root, capture_output=True, env=clean_environment(), check=False)
-    if found.returncode > 1:
-        raise ToolError(f"grep failed: {found.stderr.decode(errors='replace').strip()}")
-    for record in found.stdout.decode("utf-8", "surrogateescape").split("\n"):
+        found = ended(argv, cwd=root)
+    if found.status not in (0, 1):  # 1: nothing found
+        raise _failure(argv, found.status, "", found.err.decode(errors="replace"), None)
+    for record in found.out.decode("utf-8", "surrogateescape").split("\n"):
         path, separator, rest = record.partition("\0")
         line, _, text = rest.partition(":")
         if separator:
@@ -146,7 +188,7 @@ def run_grep(root: Path, words: Iterable[str], *, whole_words: bool) -> Iterator
 ENDING = 5.0
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
@@ -155,15 +197,15 @@ def _end(process: subprocess.Popen[str]) -> None:
             return
 
 
-def _failure(words: Sequence[str], status: int, out: str, err: str, log: Path | None) -> str:
+def _failure(words: Sequence[str], status: int, out: str, err: str, log: Path | None) -> ToolError:
     lines = [line for line in (err.strip() or out.strip()).splitlines() if line.strip()]
     # The first error is the cause; what follows it in a build is noise.
     causes = (n for n, line in enumerate(lines) if "error" in line.lower() or line.startswith("E:"))
     first = next(causes, max(0, len(lines) - 3))
     told = lines[first : first + 3]
-    full = next((line for line in lines if "No space left on device" in line), None)
-    if full is not None:
-        told = ["No space left on device"]  # what else a program says then are consequences
-    ended = f"signal {-status}" if status < 0 else f"exit status {status}"
-    text = f"{Path(words[0]).name} failed ({ended}): {' | '.join(told) or 'no message'}"
-    return f"{text} (log: {log})" if log is not None else text
+    full = any(os.strerror(errno.ENOSPC) in line for line in lines)
+    if full:
+        told = [os.strerror(errno.ENOSPC)]  # what else a program says then are consequences
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    text = f"{Path(words[0]).name} failed ({how}): {' | '.join(told) or 'no message'}"
+    return (SpaceError if full else ToolError)(f"{text} (log: {log})" if log is not None else text)

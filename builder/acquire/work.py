@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from builder.acquire.cache import cache_path, write_whole
+from builder.acquire.cache import cache_path
 from builder.acquire.compile import (
     Compiled,
     Progress,
@@ -33,7 +33,8 @@ from builder.acquire.kbuild import Command
 from builder.acquire.patchfile import refusal_row
 from builder.acquire.shadow import Shadow
 from builder.acquire.source import SourceTree
-from builder.errors import InputError, RefusedError, ToolError
+from builder.acquire.whole import write_whole
+from builder.errors import MissingFileError, RefusedError, ToolError
 
 T = TypeVar("T")
 
@@ -158,8 +159,8 @@ class Work:
             except _EscapedError as error:
                 with self._alone():
                     shadow.follow(error.dependencies)
-            except InputError as error:
-                if refreshed or "No such file" not in error.message:
+            except MissingFileError:
+                if refreshed:
                     raise
                 refreshed = True
                 with self._alone():

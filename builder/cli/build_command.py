@@ -6,13 +6,14 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+from builder.acquire.pairs import find_pairs
 from builder.binary.kernel import Kernel
-from builder.cli.common import Output, add_allow, add_kernel, named_paths, write_output
+from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths, write_output
 from builder.cli.page import add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.errors import Allowed, RefusedError, UsageError
-from builder.pipeline import build, diff, find_pairs
+from builder.pipeline import build, diff
 from builder.report.build import next_command, render_build
 
 
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     allowed = Allowed.parse(options.allow)
     given = named_paths(options.object)
     pairs = _pairs(options)
+    check_output(options.output)
     check_html(options.html, options.output, *(path for pair in pairs for path in pair))
     diffs = [diff(old, new, allowed=allowed) for old, new in pairs]
     kernel = Kernel.open(options.kernel)

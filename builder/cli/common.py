@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from builder.acquire.cache import write_whole
+from builder.acquire.whole import check_place, write_whole
 from builder.errors import RefusedError, UsageError
 
 _UNBOUNDED = 4000
@@ -61,10 +62,16 @@ class Output:
                 self.err.print(f"         {refusal.advice}{allow}", markup=False, style="dim")
 
 
-def write_output(path: Path, data: bytes) -> None:
-    """Write a result so that it appears whole or not at all; UsageError names it where it cannot be written."""
-    if not path.parent.is_dir():
+def check_output(path: Path) -> None:
+    """UsageError where no file can be written as `path`: to be known before any work is done."""
+    if not Path(os.path.realpath(path)).parent.is_dir():
         raise UsageError(f"there is no directory {path.parent}")
+    check_place(path)
+
+
+def write_output(path: Path, data: bytes | str) -> None:
+    """Write a result so that it appears whole or not at all; UsageError names it where it cannot be written."""
+    check_output(path)
     try:
         write_whole(path, data)
     except OSError as problem:  # it would name the temporary file

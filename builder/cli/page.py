@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from builder.acquire.cache import write_whole
 from builder.binary import read_object
 from builder.binary.kernel import Kernel
+from builder.cli.common import check_output, write_output
 from builder.cli.trees import Describe
 from builder.compose.outcome import Diff
 from builder.emit import Module
@@ -32,10 +32,7 @@ def check_html(path: Path | None, *others: Path | None) -> None:
     """UsageError where the page could not be written, or would overwrite what it reports on."""
     if path is None:
         return
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no directory {path.parent}")
-    if path.is_dir():
-        raise UsageError(f"--html {path}: is a directory")
+    check_output(path)
     if any(other is not None and path.resolve() == other.resolve() for other in others):
         raise UsageError(f"--html {path}: names a file that is read or written as something else")
 
@@ -68,7 +65,7 @@ def write_diff(path: Path, old: Path, new: Path, pairs: Sequence[Pair], unpaired
         following=tuple(following),
         sentence=_SENTENCES[verdict] if len(pairs) > 1 else "",
     )
-    write_whole(path, render_page(outcome, pairs))
+    write_output(path, render_page(outcome, pairs))
 
 
 def write_build(
@@ -123,7 +120,7 @@ def write_build(
         sentence=_BUILT if module else "",
         bound=module is not None,
     )
-    write_whole(path, render_page(outcome, pairs))
+    write_output(path, render_page(outcome, pairs))
 
 
 _BUILT = "The module is written; every function that it replaces was found in the kernel byte by byte."

@@ -19,7 +19,7 @@ from builder.acquire.series import expand, module_names
 from builder.acquire.sources import Target, find_source
 from builder.binary.kernel import Kernel
 from builder.binary.kernel.modules import find_image
-from builder.cli.common import Output, add_allow, add_kernel, named_paths
+from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths
 from builder.cli.page import add_html, check_html
 from builder.cli.patching import Maker, logged
 from builder.compose.owner import Objects
@@ -66,8 +66,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     allowed = Allowed.parse(options.allow)
     patches = expand(options.patches)
-    _check_output(options)
-    check_html(options.html, options.output, *patches)
+    outputs = _outputs(options, patches)
+    check_html(options.html, *outputs, *patches)
     with logged(output):
         kernel = Kernel.open(_at_hand(options.kernel))
         objects = Objects(kernel, named_paths(options.object))
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         tree = find_source(options.source, target, allowed=allowed)
     maker = Maker(options, output, objects, allowed, tree)
     if options.each:
-        return _each(maker, patches, output)
+        return _each(maker, patches, outputs, output)
     made = maker.make(patches, options.output, options.name)
     if output.json:
         output.document(made.as_json())
@@ -90,8 +90,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _check_output(options: argparse.Namespace) -> None:
-    """What can be known to be wrong before minutes have passed."""
+def _outputs(options: argparse.Namespace, patches: list[Path]) -> list[Path]:
+    """The modules to write, one for all patches or one for each; what can be known to be wrong before minutes pass."""
     if options.jobs is not None and options.jobs < 1:
         raise UsageError("-j takes a number of objects from 1 on")
     if options.limit < 1:
@@ -100,14 +100,14 @@ def _check_output(options: argparse.Namespace) -> None:
         for name, given in (("--html", options.html), ("--name", options.name)):
             if given:
                 raise UsageError(f"{name} is about one module: it cannot be given with --each")
-        if options.output.is_dir():
-            return
-    elif options.output.is_dir():
-        raise UsageError(f"{options.output}: is a directory")
+        folder = options.output if options.output.is_dir() else options.output.parent
+        outputs = [folder / f"{name}.ko" for name in module_names(patches).values()]
     else:
         module_name(options.name or options.output.name.removesuffix(".ko"))
-    if not options.output.parent.is_dir():
-        raise UsageError(f"there is no directory {options.output.parent}")
+        outputs = [options.output]
+    for path in outputs:
+        check_output(path)
+    return outputs
 
 
 def _at_hand(kernel: str) -> str:
@@ -124,14 +124,10 @@ def _at_hand(kernel: str) -> str:
 EACH_STATUS = (("error", 2), ("refused", 1), ("built", 0))
 
 
-def _each(maker: Maker, patches: list[Path], output: Output) -> int:
+def _each(maker: Maker, patches: list[Path], outputs: list[Path], output: Output) -> int:
     """One module for each patch; one that is refused, or does not fit, stops no other."""
-    given = maker.options.output
-    folder = given if given.is_dir() else given.parent
-    names = module_names(patches)
     rows: list[dict[str, Any]] = []
-    for number, patch in enumerate(patches):
-        path = folder / f"{names[number]}.ko"
+    for patch, path in zip(patches, outputs, strict=True):
         row: dict[str, Any] = {"patch": str(patch), "verdict": "built", "module": None, "detail": "", "functions": []}
         try:
             made = maker.make([patch], path, None)

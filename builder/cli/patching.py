@@ -24,7 +24,7 @@ from builder.cli.page import write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import Module
-from builder.errors import Allowed, Refusal, RefusedError, UsageError
+from builder.errors import Allowed, Refusal, RefusedError
 from builder.pipeline import build, diff, running_part
 from builder.report.build import next_command, render_build
 
@@ -108,8 +108,6 @@ class Maker:
 
     def make(self, patches: list[Path], path: Path, name: str | None) -> Made:
         """Build the module of all `patches` together and write it to `path`; `RefusedError` with all reasons."""
-        if not path.parent.is_dir():
-            raise UsageError(f"there is no directory {path.parent}")
         try:
             with logged(self.output), progress(self.output) as report:
                 found = prepare_patch(

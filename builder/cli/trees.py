@@ -14,10 +14,11 @@ from typing import Any
 
 from rich.progress import track
 
+from builder.acquire.pairs import find_pairs
 from builder.cli.common import Output
 from builder.compose.outcome import Diff
 from builder.errors import Allowed, BespokeError
-from builder.pipeline import diff, find_pairs
+from builder.pipeline import diff
 from builder.report.html import Pair, unread
 
 # The exit status of a tree is the worst of its pairs.

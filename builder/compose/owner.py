@@ -6,25 +6,20 @@ candidates is the refusal `owner-ambiguous`.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-from builder.acquire.cache import cache_root, scratch
-from builder.binary import elf, read_object
-from builder.binary.kernel import Kernel, read_module_bytes
+from builder.acquire.cache import cache_root
+from builder.binary import elf
+from builder.binary.kernel import Kernel
+from builder.binary.kernel.module_index import ModuleIndex
 from builder.compare import Atom
 from builder.compose.outcome import Diff
 from builder.compose.running import Running, RunningImage, RunningModule
 from builder.compose.selection import is_transient
 from builder.errors import InputError, Refusal, RefusedError
-
-_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -71,62 +66,12 @@ class Objects:
 
     def modules_with(self, functions: Sequence[str]) -> Sequence[str]:
         """Modules of the release that define all of these functions, by name."""
-        index = self._index
-        if index is None or not functions:
-            return ()
-        rows = [{m for (m,) in index.execute("SELECT module FROM functions WHERE name = ?", (n,))} for n in functions]
-        return sorted(set.intersection(*rows))
+        return self._index.modules_with(functions) if self._index is not None and functions else []
 
     @cached_property
-    def _index(self) -> sqlite3.Connection | None:
+    def _index(self) -> ModuleIndex | None:
         root = self.kernel.modules_root
-        if root is None:
-            return None
-        files = module_files(root)
-        key = hashlib.sha256(f"{_SCHEMA}:{root}:{sorted(files.items())}".encode()).hexdigest()[:16]
-        store = cache_root() / "kernels" / self.kernel.sha256 / f"modules-{key}.sqlite"
-        if not store.exists():
-            index_modules(files, store)
-        return sqlite3.connect(f"file:{store}?mode=ro", uri=True)
-
-
-def module_files(root: Path) -> dict[str, tuple[int, int, int]]:
-    """Path of each module below `root` -> size and times of its contents and of itself, in nanoseconds.
-
-    A module that is added, replaced or mended shows here, wherever in the tree it lies.
-    """
-    found = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            if ".ko" in name:
-                path = os.path.join(folder, name)
-                status = os.stat(path, follow_symlinks=os.path.exists(path))  # a link may lead nowhere
-                found[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return found
-
-
-def index_modules(files: Iterable[str], store: Path) -> None:
-    """Write the table of which of these modules defines which function; it appears whole or not at all.
-
-    Distributions strip the FILE symbols from modules, so functions are what tells.
-    A file that is no module defines none; where something else is missing, the error says what.
-    """
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with scratch("modules") as folder:
-        made = folder / "index.sqlite"
-        with closing(sqlite3.connect(made)) as db:
-            db.execute("CREATE TABLE functions (name TEXT, module TEXT)")
-            for path in map(Path, sorted(files)):
-                try:
-                    obj = read_object(read_module_bytes(path), name=str(path))
-                except InputError:
-                    continue  # nothing depends on it as long as it stays as it is
-                module = path.name.partition(".ko")[0].replace("-", "_")
-                names = {s.name for s in obj.symbols if s.is_function and s.is_defined}
-                db.executemany("INSERT INTO functions VALUES (?, ?)", ((n, module) for n in names))
-            db.execute("CREATE INDEX by_name ON functions (name)")
-            db.commit()
-        os.replace(made, store)
+        return ModuleIndex(root, cache_root() / "kernels" / self.kernel.sha256) if root is not None else None
 
 
 def find_owner(diff: Diff, objects: Objects, inside: str | None = None) -> Running:

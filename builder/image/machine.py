@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Protocol
 
+from builder.acquire.whole import write_whole
 from builder.emit.glue import HOLD
 from builder.errors import UsageError
 from builder.image.guest import Guest
@@ -104,14 +105,7 @@ class ThisMachine:
             return ()
 
     def store(self, path: str, text: str) -> None:
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = place.with_name(f".{place.name}.new")
-        with draft.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, place)
+        write_whole(Path(path), text, sync=True)
 
     def remove(self, path: str) -> None:
         Path(path).unlink(missing_ok=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.acquire.cache import cache_path, clean_name, locked, published, scratch, write_whole
+from builder.acquire.cache import cache_path, clean_name, locked, published, scratch
+from builder.acquire.whole import write_whole
 from builder.errors import ToolError
 
 

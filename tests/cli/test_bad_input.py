@@ -213,6 +213,29 @@ def test_the_output_cannot_be_written(bespoke: Bespoke, pair: Path, image: Path,
         assert "Permission denied" in bespoke(*objects, closed / "fix.ko").problem()
 
 
+@pytest.mark.parametrize("command", ["diff", "build", "patch"])
+def test_an_output_that_is_no_file_is_refused_before_any_work(bespoke: Bespoke, tmp_path: Path, command: str) -> None:
+    """Nothing of what else is given is there: the output is looked at first, and stays what it is."""
+    pipe, link, patch = tmp_path / "pipe", tmp_path / "link", tmp_path / "x.patch"
+    os.mkfifo(pipe)
+    link.symlink_to("pipe")
+    patch.write_text("no patch")
+    inputs = [patch] if command == "patch" else [tmp_path / "absent.o", tmp_path / "absent.o"]
+    module = tmp_path / "fix.ko"
+    for place in (pipe, link):
+        for option in ["--html"] if command == "diff" else ["--html", "-o"]:
+            rest = [] if command == "diff" else ["--kernel", "no-such", "-o", module, "--name", "fix"]
+            said = bespoke(command, *inputs, *rest, option, place).problem()
+            assert f"{place}: is a FIFO: only a regular file can be replaced" in said
+    each = tmp_path / "each"
+    if command == "patch":
+        each.mkdir()
+        os.mkfifo(each / "x.ko")
+        said = bespoke(command, patch, "--each", "--kernel", "no-such", "-o", each).problem()
+        assert f"{each / 'x.ko'}: is a FIFO" in said
+    assert pipe.is_fifo() and link.is_symlink() and not module.exists()
+
+
 def test_a_full_disk(pair: Path, image: Path, tmp_path: Path, bespoke: Bespoke) -> None:
     """A disk with room for a part of the module; mounted in a name space of its own."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from unidiff import PatchSet  # type: ignore[attr-defined]
 
+from builder.binary.pair import read_pair
 from builder.compare import Atom, Comparison, compare
 from builder.compare.dwarf import LineTable
 from builder.compare.instruction_map import LEAST, Row, instruction_map
 from builder.compare.unit import Line, unit
-from builder.pipeline import read_pair
 
 LineMap = Callable[[int], int | None]
 

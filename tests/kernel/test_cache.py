@@ -176,7 +176,7 @@ def test_cache_that_is_a_file(image: Path, cache: Path) -> None:
 
 def test_whole_file_or_none(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with pytest.raises(RuntimeError), facts.whole_file(path) as temporary:
+    with pytest.raises(RuntimeError), facts.cache_file(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []

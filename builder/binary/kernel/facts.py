@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import sqlite3
-import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from builder.errors import KernelError
+from builder.acquire.whole import whole_file
+from builder.errors import KernelError, UsageError
 
 SCHEMA: Final = 1
 """Raise it with every change to the tables or to what is decoded."""
@@ -39,26 +39,14 @@ CREATE INDEX export_names ON exports (name);
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """An empty file to be written, which then takes the place of `path`; none after an exception.
-
-    Raises KernelError where the cache cannot be written.
-    """
-    temporary: Path | None = None
+def cache_file(path: Path) -> Iterator[Path]:
+    """As `whole_file`; KernelError where the cache cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise KernelError(f"the cache cannot be written: {error.strerror or error}", where=path) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as temporary:
+            yield temporary
+    except (OSError, UsageError) as error:
+        why = error.message if isinstance(error, UsageError) else error.strerror or error
+        raise KernelError(f"the cache cannot be written: {why}", where=path) from error
 
 
 def image_hash(path: Path, cache: Path) -> str:
@@ -72,7 +60,7 @@ def image_hash(path: Path, cache: Path) -> str:
             return str(known["sha256"])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with suppress(KernelError), whole_file(memo) as temporary:
+    with suppress(KernelError), cache_file(memo) as temporary:
         temporary.write_text(json.dumps({"state": state, "sha256": digest}))
     return digest
 
@@ -82,7 +70,7 @@ Rows = Iterable[tuple[object, ...]]
 
 def write_facts(path: Path, *, meta: dict[str, object], symbols: Rows, exports: Rows) -> None:
     """Write a whole facts file; `meta` values are texts, numbers or bytes; rows as in the tables."""
-    with whole_file(path) as temporary:
+    with cache_file(path) as temporary:
         connection = sqlite3.connect(temporary, isolation_level=None)
         try:
             connection.executescript(f"{_PRAGMAS} {_TABLES}")

@@ -70,17 +70,22 @@ def module_name(path: str | Path) -> str | None:
     return stem.replace("-", "_") if dot and ".ko" + suffix in _SUFFIXES else None
 
 
-def list_modules(root: Path) -> dict[str, Path]:
-    """Every module below `root` by its name; of several the first in path order, `updates/` first."""
-    found: dict[str, Path] = {}
+def module_files(root: Path) -> Iterator[Path]:
+    """The file of every module below `root` in path order, `updates/` first."""
     for folder, folders, files in os.walk(root):
         # depmod's default search order; build and source lead to kernel headers.
         wanted = (name for name in folders if name not in ("build", "source"))
         folders[:] = sorted(wanted, key=lambda name: (name != "updates", name))
         for file in sorted(files):
-            name = module_name(file)
-            if name is not None:
-                found.setdefault(name, Path(folder, file))
+            if module_name(file) is not None:
+                yield Path(folder, file)
+
+
+def list_modules(root: Path) -> dict[str, Path]:
+    """Every module below `root` by its name; of several the first of `module_files`."""
+    found: dict[str, Path] = {}
+    for path in module_files(root):
+        found.setdefault(module_name(path) or "", path)
     return found
 
 

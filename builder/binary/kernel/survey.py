@@ -15,7 +15,7 @@ from builder.binary.kernel import kallsyms
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.decompress import extract_vmlinux
 from builder.binary.kernel.exports import Export, read_exports
-from builder.binary.kernel.facts import whole_file, write_facts
+from builder.binary.kernel.facts import cache_file, write_facts
 from builder.binary.kernel.static import StaticImage
 from builder.errors import KernelError
 
@@ -101,7 +101,7 @@ def survey(path: Path, folder: Path) -> None:
     except (struct.error, IndexError, ValueError) as error:
         raise KernelError(f"damaged: its tables lead nowhere ({error})", where=path) from error
     if content is not packed:
-        with whole_file(folder / "vmlinux") as temporary:
+        with cache_file(folder / "vmlinux") as temporary:
             temporary.write_bytes(content)
     write_facts(
         folder / "facts.sqlite",

@@ -1,0 +1,110 @@
+"""Which module of a tree defines which function: by this the module is found that an object belongs to.
+
+Distributions strip the FILE symbols from modules, so functions are what tells.
+To read them all takes a minute for a distribution's 4,000 modules, so the answer
+is kept, under a name made of what is in the tree: a module that is added,
+exchanged or taken away makes another index. A module that could not be read is
+remembered as such, tried again whenever the index is used, and said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from builder.acquire.whole import whole_file
+from builder.binary import read_object
+from builder.binary.kernel.modules import module_files, module_name, read_module_bytes
+from builder.errors import BespokeError
+
+log = logging.getLogger("bespoke.binary")
+
+#: raise it with every change to the tables or to what is in them
+_SCHEMA: Final = 2
+_TABLES: Final = """
+CREATE TABLE functions (name TEXT, module TEXT);
+CREATE TABLE unread (path TEXT);
+"""
+
+
+class ModuleIndex:
+    """The index of the module tree `root`, in the directory `folder` of the cache; made where there is none.
+
+    A module that cannot be read is named by a warning of the log; its functions are not found.
+    """
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        store = folder / f"modules-{_content(root)}.sqlite"
+        if not store.exists():
+            _write(root, store)
+        self._connection = _open(store)
+        if unread := [path for (path,) in self._connection.execute("SELECT path FROM unread ORDER BY path")]:
+            reasons = {path: _unreadable(root / path) for path in unread}
+            if not all(reasons.values()):  # what was missing then is there now
+                self._connection.close()
+                reasons = _write(root, store)
+                self._connection = _open(store)
+            for path, reason in reasons.items():
+                log.warning("a module is not looked at: %s", reason or path)
+
+    def modules_with(self, functions: Sequence[str]) -> list[str]:
+        """Names of the modules that define all of these functions, sorted; none for no functions."""
+        query = "SELECT module FROM functions WHERE name = ?"
+        rows = [{module for (module,) in self._connection.execute(query, (name,))} for name in functions]
+        return sorted(set.intersection(*rows)) if rows else []
+
+
+def _open(store: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+
+
+def _content(root: Path) -> str:
+    """A name for what is in the tree: the place, size and time of each module's file, wherever the tree lies."""
+    rows: list[tuple[str, int, int]] = []
+    for path in module_files(root):
+        try:
+            state = path.stat()
+        except OSError:
+            rows.append((os.path.relpath(path, root), -1, 0))  # a link to nothing
+        else:
+            rows.append((os.path.relpath(path, root), state.st_size, state.st_mtime_ns))
+    return hashlib.sha256(json.dumps([_SCHEMA, rows]).encode()).hexdigest()[:16]
+
+
+def _functions(path: Path) -> set[str]:
+    obj = read_object(read_module_bytes(path), name=str(path))
+    return {symbol.name for symbol in obj.symbols if symbol.is_function and symbol.is_defined}
+
+
+def _unreadable(path: Path) -> str:
+    """Why a module's file cannot be read, "" where it can."""
+    try:
+        _functions(path)
+    except BespokeError as error:
+        return str(error)
+    return ""
+
+
+def _write(root: Path, store: Path) -> dict[str, str]:
+    """Write the index, whole or not at all; path -> reason of each module that cannot be read."""
+    unread: dict[str, str] = {}
+    with whole_file(store) as made, closing(sqlite3.connect(made)) as db:
+        db.executescript(_TABLES)
+        for path in module_files(root):
+            try:
+                names = _functions(path)
+            except BespokeError as error:
+                unread[os.path.relpath(path, root)] = str(error)
+            else:
+                db.executemany("INSERT INTO functions VALUES (?, ?)", ((name, module_name(path)) for name in names))
+        db.executemany("INSERT INTO unread VALUES (?)", ((path,) for path in unread))
+        db.execute("CREATE INDEX by_name ON functions (name)")
+        db.commit()
+    return unread

@@ -1,0 +1,93 @@
+"""Programs are run in one way, and each way in which they fail is an error of its own kind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from builder.acquire.apt import offered
+from builder.acquire.compile import not_compiled
+from builder.acquire.kbuild import record
+from builder.acquire.tools import ended, need, run, run_grep, started
+from builder.errors import InputError, MissingFileError, MissingToolError, SpaceError, ToolError
+
+
+def python(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def test_what_a_program_leaves(tmp_path: Path) -> None:
+    left = ended(python("import os, sys; print(os.environ['X']); sys.stderr.write('no'); sys.exit(3)"), env={"X": "y"})
+    assert (left.status, left.out, left.err) == (3, b"y\n", b"no")
+    log = tmp_path / "log"
+    assert run(python("import os; os.write(1, b'\\xff'); os.write(2, b'said')"), log=log) == "\ufffd"
+    assert log.read_text().endswith("\ufffdsaid")
+
+
+def test_a_missing_program_is_told_from_one_that_fails(tmp_path: Path) -> None:
+    with pytest.raises(MissingToolError, match="no-such-program is not installed: apt-get install no-such-program"):
+        run(["no-such-program"])
+    with pytest.raises(MissingToolError, match="testing needs: apt-get install binutils no-such-program"):
+        need(["no-such-program", "sh", "no-such-place/ld"], purpose="testing")
+    with pytest.raises(MissingToolError, match="no-such-make is not installed"):
+        record(tmp_path, ["no-such-make"], tmp_path / "objects.db")
+    with pytest.raises(ToolError, match=r"exit status 3.*is not installed") as failed:
+        run(python("print('x is not installed'); exit(3)"))
+    assert not isinstance(failed.value, MissingToolError)
+    with pytest.raises(ToolError, match="no such directory") as lacking:
+        run(["true"], cwd=tmp_path / "absent")
+    assert not isinstance(lacking.value, MissingToolError)
+
+
+def test_apt_that_is_missing_is_no_unknown_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(MissingToolError, match="apt-cache is not installed: apt-get install apt"):
+        offered("linux-image-amd64")
+
+
+def test_a_full_disk_is_an_error_of_its_own() -> None:
+    with pytest.raises(SpaceError, match=r"failed \(exit status 1\): No space left on device"):
+        run(python("import sys; sys.exit('cannot write: No space left on device\\nand so on')"))
+
+
+def test_what_a_compiler_lacks_is_told_from_what_it_does_not_take() -> None:
+    lacks = not_compiled("x.c:1:10: fatal error: generated/x.h: No such file or directory", where="x.c")
+    wrong = not_compiled("x.c:1:1: error: unknown type name 'x'", where="x.c")
+    assert isinstance(lacks, MissingFileError) and type(wrong) is InputError
+    assert str(lacks) == "x.c: x.c:1:10: fatal error: generated/x.h: No such file or directory"
+
+
+def test_a_program_that_is_left_ends_with_all_that_it_started() -> None:
+    child = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+    with started(python(child)) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+    assert process.returncode == -signal.SIGTERM
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("what the program had started goes on")
+
+
+def test_a_program_that_takes_too_long() -> None:
+    with pytest.raises(ToolError, match="sleep did not end within 0 s"):
+        run(["sleep", "60"], timeout=0.1)
+
+
+def test_words_are_found_in_source(tmp_path: Path) -> None:
+    (tmp_path / "fs").mkdir()
+    (tmp_path / "fs/a.c").write_bytes(b"int one;\nint \xff;\nint two_more, one;\n")
+    assert list(run_grep(tmp_path, ["one", "two"], whole_words=True)) == [("fs/a.c", 1, "one"), ("fs/a.c", 3, "one")]
+    assert list(run_grep(tmp_path, ["none"], whole_words=True)) == []
