@@ -129,7 +129,7 @@ def generating(tree: SourceTree, command: Command, work: Callable[[], R]) -> R:
         if "No such file" not in error.message:
             raise
     with locked(f"source-{tree.root.name}") as lock:
-        tree.generate(os.path.normpath(command.object), lock)
+        tree.generate([os.path.normpath(command.object)], lock)
     return work()
 
 
