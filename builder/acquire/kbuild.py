@@ -98,8 +98,13 @@ def record(root: Path, make: Sequence[str], database: Path) -> int:
     return len(rows)
 
 
+#: An option that changes every command: what was made in the tree before (with generated files) is not up to
+#: date then, and is named as well. It reaches all that is compiled (scripts/Makefile.lib, _c_flags, _a_flags).
+_MARK = "-DBESPOKE_LISTING"
+
+
 def _dry_run(root: Path, make: Sequence[str]) -> Iterator[str]:
-    words = [*make, "-s", "-n", "-k", "./"]
+    words = [*make, f"KCPPFLAGS={_MARK}", "-s", "-n", "-k", "./"]
     try:
         process = subprocess.Popen(
             words,
@@ -132,7 +137,7 @@ def _compile_row(line: str) -> _Row | None:
     match = _COMPILE.search(line, start)
     if match is None:
         return None
-    words = line[begin : match.start()].split()
+    words = [word for word in line[begin : match.start()].split() if word != _MARK]
     defines = [w for w in words if w.startswith(("-DKBUILD_", "-D__KBUILD_"))]
     if not defines and match[2].endswith(".c"):
         return None  # of a program that runs while the kernel is built (scripts/Makefile.host, cmd_host-cobjs)
