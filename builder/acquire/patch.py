@@ -106,7 +106,7 @@ def _compiled(
     work: Work,
     objects: Objects,
 ) -> PatchObjects:
-    changed = _changed_files(changes, tree)
+    changed, moved = _changed_files(changes, tree)
     direct, shared, unlinked = _split(changed, tree, objects)
     known = {command.object for command in direct}
     absent = tree.complete(objects) if shared else []  # before the include lines are read
@@ -115,7 +115,7 @@ def _compiled(
     candidates = _candidates(readers, known)
     many = _too_many(readers, len(direct) + len(candidates), limit) if len(direct) + len(candidates) > limit else []
     unseen = [_not_generated(path, absent) for path in shared if absent]
-    warnings = warnings + accepted([*unlinked, *map(_not_built, unread), *many, *unseen], allow)
+    warnings = warnings + moved + accepted([*unlinked, *map(_not_built, unread), *many, *unseen], allow)
     left_out = {row.symbol for row in many}
     candidates = _candidates([r for r in readers if r.path not in left_out], known)
     with scratch("shadow") as place:
@@ -200,15 +200,18 @@ def sort_out(
     return followed, warnings + accepted(refusals, allow)
 
 
-def _changed_files(changes: Iterable[FileChange], tree: SourceTree) -> dict[str, bytes | None]:
+def _changed_files(changes: Iterable[FileChange], tree: SourceTree) -> tuple[dict[str, bytes], list[Refusal]]:
+    """The new content of each file that differs, and a warning for each hunk that has moved."""
+
     def read(path: str) -> bytes | None:
         try:
             return (tree.root / path).read_bytes()
         except FileNotFoundError:
             return None
 
-    changed = apply_all(changes, read, {})
-    return {path: content for path, content in changed.items() if content != read(path)}
+    applied = apply_all(changes, read)
+    moved = [refusal_row("patch-moved", path, f"has moved: {what}", "") for path, what in applied.moved]
+    return {path: content for path, content in applied.files.items() if content != read(path)}, moved
 
 
 _WITHOUT = "leave the file out of the patch, or accept that its change is left out"

@@ -136,6 +136,14 @@ def test_patches_stack(patched: Edit) -> None:
     assert "0x3c" in code(result.pairs[0].new)
 
 
+def test_a_hunk_that_has_moved_is_mentioned(patched: Edit) -> None:
+    patch = replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2").replace("@@ -1,5 +1,5 @@", "@@ -11,5 +11,5 @@")
+    result = patched(patch)
+    assert [pair.path for pair in result.pairs] == ["fs/read.o"]
+    (row,) = result.warnings
+    assert (row.code, row.symbol) == ("patch-moved", "fs/read.c") and "10 lines further up" in row.message
+
+
 def test_a_patch_and_its_reverse_are_no_change(patched: Edit) -> None:
     changed = FILES["fs/read.c"].replace("+ LOCAL", "- LOCAL")
     result = patched(diff("fs/read.c", FILES["fs/read.c"], changed), diff("fs/read.c", changed, FILES["fs/read.c"]))
