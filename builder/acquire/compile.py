@@ -130,7 +130,7 @@ def generating(tree: SourceTree, command: Command, work: Callable[[], R]) -> R:
     except MissingFileError:
         pass
     with locked(f"source-{tree.root.name}") as lock:
-        tree.generate(os.path.normpath(command.object), lock)
+        tree.generate([os.path.normpath(command.object)], lock)
     return work()
 
 

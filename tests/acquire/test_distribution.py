@@ -21,6 +21,7 @@ from builder.errors import BespokeError, InputError, RefusedError
 from builder.pipeline import build, diff
 from samples.fixes import PATCHES
 from tests.acquire.campaign import campaign, judge
+from tests.acquire.one_line import one_line
 from tests.conftest import lacks
 
 pytestmark = pytest.mark.kernel
@@ -118,6 +119,15 @@ def test_what_looks_like_other_code_and_is_not(tree: SourceTree, kernel: Kernel)
     rows = [judge(command, made, running) for command, made in zip(commands, compiled, strict=True)]
     assert [row.differing for row in rows] == [(), ()]
     assert [row.overridden for row in rows] == [(), ("arch_do_signal_or_restart",)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_line_in_any_directory_is_a_module_or_is_refused(tree: SourceTree, kernel: Kernel) -> None:
+    """`python -m tests.acquire.campaign --one-line 200` does this at large."""
+    rows = list(one_line(tree, kernel, 3, seed=2, first=("kernel/bpf",)))
+    assert rows[0].source.startswith("kernel/bpf/") and rows[0].outcome == "built"
+    assert {row.outcome for row in rows} <= {"built", "refused"}, rows
 
 
 DS = "arch/x86/events/intel/ds.c"

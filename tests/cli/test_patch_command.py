@@ -68,12 +68,11 @@ def test_the_document_says_what_was_built_from_what(
 def test_nothing_that_runs_changed(
     bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, out: Path
 ) -> None:
-    """A comment; a mode; a file of another machine; a weak function that x86 overrides: each says which."""
+    """A comment; a mode; a weak function that x86 overrides: each says which."""
     weak = "void __weak arch_release_task_struct(struct task_struct *tsk)\n{"
     texts = {
         "comment": (inserted(tree, "fs/proc/version.c", "#include <linux/fs.h>", "/* nothing */"), ""),
         "mode": ("diff --git a/fs/aio.c b/fs/aio.c\nold mode 100644\nnew mode 100755\n", ""),
-        "machine": (inserted(tree, "arch/arm64/kernel/process.c", "#include <linux/compat.h>", ""), "patch-not-built"),
         "weak": (inserted(tree, "kernel/fork.c", weak, "\ttsk->flags = 7;"), "weak-overridden"),
     }
     for name, (text, said) in texts.items():
@@ -83,6 +82,22 @@ def test_nothing_that_runs_changed(
         assert (ran.status, ran.document["verdict"]) == (3, "unchanged"), (name, ran)
         assert said in ran.err and "nothing that runs changed" in ran.err
         assert list(out.parent.iterdir()) == []
+
+
+def test_a_file_of_another_machine_is_refused(
+    bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, out: Path
+) -> None:
+    """No object comes from it: that is no change which leaves everything as it was."""
+    patch = tmp_path / "machine.patch"
+    patch.write_text(inserted(tree, "arch/arm64/kernel/process.c", "#include <linux/compat.h>", ""))
+    ran = bespoke("patch", patch, "--kernel", release_61, "-o", out, "--json", timeout=600)
+    assert ran.status == 1 and list(out.parent.iterdir()) == []
+    rows = [(row["code"], row["symbol"]) for row in ran.document["refusals"]]
+    assert rows == [("patch-not-built", "arch/arm64/kernel/process.c")]
+    ran = bespoke(
+        *("patch", patch, FIX, "--kernel", release_61, "-o", out, "--json", "--allow", ":".join(rows[0])), timeout=600
+    )
+    assert ran.status == 0 and "patch-not-built" in ran.err + str(ran.document["built_from"]["warnings"])
 
 
 def test_one_module_each(bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, out: Path) -> None:
@@ -95,10 +110,10 @@ def test_one_module_each(bespoke: Bespoke, tree: SourceTree, release_61: str, tm
     ran = bespoke("patch", folder, "--each", "--kernel", release_61, "-o", out.parent, "--json", timeout=600)
     assert ran.status == 2
     rows = {Path(row["patch"]).name[0]: row for row in ran.document["patches"]}
-    assert [rows[k]["verdict"] for k in "abcd"] == ["built", "refused", "error", "error"]
+    assert [rows[k]["verdict"] for k in "abcd"] == ["built", "refused", "error", "refused"]
     assert rows["a"]["functions"] and rows["a"]["module"] == str(out.parent / "a_good.ko")
     assert rows["b"]["refusals"][0]["symbol"] == "fs/Kconfig"
-    assert "fs/aio.c" in rows["c"]["detail"] and "more than the limit" in rows["d"]["detail"]
+    assert "fs/aio.c" in rows["c"]["detail"] and "more than the limit" in rows["d"]["refusals"][0]["message"]
     assert [path.name for path in out.parent.iterdir()] == ["a_good.ko"]
     (folder / "series").write_text("a-good.patch\n")
     ran = bespoke("patch", folder, "--each", "--kernel", release_61, "-o", out.parent)
