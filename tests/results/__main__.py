@@ -1,11 +1,12 @@
 """Record all that the product answers, and compare two recordings byte by byte.
 
-    python -m tests.results record DIR [--modules N] [--only PART ...] [-j N] [--code CHECKOUT]
+    python -m tests.results record DIR [--modules N] [--only PART ...] [-j N] [--code CHECKOUT] [--hash-seed S]
     python -m tests.results compare DIR1 DIR2
 
 `record` writes a part into a directory of its own in DIR, which must not be
-there yet; `check` is about the modules that DIR already holds. `compare` exits
-with 1 where a document differs or is missing.
+there yet; `check` is about the modules that DIR already holds. It exits with 1
+where the same command made two modules. `compare` exits with 1 where a document
+differs or is missing.
 """
 
 from __future__ import annotations
@@ -20,31 +21,37 @@ from builder.errors import BespokeError
 from tests.conftest import ROOT, data_root
 from tests.results.cases import PARTS, Plan, planned
 from tests.results.comparison import compare, documents
-from tests.results.recording import Recorder, RecordError
+from tests.results.recording import AGAIN, Recorder, RecordError
 
 
-def record(folder: Path, parts: Sequence[str], modules: int, jobs: int, code: Path) -> int:
+def record(recorder: Recorder, parts: Sequence[str], modules: int, jobs: int) -> int:
     """Record parts; the exit status."""
+    folder = recorder.folder
     data = data_root()
     if not data.is_dir():
         raise RecordError("no test data (set BESPOKE_DATA)", where=data)
-    recorder, plan = Recorder(folder, code), Plan(data, folder, modules)
+    plan = Plan(data, folder, modules)
     recorder.check_code()
     wanted = planned(parts)
     for part in wanted:
         if (folder / part).exists():
             raise RecordError("is there already", where=folder / part)
+    status = 0
     for part in wanted:
         started = time.monotonic()
         cases = PARTS[part](plan)
         prepared = time.monotonic()
-        count = recorder.record(cases, jobs)
+        kept = recorder.record(cases, jobs)
         print(
-            f"{part}: {count} documents of {len(cases)} cases in {time.monotonic() - prepared:.0f} s, "
+            f"{part}: {len(kept)} documents of {len(cases)} cases in {time.monotonic() - prepared:.0f} s, "
             f"after {prepared - started:.0f} s for what they need",
             flush=True,
         )
-    return 0
+        for name in kept:
+            if AGAIN in name:
+                print(f"{name}: not the same when it was asked for again", flush=True)
+                status = 1
+    return status
 
 
 def tell(first: Path, second: Path) -> int:
@@ -70,6 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     one.add_argument("--only", nargs="+", default=[], choices=list(PARTS), metavar="PART", help=", ".join(PARTS))
     one.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="ask N things at once (1)")
     one.add_argument("--code", type=Path, default=ROOT, metavar="CHECKOUT", help="whose builder/ answers (this one's)")
+    one.add_argument("--hash-seed", type=int, default=0, metavar="S", help="another order of Python's sets (0)")
     two = commands.add_parser("compare", help="name each document that differs")
     two.add_argument("first", type=Path, metavar="DIR1")
     two.add_argument("second", type=Path, metavar="DIR2")
@@ -77,7 +85,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.command == "compare":
             return tell(options.first, options.second)
-        return record(options.folder, options.only, options.modules, max(1, options.jobs), options.code.resolve())
+        recorder = Recorder(options.folder, options.code.resolve(), options.hash_seed)
+        return record(recorder, options.only, options.modules, max(1, options.jobs))
     except BespokeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -95,13 +95,18 @@ def patch_cases(plan: Plan) -> list[Case]:
 
 
 def check_cases(plan: Plan) -> list[Case]:
-    """What `build`, `samples` and `patches` have kept, a kernel's own modules, and the kernels themselves, booted."""
-    cases = [
-        _checking(f"check/{case.name.replace('/', '-')}", module, case.kernel, case)
-        for case in (*build_cases(plan), *sample_cases(plan), *patch_cases(plan))
-        if (module := plan.folder / f"{case.name}.ko").is_file()
-    ]
-    release = _newest("6.1")
+    """What `build`, `samples` and `patches` have kept, a kernel's own modules, and the kernels themselves, booted.
+
+    What was kept is also checked against a kernel of the other series, which has much to say against it.
+    """
+    cases = []
+    release, other = map(_newest, SERIES)
+    for case in (*build_cases(plan), *sample_cases(plan), *patch_cases(plan)):
+        module, name = plan.folder / f"{case.name}.ko", case.name.replace("/", "-")
+        if module.is_file():
+            cases.append(_checking(f"check/{name}", module, case.kernel, case))
+            wrong = release if case.kernel == other else other
+            cases.append(_checking(f"check/elsewhere/{name}", module, wrong, case, load=False))
     root = fetch_kernel(release).modules
     paths = sorted(path for path in root.rglob("*.ko*") if path.suffix in (".ko", ".xz", ".zst", ".gz"))
     for path in sorted(random.Random(SEED).sample(paths, min(plan.modules, len(paths)))):
@@ -157,7 +162,7 @@ def _making(
     return Case(name, inputs, runs, release, dict(objects or {}))
 
 
-def _checking(name: str, module: Path, release: str, made: Case | None = None) -> Case:
+def _checking(name: str, module: Path, release: str, made: Case | None = None, *, load: bool = True) -> Case:
     """A module checked, and loaded; one of ours (`made`) also for people, with the modules that it was built with."""
     if made is None:
         inputs, objects = {module.name: module}, list[str]()
@@ -167,7 +172,7 @@ def _checking(name: str, module: Path, release: str, made: Case | None = None) -
     first = next(iter(inputs))
     words = ["check", first, "--kernel", release, *(f"--object={text}" for text in objects)]
     runs = [Run((*words, "--json"), CHECKED), *([Run(words)] if made else [])]
-    runs.append(Run((release, first, *objects), ".sections.txt", program=LOADED))
+    runs += [Run((release, first, *objects), ".sections.txt", program=LOADED)] if load else []
     return Case(name, inputs, runs, release)
 
 

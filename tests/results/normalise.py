@@ -26,9 +26,9 @@ def _path(path: Path) -> re.Pattern[str]:
 def rules(work: Path, cache: Path, code: Path) -> tuple[Rule, ...]:
     """All rules, in the order in which they are applied."""
     return (
-        Rule("work", "each case has a temporary directory of its own", _path(work), "<work>"),
-        Rule("cache", "every user has another cache", _path(cache), "<cache>"),
-        Rule("code", "what is compared are two checkouts", _path(code), "<code>"),
+        Rule("work", "each case has a temporary directory of its own", _path(work), "@work"),
+        Rule("cache", "every user has another cache", _path(cache), "@cache"),
+        Rule("code", "what is compared are two checkouts", _path(code), "@code"),
     )
 
 

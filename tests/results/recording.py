@@ -2,8 +2,11 @@
 
 Every case has an empty directory, in which its inputs stand under fixed names
 and where its commands run, each in a process of its own. Names are relative
-there, so that an answer says little of the machine. The seed of Python's
-hashes is left to chance: an answer that hangs on it differs between two runs.
+there, so that an answer says little of the machine. The order of Python's sets
+is the same in every recording, and another for each command of a case: a
+module that hangs on it differs within a recording, which then says so
+(`AGAIN`). Whatever hangs on it differs from a recording with another
+`hash_seed`.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from tests.results.normalise import normalised, rules
 BUILDER = ("-m", "builder")
 LOADED = (str(Path(__file__).with_name("loaded.py")),)
 PACKED = ".xz"
+AGAIN = "-again"
 TEXT = (".txt", ".json", ".html")
 TIMEOUT = 3600
 UNSET = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CI", "BESPOKE_DEBUG")
@@ -75,10 +79,13 @@ class Recorder:
 
     folder: Path
     code: Path
+    hash_seed: int = 0
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, number: int = 0) -> dict[str, str]:
+        """For the command of that number in its case."""
         kept = {k: v for k, v in os.environ.items() if k not in UNSET and not k.startswith("PYTHON")}
-        return kept | {"PYTHONPATH": str(self.code), "PYTHONSAFEPATH": "1", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+        ours = {"PYTHONPATH": str(self.code), "PYTHONSAFEPATH": "1", "PYTHONHASHSEED": str(self.hash_seed + number)}
+        return kept | ours | {"LC_ALL": "C.UTF-8", "TERM": "dumb"}
 
     def check_code(self) -> None:
         """RecordError where another package than that of `code` would answer."""
@@ -86,29 +93,29 @@ class Recorder:
         if said.stdout.decode().strip() != str(self.code / "builder/__init__.py"):
             raise RecordError(f"not the package that would answer: {(said.stdout or said.stderr).decode().strip()}")
 
-    def record(self, cases: Sequence[Case], jobs: int = 1) -> int:
-        """Record all cases, `jobs` at once, and return the number of documents."""
+    def record(self, cases: Sequence[Case], jobs: int = 1) -> list[str]:
+        """Record all cases, `jobs` at once, and return the names of the documents."""
         names = [case.name for case in cases]
         for name in names:
             if names.count(name) > 1:
                 raise RecordError("two cases have this name", where=name)
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                return sum(pool.map(self.record_one, cases))
+                return [name for names in pool.map(self.record_one, cases) for name in names]
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def record_one(self, case: Case) -> int:
-        """Record one case and return the number of its documents."""
+    def record_one(self, case: Case) -> list[str]:
+        """Record one case and return the names of its documents."""
         with tempfile.TemporaryDirectory(prefix="results-") as place:
             work = Path(place).resolve()
             for name, path in case.inputs.items():
                 shutil.copyfile(path, work / name)
             documents: dict[str, bytes] = {}
             text = [f"{sha256(work / name)}  {name}\n" for name in case.inputs]
-            for run in case.runs:
-                text += self._answers(case, run, work, documents)
+            for number in range(len(case.runs)):
+                text += self._answers(case, number, work, documents)
             documents[".txt"] = "".join(text).encode()
             table = rules(work, cache_root(), self.code)
             for suffix, content in documents.items():
@@ -117,11 +124,12 @@ class Recorder:
                         "utf-8", "surrogateescape"
                     )
                 self._keep(case.name + suffix, content)
-        return len(documents)
+        return [case.name + suffix for suffix in documents]
 
-    def _answers(self, case: Case, run: Run, work: Path, documents: dict[str, bytes]) -> Iterator[str]:
+    def _answers(self, case: Case, number: int, work: Path, documents: dict[str, bytes]) -> Iterator[str]:
         """Run a command; yields what goes into the text, the rest becomes documents."""
-        said = self._ask([*run.program, *run.words], work)
+        run = case.runs[number]
+        said = self._ask([*run.program, *run.words], work, number)
         if b"Traceback (most recent call last)" in said.stderr:
             raise RecordError(f"{shlex.join(run.words)}: {said.stderr.decode()}", where=case.name)
         shown = "bespoke" if run.program == BUILDER else Path(run.program[-1]).stem
@@ -138,16 +146,17 @@ class Recorder:
                 continue
             content = file.read_bytes()
             if documents.setdefault(suffix, content) != content:
-                raise RecordError(f"{name} is another file when the same is asked again", where=case.name)
+                documents[AGAIN + suffix] = content
+                yield f"--- {name} is another file than before\n"
             file.unlink()
         for path in sorted(set(os.listdir(work)) - {*case.inputs}):
             yield f"--- left behind: {path}\n"
 
-    def _ask(self, words: Sequence[str], place: Path) -> subprocess.CompletedProcess[bytes]:
+    def _ask(self, words: Sequence[str], place: Path, number: int = 0) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [sys.executable, *words],
             cwd=place,
-            env=self.environment(),
+            env=self.environment(number),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TIMEOUT,

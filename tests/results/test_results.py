@@ -47,7 +47,7 @@ def recorded(cases: Sequence[Case], tmp_path_factory: pytest.TempPathFactory) ->
     for folder in folders:
         recorder = Recorder(folder, ROOT)
         recorder.check_code()
-        assert recorder.record(cases, jobs=2) == len(cases) * len(SUFFIXES)
+        assert len(recorder.record(cases, jobs=2)) == len(cases) * len(SUFFIXES)
     return folders
 
 
@@ -140,20 +140,33 @@ def test_paths_are_made_the_same_and_nothing_else(tmp_path: Path) -> None:
     table = rules(Path("/some/work"), Path("/some/cache"), Path("/some/code"))
     assert len({rule.name for rule in table}) == len(table) and all(rule.why for rule in table)
     said = "/some/work/old.o, /some/cache: /some/code2/x (/some/code) 0.5 s"
-    assert normalised(said, table) == "<work>/old.o, <cache>: /some/code2/x (<code>) 0.5 s"
+    assert normalised(said, table) == "@work/old.o, @cache: /some/code2/x (@code) 0.5 s"
 
 
-def test_an_answer_that_is_another_the_second_time_is_an_error(tmp_path: Path) -> None:
+def test_an_answer_that_is_another_the_second_time_is_kept_twice(tmp_path: Path) -> None:
     write = "import sys, os; open('x', 'w').write(sys.argv[1]); print('to', os.getcwd())"
     same, other = (
         Case("part/case", {}, [Run((text,), files={"x": ".x"}, program=("-c", write)) for text in texts])
         for texts in ("aa", "ab")
     )
     recorder = Recorder(tmp_path, ROOT)
-    assert recorder.record([same]) == 2
-    assert (tmp_path / "part/case.x").read_bytes() == b"a" and "to <work>\n" in (tmp_path / "part/case.txt").read_text()
-    with pytest.raises(RecordError, match="is another file"):
-        recorder.record([other])
+    assert recorder.record([same]) == ["part/case.x", "part/case.txt"]
+    assert (tmp_path / "part/case.x").read_bytes() == b"a" and "to @work\n" in (tmp_path / "part/case.txt").read_text()
+    assert recorder.record([other]) == ["part/case.x", "part/case-again.x", "part/case.txt"]
+    assert (tmp_path / "part/case-again.x").read_bytes() == b"b"
+    assert "x is another file than before" in (tmp_path / "part/case.txt").read_text()
+
+
+def test_each_command_has_another_order_of_sets_in_every_recording_the_same(tmp_path: Path) -> None:
+    show = Run((), program=("-c", "import os; print(os.environ['PYTHONHASHSEED'])"))
+    for seed in (0, 7):
+        Recorder(tmp_path, ROOT, seed).record_one(Case(f"part/{seed}", {}, (show, show)))
+        said = (tmp_path / f"part/{seed}.txt").read_text()
+        assert re.findall(r"^\d+$", said, re.MULTILINE) == [str(seed), str(seed + 1)]
+
+
+def test_what_cannot_be_recorded(tmp_path: Path) -> None:
+    recorder, same = Recorder(tmp_path, ROOT), Case("part/case", {}, ())
     with pytest.raises(RecordError, match="Traceback"):
         recorder.record([Case("part/none", {}, [Run((), program=("-c", "1/0"))])])
     with pytest.raises(RecordError, match="two cases"):
