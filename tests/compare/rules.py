@@ -8,6 +8,7 @@ as if it stood alone, or something else is wrong too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -58,6 +59,13 @@ class Judgement:
         """`changed`, `line_only` or empty for the function of a row."""
         functions: dict[str, Any] = diff.as_json()["functions"]
         return next((kind for kind in ("changed", "line_only") if rule.function in functions[kind]), "")
+
+    def sees(self, rule: Rule) -> bool:
+        """Whether the real change of a row is one of its function, or else is refused by a name of the row."""
+        if self.of(rule, self.real) == "changed":
+            return True
+        named = re.compile(rf"_{rule.name}\b")
+        return any(named.search(text) for r in self.real.judged.refusals for text in (r.symbol, r.section, r.message))
 
 
 def judge_rules(rules: Sequence[Rule], build: Any, head: str = "", *flags: str, language: str = "c") -> Judgement:

@@ -334,6 +334,29 @@ def test_code_that_is_patched_before_its_operand_is_bound_is_refused(
         assert bound(kernel, pair, compiled(source)).matches
 
 
+SEALED = """
+int (*hook)(int);
+noinline int inner(int x) {{ return x * 3; }}
+int use(int x) {{ return inner(x) + 1; }}
+__asm__(".pushsection .ibt_endbr_seal,\\"a\\"\\n.long {} - .\\n.popsection");
+"""
+
+
+@pytest.mark.parametrize(("sealed", "refused_for"), [("inner", [("sealed-endbr", "inner")]), ("use", [])])
+def test_a_new_pointer_to_a_function_whose_entry_was_sealed_is_refused(
+    release_612: str, judged: Judge, compiled: Compiled, sealed: str, refused_for: list[tuple[str, str]]
+) -> None:
+    """An indirect call of it would fault where the processor tracks indirect branches."""
+    flags = ("-fcf-protection=branch", "-fpatchable-function-entry=16,16")
+    source = SEALED.format(sealed)
+    pair = judged(source, ("return inner(x) + 1", "hook = inner; return inner(x) + 2"), flags=flags)
+    running = compiled(source, *flags)
+    if refused_for:
+        assert refused(opened(release_612), pair, running) == refused_for
+    else:
+        assert bound(opened(release_612), pair, running).matches
+
+
 @pytest.mark.xfail(strict=True, reason="issue: entries of another size than the kernel's are taken for the kernel's")
 def test_an_alternative_of_another_kernel_s_form_is_named(kernel: Kernel, judged: Judge, compiled: Compiled) -> None:
     """struct alt_instr has 12 bytes in 6.1; these have 14, as since 6.3."""
