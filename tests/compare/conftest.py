@@ -34,12 +34,22 @@ def gcc() -> str:
 @pytest.fixture
 def build(gcc: str, tmp_path: Path) -> Build:
     """`build(source, *flags)`: the object of one C file (or of assembler, with `language="assembler"`)."""
+    return _builder(gcc, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def build_once(gcc: str, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The same for what several tests look at."""
+    return _builder(gcc, tmp_path_factory.mktemp("objects"))
+
+
+def _builder(gcc: str, folder: Path) -> Build:
     count = 0
 
     def made(source: str, *flags: str, language: str = "c") -> ObjectFile:
         nonlocal count
         count += 1
-        place = tmp_path / str(count)
+        place = folder / str(count)
         place.mkdir()
         # One name for all, so that __FILE__ and the FILE symbol are equal.
         (place / "unit.c").write_text(source)
