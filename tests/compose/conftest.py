@@ -35,7 +35,6 @@ PRELUDE = """
 int printk(const char *format, ...);
 """
 
-Compile = Callable[[str], ObjectFile]
 Judge = Callable[..., Diff]
 
 
