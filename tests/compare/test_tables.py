@@ -7,7 +7,7 @@ import pytest
 from builder.binary import tables
 from builder.compare import View
 from builder.errors import UnknownError
-from tests.compare.conftest import Build
+from tests.support.compiling import Build
 
 TEXT = """
     .section .text.f,"ax",@progbits
