@@ -45,7 +45,6 @@ class SimulatedKernel:
         self.kernel = kernel
         self.state = state
         self.memory = Memory()
-        self.percpu_base = 0
         self._map_image()
         self.heap = Heap()
         self.memory.add(self.heap.region)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from builder.acquire.source import SourceTree
 from builder.acquire.toolchain import Compiler
-from tests.conftest import lacks
+from tests.conftest import need
 
 FILES = {
     "include/linux/kconfig.h": "#define MINI 1\n",
@@ -87,9 +86,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tree(tmp_path: Path, cache: Path) -> SourceTree:
     """The miniature tree, prepared; skips without gcc and make."""
-    for tool in ("gcc", "make"):
-        if shutil.which(tool) is None:
-            lacks(f"not installed: {tool}")
+    need("gcc", "make")
     root = tmp_path / "mini"
     for name, text in {**FILES, "Makefile": makefile()}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from builder.acquire.source import SourceTree, fetch_source
-from builder.errors import BespokeError
 from samples.fixes import PATCHES
 from tests.cli.conftest import Bespoke
-from tests.conftest import lacks
+from tests.conftest import needed
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -21,10 +20,8 @@ FIX = PATCHES / "01-meminfo-string.patch"
 
 @pytest.fixture(scope="module")
 def tree(release_61: str) -> SourceTree:
-    try:
+    with needed():
         return fetch_source(release_61)
-    except BespokeError as error:
-        lacks(str(error))
 
 
 @pytest.fixture

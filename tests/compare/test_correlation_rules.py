@@ -9,7 +9,7 @@ import pytest
 
 from builder.compose.outcome import Diff
 from builder.pipeline import diff_objects
-from tests.compare.conftest import Build
+from tests.support.compiling import Build
 
 HEAD = "extern int sink(int, ...);\n"
 

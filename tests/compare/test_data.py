@@ -6,7 +6,8 @@ import pytest
 
 from builder.compare import Comparison, compare
 from builder.errors import UnknownError
-from tests.compare.conftest import Build, Pair, names
+from tests.compare.conftest import Pair, names
+from tests.support.compiling import Build
 
 HEAD = "extern int sink(int, ...);\n"
 

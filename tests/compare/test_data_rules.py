@@ -9,8 +9,8 @@ import pytest
 
 from builder.compose.outcome import Diff
 from builder.pipeline import diff_objects
-from tests.compare.conftest import Build
 from tests.compare.rules import Judgement, Rule, judge_rules, rows
+from tests.support.compiling import Build
 
 HEAD = """
 #define in(name) __attribute__((section(name)))

@@ -9,7 +9,7 @@ import pytest
 from builder.binary import ObjectFile
 from builder.compare import dies
 from builder.compare.dies import Entries, TypesUnknown, sleb, uleb
-from tests.compare.conftest import Build
+from tests.support.compiling import Build
 
 SOURCE = "struct s { int a; }; int f(struct s *p) { return p->a; }"
 

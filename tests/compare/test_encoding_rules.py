@@ -11,8 +11,8 @@ import pytest
 
 from builder.errors import BespokeError
 from builder.pipeline import diff_objects
-from tests.compare.conftest import Build
 from tests.compare.rules import Judgement, Rule, judge_rules, rows
+from tests.support.compiling import Build
 
 
 def function(body: str, *, before: str = "", behind: str = "", data: str = "") -> str:

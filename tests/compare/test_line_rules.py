@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from builder.pipeline import diff_objects
-from tests.compare.conftest import Build
 from tests.compare.rules import Judgement, Rule, judge_rules, rows
+from tests.support.compiling import Build
 
 HEAD = """
 extern int sink(int, ...); extern void report(const char *, int), __warn_printk(const char *, ...);

@@ -11,7 +11,7 @@ import pytest
 from builder.compare import compare
 from builder.compare.instruction_map import instruction_map
 from builder.compare.unit import unit
-from tests.compare.conftest import Build
+from tests.support.compiling import Build
 
 OLD = ["movl %edi, %ebx", "addl $5, %ebx", "call there", "movl $3, %ecx", "imull %ecx, %eax", "ret"]
 

@@ -6,7 +6,8 @@ import pytest
 
 from builder.compare import View
 from builder.compose.references import piece_at
-from tests.compare.conftest import Build, Pair, names
+from tests.compare.conftest import Pair, names
+from tests.support.compiling import Build
 
 HEAD = "typedef unsigned short c2; typedef unsigned int c4; extern int w(const void *);\n"
 FRAME = HEAD + 'int g(void) {{ return w({0}"other") + 1; }} int f(void) {{ return w({0}"{1}") + 1; }}'

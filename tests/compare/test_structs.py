@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 from builder.binary import ObjectFile, read_object
 from builder.compare.structs import StructChange, Variables, field_at, flat_fields, struct_changes, types_unknown
 from builder.compare.typeinfo import TypeInfo
-from tests.compare.conftest import Build
+from tests.support.compiling import Build
 
 OLD = """
 typedef unsigned long ulong_t;

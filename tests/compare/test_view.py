@@ -7,7 +7,8 @@ import pytest
 from builder.binary import ObjectFile
 from builder.compare import View, compare
 from builder.errors import UnknownError
-from tests.compare.conftest import Build, names
+from tests.compare.conftest import names
+from tests.support.compiling import Build
 
 CODE = """
     .section .text.{name},"ax",@progbits

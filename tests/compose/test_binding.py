@@ -23,7 +23,7 @@ from builder.compose.owner import Objects
 from builder.errors import BespokeError, InputError, RefusedError
 from builder.pipeline import build
 from tests.compose.conftest import Judge
-from tests.load.conftest import opened
+from tests.support.kernels import opened
 
 pytestmark = pytest.mark.kernel
 

@@ -14,7 +14,7 @@ import pytest
 
 from builder.image import SimulatedKernel
 from builder.image.execute import Fault
-from tests.load.conftest import booted
+from tests.support.kernels import booted
 
 pytestmark = pytest.mark.kernel
 MASK = (1 << 64) - 1

@@ -15,7 +15,7 @@ from builder.load import livepatch
 from builder.load.boot import boot
 from builder.load.loader import load_module, unload_module
 from tests.guest.conftest import compiled
-from tests.load.conftest import differences, opened, snapshot
+from tests.support.kernels import differences, opened, snapshot
 
 pytestmark = pytest.mark.kernel
 OFFSET = 0x1E00000

@@ -13,7 +13,7 @@ from builder.binary.kernel import read_module_bytes
 from builder.errors import BespokeError
 from builder.image import SimulatedKernel
 from builder.load.loader import load_module, load_with_dependencies, unload_module
-from tests.load.conftest import booted
+from tests.support.kernels import booted
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 COUNT = 2000

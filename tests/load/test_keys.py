@@ -7,7 +7,7 @@ import pytest
 from builder.image import SimulatedKernel
 from builder.load.keys import set_static_key, update_static_call
 from builder.load.loader import load_with_dependencies
-from tests.load.conftest import differences, snapshot
+from tests.support.kernels import differences, snapshot
 
 pytestmark = pytest.mark.kernel
 

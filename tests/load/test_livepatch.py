@@ -14,7 +14,7 @@ from builder.image import SimulatedKernel
 from builder.load import livepatch
 from builder.load.loader import load_module, load_with_dependencies, unload_module
 from samples.simulated import seq_file
-from tests.load.conftest import differences, snapshot
+from tests.support.kernels import differences, snapshot
 
 pytestmark = pytest.mark.kernel
 

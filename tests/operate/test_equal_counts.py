@@ -21,9 +21,9 @@ from builder.operate.kprobes.plan import LEAST_CONFIDENCE
 from builder.pipeline import build, diff
 from samples.objects import TARGET_NAME, target_objects, vmlinux_objects
 from samples.simulated import seq_file
-from tests.load.conftest import opened
 from tests.operate.versions import NAME, Probed
 from tests.samples.test_patched import build_target
+from tests.support.kernels import opened
 
 pytestmark = pytest.mark.kernel
 Work = Callable[[SimulatedKernel], object]

@@ -14,7 +14,7 @@ from builder.image.boot import BootState
 from builder.image.derive import derive_state
 from builder.image.memory import Region
 from builder.load.passes import Context, Table
-from tests.load.conftest import opened
+from tests.support.kernels import opened
 
 TEXT, DATA = 0xFFFFFFFFC1000000, 0xFFFFFFFFC1010000
 """In the module area, where no module is."""

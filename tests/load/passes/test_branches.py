@@ -13,8 +13,8 @@ from builder.image.boot import CALL_DEPTH, RETHUNK, RETPOLINE, RETPOLINE_LFENCE
 from builder.load.passes import callthunks, ibt, retpolines, returns
 from builder.load.passes.context import CALL, JMP32, branch
 from builder.load.passes.its import allocate_thunk
-from tests.load.conftest import opened
 from tests.load.passes.conftest import TEXT, Bench, Make
+from tests.support.kernels import opened
 
 pytestmark = pytest.mark.kernel
 

@@ -16,8 +16,8 @@ from builder.image.boot import RETHUNK
 from builder.load.passes import PASSES, jump_label, paravirt, smp_locks, static_call
 from builder.load.passes.context import CALL, JMP32, NOP5, NOPS, branch, fill, opcode_at, wrap32
 from builder.load.passes.static_call import XOR5RAX
-from tests.load.conftest import opened
 from tests.load.passes.conftest import TEXT, Bench, Make
+from tests.support.kernels import opened
 
 pytestmark = pytest.mark.kernel
 
