@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from typing import Any, Final, NamedTuple
 
 from builder.binary import ObjectFile, elf
@@ -136,14 +137,18 @@ class Plan:
     plain: Plain | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
-    """One unit: entries in [first, end) of .debug_info; `start` is what references count from."""
+    """One unit: entries in [first, end) of .debug_info; `start` is what references count from.
+
+    `plans` are its abbreviations by their code, `str_base` and `addr_base` where
+    its parts of .debug_str_offsets and .debug_addr begin.
+    """
 
     start: int
     end: int
     first: int
-    plans: dict[int, Plan] = field(default_factory=dict)
+    plans: Mapping[int, Plan]
     str_base: int = 8
     addr_base: int = 8
 
@@ -166,13 +171,11 @@ class Entries:
         self.obj = obj
         self.data = content(obj, ".debug_info")
         self.references = addends(obj, ".debug_info")
-        self._abbrev = content(obj, ".debug_abbrev")
-        self._string_offsets: dict[int, int] | None = None
-        self._tables: dict[int, dict[int, Plan]] = {}
         self.units = self._units()
 
     def _units(self) -> list[Unit]:
         data, pos, out = self.data, 0, []
+        plans = cache(partial(_plans, content(self.obj, ".debug_abbrev")))
         while pos < len(data):
             length, version = struct.unpack_from("<IH", data, pos)
             if length >= 0xFFFFFFF0:
@@ -187,11 +190,22 @@ class Entries:
             if size != 8:
                 raise TypesUnknown(f"addresses of {size} bytes")
             table = self.references.get(at, struct.unpack_from("<I", data, at)[0])
-            unit = Unit(pos, pos + 4 + length, first)
-            unit.plans = self._plans(table)
-            out.append(unit)
-            pos = unit.end
+            out.append(self._with_bases(Unit(pos, pos + 4 + length, first, plans(table))))
+            pos = out[-1].end
         return out
+
+    def _with_bases(self, unit: Unit) -> Unit:
+        """The unit with the bases that its first entry tells (DWARF 5, 7.26 and 7.27), if it is a whole one."""
+        code, pos = uleb(self.data, unit.first)
+        if code not in unit.plans or unit.plans[code].tag != dw.DW_TAG_compile_unit:
+            return unit
+        top, _ = self.read(unit, unit.plans[code], pos)
+        strings = unit.str_base if top.str_offsets_base is None else top.str_offsets_base
+        return replace(unit, str_base=strings, addr_base=unit.addr_base if top.addr_base is None else top.addr_base)
+
+    @cached_property
+    def _string_offsets(self) -> Mapping[int, int]:
+        return addends(self.obj, ".debug_str_offsets")
 
     def unit_of(self, offset: int) -> Unit:
         for unit in self.units:
@@ -254,8 +268,6 @@ class Entries:
         if form in _STRX:
             size = _STRX[form]
             index = int.from_bytes(data[pos:after], "little") if size else uleb(data, pos)[0]
-            if self._string_offsets is None:
-                self._string_offsets = addends(self.obj, ".debug_str_offsets")
             return self._string_offsets[unit.str_base + 4 * index]
         if form in _ULEB:
             value = uleb(data, pos)[0]
@@ -297,30 +309,28 @@ class Entries:
             return pos + 3
         raise TypesUnknown(f"an attribute of form {form:#x}")
 
-    def _plans(self, pos: int) -> dict[int, Plan]:
-        """The abbreviation table at `pos` of .debug_abbrev."""
-        if pos in self._tables:
-            return self._tables[pos]
-        data = self._abbrev
-        plans = self._tables[pos] = {}
+
+def _plans(data: bytes, pos: int) -> dict[int, Plan]:
+    """The abbreviation table at `pos` of .debug_abbrev, by code."""
+    plans: dict[int, Plan] = {}
+    while True:
+        code, pos = uleb(data, pos)
+        if not code:
+            return plans
+        tag, pos = uleb(data, pos)
+        children = bool(data[pos])
+        pos += 1
+        rows: list[Row] = []
         while True:
-            code, pos = uleb(data, pos)
-            if not code:
-                return plans
-            tag, pos = uleb(data, pos)
-            children = bool(data[pos])
-            pos += 1
-            rows: list[Row] = []
-            while True:
-                attribute, pos = uleb(data, pos)
-                form, pos = uleb(data, pos)
-                constant = 0
-                if form == dw.DW_FORM_implicit_const:
-                    constant, pos = sleb(data, pos)
-                if not attribute and not form:
-                    break
-                rows.append(Row(attribute, form, constant))
-            plans[code] = _plan(tag, children, tuple(rows))
+            attribute, pos = uleb(data, pos)
+            form, pos = uleb(data, pos)
+            constant = 0
+            if form == dw.DW_FORM_implicit_const:
+                constant, pos = sleb(data, pos)
+            if not attribute and not form:
+                break
+            rows.append(Row(attribute, form, constant))
+        plans[code] = _plan(tag, children, tuple(rows))
 
 
 def _plan(tag: int, children: bool, rows: tuple[Row, ...]) -> Plan:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from builder.binary import ObjectFile, Relocation
@@ -73,7 +74,7 @@ class LineTable:
             rows: list[tuple[int, str, int]] = []
             try:
                 for start in sorted(set(self._sequences.get(section, ()))):
-                    self._run(start, section, rows)
+                    rows += self._run(start, section)
             except (IndexError, KeyError, ValueError, struct.error):
                 rows = []
             rows.sort(key=lambda row: row[0])
@@ -97,8 +98,8 @@ class LineTable:
         start = before + len(_END_OF_SEQUENCE) if before >= 0 else program.start
         self._sequences.setdefault(symbol.shndx, []).append(start)
 
-    def _run(self, pos: int, section: int, rows: list[tuple[int, str, int]]) -> None:
-        """Run one sequence and append its rows (offset, file, line) that lie in `section`."""
+    def _run(self, pos: int, section: int) -> Iterator[tuple[int, str, int]]:
+        """Run one sequence; its rows (offset, file, line) that lie in `section`."""
         program = next(p for p in self._programs if p.start <= pos < p.end)
         data, files, step = self._data, program.files, program.step
         base, span, first = program.line_base, program.line_range, len(program.operands) + 1
@@ -111,19 +112,19 @@ class LineTable:
                 address += code // span * step
                 line += base + code % span
                 if place == section:
-                    rows.append((address, files.get(file, "?"), line))
+                    yield address, files.get(file, "?"), line
             elif code == 0:
                 size, pos = uleb(data, pos)
                 if data[pos] == dw.DW_LNE_end_sequence:
                     if place == section:
-                        rows.append((address, "", 0))
+                        yield address, "", 0
                     return
                 if data[pos] == dw.DW_LNE_set_address:
                     place, address = self._addresses[pos + 1]
                 pos += size
             elif code == dw.DW_LNS_copy:
                 if place == section:
-                    rows.append((address, files.get(file, "?"), line))
+                    yield address, files.get(file, "?"), line
             elif code == dw.DW_LNS_advance_pc:
                 amount, pos = uleb(data, pos)
                 address += amount * step
