@@ -47,13 +47,11 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RelocationRow:
-    """One relocation type: how wide, whether relative to its place, how it may overflow."""
+    """One relocation type: how wide its field is in bytes; its value is S + A, less P where it is `pc_relative`."""
 
     name: str
     size: int
     pc_relative: bool
-    signed: bool
-    formula: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,6 @@ class Architecture:
     name: str
     machine: int
     relocations: Mapping[int, RelocationRow]
-    absolute64: int
     pc32: int
     call_types: frozenset[int]
     branch_types: frozenset[int]

@@ -19,13 +19,13 @@ from builder.arch.x86_operands import GENERAL, REGISTERS, operation
 # psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
 # arch/x86/kernel/module.c (Linux 6.1), and refuses all others.
 _ROWS = {
-    0: RelocationRow("R_X86_64_NONE", 0, False, False, ""),
-    1: RelocationRow("R_X86_64_64", 8, False, False, "S + A"),
-    2: RelocationRow("R_X86_64_PC32", 4, True, True, "S + A - P"),
-    4: RelocationRow("R_X86_64_PLT32", 4, True, True, "S + A - P"),
-    10: RelocationRow("R_X86_64_32", 4, False, False, "S + A"),
-    11: RelocationRow("R_X86_64_32S", 4, False, True, "S + A"),
-    24: RelocationRow("R_X86_64_PC64", 8, True, True, "S + A - P"),
+    0: RelocationRow("R_X86_64_NONE", 0, False),
+    1: RelocationRow("R_X86_64_64", 8, False),
+    2: RelocationRow("R_X86_64_PC32", 4, True),
+    4: RelocationRow("R_X86_64_PLT32", 4, True),
+    10: RelocationRow("R_X86_64_32", 4, False),
+    11: RelocationRow("R_X86_64_32S", 4, False),
+    24: RelocationRow("R_X86_64_PC64", 8, True),
 }
 
 _JUMPS = {FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH}
@@ -189,7 +189,6 @@ X86_64 = Architecture(
     name="x86-64",
     machine=62,
     relocations=_ROWS,
-    absolute64=1,
     pc32=2,
     call_types=frozenset({2, 4}),
     branch_types=frozenset({4}),

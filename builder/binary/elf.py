@@ -11,7 +11,6 @@ from typing import Final
 
 ET_REL: Final = 1
 ET_EXEC: Final = 2
-ET_DYN: Final = 3
 
 EM_X86_64: Final = 62
 EM_AARCH64: Final = 183
@@ -24,7 +23,6 @@ SHT_RELA: Final = 4
 SHT_NOTE: Final = 7
 SHT_NOBITS: Final = 8
 SHT_REL: Final = 9
-SHT_GROUP: Final = 17
 SHT_SYMTAB_SHNDX: Final = 18
 
 SHF_WRITE: Final = 0x1

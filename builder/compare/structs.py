@@ -22,10 +22,7 @@ Kind = Literal["added", "removed", "moved", "resized"]
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """One field, by its path through unnamed members; offsets and sizes in bytes, None where it is absent.
-
-    `old_bits` and `new_bits` are (first bit in the structure, width) of a bit-field.
-    """
+    """One field, by its path through unnamed members; offsets and sizes in bytes, None where it is absent."""
 
     name: str
     kind: Kind
@@ -33,8 +30,6 @@ class FieldChange:
     new_offset: int | None
     old_size: int | None
     new_size: int | None
-    old_bits: tuple[int, int] | None = None
-    new_bits: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         if self.kind == "added":
@@ -150,8 +145,6 @@ def _field_changes(old: dict[str, Field], new: dict[str, Field]) -> Iterator[Fie
             b.offset if b else None,
             a.size if a else None,
             b.size if b else None,
-            a.bits if a else None,
-            b.bits if b else None,
         )
 
 

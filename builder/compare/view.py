@@ -166,7 +166,7 @@ class View:
         atoms = self.atoms_in(section.index)
         if len(atoms) == 1:
             return atoms[0]
-        if symbol.type == elf.STT_SECTION or naming.is_label(symbol.name):
+        if symbol.is_section or naming.is_label(symbol.name):
             return self.atom_at(section.index, offset)
         return self.atom_at(section.index, symbol.value)
 
