@@ -59,6 +59,7 @@ class Architecture:
     """Facts of one machine; the functions take plain bytes and return plain values.
 
     A relocation of `branch_types` is only ever the last field of a call or jump.
+    `nop` is the instruction that compilers pad with before a function.
     `registers` are the general ones in the order of their encoding, which is
     that of the bits in the masks of an `Operation`; `stack_register` is one of them.
     """
@@ -73,6 +74,7 @@ class Architecture:
     return_thunk: str
     retpoline_prefixes: tuple[str, ...]
     endbr: bytes
+    nop: bytes
     registers: tuple[str, ...]
     stack_register: str
     argument_registers: tuple[str, ...]

@@ -196,6 +196,7 @@ X86_64 = Architecture(
     return_thunk="__x86_return_thunk",
     retpoline_prefixes=("__x86_indirect_thunk_", "__x86_indirect_call_thunk_", "__x86_indirect_jump_thunk_"),
     endbr=b"\xf3\x0f\x1e\xfa",
+    nop=b"\x90",
     registers=REGISTERS,
     stack_register="rsp",
     argument_registers=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),

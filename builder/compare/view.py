@@ -80,7 +80,7 @@ class View:
             section = self.obj.sections[index]
             if not section.is_alloc or section.is_string or section.name in tables.BY_NAME:
                 continue
-            atoms = _cut(section, symbols)
+            atoms = _cut(section, symbols, self.arch.nop)
             if atoms:
                 out[index] = ([a.start for a in atoms], atoms)
         return out
@@ -343,7 +343,7 @@ def _to_the_end(rows: Sequence[Instruction], offset: int, size: int) -> int:
     return insn.end - offset if insn else size
 
 
-def _cut(section: Section, symbols: tuple[Symbol, ...]) -> list[Atom]:
+def _cut(section: Section, symbols: tuple[Symbol, ...], nop: bytes) -> list[Atom]:
     """Divide a section at its symbols; aliases of one value make one atom."""
     if len(symbols) == 1 and not symbols[0].value:
         return [] if _is_marker(symbols[0]) else [_whole(section, symbols[0])]
@@ -360,7 +360,7 @@ def _cut(section: Section, symbols: tuple[Symbol, ...]) -> list[Atom]:
             continue  # a label or an object inside a larger one
         groups.append((value, row))
         reach = max(reach, value + max(s.size for s in row))
-    padding = _padding(section, groups[0][0])
+    padding = _padding(section, groups[0][0], nop)
     atoms = []
     for position, (value, row) in enumerate(groups):
         following = groups[position + 1][0] - padding if position + 1 < len(groups) else section.size
@@ -395,9 +395,10 @@ def _is_marker(symbol: Symbol) -> bool:
     return (naming.is_label(symbol.name) and not symbol.size) or symbol.name.startswith(("__pfx_", "__cfi_"))
 
 
-def _padding(section: Section, first: int) -> int:
+def _padding(section: Section, first: int, nop: bytes) -> int:
     """Bytes of NOP before the first function of a section (-fpatchable-function-entry=N,M)."""
-    return first if section.is_exec and first and not section.data[:first].strip(b"\x90") else 0
+    count, rest = divmod(first, len(nop))
+    return first if section.is_exec and not rest and section.data[:first] == nop * count else 0
 
 
 def _primary(section: Section, row: list[Symbol]) -> Symbol:
