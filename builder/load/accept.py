@@ -143,7 +143,7 @@ def symbol_refusals(module: ModuleFile, simulated: SimulatedKernel) -> Iterator[
     for symbol in module.object.symbols:
         if not symbol.is_undefined or not symbol.name:
             continue
-        export = simulated.export(symbol.name)
+        export = simulated.symbols.export(symbol.name)
         if export is None or (export.gpl and not gpl):
             if symbol.bind == elf.STB_WEAK or symbol.name == "_GLOBAL_OFFSET_TABLE_":
                 continue

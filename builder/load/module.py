@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builder.binary import ObjectFile, Section, Symbol, elf, klp, read_object
 from builder.binary.kernel import read_module_bytes
-from builder.errors import InputError
+from builder.errors import InputError, LoadError
 from builder.image.memory import Region
 from builder.image.simulated import SimulatedKernel
 
@@ -155,6 +155,14 @@ class LoadedModule:
     def in_init(self, address: int) -> bool:
         """within_module_init()"""
         return any(s.kind.startswith("init") and s.address <= address < s.end for s in self.sections)
+
+
+def loaded_module(kernel: SimulatedKernel, name: str) -> LoadedModule:
+    """A module that `builder.load.loader` has loaded; LoadError where none of that name is."""
+    found = kernel.modules.get(name)
+    if not isinstance(found, LoadedModule):
+        raise LoadError(f"module {name} is not loaded")
+    return found
 
 
 class Kallsyms(Mapping[str, tuple[int, ...]]):

@@ -248,8 +248,8 @@ def compare(
         )
         simulated = boot(kernel, used)
         if kind == "captured":
-            simulated.key_reader = lambda address: memory.number(address, 4, signed=True)
-            simulated.call_reader = lambda address: memory.number(address, 8)
+            simulated.keys.count_reader = lambda address: memory.number(address, 4, signed=True)
+            simulated.keys.target_reader = lambda address: memory.number(address, 8)
         outcome.state_differences += state_differences(kernel, used, state)
         predict(simulated, files, found, memory, outcome)
         outcome.seconds_simulated = time.monotonic() - started
@@ -359,7 +359,7 @@ def bases_of(simulated: SimulatedKernel, module: ModuleFile, sections: Mapping[s
             raise LoadError(f"section {names[index]} is at {address:#x}, expected at {base + offset:#x}")
     for memory in layout.memories:
         if memory not in bases:
-            bases[memory] = simulated.allocate(layout.memories[memory])
+            bases[memory] = simulated.area.allocate(layout.memories[memory])
     return bases
 
 
@@ -398,7 +398,7 @@ def _compare_section(
                 address,
                 ours[at:end],
                 theirs[at:end],
-                simulated.describe(address),
+                simulated.symbols.describe(address),
                 causes.of(address),
             )
         )
@@ -418,7 +418,7 @@ class Causes:
         for at in range(calls.address, calls.end - 7, 8) if calls else ():
             code, key = static_call.ENTRY.unpack(simulated.memory.read(at, 8))
             self._add(at + code, "static call", (at + 4 + key) & ~3, self._call)
-        symbols = simulated.symbols_of[loaded.name]
+        symbols = simulated.symbols.of_module[loaded.name]
         for name, (trampoline, *_) in symbols.items():
             key_of = symbols.get(name.replace("__SCT__", "__SCK__", 1)) if name.startswith("__SCT__") else None
             if key_of is not None:
@@ -427,7 +427,9 @@ class Causes:
     def _add(self, code: int, kind: str, key: int, value: Callable[[int], tuple[str, str]]) -> None:
         ours, theirs = value(key)
         if ours != theirs:
-            cause = f"{kind} {self._simulated.describe(key).removesuffix('+0x0')}: {ours}, in the guest {theirs}"
+            cause = (
+                f"{kind} {self._simulated.symbols.describe(key).removesuffix('+0x0')}: {ours}, in the guest {theirs}"
+            )
             places = [*range(code, code + 6)]
             target = self._memory.number(key, 8) if kind == "static call" else None
             if target and self._simulated.state.has(CALL_DEPTH):
@@ -436,15 +438,15 @@ class Causes:
                 self._by_code.setdefault(at, cause)
 
     def _key(self, key: int) -> tuple[str, str]:
-        ours, theirs = self._simulated.static_key(key), self._memory.number(key, 4, signed=True)
+        ours, theirs = self._simulated.keys.count(key), self._memory.number(key, 4, signed=True)
         return ("off", "on")[ours != 0], "gone" if theirs is None else ("off", "on")[theirs != 0]
 
     def _call(self, key: int) -> tuple[str, str]:
-        ours, theirs = self._simulated.static_call(key), self._memory.number(key, 8)
+        ours, theirs = self._simulated.keys.target(key), self._memory.number(key, 8)
         return self._target(ours), "gone" if theirs is None else self._target(theirs)
 
     def _target(self, address: int) -> str:
-        return self._simulated.describe(address).removesuffix("+0x0") if address else "nothing"
+        return self._simulated.symbols.describe(address).removesuffix("+0x0") if address else "nothing"
 
     def of(self, address: int) -> str:
         """The cause of a difference, "" where none is known."""
