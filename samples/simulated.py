@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.binary.module import ModuleFile
 from builder.image import SimulatedKernel
 from builder.load.livepatch import disable_patch, run_init
 from builder.load.loader import load_module, unload_module
-from builder.load.module import ModuleFile
 from samples.objects import TARGET_NAME
 
 PHASES = ("before", "with", "after")

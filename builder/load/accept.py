@@ -12,9 +12,10 @@ from functools import cache
 
 from builder.binary import elf
 from builder.binary.kernel import Kernel
+from builder.binary.module import ModuleFile
 from builder.binary.names import MODVERSION
 from builder.image.simulated import SimulatedKernel
-from builder.load.module import THIS_MODULE, ModuleFile
+from builder.load.module import THIS_MODULE
 
 ENOENT, ENOEXEC, EINVAL = 2, 8, 22
 GPL = ("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL")

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from builder.binary import elf
+from builder.binary.module import ModuleFile
 from builder.errors import LoadError, UnknownError
 from builder.image.kept import ModuleExport
 from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
 from builder.load import livepatch
 from builder.load.layout import PROTECTION, lay_out, place
-from builder.load.module import PERCPU, THIS_MODULE, Kallsyms, LoadedModule, ModuleFile, Placed, loaded_module
+from builder.load.module import PERCPU, THIS_MODULE, Kallsyms, LoadedModule, Placed, loaded_module
 from builder.load.passes import PASSES, Context, Table
 from builder.load.relocate import UncheckedError, apply_relocations
 from builder.load.tables import unknown_tables

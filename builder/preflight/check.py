@@ -8,6 +8,7 @@ from pathlib import Path
 
 from builder.binary import elf
 from builder.binary.kernel import Kernel, read_module_bytes
+from builder.binary.module import ModuleFile
 from builder.errors import InputError, LoadError
 from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
@@ -17,7 +18,7 @@ from builder.load import accept, livepatch
 from builder.load.accept import ENOENT, ENOEXEC, Finding
 from builder.load.boot import boot
 from builder.load.loader import load_module, load_with_dependencies
-from builder.load.module import LoadedModule, ModuleFile, Site, patched_objects
+from builder.load.module import LoadedModule, Site
 from builder.load.relocate import NAMES as RELOCATIONS
 from builder.load.relocate import UncheckedError
 from builder.preflight import problems as problems_of
@@ -215,7 +216,7 @@ class _Run:
 
     def load(self) -> tuple[LoadedModule | None, Livepatch | None]:
         simulated, module = self._simulated, self._module
-        for name in (*module.depends, *patched_objects(module)):
+        for name in (*module.depends, *module.bound_objects):
             path = self._checker.find_object(name)
             if path is not None and name not in simulated.modules:
                 try:

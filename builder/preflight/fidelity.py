@@ -12,6 +12,7 @@ from pathlib import Path
 
 from builder.binary import elf
 from builder.binary.kernel import Kernel
+from builder.binary.module import ModuleFile
 from builder.errors import BespokeError, GuestError, LoadError
 from builder.image import BootState, SimulatedKernel
 from builder.image.boot import CALL_DEPTH, CAPABILITY_WORDS
@@ -30,7 +31,7 @@ from builder.load import livepatch
 from builder.load.boot import boot
 from builder.load.layout import lay_out
 from builder.load.loader import free_init, load_module
-from builder.load.module import LoadedModule, ModuleFile, Placed, patched_objects
+from builder.load.module import LoadedModule, Placed
 from builder.load.passes import Context, jump_label, static_call
 
 WRITTEN = ("__jump_table", ".static_call_sites", "__mcount_loc", "__ex_table")
@@ -208,7 +209,7 @@ def compare(
     kernel's command line.
     """
     chosen = list(paths if paths is not None else choose(kernel, modules, seed))
-    patched = {name for module in extra for name in patched_objects(module)} - {module.name for module in extra}
+    patched = {name for module in extra for name in module.bound_objects} - {module.name for module in extra}
     chosen += [path for name in sorted(patched) if (path := kernel.find_module(name)) is not None]
     wanted = [*in_order(kernel, chosen), *extra]
     files = {module.name: module for module in wanted}

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from builder.binary import Relocation, Section, elf, klp
 from builder.binary.kernel import Kernel
+from builder.binary.module import ModuleFile
 from builder.errors import InputError
 from builder.image import SimulatedKernel
 from builder.image.kept import Livepatch
 from builder.load.accept import Finding
-from builder.load.module import LoadedModule, ModuleFile, Site
+from builder.load.module import LoadedModule, Site
 from builder.load.passes import PASSES
 from builder.load.passes.ibt import ENDBR64
 from builder.load.relocate import R32S, R64

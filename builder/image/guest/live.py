@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from builder.binary.module import ModuleFile, plain
 from builder.image.guest import initramfs
 from builder.image.guest.channel import Answer
-from builder.image.guest.modules import ModuleFile, plain
 from builder.image.guest.qemu import MIB
 from builder.image.guest.session import REQUESTS, Session
 
@@ -85,7 +85,7 @@ class Guest(Session):
         `name` is only what its messages call the file; a file on the host may be compressed.
         """
         place = shlex.quote(f"/run/{name}.ko")
-        self.put(f"/run/{name}.ko", source if isinstance(source, bytes) else ModuleFile.read(source).data)
+        self.put(f"/run/{name}.ko", source if isinstance(source, bytes) else ModuleFile.read_named(source).data)
         return self.run(f"insmod {place} {params}; status=$?; rm -f {place}; exit $status", timeout=timeout)
 
     def rmmod(self, name: str, *, timeout: float = 30.0) -> Answer:
