@@ -14,8 +14,9 @@ from functools import cached_property
 from builder.errors import LoadError
 from builder.image.execute import Argument, Result
 from builder.image.kept import Livepatch
-from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, LIVEPATCHES, MODULES, OPTIMIZATION, TRACING, Between
+from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, MODULES, OPTIMIZATION, TRACING, Between
 from builder.image.simulated import SimulatedKernel
+from builder.image.transition import LIVEPATCHES
 from builder.load import livepatch
 from builder.load.loader import load_module, unload_module
 from builder.load.module import LoadedModule

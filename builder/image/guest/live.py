@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -14,17 +13,7 @@ from builder.image.guest import initramfs
 from builder.image.guest.channel import Answer
 from builder.image.guest.qemu import MIB
 from builder.image.guest.session import REQUESTS, Session
-
-LIVEPATCHES = "/sys/kernel/livepatch"
-STUCK_TASKS = """\
-for task in /proc/[0-9]*/task/[0-9]*; do
-    state=$(cat $task/patch_state 2>/dev/null) || continue
-    [ "$state" = {target} ] || [ "$state" = -1 ] && continue
-    stack=$(sed -n 's/^\\[<0>\\] //p' $task/stack 2>/dev/null | head -4 | tr '\\n' ' ')
-    echo "${{task##*/}} $(cat $task/comm 2>/dev/null) $stack"
-done
-"""
-
+from builder.image.transition import LIVEPATCHES, PatchState, describe_task, holds_up
 
 LOAD_MANY = """\
 rm -rf /run/batch && mkdir /run/batch && cd /run/batch && cpio -i < ../batch.cpio 2>/dev/null || exit 1
@@ -36,14 +25,6 @@ load() {
 }
 """
 BATCH_SIZE = 64 * MIB
-
-
-@dataclass(frozen=True, slots=True)
-class PatchState:
-    """A livepatch as /sys/kernel/livepatch shows it."""
-
-    enabled: bool
-    transition: bool
 
 
 class Guest(Session):
@@ -139,7 +120,7 @@ class Guest(Session):
         """None if there is no livepatch `name`."""
         answer = self.run(f"cd {LIVEPATCHES}/{shlex.quote(plain(name))} && cat enabled transition")
         words = answer.output.split()
-        return PatchState(words[0] == "1", words[1] == "1") if answer.ok and len(words) == 2 else None
+        return PatchState.parse(*words) if answer.ok and len(words) == 2 else None
 
     def livepatch_objects(self, name: str) -> dict[str, bool | None]:
         """The objects that a livepatch names, vmlinux too; True where patched, None where the kernel
@@ -164,7 +145,16 @@ class Guest(Session):
 
     def stuck_tasks(self, *, enabled: bool) -> tuple[str, ...]:
         """`TID COMMAND STACK` of each task that has not reached the state of a running transition."""
-        return tuple(self.run(STUCK_TASKS.format(target=int(enabled))).output.splitlines())
+        states = self.run("grep -H . /proc/[0-9]*/task/[0-9]*/patch_state 2>/dev/null").output.splitlines()
+        rows = (line.rpartition("/patch_state:") for line in states)
+        stuck = [task for task, _, state in rows if holds_up(state, enabled=enabled)]
+        return tuple(filter(None, map(self._task, stuck)))
+
+    def _task(self, task: str) -> str | None:
+        """A task of /proc as it is shown to people; None for one that has ended meanwhile."""
+        answer = self.run(f"cd {task} 2>/dev/null && cat comm stack")
+        command, *stack = answer.output.splitlines() or [""]
+        return describe_task(task.rpartition("/")[2], command, stack) if answer.ok else None
 
     def disable_livepatch(self, name: str, timeout: float = 60.0) -> float:
         """Disable, and wait until the sysfs directory has gone, as only then rmmod works; seconds taken."""
