@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import random
-import tarfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from builder.image.capture import (
 )
 from builder.image.derive import cpu_models, derive_state
 from builder.image.guest import Guest
+from builder.image.guest.live import batches
 from builder.image.guest.modules import ModuleTree
 from builder.load import livepatch
 from builder.load.boot import boot
@@ -156,33 +155,12 @@ def in_order(kernel: Kernel, paths: Iterable[Path]) -> list[ModuleFile]:
 def load_in_guest(guest: Guest, modules: Sequence[ModuleFile], say: Callable[[str], None]) -> dict[str, str]:
     """Give the guest's kernel all modules in order; name -> what it said, for those that it refused."""
     refused: dict[str, str] = {}
-    batch: list[ModuleFile] = []
-    size = 0
-    for i, module in enumerate(modules):
-        batch.append(module)
-        size += len(module.data)
-        if size > BATCH or i + 1 == len(modules):
-            refused |= _load_batch(guest, batch)
-            say(f"{i + 1} of {len(modules)} modules given to the guest")
-            batch, size = [], 0
+    given = 0
+    for batch in batches(modules, BATCH):
+        refused |= guest.load_batch(batch)
+        given += len(batch)
+        say(f"{given} of {len(modules)} modules given to the guest")
     return refused
-
-
-def _load_batch(guest: Guest, batch: Sequence[ModuleFile]) -> dict[str, str]:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for module in batch:
-            entry = tarfile.TarInfo(f"{module.name}.ko")
-            entry.size = len(module.data)
-            tar.addfile(entry, io.BytesIO(module.data))
-    guest.put("/run/batch.tar", archive.getvalue(), timeout=300)
-    names = " ".join(module.name for module in batch)
-    answer = guest.run(
-        "mkdir -p /run/batch && cd /run/batch && tar xf ../batch.tar && rm ../batch.tar && "
-        f'for m in {names}; do said=$(insmod $m.ko 2>&1) || echo "$m $said"; rm -f $m.ko; done',
-        timeout=600,
-    )
-    return {line.split()[0]: line.partition(" ")[2] for line in answer.output.splitlines() if line.strip()}
 
 
 def compare(

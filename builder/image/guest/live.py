@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +25,7 @@ load() {
 }
 """
 BATCH_SIZE = 64 * MIB
+"""What fits into the guest's memory beside what is loaded."""
 
 
 class Guest(Session):
@@ -80,15 +81,20 @@ class Guest(Session):
         `params` are by name too; `timeout` is for each. A refusal stops none of the others.
         """
         refused: dict[str, str] = {}
-        for batch in _batches(modules):
-            files = (initramfs.program(f"{module.name}.ko", module.data) for module in batch)
-            self.put("/run/batch.cpio", initramfs.archive(files))
-            words = (f"load {m.name} {(params or {}).get(m.name, '')}" for m in batch)
-            answer = self.check(LOAD_MANY + "\n".join(words), timeout=timeout * len(batch))
-            for line in answer.splitlines():
-                name, _, said = line.partition(" ")
-                refused[name] = said.rpartition(": ")[2]
-        return refused
+        for batch in batches(modules):
+            refused |= self.load_batch(batch, params, timeout=timeout)
+        return {name: said.rpartition(": ")[2] for name, said in refused.items()}
+
+    def load_batch(
+        self, batch: Sequence[ModuleFile], params: Mapping[str, str] | None = None, *, timeout: float = 60.0
+    ) -> dict[str, str]:
+        """Load modules that together fit into the guest's memory; by name, all that insmod said of one refused."""
+        files = (initramfs.program(f"{module.name}.ko", module.data) for module in batch)
+        self.put("/run/batch.cpio", initramfs.archive(files))
+        words = (f"load {m.name} {(params or {}).get(m.name, '')}" for m in batch)
+        answer = self.check(LOAD_MANY + "\n".join(words), timeout=timeout * len(batch))
+        rows = (line.partition(" ") for line in answer.splitlines())
+        return {name: said for name, _, said in rows}
 
     def modprobe(self, *names: str, params: str = "", timeout: float = 60.0) -> tuple[str, ...]:
         """Load modules with what they depend on; the names loaded, in order. `params` go to the last one.
@@ -168,11 +174,11 @@ class Guest(Session):
         return time.monotonic() - started
 
 
-def _batches(modules: Iterable[ModuleFile]) -> Iterator[list[ModuleFile]]:
-    """Runs of modules that together fit into the guest's memory beside what is loaded."""
+def batches(modules: Iterable[ModuleFile], most: int = BATCH_SIZE) -> Iterator[list[ModuleFile]]:
+    """Runs of modules that have together at most so many bytes, or one that has more."""
     batch, size = list[ModuleFile](), 0
     for module in modules:
-        if batch and size + len(module.data) > BATCH_SIZE:
+        if batch and size + len(module.data) > most:
             yield batch
             batch, size = [], 0
         batch.append(module)
