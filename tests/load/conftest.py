@@ -27,7 +27,7 @@ def simulated(release: str) -> Iterator[SimulatedKernel]:
     before = snapshot(kernel)
     yield kernel
     unload_all(kernel)
-    kernel.console.clear()
+    kernel.execution.console.clear()
     assert differences(before, snapshot(kernel)) == []
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from builder.binary.kernel import Kernel
+from builder.binary.module import ModuleFile
 from builder.errors import BespokeError
 from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.load.boot import boot
 from builder.load.livepatch import run_init
 from builder.load.loader import load_with_dependencies
-from builder.load.module import ModuleFile, patched_objects
+from builder.load.module import LoadedModule
 
 CPU: Final = "max"
 CHUNK: Final = 1 << 16
@@ -43,11 +44,12 @@ def rows_of_module(simulated: SimulatedKernel, path: Path, objects: Mapping[str,
     loaded = [load_with_dependencies(simulated, module, objects)]
     if module.is_livepatch:
         run_init(simulated, loaded[0])
-    for name in patched_objects(module):
+    for name in module.patched_objects:
         other = objects.get(name) or simulated.kernel.find_module(name)
         if name not in simulated.modules and other is not None:
             load_with_dependencies(simulated, other, objects)
-        loaded += [simulated.modules[name]] if name in simulated.modules else []
+        found = simulated.modules.get(name)
+        loaded += [found] if isinstance(found, LoadedModule) else []
     for one in loaded:
         for section in one.sections:
             data = simulated.memory.read(section.address, section.size) if section.size else b""

@@ -32,7 +32,7 @@ def entries(bench: Bench, rows: Sequence[Row]) -> Callable[[int], bytes]:
         out = b""
         for site, other, feature, flags, size, other_size in rows:
             here = at + len(out)
-            if bench.kernel.alternative_size == 12:
+            if bench.kernel.facts.alternative_size == 12:
                 out += struct.pack("<iiHBB", site - here, other - here - 4, feature | flags, size, other_size)
             else:
                 out += struct.pack("<iiHHBB", site - here, other - here - 4, feature, flags, size, other_size)
@@ -64,7 +64,7 @@ def old_kernel(bench: Make, release_61: str) -> Bench:
 
 
 def negation(bench: Bench) -> int:
-    return INVERTED if bench.kernel.alternative_size == 12 else NOT
+    return INVERTED if bench.kernel.facts.alternative_size == 12 else NOT
 
 
 @pytest.mark.parametrize(("feature", "negated"), [(THERE, False), (MISSING, True), (THERE, True), (MISSING, False)])

@@ -95,7 +95,7 @@ def test_what_is_no_branch_to_a_thunk_is_left_and_told(plain: Bench, what: str) 
 
 def test_a_branch_in_the_lower_half_of_a_line_goes_through_a_thunk_of_its_own(bench: Make, release_61: str) -> None:
     made = bench(release_61, has=(ITS,), lacks=(RETPOLINE, RETPOLINE_LFENCE))
-    assert made.kernel.has_its
+    assert made.kernel.facts.has_its
     lower, upper, wide = site(made, "call", 0, LOWER), site(made, "call", 0, UPPER), site(made, "jmp", 9, LOWER + 0x80)
     made.sites(".retpoline_sites", [lower, upper, wide])
     context = made.run(retpolines.apply)
