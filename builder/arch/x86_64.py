@@ -98,6 +98,12 @@ def moves_constant_to(code: bytes) -> str | None:
     return _full_register(insn.op0_register)
 
 
+def pushes(code: bytes) -> bool:
+    """Whether an instruction puts eight bytes on the stack: a register, a constant, or memory."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    return insn is not None and insn.mnemonic == Mnemonic.PUSH
+
+
 _IMMEDIATES = {
     OpKind.IMMEDIATE8, OpKind.IMMEDIATE16, OpKind.IMMEDIATE32, OpKind.IMMEDIATE64, OpKind.IMMEDIATE8TO16,
     OpKind.IMMEDIATE8TO32, OpKind.IMMEDIATE8TO64, OpKind.IMMEDIATE32TO64,
@@ -202,6 +208,7 @@ X86_64 = Architecture(
     argument_registers=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
     decode=decode,
     moves_constant_to=moves_constant_to,
+    pushes=pushes,
     immediate=immediate,
     writes=writes,
     text=text,

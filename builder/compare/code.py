@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from builder.arch import Instruction
 from builder.binary import Relocation, tables
 from builder.compare.correlate import Correlation
-from builder.compare.lines import LineProof
+from builder.compare.lines import LineProof, Shift
 from builder.compare.meaning import Meaning, Meanings
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
 from builder.compare.view import Atom, View
@@ -23,11 +23,11 @@ from builder.compare.view import Atom, View
 class CodeComparer:
     """Compares functions of one pair of objects."""
 
-    def __init__(self, correlation: Correlation, meanings: Meanings) -> None:
+    def __init__(self, correlation: Correlation, meanings: Meanings, shifts: Sequence[Shift] = ()) -> None:
         self.correlation = correlation
         self.meanings = meanings
         self.old, self.new = correlation.old, correlation.new
-        self.proof = LineProof(self.old, self.new)
+        self.proof = LineProof(self.old, self.new, shifts)
 
     def compare(self, old: Atom, new: Atom) -> Difference:
         """The verdict on a function and its twin, `.cold` parts not included."""
@@ -195,6 +195,9 @@ class CodeComparer:
         source = self.proof.source(self.old, old, a.offset)
         after = self.proof.source(self.new, new, b.offset)
         lines = f" ({source if source == after else f'{source} -> {after}'})" if source and after else ""
+        code_a, code_b = self._masked(self.old, old, a, ra), self._masked(self.new, new, b, rb)
+        if self.proof.may_be_line_number(old, a, new, b, code_a, code_b):
+            lines += "; it may be only a source line that moved, which nothing here proves (see --source-diff)"
         return f"at {where}: `{self._text(self.old, old, a)}` -> `{self._text(self.new, new, b)}`{lines}"
 
     def _text(self, view: View, atom: Atom, insn: Instruction) -> str:

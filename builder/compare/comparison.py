@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from builder.binary import ObjectFile, tables
 from builder.compare import naming
 from builder.compare.code import CodeComparer
 from builder.compare.correlate import Correlation, correlate
+from builder.compare.lines import Shift
 from builder.compare.meaning import Meanings, is_readonly
 from builder.compare.structs import field_at
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
@@ -84,11 +85,11 @@ def _jumping_parent(view: View, cold: Atom) -> Atom | None:
     return None
 
 
-def compare(old: ObjectFile, new: ObjectFile) -> Comparison:
-    """Compare two relocatable objects of one architecture."""
+def compare(old: ObjectFile, new: ObjectFile, shifts: Sequence[Shift] = ()) -> Comparison:
+    """Compare two relocatable objects of one architecture; `shifts`: what their source patch moves, where known."""
     correlation = correlate(View(old), View(new))
     meanings = Meanings(correlation)
-    comparer = CodeComparer(correlation, meanings)
+    comparer = CodeComparer(correlation, meanings, shifts)
     verdicts = {
         atom: comparer.compare(correlation.twins[atom], atom)
         for atom in correlation.new.functions
