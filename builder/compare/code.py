@@ -36,7 +36,10 @@ class CodeComparer:
         if code.is_changed:
             return code
         entries = self._entries(old, new, identical)
-        return entries if entries.is_changed else code
+        if entries.is_changed:
+            return entries
+        tables = self._label_tables(old, new)
+        return tables if tables.is_changed else code
 
     def _identical(self, old: Atom, new: Atom) -> bool:
         """Same bytes, and every relocation the same place, type and meaning."""
@@ -149,6 +152,20 @@ class CodeComparer:
         if len(first) != len(second):
             names = sorted({e.table.name for e in first} ^ {e.table.name for e in second}) or ["special tables"]
             return Difference(Verdict.CHANGED, f"{len(first)} entries in {', '.join(names)}, now {len(second)}")
+        return SAME
+
+    def _label_tables(self, old: Atom, new: Atom) -> Difference:
+        """Tables of places inside the function are its content: `goto *p` leads where they say."""
+        for table in self.new.label_tables.get(new, ()):
+            before = self.correlation.twins.get(table)
+            if before is None or before not in self.old.label_tables.get(old, ()):
+                return Difference(Verdict.CHANGED, f"{table.name} holds labels of {new.name}, and did not")
+            first = self.meanings.content(self.old, before, False)
+            if first != self.meanings.content(self.new, table, False):
+                return Difference(Verdict.CHANGED, f"{table.name} holds other labels of {new.name}")
+        gone = [t for t in self.old.label_tables.get(old, ()) if t not in self.correlation.versions]
+        if gone:
+            return Difference(Verdict.CHANGED, f"{gone[0].name}, which held labels of {old.name}, is gone")
         return SAME
 
     def _same_entry(self, old: Atom, a: tables.Entry, new: Atom, b: tables.Entry, identical: bool) -> bool:

@@ -14,11 +14,13 @@ from typing import Final
 from builder.binary import Relocation, Section, String
 from builder.compare import naming
 from builder.compare.correlate import Correlation
+from builder.compare.storage import is_private
 from builder.compare.view import Atom, Target, View
 
 Meaning = tuple[object, ...]
 
 _FILE_LINE: Final = re.compile(rb"([\w./-]+\.[chSi]):\d+")
+_SOURCE: Final = re.compile(r"[\w./+-]+\.[chS]")
 _DEPTH: Final = 6
 
 
@@ -97,10 +99,27 @@ class Meanings:
         if section.is_string:
             text, width = section.string_at(offset)
             return ("str", String(_FILE_LINE.sub(rb"\1:#", text) if lines else text, width))
+        if is_private(section):
+            return ("piece", offset, _without_location(self.bytes_in(view, section, 0, section.size, lines, depth)))
         if section.is_nobits or section.is_write:
             return ("place", section.name, offset)
         start, end = view.piece(section, offset)
         return ("piece", offset - start, self.bytes_in(view, section, start, end, lines, depth))
+
+
+def _without_location(content: Meaning) -> Meaning:
+    """A datum of UBSAN's without line and column: struct source_location, a file's name first (lib/ubsan.h, v6.1).
+
+    Each version has a datum of its own, whose place in the source is no part of what the code does.
+    """
+    if content[0] != "bytes":
+        return content
+    _, data, rows = content
+    assert isinstance(data, bytes) and isinstance(rows, tuple)
+    names = [str(row[2][1]) for row in rows if row[0] == 0 and row[2][0] == "str"]
+    if not names or not _SOURCE.fullmatch(names[0]):
+        return content
+    return ("bytes", data[:8] + data[16:], rows)
 
 
 def is_readonly(section: Section) -> bool:

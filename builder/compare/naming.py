@@ -18,11 +18,13 @@ _TRAILING_NUMBER: Final = re.compile(r"(\.\d+)+$")
 _UNIQUE: Final = re.compile(r"^(__UNIQUE_ID_(?:__\w+?___)?\D*?)\d+$")
 _LOCAL_LABEL: Final = re.compile(r"^\.L")
 
-# Made per place of use, never shared: a new version gets its own.
+# Made per place of use, never shared: a new version gets its own. Only with a number or a function in the name
+# (`__key.5`, `function.__key`): a plain variable may be called so too. Those of dynamic debug and printk's index are
+# known by their sections alone.
 _NEVER_PAIRED: Final = (
     "__key", "__warned", "__already_done", "__func__", "__FUNCTION__", "__PRETTY_FUNCTION__", "_rs", "CSWTCH",
-    "_entry", "_entry_ptr", "descriptor", "__print_once", "___done", "______f", "__compound_literal",
-    "___tp_str", "__bpf_trace_tp_map",
+    "_entry", "_entry_ptr", "__print_once", "___done", "______f", "__compound_literal", "___tp_str",
+    "__bpf_trace_tp_map",
 )  # fmt: skip
 _NEVER_PAIRED_SECTIONS: Final = (".data.once", ".data..once", "__dyndbg", "__verbose", ".printk_index")
 
@@ -64,6 +66,8 @@ def is_never_paired(name: str, section: str) -> bool:
         return True
     # gcc: `__key.5`; clang: `function.__key`, `__func__.function`.
     parts = family(name).split(".")
+    if len(parts) == 1 and not is_numbered(name):
+        return False
     return parts[0] in _NEVER_PAIRED or parts[-1] in _NEVER_PAIRED
 
 

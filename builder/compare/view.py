@@ -19,6 +19,7 @@ from builder import arch as architectures
 from builder.arch import Architecture, Instruction, RelocationRow
 from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, tables
 from builder.compare import naming
+from builder.compare.storage import is_private
 from builder.errors import UnknownError
 
 
@@ -229,6 +230,22 @@ class View:
         return _grouped(self._entries_of(row) if row.derived else self._told[row] for row in tables.TABLES)
 
     @cached_property
+    def label_tables(self) -> Mapping[Atom, tuple[Atom, ...]]:
+        """Function -> the data that hold addresses inside it: labels of `goto *p`, switch tables with a name."""
+        out: dict[Atom, list[Atom]] = {}
+        for datum in self.data:
+            for function in self.label_owners(datum):
+                out.setdefault(function, []).append(datum)
+        return {function: tuple(found) for function, found in out.items()}
+
+    def label_owners(self, datum: Atom) -> tuple[Atom, ...]:
+        """Functions whose inner addresses a datum holds."""
+        targets = (self.target(r) for r in self.relocations(datum))
+        return tuple(
+            dict.fromkeys(t.atom for t in targets if t.atom is not None and t.atom.is_function and t.offset > 0)
+        )
+
+    @cached_property
     def telling(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """As `entries`, for the tables that say more than the instructions do."""
         return _grouped(self._told.values())
@@ -293,6 +310,8 @@ class View:
 
     def piece(self, section: Section, offset: int) -> tuple[int, int]:
         """Bounds of the unnamed bytes that `offset` lies in."""
+        if is_private(section):
+            return 0, section.size
         if section.entsize and section.flags & elf.SHF_MERGE and not section.is_string:
             start = offset - offset % section.entsize
             return start, min(start + section.entsize, section.size)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from builder.binary import elf, tables
 from builder.compare import Atom, Comparison, naming
-from builder.compare.comparison import label_owners
 from builder.compare.meaning import is_readonly
+from builder.compare.storage import is_private
 from builder.compare.structs import struct_changes
 from builder.compose import references
 from builder.compose.macros import is_author_data
@@ -235,7 +235,7 @@ def _labels(selection: Selection) -> Findings:
     for atom in view.data:
         if not _holds_live_pointers(atom) or atom.section.name.startswith(".init"):
             continue
-        owners = [o for o in label_owners(view, atom) if o in selection.functions]
+        owners = [o for o in view.label_owners(atom) if o in selection.functions]
         if not owners:
             continue
         outside = [u for u in _unshipped_users(selection, atom) if u != "other files"] if atom in selection else []
@@ -266,7 +266,7 @@ def _unnamed_data(selection: Selection) -> Findings:
     for place, target in selection.all_references():
         if target.kind != "section" or target.section is None:
             continue
-        if target.section.is_write or target.section.is_nobits:
+        if (target.section.is_write or target.section.is_nobits) and not is_private(target.section):
             name = place.name if isinstance(place, Atom) else selection.comparison.new.obj.name
             yield Refusal(
                 "unnamed-data",

@@ -10,7 +10,6 @@ import pytest
 
 from builder.binary import read_object
 from builder.compare import Comparison, Verdict, compare, naming
-from builder.compare.comparison import is_label_table, label_owners
 from tests.compare.conftest import FLAGS, Build, Pair, names
 
 HEAD = "extern int sink(int, ...); extern void note(const char *, ...);\n"
@@ -357,9 +356,9 @@ def test_a_label_table_belongs_to_its_function(pair: Pair, change: tuple[str, st
     """With an unmoved and with a moved layout of the labels."""
     comparison = pair(LABELS.format("1", ""), LABELS.format(*change))
     assert changed(comparison) == ["f"]
-    tables = [a for a in comparison.new.data if is_label_table(comparison.new, a)]
+    tables = [a for a in comparison.new.data if comparison.new.label_owners(a)]
     assert [a.name.partition(".")[0] for a in tables] == ["table"]
-    assert names(label_owners(comparison.new, tables[0])) == ["f"]
+    assert names(comparison.new.label_owners(tables[0])) == ["f"]
     assert not any(d.is_changed for d in comparison.data.values())
 
 
