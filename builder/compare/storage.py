@@ -75,7 +75,7 @@ def _named_kind(section: str) -> str:
 def kind(section: Section) -> str:
     """The kind of storage, as a person would say it: "per-CPU", "read-only after init", "plain"."""
     if (found := lifetime(section.name)) is not Lifetime.LIVE:
-        return found.value
+        return str(found.value)
     named = str(_named_kind(section.name))
     if named:
         return named
