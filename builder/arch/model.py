@@ -80,7 +80,7 @@ class Architecture:
     stack_register: str
     argument_registers: tuple[str, ...]
     decode: Callable[[bytes, int], list[Instruction]]
-    moves_constant_to: Callable[[bytes], str | None]
+    loads_to: Callable[[bytes], str | None]
     pushes: Callable[[bytes], bool]
     immediate: Callable[[bytes], tuple[object, int] | None]
     writes: Callable[[bytes], frozenset[str]]

@@ -88,11 +88,13 @@ def _unknown(start: int, count: int) -> Iterator[Instruction]:
     return (Instruction(start + k, 1, 0, None, False, False, False, False) for k in range(count))
 
 
-def moves_constant_to(code: bytes) -> str | None:
-    """The 64-bit name of the register that a `mov $imm, %reg` loads, else None."""
+def loads_to(code: bytes) -> str | None:
+    """The 64-bit name of the register that a `mov $imm, %reg` or a `lea` of an address loads, else None."""
     insn = next(iter(iced_x86.Decoder(64, code)), None)
-    if insn is None or insn.mnemonic != Mnemonic.MOV or insn.op0_kind != OpKind.REGISTER:
+    if insn is None or insn.mnemonic not in (Mnemonic.MOV, Mnemonic.LEA) or insn.op0_kind != OpKind.REGISTER:
         return None
+    if insn.mnemonic == Mnemonic.LEA:
+        return _full_register(insn.op0_register) if insn.is_ip_rel_memory_operand else None
     if insn.op1_kind not in (OpKind.IMMEDIATE32, OpKind.IMMEDIATE64, OpKind.IMMEDIATE32TO64):
         return None
     return _full_register(insn.op0_register)
@@ -207,7 +209,7 @@ X86_64 = Architecture(
     stack_register="rsp",
     argument_registers=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
     decode=decode,
-    moves_constant_to=moves_constant_to,
+    loads_to=loads_to,
     pushes=pushes,
     immediate=immediate,
     writes=writes,

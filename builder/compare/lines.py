@@ -10,7 +10,7 @@ number that is merely near, is no line number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -18,13 +18,11 @@ from typing import Final
 
 from builder.arch import Instruction
 from builder.binary import elf
+from builder.compare.calls import Call, given_to
 from builder.compare.dwarf import LineTable
 from builder.compare.line_takers import FILE, FORMATS, FUNCTION, MODULE, Taker, conversions, takers_of
 from builder.compare.view import Atom, View
 
-_MOST_STEPS: Final = 64
-"""Instructions between an argument and the call that it is for, on one way."""
-_MOST_WAYS: Final = 16
 _SOURCE: Final = re.compile(r"[\w./+-]+\.[chS]")
 _FUNCTION_NAMES: Final = ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__")
 
@@ -95,7 +93,7 @@ class LineProof:
         pair = self._constants(code_a, code_b)
         if pair is None:
             return False
-        first, second = given(self.old, old, a, code_a), given(self.new, new, b, code_b)
+        first, second = given(self.old, old, a), given(self.new, new, b)
         if not first or len(first) != len(second):
             return False
         return all(
@@ -109,7 +107,7 @@ class LineProof:
         """Whether the callee takes a line there, or may: what is lacking is the proof that it is the right one."""
         if self._constants(code_a, code_b) is None:
             return False
-        return bool(given(self.old, old, a, code_a) and given(self.new, new, b, code_b))
+        return bool(given(self.old, old, a) and given(self.new, new, b))
 
     def _constants(self, code_a: bytes, code_b: bytes) -> tuple[int, int] | None:
         """The two immediates of encodings that differ in nothing else, both of which could be lines."""
@@ -175,134 +173,37 @@ def _one_ends_as_the_other(first: tuple[str, ...], second: tuple[str, ...]) -> b
     return shared > 0 and first[-shared:] == second[-shared:]
 
 
-def given(view: View, atom: Atom, insn: Instruction, code: bytes) -> tuple[_Given, ...]:
+def given(view: View, atom: Atom, insn: Instruction) -> tuple[_Given, ...]:
     """Each call that a constant is given to as a line, on every way from it; empty where one takes no line."""
-    register = view.arch.moves_constant_to(code)
-    pushed = register is None and view.arch.pushes(code)
-    if not pushed and register not in view.arch.argument_registers:
+    found = [_taken(call, number) for call, number in given_to(view, atom, insn)]
+    if any(row is None for row in found):
         return ()
-    rows = view.instructions(atom)
-    start = next((k for k, row in enumerate(rows) if row.offset == insn.offset), len(rows))
-    out: dict[_Given, None] = {}
-    for way in _ways(view, atom, rows, start, register):
-        if way is None:
-            return ()
-        number = (
-            len(view.arch.argument_registers) + _pushes(view, atom, rows, way)
-            if pushed
-            else view.arch.argument_registers.index(register or "")
-        )
-        found = _taken(_Call(view, atom, rows, way), number)
-        if found is None:
-            return ()
-        out.setdefault(found)
-    return tuple(sorted(out, key=lambda row: row.call.offset))
+    return tuple(sorted({row for row in found if row is not None}, key=lambda row: row.call.offset))
 
 
-def _ways(
-    view: View, atom: Atom, rows: Sequence[Instruction], start: int, register: str | None
-) -> Iterator[tuple[int, ...] | None]:
-    """Each way from an instruction to the next call, as indexes of rows; None for one that leads to no call.
-
-    A way on which the register is written again before any call is none: there the constant was not used.
-    """
-    places = {row.offset: k for k, row in enumerate(rows)}
-    waiting: list[tuple[int, ...]] = [(start,)]
-    count = 0
-    while waiting:
-        way = waiting.pop()
-        here = rows[way[-1]]
-        if here.is_call:
-            yield way
-            continue
-        count += 1
-        if len(way) > _MOST_STEPS or count > _MOST_STEPS * _MOST_WAYS:
-            yield None
-            return
-        if len(way) > 1 and register in view.arch.writes(atom.section.data[here.offset : here.end]):
-            continue
-        following = []
-        if here.is_jump:
-            goal = places.get(here.target) if here.target is not None else None
-            if goal is None or goal in way:
-                yield None
-                return
-            following.append(goal)
-        if not here.ends_block:
-            following.append(way[-1] + 1)
-        if not following or any(k >= len(rows) for k in following):
-            yield None
-            return
-        waiting += [(*way, k) for k in following]
-
-
-def _pushes(view: View, atom: Atom, rows: Sequence[Instruction], way: tuple[int, ...]) -> int:
-    """How many arguments are pushed behind the first instruction of a way: they come before it in the list."""
-    return sum(view.arch.pushes(atom.section.data[rows[k].offset : rows[k].end]) for k in way[1:])
-
-
-class _Call:
-    """The call at the end of a way, and what its register arguments were loaded from."""
-
-    def __init__(self, view: View, atom: Atom, rows: Sequence[Instruction], way: tuple[int, ...]) -> None:
-        self.view, self.atom, self.rows = view, atom, rows
-        self.insn = rows[way[-1]]
-        self._way = way
-
-    @cached_property
-    def callee(self) -> str:
-        """The name of the function, "" for an indirect call."""
-        view = self.view
-        for r in view.relocations_in(self.atom.section.index, self.insn.offset, self.insn.end):
-            target = view.target(r, view.bias(self.atom, r))
-            return target.atom.name if target.atom else target.symbol.name
-        return ""
-
-    def argument(self, number: int) -> tuple[str, str]:
-        """What a register argument is: (kind, text), with kind "text" for other strings, "" for what cannot be told."""
-        if not 0 <= number < len(self.view.arch.argument_registers):
-            return "", ""
-        register = self.view.arch.argument_registers[number]
-        for k in self._before():
-            row = self.rows[k]
-            if register in self.view.arch.writes(self.atom.section.data[row.offset : row.end]):
-                return self._loaded(row)
+def _sibling(call: Call, number: int) -> tuple[str, str]:
+    """What a register argument is: (kind, text), with kind "text" for other strings, "" for what cannot be told."""
+    target = call.argument(number)
+    if target is None:
         return "", ""
-
-    def _before(self) -> Iterator[int]:
-        """Instructions before the call: back along the way, and before its start up to where another begins."""
-        yield from reversed(self._way[:-1])
-        for k in range(self._way[0] - 1, max(self._way[0] - _MOST_STEPS, -1), -1):
-            if self.rows[k].is_call or self.rows[k].ends_block:
-                return
-            yield k
-
-    def _loaded(self, row: Instruction) -> tuple[str, str]:
-        view = self.view
-        relocations = view.relocations_in(self.atom.section.index, row.offset, row.end)
-        if len(relocations) != 1:
-            return "", ""
-        target = view.target(relocations[0], view.bias(self.atom, relocations[0]))
-        if target.atom is not None and not target.atom.is_function and not target.offset:
-            name = target.atom.name
-            if name.split(".")[0] in _FUNCTION_NAMES or name.split(".")[-1] in _FUNCTION_NAMES:
-                return FUNCTION, view.code(target.atom).rstrip(b"\0").decode("utf-8", "replace")
-            if name.startswith("_acpi_module_name"):
-                return MODULE, view.code(target.atom).rstrip(b"\0").decode("utf-8", "replace")
-        elif target.section is not None and target.section.is_string:
-            text = str(target.section.string_at(target.offset))
-            if _SOURCE.fullmatch(text):
-                return FILE, text
-            return (FUNCTION if text in self._own_names else "text"), text
-        return "", ""
-
-    @cached_property
-    def _own_names(self) -> frozenset[str]:
-        """What `__func__` may be as a plain string: the function's own name and that of any function of the file."""
-        return frozenset(name.split(".")[0] for atom in self.view.functions for name in atom.names)
+    if target.atom is not None and not target.atom.is_function and not target.offset:
+        parts = target.atom.name.split(".")
+        text = call.view.code(target.atom).rstrip(b"\0").decode("utf-8", "replace")
+        if parts[0] in _FUNCTION_NAMES or parts[-1] in _FUNCTION_NAMES:
+            return FUNCTION, text
+        if parts[0] == "_acpi_module_name":
+            return MODULE, text
+    elif target.section is not None and target.section.is_string:
+        text = str(target.section.string_at(target.offset))
+        if _SOURCE.fullmatch(text):
+            return FILE, text
+        # clang puts __func__ among the other strings
+        is_name = any(text == name.split(".")[0] for atom in call.view.functions for name in atom.names)
+        return (FUNCTION if is_name else "text"), text
+    return "", ""
 
 
-def _taken(call: _Call, number: int) -> _Given | None:
+def _taken(call: Call, number: int) -> _Given | None:
     """What a call takes as argument `number`, if that is a line."""
     for row in takers_of(call.callee):
         if row.line == number and (found := _by_declaration(call, row)) is not None:
@@ -310,19 +211,19 @@ def _taken(call: _Call, number: int) -> _Given | None:
     return _by_format(call, number)
 
 
-def _by_declaration(call: _Call, row: Taker) -> _Given | None:
+def _by_declaration(call: Call, row: Taker) -> _Given | None:
     if not row.kind:
         return _Given(call.callee, row.line, "", "", True, call.insn)
-    kind, text = call.argument(row.sibling)
+    kind, text = _sibling(call, row.sibling)
     if kind != row.kind or not re.match(row.sources, text.removeprefix("./")):
         return None
     return _Given(call.callee, row.line, kind, text, True, call.insn)
 
 
-def _by_format(call: _Call, number: int) -> _Given | None:
+def _by_format(call: Call, number: int) -> _Given | None:
     """A line that a format prints beside the file or the function: `%s:%d`, `line %d of file %s`."""
     for at in range(min(number, len(call.view.arch.argument_registers))):
-        kind, text = call.argument(at)
+        kind, text = _sibling(call, at)
         if kind != "text" or "%" not in text:
             continue
         kinds = conversions(text)
@@ -331,7 +232,7 @@ def _by_format(call: _Call, number: int) -> _Given | None:
             continue
         for beside in (place - 1, place + 1, place - 2, place + 2):
             if 0 <= beside < len(kinds) and kinds[beside] == "s":
-                sibling, name = call.argument(at + 1 + beside)
+                sibling, name = _sibling(call, at + 1 + beside)
                 if sibling in (FILE, FUNCTION):
                     return _Given(call.callee, number, sibling, name, bool(FORMATS.search(text)), call.insn)
     return None
