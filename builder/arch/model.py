@@ -88,3 +88,6 @@ class Architecture:
     is_address_load: Callable[[bytes], bool]
     is_direct_transfer: Callable[[bytes], bool]
     operation: Callable[[bytes], Operation]
+    memory_access: Callable[[bytes], str]
+    is_indexed: Callable[[bytes], bool]
+    is_compare: Callable[[bytes], bool]

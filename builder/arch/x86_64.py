@@ -14,7 +14,7 @@ import iced_x86
 from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind
 
 from builder.arch.model import Architecture, Instruction, RelocationRow
-from builder.arch.x86_operands import GENERAL, REGISTERS, operation
+from builder.arch.x86_operands import GENERAL, REGISTERS, is_indexed, memory_access, operation
 
 # psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
 # arch/x86/kernel/module.c (Linux 6.1), and refuses all others.
@@ -104,6 +104,12 @@ def pushes(code: bytes) -> bool:
     """Whether an instruction puts eight bytes on the stack: a register, a constant, or memory."""
     insn = next(iter(iced_x86.Decoder(64, code)), None)
     return insn is not None and insn.mnemonic == Mnemonic.PUSH
+
+
+def is_compare(code: bytes) -> bool:
+    """Whether an instruction only compares: its operands stay as they are."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    return insn is not None and insn.mnemonic in (Mnemonic.CMP, Mnemonic.SUB) and insn.op1_kind in _IMMEDIATES
 
 
 _IMMEDIATES = {
@@ -217,4 +223,7 @@ X86_64 = Architecture(
     is_address_load=is_address_load,
     is_direct_transfer=is_direct_transfer,
     operation=operation,
+    memory_access=memory_access,
+    is_indexed=is_indexed,
+    is_compare=is_compare,
 )

@@ -122,6 +122,12 @@ class View:
         atom = atoms[at]
         return atom if offset <= atom.end else None
 
+    def atom_before(self, atom: Atom) -> Atom | None:
+        """The atom in front of one in its section."""
+        starts, atoms = self._map[atom.section.index]
+        at = bisect_left(starts, atom.start) - 1
+        return atoms[at] if at >= 0 else None
+
     def relocations_in(self, section: int, start: int, end: int) -> list[Relocation]:
         """Relocations of a section's bytes [start, end), by offset."""
         offsets, rows = self._relocations(section)

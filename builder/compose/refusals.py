@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from builder.binary import elf, tables
 from builder.compare import Atom, Comparison, naming
+from builder.compare.comparison import counts
 from builder.compare.meaning import is_readonly
 from builder.compare.storage import is_private
 from builder.compare.structs import struct_changes
-from builder.compose import references
+from builder.compose import identity, references
 from builder.compose.macros import is_author_data
 from builder.compose.selection import Role, Selection, is_redirectable, is_transient
 from builder.compose.traceable import file_has_fentry
@@ -131,6 +132,8 @@ def _changed_data(selection: Selection) -> Findings:
     for atom, difference in comparison.data.items():
         if not difference.is_changed or selection.macros.ignores(atom) or is_author_data(atom):
             continue
+        if not is_readonly(atom.section) and atom.size > comparison.correlation.twins[atom].size:
+            continue  # judged for its size
         section = atom.section.name
         if is_readonly(atom.section):
             users = _unshipped_users(selection, atom)
@@ -153,6 +156,21 @@ def _changed_data(selection: Selection) -> Findings:
                 f"initial value of {atom.name} changed ({difference.reason}); the running kernel holds the old one",
                 "set the new value in a pre_patch callback, or accept that the running value stays",
                 fatal=False,
+            )
+
+
+def _grown(selection: Selection) -> Findings:
+    """Variables that are larger than the running ones: new code would write over what lies behind."""
+    for atom, old in selection.comparison.correlation.twins.items():
+        if atom.is_function or not atom.section.is_write or atom.size <= old.size or atom in selection:
+            continue
+        if not selection.macros.ignores(atom) and counts(atom):
+            yield Refusal(
+                "data-grown",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} has {atom.size} bytes and the running one {old.size}: what is new of it lies over others",
+                "keep the old variable and put what is new into one of its own",
             )
 
 
@@ -374,7 +392,8 @@ def _scheduler(selection: Selection) -> Findings:
 
 
 _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
-    _unredirectable, _transient, _changed_data, _statics, _labels, _comdat, _unnamed_data, _unknown_tables,
-    _removed_exports,
+    _unredirectable, _transient, _changed_data, _grown, _statics, _labels, _comdat, _unnamed_data, _unknown_tables,
+    _removed_exports, identity.storage, identity.aliases, identity.borders, identity.gone_memory, identity.left_init,
+    identity.unwritten,
 )  # fmt: skip
 _WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_layouts, _added_exports, _scheduler)
