@@ -138,6 +138,11 @@ class View:
     def relocations(self, atom: Atom) -> list[Relocation]:
         return self.relocations_in(atom.section.index, atom.start, atom.end)
 
+    def undefined_names(self, atom: Atom) -> frozenset[str]:
+        """Names of the undefined symbols that a function refers to."""
+        symbols = (self.obj.symbols[r.symbol] for r in self.relocations(atom))
+        return frozenset(symbol.name for symbol in symbols if symbol.is_undefined)
+
     def code(self, atom: Atom) -> bytes:
         """The atom's bytes, prefix padding included; empty for data without bytes (bss)."""
         return atom.section.data[atom.start : atom.end]

@@ -127,6 +127,8 @@ def _ends_there(view: View, relocation: Relocation, target: Target) -> Atom | No
         return None
     if not view.obj.symbols[relocation.symbol].is_section:
         return None
+    if naming.is_never_paired(target.atom.name, target.section.name):
+        return None  # each of the compiler's own is one thing, which nothing walks along
     before = view.atom_before(target.atom)
     return before if before is not None and before.end == target.atom.start and not before.is_function else None
 

@@ -11,7 +11,7 @@ from builder.compare.comparison import counts
 from builder.compare.meaning import is_readonly
 from builder.compare.storage import is_private
 from builder.compare.structs import struct_changes
-from builder.compose import identity, references
+from builder.compose import identity, references, threads
 from builder.compose.macros import is_author_data
 from builder.compose.selection import Role, Selection, is_redirectable, is_transient
 from builder.compose.traceable import file_has_fentry
@@ -394,6 +394,6 @@ def _scheduler(selection: Selection) -> Findings:
 _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
     _unredirectable, _transient, _changed_data, _grown, _statics, _labels, _comdat, _unnamed_data, _unknown_tables,
     _removed_exports, identity.storage, identity.aliases, identity.borders, identity.gone_memory, identity.left_init,
-    identity.unwritten,
+    identity.unwritten, threads.never_left,
 )  # fmt: skip
 _WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_layouts, _added_exports, _scheduler)

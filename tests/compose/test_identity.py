@@ -185,3 +185,27 @@ def test_a_variable_that_grew_is_fatal(judged: Judge, sizes: tuple[int, int], re
     old, new = (GROWN.replace("SIZE", str(size)) for size in sizes)
     found = judged(old, new.replace("sink(i)", "sink(i + 1)"), allow="data-grown:ring")
     assert [code for code, _ in codes(found)] == refused
+
+
+THREAD = (
+    HEAD
+    + """
+extern void *kthread_create_on_node(int (*main)(void *), void *data, int node, const char *name, ...);
+static noinline int step(int x) { return sink(x); }
+static int worker(void *data) { for (;;) step(1); }
+static int helper(void *data) { return sink(1); }
+int begin(int x) { return kthread_create_on_node(worker, helper, -1, "w/%d", x) != 0; }
+"""
+)
+
+
+def test_a_thread_s_main_function_is_never_left(judged: Judge) -> None:
+    found = judged(THREAD, ("for (;;) step(1)", "for (;;) sink(step(1), 7)"))
+    assert codes(found) == [("never-returns", "worker")]
+    accepted = judged(THREAD, ("for (;;) step(1)", "for (;;) sink(step(1), 7)"), allow="never-returns:worker")
+    assert codes(accepted) == [] and roles(accepted)["worker"] == "changed"
+
+
+@pytest.mark.parametrize("change", [("return sink(x)", "return sink(x + 1)"), ("return sink(1)", "return sink(2)")])
+def test_what_a_thread_calls_or_is_given_is_left(judged: Judge, change: tuple[str, str]) -> None:
+    assert codes(judged(THREAD, change)) == []
