@@ -34,6 +34,9 @@ class CodeComparer:
         identical = self._identical(old, new)
         code = SAME if identical else self._by_instruction(old, new)
         if code.is_changed:
+            for view, atom in ((self.old, old), (self.new, new)):
+                for r in view.relocations(atom):
+                    view.row(atom.section, r)  # what changed is to travel: nothing unknown in it is passed over
             return code
         entries = self._entries(old, new, identical)
         if entries.is_changed:
