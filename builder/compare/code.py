@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 
 from builder.arch import Instruction
 from builder.binary import Relocation, tables
@@ -17,7 +18,7 @@ from builder.compare.correlate import Correlation
 from builder.compare.lines import LineProof, Shift
 from builder.compare.meaning import Meaning, Meanings
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
-from builder.compare.view import Atom, View
+from builder.compare.view import Atom, Target, View
 
 
 class CodeComparer:
@@ -94,7 +95,24 @@ class CodeComparer:
                 Verdict.CHANGED,
                 f"instruction {name} at {atom.name}+{extra.offset - atom.entry:#x}: {self._text(rows, atom, extra)}",
             )
-        return LINES if lines else SAME
+        excused = self._excused(old, new, first, second)
+        return replace(LINES if lines else SAME, excused=excused)
+
+    def _excused(
+        self, old: Atom, new: Atom, first: Sequence[Instruction], second: Sequence[Instruction]
+    ) -> tuple[str, ...]:
+        """What code of one meaning differs in all the same: NOPs, and how an operation is encoded."""
+        found = []
+        nops = [
+            [atom.section.data[i.offset : i.end] for i in view.instructions(atom) if i.is_nop]
+            for view, atom in ((self.old, old), (self.new, new))
+        ]
+        if nops[0] != nops[1]:
+            found.append("fill")
+        types = [[r.type for r in view.relocations(atom)] for view, atom in ((self.old, old), (self.new, new))]
+        if types[0] != types[1] or [i.length for i in first] != [i.length for i in second]:
+            found.append("encoding")
+        return tuple(found)
 
     def _instruction(
         self,
@@ -188,9 +206,12 @@ class CodeComparer:
             if identical and x.atom is old and y.atom is new:
                 if x.offset != y.offset:
                     return False
-            elif self.meanings.of_target(self.old, x, lines=True) != self.meanings.of_target(self.new, y, lines=True):
+            elif self._entry_target(self.old, x) != self._entry_target(self.new, y):
                 return False
         return True
+
+    def _entry_target(self, view: View, target: Target) -> Meaning:
+        return self.meanings.of_target(view, target, lines=True, exact=True)
 
     def _entry_bytes(self, view: View, entry: tables.Entry) -> bytes:
         """An entry with its relocated fields cleared, and source line numbers, which never count."""

@@ -39,10 +39,11 @@ class Meanings:
         bias = view.bias(place, relocation, exact=exact) if place is not None else 0
         return self.of_target(view, view.target(relocation, bias), lines=lines)
 
-    def of_target(self, view: View, target: Target, *, lines: bool, depth: int = 0) -> Meaning:
+    def of_target(self, view: View, target: Target, *, lines: bool, depth: int = 0, exact: bool = False) -> Meaning:
+        """What a target means; with `exact` places in code are told apart among NOPs too."""
         if target.kind == "atom":
             assert target.atom is not None
-            return self._atom(view, target.atom, target.offset, lines, depth)
+            return self._atom(view, target.atom, target.offset, lines, depth, exact)
         if target.kind == "section":
             assert target.section is not None
             return self._unnamed(view, target.section, target.offset, lines, depth)
@@ -50,13 +51,15 @@ class Meanings:
             return ("abs", target.symbol.value + target.offset)
         return ("sym", target.symbol.name, target.offset)
 
-    def _atom(self, view: View, atom: Atom, offset: int, lines: bool, depth: int) -> Meaning:
+    def _atom(self, view: View, atom: Atom, offset: int, lines: bool, depth: int, exact: bool) -> Meaning:
         if atom.is_function:
             name = self._name(atom)
-            if not offset:
+            if not offset and not exact:
                 return ("sym", name, 0)
             ordinal = view.ordinal(atom, atom.entry + offset)
-            return ("code", name, ordinal) if ordinal is not None else ("code", name, "byte", offset)
+            if ordinal is None:
+                return ("code", name, "byte", offset)
+            return ("code", name, ordinal, *(view.nop_at(atom, atom.entry + offset) if exact else ()))
         if self._by_content(atom):
             return ("content", offset, self.content(view, atom, lines, depth))
         if naming.is_never_paired(atom.name, atom.section.name):
@@ -79,9 +82,10 @@ class Meanings:
         return self.bytes_in(view, atom.section, atom.start, atom.end, lines, depth)
 
     def _own(self, view: View, atom: Atom, lines: bool, depth: int) -> Meaning:
-        """Content of a datum of which each version has its own; a debug descriptor's bytes hold its line."""
+        """Content of a datum of which each version has its own, without the line that a debug descriptor holds."""
         found = self.content(view, atom, lines, depth)
-        return found[2:] if naming.holds_line(atom.section.name) else found
+        bits = naming.line_bits(atom.section.name)
+        return _without_line(found, bits) if bits else found
 
     def bytes_in(self, view: View, section: Section, start: int, end: int, lines: bool, depth: int = 0) -> Meaning:
         """Content of [start, end) of a section that is not an atom's code."""
@@ -105,6 +109,18 @@ class Meanings:
             return ("place", section.name, offset)
         start, end = view.piece(section, offset)
         return ("piece", offset - start, self.bytes_in(view, section, start, end, lines, depth))
+
+
+def _without_line(content: Meaning, bits: int) -> Meaning:
+    """A descriptor whose leading pointers (module, function, file, format) are followed by a line of so many bits."""
+    if content[0] != "bytes":
+        return content
+    _, data, rows = content
+    assert isinstance(data, bytes) and isinstance(rows, tuple)
+    pointers = {row[0] for row in rows}
+    at = next(k for k in range(0, len(data) + 8, 8) if k not in pointers)
+    line = int.from_bytes(data[at : at + 4], "little") >> bits << bits
+    return ("bytes", data[:at] + line.to_bytes(4, "little") + data[at + 4 :], rows)
 
 
 def _without_location(content: Meaning) -> Meaning:

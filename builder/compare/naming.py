@@ -28,8 +28,8 @@ _NEVER_PAIRED: Final = (
 )  # fmt: skip
 _NEVER_PAIRED_SECTIONS: Final = (".data.once", ".data..once", "__dyndbg", "__verbose", ".printk_index")
 
-# struct _ddebug (include/linux/dynamic_debug.h) and struct pi_entry (include/linux/printk.h) hold a line number.
-_LINE_SECTIONS: Final = ("__dyndbg", "__verbose", ".printk_index")
+# struct _ddebug (include/linux/dynamic_debug.h) and struct pi_entry (include/linux/printk.h) hold a line number: bits
+_LINE_BITS: Final = (("__dyndbg", 18), ("__verbose", 18), (".printk_index", 32))
 
 
 @lru_cache(maxsize=65536)
@@ -71,9 +71,9 @@ def is_never_paired(name: str, section: str) -> bool:
     return parts[0] in _NEVER_PAIRED or parts[-1] in _NEVER_PAIRED
 
 
-def holds_line(section: str) -> bool:
-    """Whether data of this section hold the source line that they were made at."""
-    return section.startswith(_LINE_SECTIONS)
+def line_bits(section: str) -> int:
+    """How many bits of a source line data of this section hold behind their pointers; 0 for other sections."""
+    return next((bits for name, bits in _LINE_BITS if section.startswith(name)), 0)
 
 
 def is_static_local(name: str) -> bool:

@@ -155,6 +155,18 @@ class View:
         """Number of the instruction at a section offset, NOPs not counted; None inside an instruction."""
         return self._ordinals(atom).get(offset)
 
+    def nop_at(self, atom: Atom, offset: int) -> tuple[int, ...]:
+        """Tells a NOP from its neighbours: its length, and the how-manieth of that length in its row; () for others."""
+        rows = self.instructions(atom)
+        at = bisect_left(rows, offset, key=attrgetter("offset"))
+        if at == len(rows) or not rows[at].is_nop:
+            return ()
+        same, k = 0, at - 1
+        while k >= 0 and rows[k].is_nop:
+            same += rows[k].length == rows[at].length
+            k -= 1
+        return rows[at].length, same
+
     def target(self, relocation: Relocation, bias: int = 0) -> Target:
         """What a relocation leads to.
 

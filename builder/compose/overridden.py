@@ -15,7 +15,7 @@ from builder.binary import elf
 from builder.compare import Atom
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects, find_owner
-from builder.compose.refusals import Judged, judge
+from builder.compose.refusals import judge
 from builder.compose.running import Running
 from builder.compose.selection import select
 from builder.errors import Refusal, RefusedError
@@ -57,7 +57,7 @@ def without_overridden(diff: Diff, objects: Objects, inside: str | None, allowed
     told = [_warning(atom, owner, objects.kernel.release) for atom in gone]
     known = [w for w in diff.judged.warnings if w.code == "weak-overridden"]
     warnings = (*judged.warnings, *known, *told)
-    return replace(diff, selection=selection, judged=Judged(judged.refusals, warnings, judged.accepted))
+    return replace(diff, selection=selection, judged=replace(judged, warnings=warnings))
 
 
 def _warning(atom: Atom, owner: Running, release: str) -> Refusal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from builder.binary import elf, tables
@@ -12,6 +12,7 @@ from builder.compare.meaning import is_readonly
 from builder.compare.storage import is_private
 from builder.compare.structs import struct_changes
 from builder.compose import identity, references, threads
+from builder.compose.books import balance
 from builder.compose.macros import is_author_data
 from builder.compose.selection import Role, Selection, is_redirectable, is_transient
 from builder.compose.traceable import file_has_fentry
@@ -22,21 +23,26 @@ Findings = Iterator[Refusal]
 
 @dataclass(frozen=True)
 class Judged:
-    """`refusals` stop the build unless accepted; `accepted` were, by `--allow CODE:SYMBOL`."""
+    """`refusals` stop the build unless accepted; `accepted` were, by `--allow CODE:SYMBOL`.
+
+    `ignored` is what differs and cannot matter, by the rule that says so (builder/compose/books.py).
+    """
 
     refusals: tuple[Refusal, ...]
     warnings: tuple[Refusal, ...]
     accepted: tuple[Refusal, ...]
+    ignored: Mapping[str, tuple[str, ...]]
 
 
 def judge(selection: Selection, allowed: Iterable[tuple[str, str]] = ()) -> Judged:
     """Apply every rule; a refusal of judgement that `allowed` names by (code, symbol) is accepted."""
     names = set(allowed)
-    found = list(dict.fromkeys(f for rule in _REFUSALS for f in rule(selection)))
+    books = balance(selection)
+    found = list(dict.fromkeys((*(f for rule in _REFUSALS for f in rule(selection)), *books.refusals)))
     accepted = [f for f in found if not f.fatal and ((f.code, f.symbol) in names or (f.code, "*") in names)]
     refused = [f for f in found if f not in accepted]
     warnings = list(dict.fromkeys(f for rule in _WARNINGS for f in rule(selection)))
-    return Judged(tuple(refused), tuple(warnings), tuple(accepted))
+    return Judged(tuple(refused), tuple(warnings), tuple(accepted), books.ignored)
 
 
 def _transient(selection: Selection) -> Findings:
