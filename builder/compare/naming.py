@@ -84,3 +84,8 @@ def is_static_local(name: str) -> bool:
 def is_label(name: str) -> bool:
     """An assembler-local label (`.LC0`, `.L.str.3`), without meaning of its own."""
     return bool(_LOCAL_LABEL.match(name))
+
+
+def is_marker(name: str) -> bool:
+    """The name of the padding before a function: CONFIG_PREFIX_SYMBOLS, CONFIG_CFI_CLANG."""
+    return name.startswith(("__pfx_", "__cfi_"))

@@ -434,7 +434,7 @@ def _whole(section: Section, symbol: Symbol) -> Atom:
 
 def _is_marker(symbol: Symbol) -> bool:
     """A label without size, or the name of the padding before a function (CONFIG_PREFIX_SYMBOLS)."""
-    return (naming.is_label(symbol.name) and not symbol.size) or symbol.name.startswith(("__pfx_", "__cfi_"))
+    return (naming.is_label(symbol.name) and not symbol.size) or naming.is_marker(symbol.name)
 
 
 def _padding(section: Section, first: int) -> int:

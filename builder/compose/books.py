@@ -32,6 +32,8 @@ RULES: Final[Mapping[str, str]] = {
     "bug-line": "the line in an entry of the bug table is only printed",
     "linkage": "static, global or weak: the same thing under the same name, which the linker has bound long ago",
     "symbol-size": "the size of a symbol is a note for tools; what it covers was compared byte by byte",
+    "marker": "a name of the room before a function (__pfx_, __cfi_), which only tools read",
+    "relocated-field": "bytes that a relocation with addend writes over (gABI: RELA), whatever they were",
     "symbol-type": "with or without a type, the symbol names the same code",
     "alignment": "the original stays where it is, new code wants it aligned less, or the table is laid anew",
     "author": "the author of the patch has excluded it (KPATCH_IGNORE_FUNCTION, KPATCH_IGNORE_SECTION)",
@@ -102,8 +104,8 @@ class _Clerk:
                 if [s.data for s in rows] != [s.data for s in others]:
                     self.ignore("not-loaded", name)
                 continue
-            if not self.new.atoms_in(rows[0].index) and len(rows) == len(others) == 1:
-                self._attributes(others[0], rows[0])
+            if others:
+                self._unpaired_attributes(others, rows)
         for name, rows in before.items():
             if name not in after and not any(section.is_alloc for section in rows):
                 self.ignore("not-loaded", name)
@@ -111,12 +113,26 @@ class _Clerk:
         for old, new in pairs.values():
             self._attributes(old, new)
 
+    def _unpaired_attributes(self, old: list[Section], new: list[Section]) -> None:
+        """Sections of one name that hold nothing which is paired: one with one, or several with any of the others."""
+        rest = [section for section in new if not any(atom in self.twins for atom in self.new.atoms_in(section.index))]
+        if len(old) == len(rest) == 1:
+            self._attributes(old[0], rest[0])
+            return
+        known = {(section.flags, section.type, section.entsize) for section in old}
+        for section in rest:
+            if (section.flags, section.type, section.entsize) not in known:
+                self.leave(section.name, section.name, f"no section {section.name} had flags {section.flags:#x}")
+
     def _attributes(self, old: Section, new: Section) -> None:
         if (old.flags, old.type, old.entsize) != (new.flags, new.type, new.entsize):
             was, now = (f"flags {s.flags:#x}, type {s.type}, entries of {s.entsize}" for s in (old, new))
             if not any(self._is_judged(atom) for atom in self.new.atoms_in(new.index)):
                 self.leave(new.name, new.name, f"section {new.name} had {was}, and has {now}")
-        elif old.align != new.align:
+            return
+        if old.data != new.data and _masked(self.old, old) == _masked(self.new, new):
+            self.ignore("relocated-field", new.name)
+        if old.align != new.align:
             things = self.new.atoms_in(new.index)
             changed = len(things) != len(self.old.atoms_in(old.index)) or any(a not in self.twins for a in things)
             stays = new.align < old.align or changed or not any(not atom.is_function for atom in things)
@@ -131,6 +147,11 @@ class _Clerk:
     def symbols(self) -> None:
         """What a name is, beside where it leads (builder/compose/identity.py): type, binding, visibility, size."""
         before, after = _named(self.old), _named(self.new)
+        for atom, twin in self.twins.items():
+            if naming.is_numbered(atom.symbol.name):
+                self._same_notes(atom.name, twin.symbol, atom.symbol)
+        for name, old, new in _never_paired(self.old, self.new):
+            self._same_notes(name, old, new)
         for name, new in after.items():
             old = before.get(name)
             if old is None or (old.is_undefined and new.is_undefined):
@@ -170,6 +191,12 @@ class _Clerk:
                 self.ignore("discarded", name)
             elif tables.BY_NAME.get(section) is None:
                 self.leave(name, section, f"{name} is at {new.value:#x} of {section}, and was at {old.value:#x}")
+        if b is not None and old.value - (a.entry if a else 0) != new.value - b.entry and naming.is_marker(name):
+            self.ignore("marker", name)
+        self._same_notes(name, old, new)
+
+    def _same_notes(self, name: str, old: Symbol, new: Symbol) -> None:
+        """What a symbol says beside its place."""
         if old.type != new.type:
             if {old.type, new.type} <= {elf.STT_FUNC, elf.STT_NOTYPE, elf.STT_OBJECT}:
                 self.ignore("symbol-type", name)
@@ -177,8 +204,8 @@ class _Clerk:
                 self.leave(name, "", f"symbol {name} was of type {old.type}, and is of type {new.type}")
         if (old.bind, old.other) != (new.bind, new.other):
             self.ignore("linkage", name)
-        covered = a is not None and b is not None and self.twins.get(b) is a and a.size == b.size
-        if old.size != new.size and covered and b is not None and not self._is_judged(b):
+        a, b = self.old.atom_at(old.shndx, old.value), self.new.atom_at(new.shndx, new.value)
+        if old.size != new.size and (a is None or b is None or (a.size == b.size and not self._is_judged(b))):
             self.ignore("symbol-size", name)
 
     def _is_judged(self, atom: Atom) -> bool:
@@ -399,6 +426,18 @@ def _named(view: View) -> dict[str, Symbol]:
             double.add(symbol.name)
         out[symbol.name] = symbol
     return {name: s for name, s in out.items() if name not in double and not naming.is_numbered(name)}
+
+
+def _never_paired(old: View, new: View) -> Iterator[tuple[str, Symbol, Symbol]]:
+    """Symbols of one name whose things each version has of its own."""
+    before = {atom.name: atom.symbol for atom in old.data if naming.is_never_paired(atom.name, atom.section.name)}
+    for atom in new.data:
+        if atom.name in before and naming.is_never_paired(atom.name, atom.section.name):
+            yield atom.name, before[atom.name], atom.symbol
+
+
+def _masked(view: View, section: Section) -> bytes:
+    return view.masked(section, 0, section.size)
 
 
 def _place(view: View, symbol: Symbol) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from builder.binary import Relocation, elf
+from builder.binary import Relocation
 from builder.compare import Atom, View, naming
 from builder.compare.storage import Lifetime, kind, lifetime
 from builder.compare.view import Target
@@ -65,7 +65,7 @@ def aliases(selection: Selection) -> Findings:
         old, place = before[name]
         if name in (atom.name, old.name) and (atom not in twins and old not in comparison.correlation.versions):
             continue  # what has no counterpart is judged as new, removed or ambiguous
-        if twins.get(atom) is not old or (offset != place and not atom.is_function):
+        if twins.get(atom) is not old or not _same_place(selection, old, place, atom, offset):
             yield Refusal(
                 "alias-changed",
                 name,
@@ -74,6 +74,18 @@ def aliases(selection: Selection) -> Findings:
                 "whoever has its address, or calls it by an alias, goes on with the old one",
                 "give the new alias a name of its own, or change the functions themselves",
             )
+
+
+def _same_place(selection: Selection, old: Atom, place: int, new: Atom, offset: int) -> bool:
+    """Whether two offsets in a thing and its twin are one place: in code by the instruction."""
+    comparison = selection.comparison
+    if place == offset or not new.is_function:
+        return place == offset
+    verdict = comparison.functions.get(new)
+    if verdict is not None and verdict.is_changed:
+        return bool(place) == bool(offset)
+    first = comparison.old.ordinal(old, old.entry + place)
+    return first is not None and first == comparison.new.ordinal(new, new.entry + offset)
 
 
 def _plus(offset: int) -> str:
@@ -87,7 +99,7 @@ def _places(view: View) -> dict[str, tuple[Atom, int]]:
     for index, symbols in view.obj.symbols_in.items():
         for symbol in symbols:
             name = symbol.name
-            if naming.is_label(name) or naming.is_numbered(name) or symbol.type == elf.STT_SECTION:
+            if naming.is_label(name) or naming.is_marker(name) or naming.is_numbered(name):
                 continue
             atom = view.atom_at(index, symbol.value)
             if atom is None or naming.is_never_paired(atom.name, atom.section.name):
