@@ -95,8 +95,18 @@ class CodeComparer:
                 Verdict.CHANGED,
                 f"instruction {name} at {atom.name}+{extra.offset - atom.entry:#x}: {self._text(rows, atom, extra)}",
             )
+        if any(self._relocates_nop(view, atom) for view, atom in ((self.old, old), (self.new, new))):
+            return Difference(Verdict.CHANGED, f"a relocation writes into a NOP of {new.name}")
         excused = self._excused(old, new, first, second)
         return replace(LINES if lines else SAME, excused=excused)
+
+    def _relocates_nop(self, view: View, atom: Atom) -> bool:
+        """Whether a NOP will be something else once it is relocated."""
+        for r in view.relocations(atom):
+            insn = view.instruction_at(atom, r.offset) if view.row(atom.section, r).size else None
+            if insn is not None and insn.is_nop:
+                return True
+        return False
 
     def _excused(
         self, old: Atom, new: Atom, first: Sequence[Instruction], second: Sequence[Instruction]
@@ -109,7 +119,13 @@ class CodeComparer:
         ]
         if nops[0] != nops[1]:
             found.append("fill")
-        types = [[r.type for r in view.relocations(atom)] for view, atom in ((self.old, old), (self.new, new))]
+        marks, types = [], []
+        for view, atom in ((self.old, old), (self.new, new)):
+            rows = [(r, view.row(atom.section, r).size) for r in view.relocations(atom)]
+            types.append([r.type for r, size in rows if size])
+            marks.append([(r.offset - atom.entry, r.addend) for r, size in rows if not size])
+        if marks[0] != marks[1]:
+            found.append("mark")
         if types[0] != types[1] or [i.length for i in first] != [i.length for i in second]:
             found.append("encoding")
         return tuple(found)

@@ -100,6 +100,8 @@ class Meanings:
         return ("bytes", view.masked(section, start, end), rows)
 
     def _unnamed(self, view: View, section: Section, offset: int, lines: bool, depth: int) -> Meaning:
+        if not 0 <= offset <= section.size:
+            return ("place", section.name, offset)
         if section.is_string:
             text, width = section.string_at(offset)
             return ("str", String(_FILE_LINE.sub(rb"\1:#", text) if lines else text, width))

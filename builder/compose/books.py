@@ -9,6 +9,7 @@ said so.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -32,7 +33,9 @@ RULES: Final[Mapping[str, str]] = {
     "bug-line": "the line in an entry of the bug table is only printed",
     "linkage": "static, global or weak: the same thing under the same name, which the linker has bound long ago",
     "symbol-size": "the size of a symbol is a note for tools; what it covers was compared byte by byte",
+    "mark": "a relocation of no width (R_X86_64_NONE) marks a place and writes nothing",
     "marker": "a name of the room before a function (__pfx_, __cfi_), which only tools read",
+    "own": "made by the compiler for one place (__key, __func__, ...): each version has its own, judged where it is used",
     "relocated-field": "bytes that a relocation with addend writes over (gABI: RELA), whatever they were",
     "symbol-type": "with or without a type, the symbol names the same code",
     "alignment": "the original stays where it is, new code wants it aligned less, or the table is laid anew",
@@ -123,6 +126,13 @@ class _Clerk:
         for section in rest:
             if (section.flags, section.type, section.entsize) not in known:
                 self.leave(section.name, section.name, f"no section {section.name} had flags {section.flags:#x}")
+        if len(old) != len(rest):
+            return  # their entries, and what refers to them, are judged one by one
+        if sorted(s.align for s in old) != sorted(s.align for s in rest):
+            self.ignore("alignment", rest[0].name)
+        fields = [sorted(_masked(view, s) for s in rows) for view, rows in ((self.old, old), (self.new, rest))]
+        if fields[0] == fields[1] and sorted(s.data for s in old) != sorted(s.data for s in rest):
+            self.ignore("relocated-field", rest[0].name)
 
     def _attributes(self, old: Section, new: Section) -> None:
         if (old.flags, old.type, old.entsize) != (new.flags, new.type, new.entsize):
@@ -150,8 +160,8 @@ class _Clerk:
         for atom, twin in self.twins.items():
             if naming.is_numbered(atom.symbol.name):
                 self._same_notes(atom.name, twin.symbol, atom.symbol)
-        for name, old, new in _never_paired(self.old, self.new):
-            self._same_notes(name, old, new)
+        for name, first, second in _never_paired(self.old, self.new):
+            self._same_notes(name, first, second)
         for name, new in after.items():
             old = before.get(name)
             if old is None or (old.is_undefined and new.is_undefined):
@@ -222,6 +232,14 @@ class _Clerk:
                 self._paired(atom, self.twins[atom])
             elif atom not in self.selection:
                 self._new(atom)
+        own = [
+            Counter(
+                naming.family(atom.name) for atom in view.data if naming.is_never_paired(atom.name, atom.section.name)
+            )
+            for view in (self.old, self.new)
+        ]
+        for name in sorted((own[0] - own[1]) + (own[1] - own[0])):
+            self.ignore("own", name)
         for atom in self.old.atoms:
             if atom not in self.versions and not naming.is_never_paired(atom.name, atom.section.name):
                 self.ignore("discarded" if _discarded(atom.section.name) else "removed", atom.name)
