@@ -123,7 +123,9 @@ class CodeComparer:
         for view, atom in ((self.old, old), (self.new, new)):
             rows = [(r, view.row(atom.section, r).size) for r in view.relocations(atom)]
             types.append([r.type for r, size in rows if size])
-            marks.append([(r.offset - atom.entry, r.addend) for r, size in rows if not size])
+            marks.append(
+                [(r.offset - atom.entry, r.addend, view.obj.symbols[r.symbol].name) for r, size in rows if not size]
+            )
         if marks[0] != marks[1]:
             found.append("mark")
         if types[0] != types[1] or [i.length for i in first] != [i.length for i in second]:
