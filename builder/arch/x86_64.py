@@ -14,7 +14,7 @@ import iced_x86
 from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind
 
 from builder.arch.model import Architecture, EntryMark, Glue, Instruction, RelocationRow, SiteTable
-from builder.arch.x86_operands import GENERAL, REGISTERS, operation
+from builder.arch.x86_operands import GENERAL, REGISTERS, is_indexed, memory_access, operation
 
 # psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
 # arch/x86/kernel/module.c (Linux 6.1), and refuses all others.
@@ -88,14 +88,28 @@ def _unknown(start: int, count: int) -> Iterator[Instruction]:
     return (Instruction(start + k, 1, 0, None, False, False, False, False) for k in range(count))
 
 
-def moves_constant_to(code: bytes) -> str | None:
-    """The 64-bit name of the register that a `mov $imm, %reg` loads, else None."""
+def loads_to(code: bytes) -> str | None:
+    """The 64-bit name of the register that a `mov $imm, %reg` or a `lea` of an address loads, else None."""
     insn = next(iter(iced_x86.Decoder(64, code)), None)
-    if insn is None or insn.mnemonic != Mnemonic.MOV or insn.op0_kind != OpKind.REGISTER:
+    if insn is None or insn.mnemonic not in (Mnemonic.MOV, Mnemonic.LEA) or insn.op0_kind != OpKind.REGISTER:
         return None
+    if insn.mnemonic == Mnemonic.LEA:
+        return _full_register(insn.op0_register) if insn.is_ip_rel_memory_operand else None
     if insn.op1_kind not in (OpKind.IMMEDIATE32, OpKind.IMMEDIATE64, OpKind.IMMEDIATE32TO64):
         return None
     return _full_register(insn.op0_register)
+
+
+def pushes(code: bytes) -> bool:
+    """Whether an instruction puts eight bytes on the stack: a register, a constant, or memory."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    return insn is not None and insn.mnemonic == Mnemonic.PUSH
+
+
+def is_compare(code: bytes) -> bool:
+    """Whether an instruction only compares: its operands stay as they are."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    return insn is not None and insn.mnemonic in (Mnemonic.CMP, Mnemonic.SUB) and insn.op1_kind in _IMMEDIATES
 
 
 _IMMEDIATES = {
@@ -222,11 +236,15 @@ X86_64 = Architecture(
     ),
     argument_registers=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
     decode=decode,
-    moves_constant_to=moves_constant_to,
+    loads_to=loads_to,
+    pushes=pushes,
     immediate=immediate,
     writes=writes,
     text=text,
     is_address_load=is_address_load,
     is_direct_transfer=is_direct_transfer,
     operation=operation,
+    memory_access=memory_access,
+    is_indexed=is_indexed,
+    is_compare=is_compare,
 )

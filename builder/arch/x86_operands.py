@@ -91,3 +91,29 @@ def _effects(insn: iced_x86.Instruction) -> tuple[int, int, bool, bool]:
     else:
         writes = (writes & ~_RSP) | (CLOBBERED if insn.flow_control != FlowControl.RETURN else 0)
     return reads, writes, stack_read, stack_write
+
+
+@lru_cache(maxsize=65536)
+def memory_access(code: bytes) -> str:
+    """What an instruction does to its memory operand: "read", "write", "change", or "address" where it has none.
+
+    An instruction without memory operand, or one that only computes (`lea`), takes the address of what it refers to.
+    """
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    if insn is None or not insn:
+        return "address"
+    explicit = [k for k in range(insn.op_count) if insn.op_kind(k) == OpKind.MEMORY]
+    if not explicit:
+        return "address"
+    found = [_factory().info(insn).op_access(k) for k in explicit]
+    reads, writes = any(f in _READS for f in found), any(f in _WRITES for f in found)
+    return {(True, True): "change", (True, False): "read", (False, True): "write"}.get((reads, writes), "address")
+
+
+@lru_cache(maxsize=65536)
+def is_indexed(code: bytes) -> bool:
+    """Whether the address of an instruction's memory operand depends on a register (other than RIP)."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    if insn is None or not insn or not any(insn.op_kind(k) == OpKind.MEMORY for k in range(insn.op_count)):
+        return False
+    return not insn.is_ip_rel_memory_operand and bool(insn.memory_base or insn.memory_index)

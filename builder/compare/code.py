@@ -10,33 +10,40 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 
 from builder.arch import Instruction
 from builder.binary import Relocation, tables
 from builder.compare.correlate import Correlation
-from builder.compare.lines import LineProof
+from builder.compare.lines import LineProof, Shift
 from builder.compare.meaning import Meaning, Meanings
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
-from builder.compare.view import Atom, View
+from builder.compare.view import Atom, Target, View
 
 
 class CodeComparer:
     """Compares functions of one pair of objects."""
 
-    def __init__(self, correlation: Correlation, meanings: Meanings) -> None:
+    def __init__(self, correlation: Correlation, meanings: Meanings, shifts: Sequence[Shift] = ()) -> None:
         self.correlation = correlation
         self.meanings = meanings
         self.old, self.new = correlation.old, correlation.new
-        self.proof = LineProof(self.old, self.new)
+        self.proof = LineProof(self.old, self.new, shifts)
 
     def compare(self, old: Atom, new: Atom) -> Difference:
         """The verdict on a function and its twin, `.cold` parts not included."""
         identical = self._identical(old, new)
         code = SAME if identical else self._by_instruction(old, new)
         if code.is_changed:
+            for view, atom in ((self.old, old), (self.new, new)):
+                for r in view.relocations(atom):
+                    view.row(atom.section, r)  # what changed is to travel: nothing unknown in it is passed over
             return code
         entries = self._entries(old, new, identical)
-        return entries if entries.is_changed else code
+        if entries.is_changed:
+            return entries
+        tables = self._label_tables(old, new)
+        return tables if tables.is_changed else code
 
     def _identical(self, old: Atom, new: Atom) -> bool:
         """Same bytes, and every relocation the same place, type and meaning."""
@@ -88,7 +95,42 @@ class CodeComparer:
                 Verdict.CHANGED,
                 f"instruction {name} at {atom.name}+{extra.offset - atom.entry:#x}: {self._text(rows, atom, extra)}",
             )
-        return LINES if lines else SAME
+        if any(self._relocates_nop(view, atom) for view, atom in ((self.old, old), (self.new, new))):
+            return Difference(Verdict.CHANGED, f"a relocation writes into a NOP of {new.name}")
+        excused = self._excused(old, new, first, second)
+        return replace(LINES if lines else SAME, excused=excused)
+
+    def _relocates_nop(self, view: View, atom: Atom) -> bool:
+        """Whether a NOP will be something else once it is relocated."""
+        for r in view.relocations(atom):
+            insn = view.instruction_at(atom, r.offset) if view.row(atom.section, r).size else None
+            if insn is not None and insn.is_nop:
+                return True
+        return False
+
+    def _excused(
+        self, old: Atom, new: Atom, first: Sequence[Instruction], second: Sequence[Instruction]
+    ) -> tuple[str, ...]:
+        """What code of one meaning differs in all the same: NOPs, and how an operation is encoded."""
+        found = []
+        nops = [
+            [atom.section.data[i.offset : i.end] for i in view.instructions(atom) if i.is_nop]
+            for view, atom in ((self.old, old), (self.new, new))
+        ]
+        if nops[0] != nops[1]:
+            found.append("fill")
+        marks, types = [], []
+        for view, atom in ((self.old, old), (self.new, new)):
+            rows = [(r, view.row(atom.section, r).size) for r in view.relocations(atom)]
+            types.append([r.type for r, size in rows if size])
+            marks.append(
+                [(r.offset - atom.entry, r.addend, view.obj.symbols[r.symbol].name) for r, size in rows if not size]
+            )
+        if marks[0] != marks[1]:
+            found.append("mark")
+        if types[0] != types[1] or [i.length for i in first] != [i.length for i in second]:
+            found.append("encoding")
+        return tuple(found)
 
     def _instruction(
         self,
@@ -151,6 +193,20 @@ class CodeComparer:
             return Difference(Verdict.CHANGED, f"{len(first)} entries in {', '.join(names)}, now {len(second)}")
         return SAME
 
+    def _label_tables(self, old: Atom, new: Atom) -> Difference:
+        """Tables of places inside the function are its content: `goto *p` leads where they say."""
+        for table in self.new.label_tables.get(new, ()):
+            before = self.correlation.twins.get(table)
+            if before is None or before not in self.old.label_tables.get(old, ()):
+                return Difference(Verdict.CHANGED, f"{table.name} holds labels of {new.name}, and did not")
+            first = self.meanings.content(self.old, before, False)
+            if first != self.meanings.content(self.new, table, False):
+                return Difference(Verdict.CHANGED, f"{table.name} holds other labels of {new.name}")
+        gone = [t for t in self.old.label_tables.get(old, ()) if t not in self.correlation.versions]
+        if gone:
+            return Difference(Verdict.CHANGED, f"{gone[0].name}, which held labels of {old.name}, is gone")
+        return SAME
+
     def _same_entry(self, old: Atom, a: tables.Entry, new: Atom, b: tables.Entry, identical: bool) -> bool:
         """Equal bytes and relocations of equal meaning; places in identical functions compare by offset."""
         if a.table is not b.table or len(a.relocations) != len(b.relocations):
@@ -167,9 +223,12 @@ class CodeComparer:
             if identical and x.atom is old and y.atom is new:
                 if x.offset != y.offset:
                     return False
-            elif self.meanings.of_target(self.old, x, lines=True) != self.meanings.of_target(self.new, y, lines=True):
+            elif self._entry_target(self.old, x) != self._entry_target(self.new, y):
                 return False
         return True
+
+    def _entry_target(self, view: View, target: Target) -> Meaning:
+        return self.meanings.of_target(view, target, lines=True, exact=True)
 
     def _entry_bytes(self, view: View, entry: tables.Entry) -> bytes:
         """An entry with its relocated fields cleared, and source line numbers, which never count."""
@@ -194,6 +253,9 @@ class CodeComparer:
         source = self.proof.source(self.old, old, a.offset)
         after = self.proof.source(self.new, new, b.offset)
         lines = f" ({source if source == after else f'{source} -> {after}'})" if source and after else ""
+        code_a, code_b = self._masked(self.old, old, a, ra), self._masked(self.new, new, b, rb)
+        if self.proof.may_be_line_number(old, a, new, b, code_a, code_b):
+            lines += "; it may be only a source line that moved, which nothing here proves (see --source-diff)"
         return f"at {where}: `{self._text(self.old, old, a)}` -> `{self._text(self.new, new, b)}`{lines}"
 
     def _text(self, view: View, atom: Atom, insn: Instruction) -> str:

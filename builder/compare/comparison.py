@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from builder.binary import ObjectFile, tables
 from builder.compare import naming
 from builder.compare.code import CodeComparer
 from builder.compare.correlate import Correlation, correlate
+from builder.compare.lines import Shift
 from builder.compare.meaning import Meanings, is_readonly
 from builder.compare.structs import field_at
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
@@ -84,11 +85,11 @@ def _jumping_parent(view: View, cold: Atom) -> Atom | None:
     return None
 
 
-def compare(old: ObjectFile, new: ObjectFile) -> Comparison:
-    """Compare two relocatable objects of one architecture."""
+def compare(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = ()) -> Comparison:
+    """Compare two relocatable objects of one architecture; `shifts`: what their source patch moves, where known."""
     correlation = correlate(View(old), View(new))
     meanings = Meanings(correlation)
-    comparer = CodeComparer(correlation, meanings)
+    comparer = CodeComparer(correlation, meanings, shifts)
     verdicts = {
         atom: comparer.compare(correlation.twins[atom], atom)
         for atom in correlation.new.functions
@@ -148,10 +149,10 @@ def _fold(correlation: Correlation, verdicts: dict[Atom, Difference]) -> dict[At
 
 
 def _compare_data(correlation: Correlation, meanings: Meanings, old: Atom, new: Atom) -> Difference:
-    """Content of a datum and its twin; label tables belong to their function and are not judged here."""
+    """Content of a datum and its twin; label tables belong to their function and are judged with it."""
     if old.size != new.size:
         return Difference(Verdict.CHANGED, f"{old.size} bytes, now {new.size}")
-    if is_label_table(correlation.new, new) or is_label_table(correlation.old, old):
+    if correlation.new.label_owners(new) or correlation.old.label_owners(old):
         return SAME
     if old.section.is_nobits and new.section.is_nobits:
         return SAME
@@ -207,18 +208,3 @@ def _pointer(correlation: Correlation, meaning: object) -> str:
     if meaning[0] == "str":
         return repr(str(meaning[1]))
     return str(meaning[0])
-
-
-def is_label_table(view: View, atom: Atom) -> bool:
-    """Whether a datum holds addresses inside a function: `goto *p` labels, switch tables."""
-    return not atom.is_function and bool(label_owners(view, atom))
-
-
-def label_owners(view: View, atom: Atom) -> list[Atom]:
-    """Functions whose inner addresses a datum holds."""
-    owners: dict[Atom, None] = {}
-    for r in view.relocations(atom):
-        target = view.target(r)
-        if target.atom is not None and target.atom.is_function and target.offset > 0:
-            owners.setdefault(target.atom)
-    return list(owners)

@@ -9,12 +9,14 @@ ambiguous match is no match and is reported.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from builder.binary import String, elf
 from builder.compare import naming
+from builder.compare.storage import lifetime
+from builder.compare.uses import tell_apart
 from builder.compare.view import Atom, View
 
 
@@ -59,8 +61,8 @@ class _Matcher:
         self.ambiguous: list[tuple[Atom, str]] = []
 
     def pair(self, old: Atom, new: Atom) -> bool:
-        """Record a pair unless one of them is taken."""
-        if new in self.twins or old in self.versions:
+        """Record a pair unless one of them is taken, or one lives longer: what has left .init has no live original."""
+        if new in self.twins or old in self.versions or lifetime(old.section.name) is not lifetime(new.section.name):
             return False
         self.twins[new] = old
         self.versions[old] = new
@@ -143,23 +145,33 @@ class _Matcher:
                         self._pair_static(a, b)
         for _ in range(2):
             for old, new in uncertain:
-                self._pair_in_order(old_refs.lifted(old), new_refs.lifted(new))
-        self._pair_in_order(old_refs.unused(), new_refs.unused())
+                self._pair_by_use(old_refs.lifted(old), new_refs.lifted(new))
+        self._pair_by_use(_Lifted(old_refs.unused(), ()), _Lifted(new_refs.unused(), ()))
         self._report_unpaired(old_refs, new_refs)
 
-    def _pair_in_order(self, olds: list[Atom], news: list[Atom]) -> None:
+    def _pair_by_use(self, olds: _Lifted, news: _Lifted) -> None:
+        """Static locals of one name: one on each side, or several that size, content and use tell apart.
+
+        Their order alone tells nothing: a block that moved takes its variables along.
+        """
         open_olds, open_news = defaultdict(list), defaultdict(list)
-        for atom in olds:
+        for atom in olds.statics:
             if atom not in self.versions:
                 open_olds[naming.family(atom.name)].append(atom)
-        for atom in news:
+        for atom in news.statics:
             if atom not in self.twins:
                 open_news[naming.family(atom.name)].append(atom)
         for name, fresh in open_news.items():
             before = open_olds.get(name, [])
-            if len(before) != len(fresh) or (len(fresh) > 1 and [a.size for a in before] != [a.size for a in fresh]):
-                self._pair_by_shape(before, fresh)
-            else:
+            if len(before) == len(fresh) == 1:
+                self._pair_static(before[0], fresh[0])
+                continue
+            self._pair_by_shape(before, fresh)
+            before = [atom for atom in before if atom not in self.versions]
+            fresh = [atom for atom in fresh if atom not in self.twins]
+            if len(before) == len(fresh) and tell_apart(
+                self.old, before, olds.functions, self.new, fresh, news.functions
+            ):
                 for old, new in zip(before, fresh, strict=True):
                     self._pair_static(old, new)
 
@@ -182,6 +194,14 @@ class _Matcher:
         for atom in new_refs.statics:
             if atom not in self.twins and naming.family(atom.name) in olds and atom.section.is_write:
                 self.ambiguous.append((atom, "the old object has static locals of this name, none is plainly the same"))
+
+
+@dataclass(frozen=True)
+class _Lifted:
+    """Static locals in order of first use, and the functions that use them."""
+
+    statics: Sequence[Atom]
+    functions: Sequence[Atom]
 
 
 class _References:
@@ -224,25 +244,25 @@ class _References:
         used = {found for atom in self.view.atoms for found in self.direct(atom)}
         return [a for a in self.view.data if a in self.statics and a not in used]
 
-    def lifted(self, atom: Atom) -> list[Atom]:
+    def lifted(self, atom: Atom) -> _Lifted:
         """Static locals of the function, its `.cold` part and callees that exist on this side only.
 
         Inlining moves references between a function and its callers; a callee
         without a twin therefore counts as part of each of its callers.
         """
         order: dict[Atom, None] = {}
-        seen = {atom}
+        seen = {atom: None}
 
         def visit(current: Atom) -> None:
             for target in self.targets(current):
                 if target in self.statics:
                     order.setdefault(target)
                 elif target.is_function and target not in seen and self._belongs(target, atom):
-                    seen.add(target)
+                    seen[target] = None
                     visit(target)
 
         visit(atom)
-        return list(order)
+        return _Lifted(list(order), tuple(found for found in seen if found.is_function))
 
     def _belongs(self, callee: Atom, caller: Atom) -> bool:
         parent = naming.cold_parent(callee.name)

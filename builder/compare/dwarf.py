@@ -69,6 +69,19 @@ class LineTable:
 
     def find(self, section: int, offset: int) -> tuple[str, int] | None:
         """File and line of the instruction at an offset of a section."""
+        found = self._rows(section)
+        at = bisect_right(found[0], offset) - 1
+        if at < 0:
+            return None
+        _, file, line = found[1][at]
+        return (file, line) if line else None
+
+    def lines(self, section: int, file: str) -> frozenset[int]:
+        """All lines of a file that a section has instructions of."""
+        return frozenset(line for _, name, line in self._rows(section)[1] if name == file and line)
+
+    def _rows(self, section: int) -> tuple[list[int], list[tuple[int, str, int]]]:
+        """The rows (offset, file, line) of a section in order, with their offsets beside them; decoded once."""
         found = self._decoded.get(section)
         if found is None:
             rows: list[tuple[int, str, int]] = []
@@ -79,11 +92,7 @@ class LineTable:
                 rows = []
             rows.sort(key=lambda row: row[0])
             found = self._decoded[section] = ([row[0] for row in rows], rows)
-        at = bisect_right(found[0], offset) - 1
-        if at < 0:
-            return None
-        _, file, line = found[1][at]
-        return (file, line) if line else None
+        return found
 
     def _index(self, obj: ObjectFile, relocation: Relocation) -> None:
         """Note a DW_LNE_set_address: where it leads, and the start of its sequence."""

@@ -1,60 +1,84 @@
 """Proof that a changed immediate is only a source line number that moved.
 
-An immediate counts as a line number in two cases only: the callee that receives
-it is known to take a line in that argument, or the line table of both objects
-puts the instruction at just that line. Everything else is a change.
+An immediate counts as a line number only where it is given to a call that takes a line there: by the callee's
+declaration (`line_takers`), or by the callee's format. What goes with a line has to be there too: the file or the
+function. And the line has to be the right one, as far as can be told: the line table of both objects puts the call at
+just that line, or the source patch moves the one line to the other. All else is a change: a compared constant, or a
+number that is merely near, is no line number.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from pathlib import PurePosixPath
 from typing import Final
 
 from builder.arch import Instruction
+from builder.binary import elf
+from builder.compare.calls import Call, given_to
 from builder.compare.dwarf import LineTable
+from builder.compare.line_takers import FILE, FORMATS, FUNCTION, MODULE, Taker, conversions, takers_of
 from builder.compare.view import Atom, View
 
-# Callee -> number of the argument that is __LINE__ (kernel declarations, Linux 4.x to 6.12).
-_LINE_ARGUMENT: Final = tuple(
-    (re.compile(pattern), argument)
-    for pattern, argument in (
-        (r"__might_(sleep|fault|resched)|___might_sleep", 1),  # include/linux/kernel.h
-        (r"__cant_(sleep|migrate)", 1),
-        (r"lockdep_rcu_suspicious", 1),  # include/linux/lockdep.h
-        (r"warn_slowpath_(null|fmt|fmt_taint)", 1),  # include/asm-generic/bug.h
-        (r"__warn_printk", 1),
-        (r"__btrfs_(abort_transaction|panic|handle_fs_error|std_error)", 2),  # fs/btrfs/messages.h
-        (r"btrfs_assertfail|assertfail(\.constprop\.\d+|\.isra\.\d+)*", 2),
-        (r"(xfs_)?(assfail|asswarn)", 3),  # fs/xfs/xfs_message.h
-        (r"__ext4_(std_)?error|__ext4_warning|__ext4_msg", 2),  # fs/ext4/ext4.h
-        (r"__ext4_(error|warning)_(inode|file)|__ext4_grp_locked_error|__ext4_abort", 2),
-        (
-            r"__ext4_journal_(start_sb|stop|get_write_access|forget|get_create_access)|__ext4_handle_dirty_\w+",
-            1,
-        ),
-    )
-)
-# Formats of which an argument is __LINE__: ASSERT_RTNL() of include/linux/rtnetlink.h up to 5.x.
-_LINE_FORMAT: Final = ((b"RTNL: assertion failed at %s (%d)", 2), (b"assertion failed at %s:%d", 2))
-_PRINTERS: Final = re.compile(r"_?printk|__warn_printk|panic")
-# Instructions between a format and the line, and between the line and the call that takes it.
-_BEHIND: Final = 12
-_AHEAD: Final = 48
-# A macro call that spans several lines puts __LINE__ some lines after its statement.
-_SPAN: Final = 40
+_SOURCE: Final = re.compile(r"[\w./+-]+\.[chS]")
+_FUNCTION_NAMES: Final = ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__")
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How a source patch moves the lines of one file (its path in the tree): (old, count, new, count) of each hunk.
+
+    Lines count from 1; those of a hunk that stay are in `kept`, old line -> new line.
+    """
+
+    path: str
+    hunks: tuple[tuple[int, int, int, int], ...]
+    kept: Mapping[int, int] = field(default_factory=dict)
+
+    def moved(self, line: int) -> int | None:
+        """Where an old line is in the new file; None for one that the patch removes."""
+        offset = 0
+        for old, count, new, fresh in self.hunks:
+            if line < old:
+                break
+            if line < old + count:
+                return self.kept.get(line)
+            offset = new + fresh - old - count
+        return line + offset
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A constant that is given to a call: the function's name, the argument's number, and what goes with it."""
+
+    callee: str
+    number: int
+    kind: str
+    """Of what goes with it: FILE, FUNCTION, MODULE, or nothing."""
+    sibling: str
+    declared: bool
+    """By the callee's declaration, or by a format that calls it a line; else it only stands beside what it is of."""
+    call: Instruction
 
 
 class LineProof:
-    """Line tables of both objects, read when first needed."""
+    """Line tables of both objects, read when first needed; `shifts` is what a source patch moves."""
 
-    def __init__(self, old: View, new: View) -> None:
+    def __init__(self, old: View, new: View, shifts: Sequence[Shift] = ()) -> None:
         self.old, self.new = old, new
+        self.shifts = tuple(shifts)
 
     @cached_property
     def _tables(self) -> tuple[LineTable | None, LineTable | None]:
         return LineTable.of(self.old.obj), LineTable.of(self.new.obj)
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether both objects say which line each instruction is of."""
+        return all(table is not None for table in self._tables)
 
     def source(self, view: View, atom: Atom, offset: int) -> str:
         """`file.c:123` for a section offset, empty without DWARF."""
@@ -66,72 +90,149 @@ class LineProof:
         self, old: Atom, a: Instruction, new: Atom, b: Instruction, code_a: bytes, code_b: bytes
     ) -> bool:
         """Whether two encodings differ in one immediate only, and that is a line number on both sides."""
+        pair = self._constants(code_a, code_b)
+        if pair is None:
+            return False
+        first, second = given(self.old, old, a), given(self.new, new, b)
+        if not first or len(first) != len(second):
+            return False
+        return all(
+            _same_kind(x, y) and self._agrees(old, a, x, pair[0], new, b, y, pair[1])
+            for x, y in zip(first, second, strict=True)
+        )
+
+    def may_be_line_number(
+        self, old: Atom, a: Instruction, new: Atom, b: Instruction, code_a: bytes, code_b: bytes
+    ) -> bool:
+        """Whether the callee takes a line there, or may: what is lacking is the proof that it is the right one."""
+        if self._constants(code_a, code_b) is None:
+            return False
+        return bool(given(self.old, old, a) and given(self.new, new, b))
+
+    def _constants(self, code_a: bytes, code_b: bytes) -> tuple[int, int] | None:
+        """The two immediates of encodings that differ in nothing else, both of which could be lines."""
         first, second = self.old.arch.immediate(code_a), self.new.arch.immediate(code_b)
         if first is None or second is None or first[0] != second[0]:
-            return False
+            return None
         x, y = first[1], second[1]
-        if not (0 < x < 1 << 20 and 0 < y < 1 << 20):
-            return False
-        if self._by_callee(self.old, old, a, code_a) and self._by_callee(self.new, new, b, code_b):
+        return (x, y) if 0 < x < 1 << 20 and 0 < y < 1 << 20 else None
+
+    def _agrees(
+        self, old: Atom, a: Instruction, first: _Given, x: int, new: Atom, b: Instruction, second: _Given, y: int
+    ) -> bool:
+        """Whether the line tables, or else the source patch, say that these are the lines; a declaration may do."""
+        if any(shift.moved(x) == y for shift in self.shifts if _is_of(shift, self.new, second)):
             return True
-        return self._by_table(old, a, x, new, b, y)
+        if not self.has_tables:
+            return first.declared and bool(first.kind) and not self.shifts
+        before, after = self._distances(self.old, old, a, first, x), self._distances(self.new, new, b, second, y)
+        spans = first.declared and bool(first.kind)
+        return any(
+            far == near and (not near or spans) for near, far in zip(before, after, strict=True) if near is not None
+        )
 
-    def _by_callee(self, view: View, atom: Atom, insn: Instruction, code: bytes) -> bool:
-        register = view.arch.moves_constant_to(code)
-        if register is None or register not in view.arch.argument_registers:
-            return False
-        number = view.arch.argument_registers.index(register)
-        rows = view.instructions(atom)
-        position = next((k for k, i in enumerate(rows) if i.offset == insn.offset), len(rows))
-        formats: set[bytes] = set()
-        for row in islice(rows, max(position - _BEHIND, 0), position + _AHEAD):
-            after = row.offset > insn.offset
-            for r in view.relocations_in(atom.section.index, row.offset, row.end):
-                target = view.target(r, view.bias(atom, r))
-                if target.section is not None and target.section.is_string and not row.is_call:
-                    formats.add(target.section.string_at(target.offset).data)
-                elif row.is_call and after:
-                    name = target.atom.name if target.atom else target.symbol.name
-                    return _takes_line(name, number, formats)
-            if after and (row.ends_block or row.is_jump or row.is_call):
-                return False
-            if after and register in view.arch.writes(atom.section.data[row.offset : row.end]):
-                return False
-        return False
+    def _distances(self, view: View, atom: Atom, insn: Instruction, given: _Given, line: int) -> list[int | None]:
+        """How many lines behind that of the call, and of the instruction that loads its argument, `line` lies.
 
-    def _by_table(self, old: Atom, a: Instruction, x: int, new: Atom, b: Instruction, y: int) -> bool:
-        first, second = self._tables
-        if first is None or second is None:
-            return False
-        for (file_a, line_a), (file_b, line_b) in zip(
-            self._lines_near(first, self.old, old, a),
-            self._lines_near(second, self.new, new, b),
-            strict=False,
-        ):
-            if file_a == file_b and x - line_a == y - line_b and 0 <= x - line_a <= _SPAN:
-                return True
-        return False
-
-    def _lines_near(self, table: LineTable, view: View, atom: Atom, insn: Instruction) -> list[tuple[str, int]]:
-        """Source lines of the instruction itself and of the next call: an argument is loaded for it."""
-        rows = view.instructions(atom)
-        position = next((k for k, i in enumerate(rows) if i.offset == insn.offset), len(rows))
-        out = []
-        own = table.find(atom.section.index, insn.offset)
-        if own:
-            out.append(own)
-        for row in islice(rows, position + 1, position + _BEHIND):
-            if row.is_call:
-                found = table.find(atom.section.index, row.offset)
-                if found:
-                    out.append(found)
-                break
+        None where the line belongs to another statement. A call may span several lines: gcc's __LINE__ is where its
+        macro begins, clang's where it ends, and without a macro it is where it stands.
+        """
+        table = self._tables[0 if view is self.old else 1]
+        out: list[int | None] = []
+        for offset in (given.call.offset, insn.offset):
+            found = table.find(atom.section.index, offset) if table else None
+            if table is None or found is None or line < found[1]:
+                out.append(None)
+                continue
+            others = table.lines(atom.section.index, found[0])
+            out.append(line - found[1] if not any(found[1] < other <= line for other in others) else None)
         return out
 
 
-def _takes_line(callee: str, argument: int, formats: set[bytes]) -> bool:
-    if any(argument == number and pattern.fullmatch(callee) for pattern, number in _LINE_ARGUMENT):
-        return True
-    if not _PRINTERS.fullmatch(callee):
-        return False
-    return any(number == argument and any(known in text for text in formats) for known, number in _LINE_FORMAT)
+def _same_kind(first: _Given, second: _Given) -> bool:
+    """Callees of one family, the same argument, and with it the same file or function."""
+    return (first.callee, first.number, first.kind, first.sibling, first.declared) == (
+        second.callee,
+        second.number,
+        second.kind,
+        second.sibling,
+        second.declared,
+    )
+
+
+def _is_of(shift: Shift, view: View, found: _Given) -> bool:
+    """Whether a line of this call may be one of the shift's file."""
+    if found.kind == FILE:
+        return _one_ends_as_the_other(PurePosixPath(shift.path).parts, PurePosixPath(found.sibling).parts)
+    name = PurePosixPath(shift.path).name
+    return name.endswith(".h") or any(s.type == elf.STT_FILE and s.name == name for s in view.obj.symbols)
+
+
+def _one_ends_as_the_other(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
+    shared = min(len(first), len(second))
+    return shared > 0 and first[-shared:] == second[-shared:]
+
+
+def given(view: View, atom: Atom, insn: Instruction) -> tuple[_Given, ...]:
+    """Each call that a constant is given to as a line, on every way from it; empty where one takes no line."""
+    found = [_taken(call, number) for call, number in given_to(view, atom, insn)]
+    if any(row is None for row in found):
+        return ()
+    return tuple(sorted({row for row in found if row is not None}, key=lambda row: row.call.offset))
+
+
+def _sibling(call: Call, number: int) -> tuple[str, str]:
+    """What a register argument is: (kind, text), with kind "text" for other strings, "" for what cannot be told."""
+    target = call.argument(number)
+    if target is None:
+        return "", ""
+    if target.atom is not None and not target.atom.is_function and not target.offset:
+        parts = target.atom.name.split(".")
+        text = call.view.code(target.atom).rstrip(b"\0").decode("utf-8", "replace")
+        if parts[0] in _FUNCTION_NAMES or parts[-1] in _FUNCTION_NAMES:
+            return FUNCTION, text
+        if parts[0] == "_acpi_module_name":
+            return MODULE, text
+    elif target.section is not None and target.section.is_string:
+        text = str(target.section.string_at(target.offset))
+        if _SOURCE.fullmatch(text):
+            return FILE, text
+        # clang puts __func__ among the other strings
+        is_name = any(text == name.split(".")[0] for atom in call.view.functions for name in atom.names)
+        return (FUNCTION if is_name else "text"), text
+    return "", ""
+
+
+def _taken(call: Call, number: int) -> _Given | None:
+    """What a call takes as argument `number`, if that is a line."""
+    for row in takers_of(call.callee):
+        if row.line == number and (found := _by_declaration(call, row)) is not None:
+            return found
+    return _by_format(call, number)
+
+
+def _by_declaration(call: Call, row: Taker) -> _Given | None:
+    if not row.kind:
+        return _Given(call.callee, row.line, "", "", True, call.insn)
+    kind, text = _sibling(call, row.sibling)
+    if kind != row.kind or not re.match(row.sources, text.removeprefix("./")):
+        return None
+    return _Given(call.callee, row.line, kind, text, True, call.insn)
+
+
+def _by_format(call: Call, number: int) -> _Given | None:
+    """A line that a format prints beside the file or the function: `%s:%d`, `line %d of file %s`."""
+    for at in range(min(number, len(call.view.arch.argument_registers))):
+        kind, text = _sibling(call, at)
+        if kind != "text" or "%" not in text:
+            continue
+        kinds = conversions(text)
+        place = number - at - 1
+        if not 0 <= place < len(kinds) or kinds[place] not in "diu":
+            continue
+        for beside in (place - 1, place + 1, place - 2, place + 2):
+            if 0 <= beside < len(kinds) and kinds[beside] == "s":
+                sibling, name = _sibling(call, at + 1 + beside)
+                if sibling in (FILE, FUNCTION):
+                    return _Given(call.callee, number, sibling, name, bool(FORMATS.search(text)), call.insn)
+    return None

@@ -14,12 +14,14 @@ from typing import Final
 from builder.binary import Relocation, Section, String
 from builder.compare import naming
 from builder.compare.correlate import Correlation
+from builder.compare.storage import is_private
 from builder.compare.view import Atom, Target, View
 from builder.errors import UnknownError
 
 Meaning = tuple[object, ...]
 
 _FILE_LINE: Final = re.compile(rb"([\w./-]+\.[chSi]):\d+")
+_SOURCE: Final = re.compile(r"[\w./+-]+\.[chS]")
 _DEPTH: Final = 16
 """How many data without an identity may lead into each other; real ones are a table of tables, or of records."""
 
@@ -42,10 +44,11 @@ class Meanings:
         bias = view.bias(place, relocation, exact=exact) if place is not None else 0
         return self.of_target(view, view.target(relocation, bias), lines=lines)
 
-    def of_target(self, view: View, target: Target, *, lines: bool, above: Above = ()) -> Meaning:
+    def of_target(self, view: View, target: Target, *, lines: bool, above: Above = (), exact: bool = False) -> Meaning:
+        """What a target means; with `exact` places in code are told apart among NOPs too."""
         if target.kind == "atom":
             assert target.atom is not None
-            return self._atom(view, target.atom, target.offset, lines, above)
+            return self._atom(view, target.atom, target.offset, lines, above, exact)
         if target.kind == "section":
             assert target.section is not None
             return self._unnamed(view, target.section, target.offset, lines, above)
@@ -53,13 +56,15 @@ class Meanings:
             return ("abs", target.symbol.value + target.offset)
         return ("sym", target.symbol.name, target.offset)
 
-    def _atom(self, view: View, atom: Atom, offset: int, lines: bool, above: Above) -> Meaning:
+    def _atom(self, view: View, atom: Atom, offset: int, lines: bool, above: Above, exact: bool) -> Meaning:
         if atom.is_function:
             name = self._name(atom)
-            if not offset:
+            if not offset and not exact:
                 return ("sym", name, 0)
             ordinal = view.ordinal(atom, atom.entry + offset)
-            return ("code", name, ordinal) if ordinal is not None else ("code", name, "byte", offset)
+            if ordinal is None:
+                return ("code", name, "byte", offset)
+            return ("code", name, ordinal, *(view.nop_at(atom, atom.entry + offset) if exact else ()))
         if self._by_content(atom):
             return ("content", offset, self.content(view, atom, lines, above))
         if naming.is_never_paired(atom.name, atom.section.name):
@@ -82,9 +87,10 @@ class Meanings:
         return self.bytes_in(view, atom.section, atom.start, atom.end, lines, above)
 
     def _own(self, view: View, atom: Atom, lines: bool, above: Above) -> Meaning:
-        """Content of a datum of which each version has its own; a debug descriptor's bytes hold its line."""
+        """Content of a datum of which each version has its own, without the line that a debug descriptor holds."""
         found = self.content(view, atom, lines, above)
-        return found[2:] if found[0] == "bytes" and naming.holds_line(atom.section.name) else found
+        bits = naming.line_bits(atom.section.name)
+        return _without_line(found, bits) if bits else found
 
     def bytes_in(self, view: View, section: Section, start: int, end: int, lines: bool, above: Above = ()) -> Meaning:
         """Content of [start, end) of a section that is not an atom's code.
@@ -110,13 +116,44 @@ class Meanings:
         return ("bytes", view.masked(section, start, end), rows)
 
     def _unnamed(self, view: View, section: Section, offset: int, lines: bool, above: Above) -> Meaning:
+        if not 0 <= offset <= section.size:
+            return ("place", section.name, offset)
         if section.is_string:
             text, width = section.string_at(offset)
             return ("str", String(_FILE_LINE.sub(rb"\1:#", text) if lines else text, width))
+        if is_private(section):
+            return ("piece", offset, _without_location(self.bytes_in(view, section, 0, section.size, lines, above)))
         if section.is_nobits or section.is_write:
             return ("place", section.name, offset)
         start, end = view.piece(section, offset)
         return ("piece", offset - start, self.bytes_in(view, section, start, end, lines, above))
+
+
+def _without_line(content: Meaning, bits: int) -> Meaning:
+    """A descriptor whose leading pointers (module, function, file, format) are followed by a line of so many bits."""
+    if content[0] != "bytes":
+        return content
+    _, data, rows = content
+    assert isinstance(data, bytes) and isinstance(rows, tuple)
+    pointers = {row[0] for row in rows}
+    at = next(k for k in range(0, len(data) + 8, 8) if k not in pointers)
+    line = int.from_bytes(data[at : at + 4], "little") >> bits << bits
+    return ("bytes", data[:at] + line.to_bytes(4, "little") + data[at + 4 :], rows)
+
+
+def _without_location(content: Meaning) -> Meaning:
+    """A datum of UBSAN's without line and column: struct source_location, a file's name first (lib/ubsan.h, v6.1).
+
+    Each version has a datum of its own, whose place in the source is no part of what the code does.
+    """
+    if content[0] != "bytes":
+        return content
+    _, data, rows = content
+    assert isinstance(data, bytes) and isinstance(rows, tuple)
+    names = [str(row[2][1]) for row in rows if row[0] == 0 and row[2][0] == "str"]
+    if not names or not _SOURCE.fullmatch(names[0]):
+        return content
+    return ("bytes", data[:8] + data[16:], rows)
 
 
 def is_readonly(section: Section) -> bool:

@@ -18,16 +18,18 @@ _TRAILING_NUMBER: Final = re.compile(r"(\.\d+)+$")
 _UNIQUE: Final = re.compile(r"^(__UNIQUE_ID_(?:__\w+?___)?\D*?)\d+$")
 _LOCAL_LABEL: Final = re.compile(r"^\.L")
 
-# Made per place of use, never shared: a new version gets its own.
+# Made per place of use, never shared: a new version gets its own. Only with a number or a function in the name
+# (`__key.5`, `function.__key`): a plain variable may be called so too. Those of dynamic debug and printk's index are
+# known by their sections alone.
 _NEVER_PAIRED: Final = (
     "__key", "__warned", "__already_done", "__func__", "__FUNCTION__", "__PRETTY_FUNCTION__", "_rs", "CSWTCH",
-    "_entry", "_entry_ptr", "descriptor", "__print_once", "___done", "______f", "__compound_literal",
-    "___tp_str", "__bpf_trace_tp_map",
+    "_entry", "_entry_ptr", "__print_once", "___done", "______f", "__compound_literal", "___tp_str",
+    "__bpf_trace_tp_map",
 )  # fmt: skip
 _NEVER_PAIRED_SECTIONS: Final = (".data.once", ".data..once", "__dyndbg", "__verbose", ".printk_index")
 
-# struct _ddebug (include/linux/dynamic_debug.h) and struct pi_entry (include/linux/printk.h) hold a line number.
-_LINE_SECTIONS: Final = ("__dyndbg", "__verbose", ".printk_index")
+# struct _ddebug (include/linux/dynamic_debug.h) and struct pi_entry (include/linux/printk.h) hold a line number: bits
+_LINE_BITS: Final = (("__dyndbg", 18), ("__verbose", 18), (".printk_index", 32))
 
 
 @lru_cache(maxsize=65536)
@@ -64,12 +66,14 @@ def is_never_paired(name: str, section: str) -> bool:
         return True
     # gcc: `__key.5`; clang: `function.__key`, `__func__.function`.
     parts = family(name).split(".")
+    if len(parts) == 1 and not is_numbered(name):
+        return False
     return parts[0] in _NEVER_PAIRED or parts[-1] in _NEVER_PAIRED
 
 
-def holds_line(section: str) -> bool:
-    """Whether data of this section hold the source line that they were made at."""
-    return section.startswith(_LINE_SECTIONS)
+def line_bits(section: str) -> int:
+    """How many bits of a source line data of this section hold behind their pointers; 0 for other sections."""
+    return next((bits for name, bits in _LINE_BITS if section.startswith(name)), 0)
 
 
 def is_static_local(name: str) -> bool:
@@ -80,3 +84,8 @@ def is_static_local(name: str) -> bool:
 def is_label(name: str) -> bool:
     """An assembler-local label (`.LC0`, `.L.str.3`), without meaning of its own."""
     return bool(_LOCAL_LABEL.match(name))
+
+
+def is_marker(name: str) -> bool:
+    """The name of the padding before a function: CONFIG_PREFIX_SYMBOLS, CONFIG_CFI_CLANG."""
+    return name.startswith(("__pfx_", "__cfi_"))

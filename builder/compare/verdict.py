@@ -16,10 +16,14 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The verdict on one atom; `reason` is for a person and empty when there is no difference."""
+    """The verdict on one atom; `reason` is for a person and empty when there is no difference.
+
+    `excused` are rules (of builder/compose/books.py) by which something that differs was left out of the verdict.
+    """
 
     verdict: Verdict
     reason: str = ""
+    excused: tuple[str, ...] = ()
 
     @property
     def is_changed(self) -> bool:

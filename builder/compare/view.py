@@ -19,6 +19,7 @@ from builder import arch as architectures
 from builder.arch import Architecture, Instruction, RelocationRow
 from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, tables
 from builder.compare import naming
+from builder.compare.storage import is_private
 from builder.errors import UnknownError
 
 
@@ -121,6 +122,12 @@ class View:
         atom = atoms[at]
         return atom if offset <= atom.end else None
 
+    def atom_before(self, atom: Atom) -> Atom | None:
+        """The atom in front of one in its section."""
+        starts, atoms = self._map[atom.section.index]
+        at = bisect_left(starts, atom.start) - 1
+        return atoms[at] if at >= 0 else None
+
     def relocations_in(self, section: int, start: int, end: int) -> list[Relocation]:
         """Relocations of a section's bytes [start, end), by offset."""
         offsets, rows = self._relocations(section)
@@ -130,6 +137,11 @@ class View:
 
     def relocations(self, atom: Atom) -> list[Relocation]:
         return self.relocations_in(atom.section.index, atom.start, atom.end)
+
+    def undefined_names(self, atom: Atom) -> frozenset[str]:
+        """Names of the undefined symbols that a function refers to."""
+        symbols = (self.obj.symbols[r.symbol] for r in self.relocations(atom))
+        return frozenset(symbol.name for symbol in symbols if symbol.is_undefined)
 
     def code(self, atom: Atom) -> bytes:
         """The atom's bytes, prefix padding included; empty for data without bytes (bss)."""
@@ -142,6 +154,18 @@ class View:
     def ordinal(self, atom: Atom, offset: int) -> int | None:
         """Number of the instruction at a section offset, NOPs not counted; None inside an instruction."""
         return self._ordinals(atom).get(offset)
+
+    def nop_at(self, atom: Atom, offset: int) -> tuple[int, ...]:
+        """Tells a NOP from its neighbours: its length, and the how-manieth of that length in its row; () for others."""
+        rows = self.instructions(atom)
+        at = bisect_left(rows, offset, key=attrgetter("offset"))
+        if at == len(rows) or not rows[at].is_nop:
+            return ()
+        same, k = 0, at - 1
+        while k >= 0 and rows[k].is_nop:
+            same += rows[k].length == rows[at].length
+            k -= 1
+        return rows[at].length, same
 
     def target(self, relocation: Relocation, bias: int = 0) -> Target:
         """What a relocation leads to.
@@ -229,6 +253,22 @@ class View:
         return _grouped(self._entries_of(row) if row.derived else self._told[row] for row in tables.TABLES)
 
     @cached_property
+    def label_tables(self) -> Mapping[Atom, tuple[Atom, ...]]:
+        """Function -> the data that hold addresses inside it: labels of `goto *p`, switch tables with a name."""
+        out: dict[Atom, list[Atom]] = {}
+        for datum in self.data:
+            for function in self.label_owners(datum):
+                out.setdefault(function, []).append(datum)
+        return {function: tuple(found) for function, found in out.items()}
+
+    def label_owners(self, datum: Atom) -> tuple[Atom, ...]:
+        """Functions whose inner addresses a datum holds."""
+        targets = (self.target(r) for r in self.relocations(datum))
+        return tuple(
+            dict.fromkeys(t.atom for t in targets if t.atom is not None and t.atom.is_function and t.offset > 0)
+        )
+
+    @cached_property
     def telling(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """As `entries`, for the tables that say more than the instructions do."""
         return _grouped(self._told.values())
@@ -293,6 +333,8 @@ class View:
 
     def piece(self, section: Section, offset: int) -> tuple[int, int]:
         """Bounds of the unnamed bytes that `offset` lies in."""
+        if is_private(section):
+            return 0, section.size
         if section.entsize and section.flags & elf.SHF_MERGE and not section.is_string:
             start = offset - offset % section.entsize
             return start, min(start + section.entsize, section.size)
@@ -392,7 +434,7 @@ def _whole(section: Section, symbol: Symbol) -> Atom:
 
 def _is_marker(symbol: Symbol) -> bool:
     """A label without size, or the name of the padding before a function (CONFIG_PREFIX_SYMBOLS)."""
-    return (naming.is_label(symbol.name) and not symbol.size) or symbol.name.startswith(("__pfx_", "__cfi_"))
+    return (naming.is_label(symbol.name) and not symbol.size) or naming.is_marker(symbol.name)
 
 
 def _padding(section: Section, first: int, nop: bytes) -> int:

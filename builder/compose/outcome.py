@@ -110,4 +110,5 @@ class Diff:
             "refusals": [r.as_json() for r in self.judged.refusals],
             "warnings": [w.as_json() for w in self.judged.warnings],
             "accepted": [r.as_json() for r in self.judged.accepted],
+            "ignored": {rule: list(what) for rule, what in self.judged.ignored.items()},
         }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from builder.binary import elf, tables
 from builder.compare import Atom, Comparison, naming
-from builder.compare.comparison import label_owners
+from builder.compare.comparison import counts
 from builder.compare.meaning import is_readonly
+from builder.compare.storage import is_private
 from builder.compare.structs import struct_changes
-from builder.compose import references
+from builder.compose import identity, references, threads
+from builder.compose.books import balance
 from builder.compose.selection import RODATA_CHANGED, Role, Selection, changed_data, is_redirectable, is_transient
 from builder.compose.traceable import file_has_fentry
 from builder.errors import NOTHING, Allowed, Refusal
@@ -20,21 +22,26 @@ Findings = Iterator[Refusal]
 
 @dataclass(frozen=True)
 class Judged:
-    """`refusals` stop the build; `accepted` would have, but are `allowed`."""
+    """`refusals` stop the build; `accepted` would have, but are `allowed`.
+
+    `ignored` is what differs and cannot matter, by the rule that says so (builder/compose/books/rules.py).
+    """
 
     refusals: tuple[Refusal, ...]
     warnings: tuple[Refusal, ...]
     accepted: tuple[Refusal, ...]
+    ignored: Mapping[str, tuple[str, ...]]
     allowed: Allowed = NOTHING
 
 
 def judge(selection: Selection, allowed: Allowed = NOTHING) -> Judged:
     """Apply every rule; a refusal of judgement that is `allowed` is accepted."""
-    found = list(dict.fromkeys(f for rule in _REFUSALS for f in rule(selection)))
+    books = balance(selection)
+    found = list(dict.fromkeys((*(f for rule in _REFUSALS for f in rule(selection)), *books.refusals)))
     accepted = [f for f in found if allowed.covers(f)]
     refused = [f for f in found if not allowed.covers(f)]
     warnings = list(dict.fromkeys(f for rule in _WARNINGS for f in rule(selection)))
-    return Judged(tuple(refused), tuple(warnings), tuple(accepted), allowed)
+    return Judged(tuple(refused), tuple(warnings), tuple(accepted), books.ignored, allowed)
 
 
 def _transient(selection: Selection) -> Findings:
@@ -126,7 +133,10 @@ def _holds_live_pointers(atom: Atom) -> bool:
 
 
 def _changed_data(selection: Selection) -> Findings:
+    twins = selection.comparison.correlation.twins
     for atom, difference in changed_data(selection.comparison, selection.macros):
+        if not is_readonly(atom.section) and atom.size > twins[atom].size:
+            continue  # judged for its size
         section = atom.section.name
         if is_readonly(atom.section):
             users = _unshipped_users(selection, atom)
@@ -149,6 +159,21 @@ def _changed_data(selection: Selection) -> Findings:
                 f"initial value of {atom.name} changed ({difference.reason}); the running kernel holds the old one",
                 "set the new value in a pre_patch callback, or accept that the running value stays",
                 fatal=False,
+            )
+
+
+def _grown(selection: Selection) -> Findings:
+    """Variables that are larger than the running ones: new code would write over what lies behind."""
+    for atom, old in selection.comparison.correlation.twins.items():
+        if atom.is_function or not atom.section.is_write or atom.size <= old.size or atom in selection:
+            continue
+        if not selection.macros.ignores(atom) and counts(atom):
+            yield Refusal(
+                "data-grown",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} has {atom.size} bytes and the running one {old.size}: what is new of it lies over others",
+                "keep the old variable and put what is new into one of its own",
             )
 
 
@@ -231,7 +256,7 @@ def _labels(selection: Selection) -> Findings:
     for atom in view.data:
         if not _holds_live_pointers(atom) or atom.section.name.startswith(".init"):
             continue
-        owners = [o for o in label_owners(view, atom) if o in selection.functions]
+        owners = [o for o in view.label_owners(atom) if o in selection.functions]
         if not owners:
             continue
         outside = [u for u in _unshipped_users(selection, atom) if u != "other files"] if atom in selection else []
@@ -262,7 +287,7 @@ def _unnamed_data(selection: Selection) -> Findings:
     for place, target in selection.all_references():
         if target.kind != "section" or target.section is None:
             continue
-        if target.section.is_write or target.section.is_nobits:
+        if (target.section.is_write or target.section.is_nobits) and not is_private(target.section):
             name = place.name if isinstance(place, Atom) else selection.comparison.new.obj.name
             yield Refusal(
                 "unnamed-data",
@@ -370,7 +395,8 @@ def _scheduler(selection: Selection) -> Findings:
 
 
 _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
-    _unredirectable, _transient, _changed_data, _statics, _labels, _comdat, _unnamed_data, _unknown_tables,
-    _removed_exports,
+    _unredirectable, _transient, _changed_data, _grown, _statics, _labels, _comdat, _unnamed_data, _unknown_tables,
+    _removed_exports, identity.storage, identity.aliases, identity.borders, identity.gone_memory, identity.left_init,
+    identity.unwritten, threads.never_left,
 )  # fmt: skip
 _WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_layouts, _added_exports, _scheduler)

@@ -16,8 +16,8 @@ from typing import Final
 
 from builder.binary import tables
 from builder.compare import Atom, Comparison
-from builder.compare.comparison import label_owners
 from builder.compare.meaning import is_readonly
+from builder.compare.storage import is_private
 from builder.compare.verdict import Difference
 from builder.compare.view import Target, View
 from builder.compose import references
@@ -239,7 +239,8 @@ class _Selector:
     def _reach(self, target: Target) -> None:
         if target.kind == "section":
             piece = references.piece_at(self.view, target)
-            if piece not in self.pieces and not piece.section.is_write and not piece.section.is_nobits:
+            shared = (piece.section.is_write or piece.section.is_nobits) and not is_private(piece.section)
+            if piece not in self.pieces and not shared:
                 self.pieces[piece] = None
                 self._work.append(piece)
             return
@@ -257,7 +258,7 @@ class _Selector:
         """New data, statics that each version has of its own, and tables of addresses inside what travels."""
         if atom not in self.comparison.correlation.twins:
             return True
-        if any(owner in self.functions for owner in label_owners(self.view, atom)):
+        if any(owner in self.functions for owner in self.view.label_owners(atom)):
             return True
         difference = self.comparison.data.get(atom)
         return difference is not None and difference.is_changed and is_readonly(atom.section) and not atom.is_global

@@ -11,7 +11,7 @@ import iced_x86
 import pytest
 
 from builder.arch import by_machine
-from builder.arch.x86_64 import X86_64, decode, immediate, moves_constant_to, writes
+from builder.arch.x86_64 import X86_64, decode, immediate, loads_to, writes
 from builder.arch.x86_operands import GENERAL
 from builder.binary.kernel import Features
 from builder.errors import InputError
@@ -49,10 +49,10 @@ def test_undefined_instructions_have_their_full_length(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "register"),
     [("be26000000", "rsi"), ("48c7c726000000", "rdi"), ("41b826000000", "r8"), ("8b37", None), ("8926", None),
-     ("6a26", None), ("c7042426000000", None)],
+     ("6a26", None), ("c7042426000000", None), ("488d3d00000000", "rdi"), ("488d7e08", None)],
 )  # fmt: skip
-def test_constants_moved_to_registers(text: str, register: str | None) -> None:
-    assert moves_constant_to(code(text)) == register
+def test_constants_and_addresses_loaded_to_registers(text: str, register: str | None) -> None:
+    assert loads_to(code(text)) == register
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 
 from builder.binary import read_object
 from builder.compare import Comparison, Verdict, compare, naming
-from builder.compare.comparison import is_label_table, label_owners
 from tests.compare.conftest import Pair, names
 from tests.support.compiling import FLAGS, Build
 
@@ -306,8 +305,8 @@ def test_another_argument_of_a_known_callee_is_no_line_number(pair: Pair) -> Non
     assert verdict(pair(frame.format("", call), frame.format("\n" * 9, call))) is Verdict.CHANGED
 
 
-def test_a_line_number_for_any_callee_is_proven_by_debug_information(pair: Pair) -> None:
-    call = "report(x, __LINE__)"
+def test_a_line_number_for_a_callee_without_file_is_proven_by_debug_information(pair: Pair) -> None:
+    call = "__ext4_journal_start_sb(x, __LINE__)"
     old, new = LINE.format("", call), LINE.format("\n" * 9, call)
     assert verdict(pair(old, new)) is Verdict.CHANGED
     assert verdict(pair(old, new, "-g")) is Verdict.LINES
@@ -315,8 +314,10 @@ def test_a_line_number_for_any_callee_is_proven_by_debug_information(pair: Pair)
 
 
 def test_a_line_number_that_needs_a_wider_encoding_is_proven_too(pair: Pair) -> None:
-    frame = LINE.replace("void report(int, int)", "void report(int, int, int, int, int, int, int)")
-    call = "report(x, 2, 3, 4, 5, 6, __LINE__)"
+    frame = LINE.replace(
+        "void report(int, int)", "void xfs_corruption_error(int, int, int, int, int, const char *, int)"
+    )
+    call = 'xfs_corruption_error(x, 2, 3, 4, 5, "fs/xfs/xfs_dir.c", __LINE__)'
     comparison = pair(frame.format("", call), frame.format("\n" * 200, call), "-g")
     assert comparison.old.by_name["f"].size != comparison.new.by_name["f"].size
     assert verdict(comparison) is Verdict.LINES
@@ -356,9 +357,9 @@ def test_a_label_table_belongs_to_its_function(pair: Pair, change: tuple[str, st
     """With an unmoved and with a moved layout of the labels."""
     comparison = pair(LABELS.format("1", ""), LABELS.format(*change))
     assert changed(comparison) == ["f"]
-    tables = [a for a in comparison.new.data if is_label_table(comparison.new, a)]
+    tables = [a for a in comparison.new.data if comparison.new.label_owners(a)]
     assert [a.name.partition(".")[0] for a in tables] == ["table"]
-    assert names(label_owners(comparison.new, tables[0])) == ["f"]
+    assert names(comparison.new.label_owners(tables[0])) == ["f"]
     assert not any(d.is_changed for d in comparison.data.values())
 
 

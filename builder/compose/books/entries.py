@@ -1,0 +1,76 @@
+"""Entries of the special tables: of code that stays, and of code without a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from builder.binary import tables
+from builder.compare import Atom, View
+from builder.compose.books.rules import Ignored, Note, Pair, left
+
+
+def entries(pair: Pair) -> Iterator[Note]:
+    """Entries of code that stays are the same, those of the derived tables too; entries of code without a name."""
+    for row in tables.TABLES:
+        before, after = _owned(pair.old, row), _owned(pair.new, row)
+        for owner, entries in after.items():
+            if owner is not None and pair.moves(owner):
+                continue
+            old = before.get(pair.twins[owner] if owner is not None else None, [])
+            yield from _same_entries(pair, row, owner, old, entries)
+        for old_owner, entries in before.items():
+            new_owner = pair.versions.get(old_owner) if old_owner is not None else None
+            stays = old_owner is None or (new_owner is not None and not pair.moves(new_owner))
+            if stays and new_owner not in after:
+                yield from _same_entries(pair, row, new_owner, entries, [])
+
+
+def _same_entries(
+    pair: Pair, row: tables.TableRow, owner: Atom | None, old: list[tables.Entry], new: list[tables.Entry]
+) -> Iterator[Note]:
+    if owner is not None and not row.derived:
+        # The comparison has judged them with their function, all but the lines of the bug table.
+        if row.lines and _bytes(pair.old, old) != _bytes(pair.new, new):
+            yield Ignored("bug-line", owner.name)
+        return
+    first = [_entry(pair, pair.old, entry) for entry in old]
+    second = [_entry(pair, pair.new, entry) for entry in new]
+    if first == second or (owner is None and sorted(map(repr, first)) == sorted(map(repr, second))):
+        return
+    name = owner.name if owner is not None else row.name
+    whose = f"of {owner.name}" if owner is not None else "of code without a name"
+    yield left(name, row.name, f"entries {whose} in {row.name} differ though the code does not")
+
+
+def _entry(pair: Pair, view: View, entry: tables.Entry) -> tuple[object, ...]:
+    section = view.obj.sections[entry.section]
+    rows = [
+        (r.offset - entry.start, r.type, pair.meanings.of_target(view, view.target(r), lines=True, exact=True))
+        for r in entry.relocations
+    ]
+    return (view.masked(section, entry.start, entry.end), tuple(rows), _paired_bytes(view, entry))
+
+
+def _owned(view: View, row: tables.TableRow) -> dict[Atom | None, list[tables.Entry]]:
+    """All entries of a table by the function that they belong to; None for code without a symbol."""
+    out: dict[Atom | None, list[tables.Entry]] = {}
+    for section in view.sections_named(row.name):
+        for entry in tables.entries(view.obj, section, row):
+            out.setdefault(view.owner(entry), []).append(entry)
+    return out
+
+
+def _bytes(view: View, entries: Iterable[tables.Entry]) -> list[bytes]:
+    return [view.masked(view.obj.sections[entry.section], entry.start, entry.end) for entry in entries]
+
+
+def _paired_bytes(view: View, entry: tables.Entry) -> bytes:
+    """What stands beside an entry in the table that goes with its own (.orc_unwind beside .orc_unwind_ip)."""
+    if not entry.table.paired:
+        return b""
+    section = next(iter(view.sections_named(entry.table.paired)), None)
+    count = view.obj.sections[entry.section].size // (entry.end - entry.start)
+    if section is None or not count or section.size % count:
+        return b""
+    stride = section.size // count
+    return section.data[entry.index * stride : (entry.index + 1) * stride]

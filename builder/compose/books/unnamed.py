@@ -1,0 +1,118 @@
+"""Sections that hold no symbol: strings, constants, pieces of code, tables of no known kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from builder.binary import Relocation, Section, tables
+from builder.compare import View
+from builder.compare.meaning import Meaning
+from builder.compare.storage import is_private
+from builder.compose.books.attributes import by_name
+from builder.compose.books.rules import Ignored, Note, Pair, is_discarded, section_rule
+from builder.errors import Refusal
+
+
+def unnamed(pair: Pair) -> Iterator[Note]:
+    """Strings, constants, pieces of code and unknown sections that hold no symbol."""
+    before, after = _without_names(pair.old), _without_names(pair.new)
+    for name in dict.fromkeys((*after, *before)):
+        first, second = before.get(name, []), after.get(name, [])
+        if _raw(pair.old, first) == _raw(pair.new, second):
+            continue
+        sample = (second or first)[0]
+        if sample.is_string:
+            yield from _strings(pair, name, first, second)
+        elif is_discarded(name):
+            yield Ignored(section_rule(name), name)
+        elif _is_pieces(sample):
+            yield from _pieces(pair, name, first, second)
+        elif _content(pair, pair.old, first) != _content(pair, pair.new, second):
+            yield _unknown(pair, name, second)
+
+
+def _content(pair: Pair, view: View, sections: Iterable[Section]) -> list[Meaning]:
+    return [pair.meanings.bytes_in(view, section, 0, section.size, False) for section in sections]
+
+
+def _unknown(pair: Pair, name: str, sections: list[Section]) -> Refusal:
+    symbol = next((t.atom.name for s in sections for _, t in pair.new.leads(s, 0, s.size) if t.atom), name)
+    return Refusal(
+        "unknown-table",
+        symbol,
+        name,
+        f"section {name} has changed, and what its entries mean is not known",
+        "add a row for it in builder/binary/tables.py",
+    )
+
+
+def _strings(pair: Pair, name: str, old: list[Section], new: list[Section]) -> Iterator[Note]:
+    """Strings that are referred to are judged where they are; only those that nobody finds are left."""
+    for view, sections, others in ((pair.new, new, old), (pair.old, old, new)):
+        known = {text for section in others for _, text in _texts(section)}
+        for section in sections:
+            found = _found(view, section)
+            for start, text in _texts(section):
+                if text not in known and not any(start <= at <= start + len(text) for at in found):
+                    yield Ignored("unreferenced", f"{name}+{start:#x}")
+
+
+def _pieces(pair: Pair, name: str, old: list[Section], new: list[Section]) -> Iterator[Note]:
+    """Unnamed constants and code: those that something leads to are judged there."""
+    for view, sections in ((pair.new, new), (pair.old, old)):
+        for section in sections:
+            cuts = view.cuts.get(section.index, [])
+            first = cuts[0] if cuts else section.size
+            if first > 0 and section.data[:first].strip(b"\0"):
+                yield Ignored("unreferenced", f"{name}+0x0")
+
+
+def _without_names(view: View) -> dict[str, list[Section]]:
+    """Sections in memory that hold no symbol and are no table, by name."""
+    found = by_name(view)
+    return {name: rows for name, rows in found.items() if any(_is_unnamed(view, section) for section in rows)}
+
+
+def _is_unnamed(view: View, section: Section) -> bool:
+    if not section.is_alloc or not section.size or view.atoms_in(section.index) or is_private(section):
+        return False
+    paired = {row.paired for row in tables.TABLES if row.paired}
+    return section.name not in tables.BY_NAME and section.name not in paired
+
+
+def _is_pieces(section: Section) -> bool:
+    """Constants and annexes of functions, which are found by the relocations that lead to them."""
+    return section.name in tables.ANNEXES or section.name.startswith((".rodata", ".data.rel.ro"))
+
+
+def _raw(view: View, sections: Iterable[Section]) -> list[object]:
+    """Bytes and relocations as they stand, by the names of symbols: equal for what is plainly the same."""
+    return [(s.data, s.size, [_spelled(view, r) for r in view.obj.relocations_of(s.index)]) for s in sections]
+
+
+def _spelled(view: View, r: Relocation) -> tuple[object, ...]:
+    symbol = view.obj.symbols[r.symbol]
+    name = symbol.name or (view.obj.sections[symbol.shndx].name if symbol.is_defined else "")
+    return r.offset, r.type, name, symbol.value, r.addend
+
+
+def _found(view: View, section: Section) -> list[int]:
+    """Where relocations lead to in a section without symbols of its own."""
+    out: set[int] = set()
+    for place in view.obj.sections:
+        if place.is_alloc:
+            for r in view.obj.relocations_of(place.index):
+                symbol = view.obj.symbols[r.symbol]
+                if symbol.shndx == section.index:
+                    row = view.row(place, r)
+                    out.add(symbol.value + r.addend + (row.size if row.pc_relative and place.is_exec else 0))
+    return sorted(out)
+
+
+def _texts(section: Section) -> Iterator[tuple[int, bytes]]:
+    """Each string of a section with its offset, the zero that ends it left out."""
+    at = 0
+    while at < section.size:
+        text = section.string_at(at)
+        yield at, text.data
+        at += len(text.data) + text.width

@@ -1,0 +1,235 @@
+"""Whether names still lead to the same things: storage, aliases, addresses between two things, memory that is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from builder.binary import Relocation
+from builder.compare import Atom, View, naming
+from builder.compare.storage import Lifetime, kind, lifetime
+from builder.compare.view import Target
+from builder.compose import references
+from builder.compose.selection import Selection
+from builder.errors import Refusal
+
+Findings = Iterator[Refusal]
+
+# Code for one of these is wrong for the other: another way of addressing, or memory that cannot be written.
+_FATAL_KINDS = frozenset({"per-CPU", "read-only after init", "read-only", "decrypted", "init", "exit"})
+
+
+def storage(selection: Selection) -> Findings:
+    """Things that are of another kind than the running ones: per-CPU, read-only after init, alignment, kind of code."""
+    twins = selection.comparison.correlation.twins
+    used = {target.atom for _, target in selection.all_references()}
+    for atom, old in twins.items():
+        was, now = kind(old.section), kind(atom.section)
+        if was != now and (was, now) != ("plain", "read-only"):  # a const that came: the running one can be read
+            fatal = not atom.is_function and atom in used and bool({was, now} & _FATAL_KINDS)
+            yield Refusal(
+                "storage-changed",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} was {was} ({old.section.name}) and is {now} ({atom.section.name}); "
+                "the running one stays what it is",
+                "give the new thing a name of its own",
+                fatal=fatal,
+            )
+        elif not atom.is_function and _is_better_aligned(selection, atom, old):
+            yield Refusal(
+                "storage-changed",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} was aligned to {old.section.align} bytes and is aligned to {atom.section.align}; "
+                "the running one stays where it is",
+                "give the new variable a name of its own if code depends on its alignment",
+                fatal=False,
+            )
+
+
+def _is_better_aligned(selection: Selection, atom: Atom, old: Atom) -> bool:
+    """By the section's alignment, where that is the thing's own; compilers align larger things better by themselves."""
+    comparison = selection.comparison
+    alone = len(comparison.new.atoms_in(atom.section.index)) == len(comparison.old.atoms_in(old.section.index)) == 1
+    return alone and atom.size == old.size and atom.section.align > old.section.align
+
+
+def aliases(selection: Selection) -> Findings:
+    """Names that lead to another thing, or to another place in the same one."""
+    comparison = selection.comparison
+    twins = comparison.correlation.twins
+    before = _places(comparison.old)
+    for name, (atom, offset) in _places(comparison.new).items():
+        if name not in before:
+            continue
+        old, place = before[name]
+        if name in (atom.name, old.name) and (atom not in twins and old not in comparison.correlation.versions):
+            continue  # what has no counterpart is judged as new, removed or ambiguous
+        if twins.get(atom) is not old or not _same_place(selection, old, place, atom, offset):
+            yield Refusal(
+                "alias-changed",
+                name,
+                atom.section.name,
+                f"{name} was another name of {old.name}{_plus(place)} and is one of {atom.name}{_plus(offset)}; "
+                "whoever has its address, or calls it by an alias, goes on with the old one",
+                "give the new alias a name of its own, or change the functions themselves",
+            )
+
+
+def _same_place(selection: Selection, old: Atom, place: int, new: Atom, offset: int) -> bool:
+    """Whether two offsets in a thing and its twin are one place: in code by the instruction."""
+    comparison = selection.comparison
+    if place == offset or not new.is_function:
+        return place == offset
+    verdict = comparison.functions.get(new)
+    if verdict is not None and verdict.is_changed:
+        return bool(place) == bool(offset)
+    first = comparison.old.ordinal(old, old.entry + place)
+    return first is not None and first == comparison.new.ordinal(new, new.entry + offset)
+
+
+def _plus(offset: int) -> str:
+    return f"+{offset:#x}" if offset else ""
+
+
+def _places(view: View) -> dict[str, tuple[Atom, int]]:
+    """Name -> the thing that it leads to and the offset in it, for names that are unique and not the compiler's."""
+    out: dict[str, tuple[Atom, int]] = {}
+    double: set[str] = set()
+    for index, symbols in view.obj.symbols_in.items():
+        for symbol in symbols:
+            name = symbol.name
+            if naming.is_label(name) or naming.is_marker(name) or naming.is_numbered(name):
+                continue
+            atom = view.atom_at(index, symbol.value)
+            if atom is None or naming.is_never_paired(atom.name, atom.section.name):
+                continue
+            if name in out:
+                double.add(name)
+            out[name] = (atom, symbol.value - atom.entry)
+    return {name: place for name, place in out.items() if name not in double}
+
+
+def borders(selection: Selection) -> Findings:
+    """Addresses where one thing ends and the next begins, in code that does not tell which of them is meant."""
+    view = selection.view
+    for atom in selection.functions:
+        for r, target in references.of_atom(view, atom):
+            ending = _ends_there(view, r, target)
+            if ending is None or target.atom is None or _is_plain_access(view, atom, r):
+                continue
+            others = {
+                t.atom for s, t in references.of_atom(view, atom) if s is not r and _ends_there(view, s, t) is None
+            }
+            if ending not in others:
+                continue  # nothing here walks along the thing before it
+            yield Refusal(
+                "address-ambiguous",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} uses the address where {ending.name} ends and {target.atom.name} begins "
+                f"({target.atom.section.name}), and may mean either",
+                "keep the things apart: compile with -fdata-sections, or take them out of their shared section",
+            )
+
+
+def _ends_there(view: View, relocation: Relocation, target: Target) -> Atom | None:
+    """The thing that ends where a target begins, if the relocation names neither."""
+    if target.atom is None or target.atom.is_function or target.offset or target.section is None:
+        return None
+    if not view.obj.symbols[relocation.symbol].is_section:
+        return None
+    if naming.is_never_paired(target.atom.name, target.section.name):
+        return None  # each of the compiler's own is one thing, which nothing walks along
+    before = view.atom_before(target.atom)
+    return before if before is not None and before.end == target.atom.start and not before.is_function else None
+
+
+def _is_plain_access(view: View, atom: Atom, relocation: Relocation) -> bool:
+    """Whether the instruction reads or writes just that place: then it means what begins there."""
+    insn = view.instruction_at(atom, relocation.offset)
+    if insn is None:
+        return False
+    code = atom.section.data[insn.offset : insn.end]
+    return view.arch.memory_access(code) != "address" and not view.arch.is_indexed(code)
+
+
+def gone_memory(selection: Selection) -> Findings:
+    """Code and data that are freed once the kernel, or the module, is up: shipped code must not begin to use them."""
+    comparison = selection.comparison
+    for place, target in selection.all_references():
+        atom = target.atom
+        if atom is None or lifetime(atom.section.name) is not Lifetime.INIT:
+            continue
+        owner = place if isinstance(place, Atom) else None
+        if owner is not None and _used_before(selection, owner, atom):
+            continue
+        name = owner.name if owner is not None else comparison.new.obj.name
+        yield Refusal(
+            "init-reference",
+            atom.name,
+            atom.section.name,
+            f"{name} uses {atom.name} ({atom.section.name}), whose memory is given back at the end of the start",
+            "take the __init of what runs later away, in the new source",
+        )
+
+
+def _used_before(selection: Selection, owner: Atom, atom: Atom) -> bool:
+    """Whether the old version used the same thing: it knows when it may (__ref)."""
+    comparison = selection.comparison
+    twins = comparison.correlation.twins
+    old, thing = twins.get(owner), twins.get(atom)
+    if old is None or thing is None:
+        return False
+    parts = (old, *comparison.old_children.get(old, ()))
+    return any(target.atom is thing for part in parts for _, target in references.of_atom(comparison.old, part))
+
+
+def left_init(selection: Selection) -> Findings:
+    """Variables that were freed after the start and now stay: the running kernel has none, and its value is lost."""
+    old = selection.comparison.old
+    for atom in selection.data:
+        if not atom.section.is_write or atom in selection.comparison.correlation.twins:
+            continue
+        before = old.by_name.get(atom.name)
+        if before is not None and lifetime(before.section.name) is not Lifetime.LIVE:
+            yield Refusal(
+                "leaves-init",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} was in {before.section.name}, which the running kernel has freed: what was in it is lost",
+                "accept it to start with a fresh variable of the initial value",
+                fatal=False,
+            )
+
+
+def unwritten(selection: Selection) -> Findings:
+    """New variables that shipped code only reads, and that only code which is not shipped would have set."""
+    view = selection.view
+    twins = selection.comparison.correlation.twins
+    for atom in selection.data:
+        if atom in twins or not atom.section.is_write or naming.is_never_paired(atom.name, atom.section.name):
+            continue
+        shipped: list[tuple[Atom, set[str]]] = []
+        others: list[tuple[Atom, set[str]]] = []
+        for user in view.functions:
+            found = [_access(view, user, r) for r, t in references.of_atom(view, user) if t.atom is atom]
+            if found:
+                (shipped if user in selection.functions else others).append((user, set(found)))
+        if not others or any(found != {"read"} for _, found in shipped):
+            continue
+        writers = [user for user, found in others if found != {"read"}]
+        if writers:
+            yield Refusal(
+                "never-set",
+                atom.name,
+                atom.section.name,
+                f"{', '.join(user.name for user, _ in shipped)} reads the new {atom.name}, which only "
+                f"{', '.join(user.name for user in writers)} sets, and that is left out",
+                "set it in a callback (pre_patch), or where shipped code runs",
+            )
+
+
+def _access(view: View, atom: Atom, relocation: Relocation) -> str:
+    insn = view.instruction_at(atom, relocation.offset)
+    return view.arch.memory_access(atom.section.data[insn.offset : insn.end]) if insn is not None else "address"

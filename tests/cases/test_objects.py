@@ -1,0 +1,103 @@
+"""The small objects of the test data that once went wrong, one for each class, and what is right for each.
+
+Each class has tests on sources of its own beside the code that it concerns
+(tests/compare, tests/compose); here the data's own inputs are held to the same.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from builder.compose.outcome import Diff
+from builder.pipeline import diff
+from tests.conftest import data_root, lacks
+
+pytestmark = pytest.mark.data
+
+FLAGS = (
+    "-c", "-std=gnu11", "-O2", "-ffunction-sections", "-fdata-sections", "-fno-pic", "-fno-pie", "-mcmodel=kernel",
+    "-mno-sse", "-mno-red-zone", "-fno-asynchronous-unwind-tables", "-fno-stack-protector", "-fcf-protection=none",
+    "-pg", "-mfentry", "-mrecord-mcount", "-fno-common", "-w",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Right:
+    """What is right: the changed functions, or else one of these codes of refusal; other lists name parts."""
+
+    changed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    line_only: tuple[str, ...] = ()
+    bound: tuple[str, ...] = ()
+    """What stays an original of the kernel's."""
+    travels: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+    def faults(self, found: Diff) -> list[str]:
+        functions, codes = found.as_json()["functions"], [refusal.code for refusal in found.judged.refusals]
+        faults = []
+        if codes and not set(codes) & set(self.refused):
+            faults.append(f"refused: {codes}")
+        if not codes and functions["changed"] != list(self.changed):
+            faults.append(f"changed: {functions['changed']}")
+        if not codes and not self.changed:
+            faults.append("not refused")
+        faults += [f"{name} is not line only" for name in self.line_only if name not in functions["line_only"]]
+        originals = [row[0] for row in found.originals()]
+        travelling = {atom.name for atom in found.selection.functions}
+        if not codes:
+            faults += [f"{name} does not travel" for name in self.travels if name not in travelling]
+            faults += [f"{name} is not bound to the original" for name in self.bound if name not in originals]
+        return faults
+
+
+RIGHT = {
+    "alias-retargeted": Right(refused=("alias-changed", "unaccounted")),
+    "constant-moves-with-its-line": Right(changed=("f",), flags=("-g",)),
+    "end-of-array": Right(changed=("f",), refused=("address-ambiguous", "unaccounted"), bound=("arr",)),
+    "label-table-entries-swapped": Right(changed=("f",)),
+    "leaves-init-text": Right(changed=("run",), travels=("setup",)),
+    "percpu-to-plain": Right(refused=("storage-changed",)),
+    "same-named-statics-swapped": Right(refused=("static-ambiguous",)),
+    "table-of-unknown-section": Right(changed=("f",), refused=("unknown-table",)),
+    "ubsan-data": Right(changed=("f",), flags=("-fsanitize=bounds",)),
+    "variable-named-like-a-compilers": Right(changed=("f",), bound=("descriptor",)),
+    "warn-argument": Right(changed=("f",)),
+    "wide-string": Right(changed=("f",)),
+}
+"""By the folder under `cases/objects`."""
+
+
+def compiled(place: Path, source: Path, side: str, flags: tuple[str, ...]) -> Path:
+    """Both sides are compiled under one name, as two versions of a file are."""
+    gcc = shutil.which("gcc-12") or shutil.which("gcc")
+    if gcc is None:
+        lacks("not installed: gcc (make setup)")
+    folder = place / side
+    folder.mkdir()
+    shutil.copy(source / f"{side}.c", folder / "unit.c")
+    subprocess.run([gcc, *FLAGS, *flags, "unit.c", "-o", "unit.o"], cwd=folder, check=True)
+    return folder / "unit.o"
+
+
+def pair(name: str, place: Path, flags: tuple[str, ...] = ()) -> tuple[Path, Path]:
+    source = data_root() / "cases/objects" / name
+    if not source.is_dir():
+        pytest.skip(f"no case {name} in the test data")
+    return compiled(place, source, "old", flags), compiled(place, source, "new", flags)
+
+
+@pytest.mark.parametrize("name", sorted(RIGHT))
+def test_a_case_gives_what_is_right(name: str, tmp_path: Path) -> None:
+    right = RIGHT[name]
+    assert right.faults(diff(*pair(name, tmp_path, right.flags))) == []
+
+
+def test_no_case_is_left_out() -> None:
+    found = {place.name for place in (data_root() / "cases/objects").glob("*")}
+    assert found - {*RIGHT, "line-number-without-dwarf"} == set()
