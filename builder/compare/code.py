@@ -223,12 +223,13 @@ class CodeComparer:
             if identical and x.atom is old and y.atom is new:
                 if x.offset != y.offset:
                     return False
-            elif self._entry_target(self.old, x) != self._entry_target(self.new, y):
+            elif self._entry_target(self.old, x, site=not n) != self._entry_target(self.new, y, site=not n):
                 return False
         return True
 
-    def _entry_target(self, view: View, target: Target) -> Meaning:
-        return self.meanings.of_target(view, target, lines=True, exact=True)
+    def _entry_target(self, view: View, target: Target, *, site: bool) -> Meaning:
+        """A site is one instruction, NOPs included; control that goes on at a NOP goes on behind it."""
+        return self.meanings.of_target(view, target, lines=True, exact=site)
 
     def _entry_bytes(self, view: View, entry: tables.Entry) -> bytes:
         """An entry with its relocated fields cleared, and source line numbers, which never count."""

@@ -31,13 +31,28 @@ def tell_apart(
     old: View, olds: Sequence[Atom], old_functions: Sequence[Atom],
     new: View, news: Sequence[Atom], new_functions: Sequence[Atom],
 ) -> bool:  # fmt: skip
-    """Whether two equally long lists of data are, in order, the same by their uses, and no two of a list are alike."""
+    """Whether two equally long lists of data are, in order, the same.
+
+    By their uses, where no two of a list are used alike; or because nothing changed places: all that one side's
+    functions do, the other's do in the same order.
+    """
     for around in (0, _AROUND):
         before = [uses(old, old_functions, atom, around) for atom in olds]
         after = [uses(new, new_functions, atom, around) for atom in news]
         if before == after and len(set(before)) == len(before):
             return True
-    return False
+    first, second = _done(old, old_functions), _done(new, new_functions)
+    return _goes_through(first, second) or _goes_through(second, first)
+
+
+def _done(view: View, functions: Iterable[Atom]) -> list[Hashable]:
+    return [_what(view, f, row) for f in functions for row in view.instructions(f) if not row.is_nop]
+
+
+def _goes_through(part: Sequence[Hashable], whole: Sequence[Hashable]) -> bool:
+    """Whether `whole` has all of `part`, in order, and only more between."""
+    rest = iter(whole)
+    return all(one in rest for one in part)
 
 
 def _refers(view: View, function: Atom, row: Instruction, datum: Atom) -> bool:

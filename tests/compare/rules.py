@@ -24,17 +24,13 @@ Edit = tuple[str, str]
 
 
 class Rule(NamedTuple):
-    """`excused` and `real` are (was, becomes) in `source`; `lines`: what is excused is told as a moved line.
-
-    `wrong` says what is known to be wrong with it, in the last of the two directions that it has.
-    """
+    """`excused` and `real` are (was, becomes) in `source`; `lines`: what is excused is told as a moved line."""
 
     name: str
     source: str
     excused: Edit | None = None
     real: Edit | None = None
     lines: bool = False
-    wrong: str = ""
 
     @property
     def function(self) -> str:
@@ -83,11 +79,5 @@ def judge_rules(rules: Sequence[Rule], build: Any, head: str = "", *flags: str, 
 
 
 def rows(rules: Sequence[Rule], side: Literal["excused", "real"]) -> list[ParameterSet]:
-    """The rows that have this direction; known mistakes are marked as such."""
-    out = []
-    for rule in rules:
-        if getattr(rule, side) is not None:
-            wrong = rule.wrong and (side == "real" or rule.real is None)
-            marks = [pytest.mark.xfail(strict=True, reason=f"issue: {rule.wrong}")] if wrong else []
-            out.append(pytest.param(rule, id=rule.name, marks=marks))
-    return out
+    """The rows that have this direction."""
+    return [pytest.param(rule, id=rule.name) for rule in rules if getattr(rule, side) is not None]

@@ -96,7 +96,6 @@ def test_statics_of_one_name_stay_apart_while_the_code_keeps_its_order(build: Bu
     assert found.as_json()["data"]["new"] == []
 
 
-@pytest.mark.xfail(strict=True, reason="issue: statics of one name are paired in order, also where their code moved")
 def test_statics_of_one_name_whose_code_changed_places_are_ambiguous(build: Build) -> None:
     """Each would go on with the other's value."""
     old, new = SAME_NAME.format(FIRST, "", SECOND), SAME_NAME.format(SECOND, "", FIRST)
@@ -112,7 +111,6 @@ def test_static_locals_of_other_sizes_are_told_apart(build: Build) -> None:
     assert found.changed == ("f",) and pairs["n"][0] == pairs["n"][1]
 
 
-@pytest.mark.xfail(strict=True, reason="issue: where the names of a thing lead is not compared")
 def test_an_alias_that_leads_elsewhere_is_a_change(build: Build) -> None:
     """Its callers in other files call something else."""
     frame = (
@@ -130,7 +128,6 @@ def test_an_alias_more_or_less_changes_nothing(build: Build) -> None:
         assert diff_objects(build(old), build(new)).changed == ()
 
 
-@pytest.mark.xfail(strict=True, reason="issue: a variable of the author's is taken for one that a macro made")
 @pytest.mark.parametrize("name", ["descriptor", "_rs", "__key", "_entry"])
 def test_a_variable_of_a_file_stays_whatever_it_is_called(build: Build, name: str) -> None:
     """What the compiler's macros make per place of use is a static local; this one lives once."""

@@ -106,7 +106,6 @@ c:  return sink(x, 3) * 5;
 """
 
 
-@pytest.mark.xfail(strict=True, reason="issue: a table of labels is compared neither as data nor with its function")
 @pytest.mark.parametrize("entries", ["&&b, &&a, &&c, &&a", "&&a, &&b, &&c, &&b"])
 def test_a_label_table_s_content_belongs_to_its_function(build: Build, entries: str) -> None:
     assert diff_objects(build(LABELS), build(LABELS.replace("&&a, &&b, &&c, &&a", entries))).changed == ("f",)
@@ -119,20 +118,10 @@ STORAGE = "extern int sink(int, ...); int {} v = 1; int f(void) {{ return sink(v
     ("before", "after"),
     [
         (".data..read_mostly", ".data..read_mostly"),
-        *(
-            pytest.param(
-                *row,
-                marks=pytest.mark.xfail(
-                    strict=True, reason="issue: what kind of storage a variable has is not compared"
-                ),
-            )
-            for row in (
-                (".data..ro_after_init", ".data.v"),
-                (".data..percpu", ".data.v"),
-                (".data.v", ".data..percpu"),
-                (".data.v", ".init.data"),
-            )
-        ),
+        (".data..ro_after_init", ".data.v"),
+        (".data..percpu", ".data.v"),
+        (".data.v", ".data..percpu"),
+        (".data.v", ".init.data"),
     ],
 )
 def test_the_kind_of_storage_is_part_of_a_variable(build: Build, before: str, after: str) -> None:

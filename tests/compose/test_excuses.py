@@ -106,7 +106,6 @@ def test_new_code_that_never_runs_does_not_travel(judged: Judge, function: str, 
     assert bool(roles(found)) == travels and codes(found) == []
 
 
-@pytest.mark.xfail(strict=True, reason="issue: what leaves the code for start is bound to an original that is freed")
 @pytest.mark.parametrize("section", [".init.text", ".exit.text"])
 def test_what_no_longer_is_code_for_start_has_no_original_that_lives(judged: Judge, section: str) -> None:
     source = f"""
@@ -144,7 +143,6 @@ def test_bytes_without_a_name_travel_if_nothing_writes_them(
     assert pieces == ([] if refused else [b"\5" + bytes(7) + b"\6" + bytes(7)])
 
 
-@pytest.mark.xfail(strict=True, reason="issue: a compiler's datum without a symbol is refused")
 def test_a_datum_of_the_compiler_s_travels(judged: Judge) -> None:
     source = "extern int g(int); int f(int i) { int a[4] = { 1, 2, 3, i }; return g(a[i]); }"
     found = judged(source, ("g(a[i])", "g(a[i]) + 1"), flags=("-fsanitize=bounds",))
@@ -173,7 +171,6 @@ def test_a_table_of_an_unknown_section_matters_where_it_points_at_what_travels(j
     assert codes(judged(source, ("x + 60", "x + 61"))) == [("unknown-table", "f")]
 
 
-@pytest.mark.xfail(strict=True, reason="issue: what changes in a table of an unknown section is not seen")
 @pytest.mark.parametrize("section", [".my_fixups", "__strange_table"])
 def test_a_change_of_a_table_of_an_unknown_section_is_seen(judged: Judge, section: str) -> None:
     assert judged(TABLE.format(section), (".long 5", ".long 6")).verdict != "unchanged"
@@ -216,7 +213,6 @@ def test_what_user_space_runs_is_told_from_what_is_only_not_traced(judged: Judge
     assert codes(judged(source, ("x + 1", "x + 2"))) == [(code, name)]
 
 
-@pytest.mark.xfail(strict=True, reason="issue: the end of an array is taken for the variable behind it")
 def test_the_end_of_what_is_walked_is_not_the_variable_behind_it(judged: Judge) -> None:
     source = """
     #define MOSTLY __section(".data..read_mostly")

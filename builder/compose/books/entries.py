@@ -45,7 +45,11 @@ def _same_entries(
 def _entry(pair: Pair, view: View, entry: tables.Entry) -> tuple[object, ...]:
     section = view.obj.sections[entry.section]
     rows = [
-        (r.offset - entry.start, r.type, pair.meanings.of_target(view, view.target(r), lines=True, exact=True))
+        (
+            r.offset - entry.start,
+            r.type,
+            pair.meanings.of_target(view, view.target(r), lines=True, exact=r is entry.site),
+        )
         for r in entry.relocations
     ]
     return (view.masked(section, entry.start, entry.end), tuple(rows), _paired_bytes(view, entry))
