@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from difflib import SequenceMatcher
+from typing import Final
 
 from builder.arch import Instruction
 from builder.compare.view import Atom, View
 
 Use = tuple[Hashable, ...]
+_CLEARLY: Final = 0.15
+"""By how much (of 1) the likeness of two surroundings has to exceed that of any others."""
 _AROUND = 4
 """Instructions before and behind a reference that are looked at where the reference itself does not tell."""
 
@@ -33,26 +37,34 @@ def tell_apart(
 ) -> bool:  # fmt: skip
     """Whether two equally long lists of data are, in order, the same.
 
-    By their uses, where no two of a list are used alike; or because nothing changed places: all that one side's
-    functions do, the other's do in the same order.
+    By their uses, where no two of a list are used alike; or by what is done around those, where each is clearly more
+    like the one in its place than like any other: order and use then say the same.
     """
     for around in (0, _AROUND):
         before = [uses(old, old_functions, atom, around) for atom in olds]
         after = [uses(new, new_functions, atom, around) for atom in news]
         if before == after and len(set(before)) == len(before):
             return True
-    first, second = _done(old, old_functions), _done(new, new_functions)
-    return _goes_through(first, second) or _goes_through(second, first)
+    before = [_surroundings(old, old_functions, atom) for atom in olds]
+    after = [_surroundings(new, new_functions, atom) for atom in news]
+    alike = [[SequenceMatcher(None, a, b, autojunk=False).ratio() for b in after] for a in before]
+    order = range(len(olds))
+    return all(alike[k][k] > max(alike[k][n], alike[n][k]) + _CLEARLY for k in order for n in order if n != k)
 
 
-def _done(view: View, functions: Iterable[Atom]) -> list[Hashable]:
-    return [_what(view, f, row) for f in functions for row in view.instructions(f) if not row.is_nop]
-
-
-def _goes_through(part: Sequence[Hashable], whole: Sequence[Hashable]) -> bool:
-    """Whether `whole` has all of `part`, in order, and only more between."""
-    rest = iter(whole)
-    return all(one in rest for one in part)
+def _surroundings(view: View, functions: Iterable[Atom], datum: Atom) -> list[Hashable]:
+    """All that is done at, right before and right behind the uses of a datum, in order."""
+    out: list[Hashable] = []
+    for function in functions:
+        rows = [row for row in view.instructions(function) if not row.is_nop]
+        near = {
+            n
+            for k, row in enumerate(rows)
+            if _refers(view, function, row, datum)
+            for n in range(k - _AROUND, k + _AROUND + 1)
+        }
+        out += [_what(view, function, row) for k, row in enumerate(rows) if k in near]
+    return out
 
 
 def _refers(view: View, function: Atom, row: Instruction, datum: Atom) -> bool:
