@@ -45,11 +45,19 @@ def tell_apart(
         after = [uses(new, new_functions, atom, around) for atom in news]
         if before == after and len(set(before)) == len(before):
             return True
-    before = [_surroundings(old, old_functions, atom) for atom in olds]
-    after = [_surroundings(new, new_functions, atom) for atom in news]
-    alike = [[SequenceMatcher(None, a, b, autojunk=False).ratio() for b in after] for a in before]
+    alike = [
+        [
+            SequenceMatcher(None, first, second, autojunk=False).ratio()
+            for second in _all_around(new, news, new_functions)
+        ]
+        for first in _all_around(old, olds, old_functions)
+    ]
     order = range(len(olds))
     return all(alike[k][k] > max(alike[k][n], alike[n][k]) + _CLEARLY for k in order for n in order if n != k)
+
+
+def _all_around(view: View, data: Sequence[Atom], functions: Sequence[Atom]) -> list[list[Hashable]]:
+    return [_surroundings(view, functions, datum) for datum in data]
 
 
 def _surroundings(view: View, functions: Iterable[Atom], datum: Atom) -> list[Hashable]:
