@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.binary import elf
@@ -22,8 +22,9 @@ from builder.image.capture import (
     guest_modules,
     where_it_is,
 )
+from builder.image.cpu_flags import Leaves
 from builder.image.derive import cpu_models, derive_state
-from builder.image.guest import Guest
+from builder.image.guest import Guest, MachineConfig
 from builder.image.guest.live import batches
 from builder.image.guest.modules import ModuleTree
 from builder.load import livepatch
@@ -37,6 +38,8 @@ WRITTEN = ("__jump_table", ".static_call_sites", "__mcount_loc", "__ex_table")
 """Tables that passes write though a section of data; other data is the module's own from its init on."""
 _STEPS = {"static key ": "jump_label", "static call ": "static_call"}
 BATCH = 12 << 20
+CONFIG = MachineConfig(memory_mb=3072)
+"""Room for hundreds of modules."""
 STUB = 16
 """Bytes of padding before a function (CONFIG_FUNCTION_PADDING_BYTES), where its stub of call depth tracking goes."""
 
@@ -117,7 +120,7 @@ class Fidelity:
         }
 
 
-def choose(kernel: Kernel, count: int | None, seed: int = 1) -> list[Path]:
+def choose(kernel: Kernel, count: int | None = 500, seed: int = 1) -> list[Path]:
     """Module files of the kernel's tree: all, or `count` of them drawn with a seed."""
     root = kernel.modules_root
     if root is None:
@@ -165,42 +168,27 @@ def load_in_guest(guest: Guest, modules: Sequence[ModuleFile], say: Callable[[st
 
 def compare(
     kernel: Kernel,
+    paths: Sequence[Path],
+    config: MachineConfig = CONFIG,
     *,
-    cpu: str = "max",
-    smp: int = 1,
-    modules: int | None = 500,
-    paths: Sequence[Path] | None = None,
     extra: Sequence[ModuleFile] = (),
-    seed: int = 1,
-    memory_mb: int = 3072,
-    kaslr: bool = False,
-    cmdline: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Fidelity, Fidelity]:
     """Boot a guest, let it load modules, take everything out, predict the same, compare.
 
     Twice: with the state that the guest was found in, and with what is derived
-    from image and CPU model alone. `modules` None means all of the tree; `extra`
+    from image and CPU model alone. `paths` are modules of the kernel's tree (see `choose`); `extra`
     are modules of ours, loaded last, livepatches among them: those are enabled and
     disabled again, which leaves their relocations written and entries as before.
-    With `kaslr` the guest boots at a random address, and the kernel is simulated there. `cmdline` is added to the
-    kernel's command line.
+    With `config.kaslr` the guest boots at a random address, and the kernel is simulated there.
     """
-    chosen = list(paths if paths is not None else choose(kernel, modules, seed))
     patched = {name for module in extra for name in module.bound_objects} - {module.name for module in extra}
-    chosen += [path for name in sorted(patched) if (path := kernel.find_module(name)) is not None]
-    wanted = [*in_order(kernel, chosen), *extra]
+    needed = [path for name in sorted(patched) if (path := kernel.find_module(name)) is not None]
+    wanted = [*in_order(kernel, [*paths, *needed]), *extra]
     files = {module.name: module for module in wanted}
     started = time.monotonic()
-    with Guest(
-        kernel,
-        cpu=cpu,
-        smp=smp,
-        memory_mb=memory_mb,
-        panic_on_oops=False,
-        cmdline=f"no_timer_check {cmdline}".rstrip(),
-        kaslr=kaslr,
-    ) as guest:
+    machine = replace(config, panic_on_oops=False, cmdline=f"no_timer_check {config.cmdline}".rstrip())
+    with Guest(kernel, machine) as guest:
         kernel = where_it_is(guest, kernel)
         say(f"guest up after {guest.boot_seconds:.1f} s, its kernel moved by {kernel.offset:#x}")
         refused = load_in_guest(guest, wanted[: len(wanted) - len(extra)], say)
@@ -215,16 +203,14 @@ def compare(
         memory = GuestMemory(guest)
         state = capture_state(guest, kernel, memory)
         memory.keep_spans(_ranges(found, files))
-        unknown = None if cpu in cpu_models() else cpuid_leaves(guest)
+        unknown = None if config.cpu in cpu_models() else cpuid_leaves(guest)
         seconds = time.monotonic() - started
     say(f"memory of {len(found)} modules taken after {seconds:.1f} s")
     outcomes = []
     for kind in ("captured", "derived"):
-        outcome = Fidelity(kernel.release, cpu, smp, state=kind, refused=refused, seconds_guest=seconds)
+        outcome = Fidelity(kernel.release, config.cpu, config.smp, state=kind, refused=refused, seconds_guest=seconds)
         started = time.monotonic()
-        used = (
-            state if kind == "captured" else derive_state(kernel, cpu, smp, unknown, by_bzimage=kaslr, cmdline=cmdline)
-        )
+        used = state if kind == "captured" else _derived(kernel, config, unknown)
         simulated = boot(kernel, used)
         if kind == "captured":
             simulated.keys.count_reader = lambda address: memory.number(address, 4, signed=True)
@@ -235,6 +221,11 @@ def compare(
         outcomes.append(outcome)
         say(f"{kind} state: {outcome.identical} of {outcome.modules} modules identical")
     return outcomes[0], outcomes[1]
+
+
+def _derived(kernel: Kernel, config: MachineConfig, leaves: Leaves | None) -> BootState:
+    """The state of that machine; `leaves` is its CPUID where the model is not known."""
+    return derive_state(kernel, config.cpu, config.smp, leaves, by_bzimage=config.kaslr, cmdline=config.cmdline)
 
 
 def _disable_livepatches(guest: Guest, names: Sequence[str]) -> None:
