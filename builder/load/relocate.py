@@ -6,7 +6,7 @@ import struct
 from typing import Final, NamedTuple
 
 from builder.binary import elf
-from builder.errors import LoadError
+from builder.errors import LoadError, UncheckedError
 from builder.image.memory import U32, U64, Memory
 from builder.load.module import Placed
 
@@ -20,10 +20,6 @@ _ZERO4: Final = bytes(4)
 _ZERO8: Final = bytes(8)
 _U32: Final = struct.Struct("<I").pack_into
 _U64: Final = struct.Struct("<Q").pack_into
-
-
-class UncheckedError(LoadError):
-    """What the kernel does not check and would write all the same."""
 
 
 class Target(NamedTuple):

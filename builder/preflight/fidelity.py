@@ -36,7 +36,8 @@ from builder.load.passes import Context, jump_label, static_call
 
 WRITTEN = ("__jump_table", ".static_call_sites", "__mcount_loc", "__ex_table")
 """Tables that passes write though a section of data; other data is the module's own from its init on."""
-_STEPS = {"static key ": "jump_label", "static call ": "static_call"}
+AT_RUN_TIME = {"jump_label": "static key", "static_call": "static call"}
+"""Passes that follow what may change while the kernel runs: by the pass, what that is called."""
 BATCH = 12 << 20
 CONFIG = MachineConfig(memory_mb=3072)
 """Room for hundreds of modules."""
@@ -46,7 +47,10 @@ STUB = 16
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Bytes of a section that are not what the kernel made; `cause` says of what they depend, as far as is known."""
+    """Bytes of a section that are not what the kernel made.
+
+    `step` is the pass that writes them and `cause` says of what they depend; "" where that is not known.
+    """
 
     module: str
     section: str
@@ -55,11 +59,7 @@ class Difference:
     kernels: bytes
     symbol: str
     cause: str
-
-    @property
-    def step(self) -> str:
-        """The pass that writes what `cause` names, "" where that is not known."""
-        return next((step for kind, step in _STEPS.items() if self.cause.startswith(kind)), "")
+    step: str = ""
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class Fidelity:
     @property
     def exact(self) -> bool:
         """Every byte, and the state itself; what keys became at run time cannot be derived, and is named."""
-        unexplained = [d for d in self.differences if self.state == "captured" or not d.cause.startswith("static ")]
+        unexplained = [d for d in self.differences if self.state == "captured" or d.step not in AT_RUN_TIME]
         return not unexplained and not self.failed and not self.state_differences and self.modules > 0
 
     def as_json(self) -> dict[str, object]:
@@ -369,7 +369,7 @@ def _compare_section(
                 ours[at:end],
                 theirs[at:end],
                 simulated.symbols.describe(address),
-                causes.of(address),
+                *causes.of(address),
             )
         )
         at = end
@@ -380,32 +380,31 @@ class Causes:
 
     def __init__(self, simulated: SimulatedKernel, loaded: LoadedModule, memory: GuestMemory) -> None:
         self._simulated, self._memory = simulated, memory
-        self._by_code: dict[int, str] = {}
+        self._by_code: dict[int, tuple[str, str]] = {}
         jumps, calls = loaded.section("__jump_table"), loaded.section(".static_call_sites")
         for at in range(jumps.address, jumps.end - 15, 16) if jumps else ():
             code, _, key = jump_label.ENTRY.unpack(simulated.memory.read(at, 16))
-            self._add(at + code, "static key", (at + 8 + key) & ~3, self._key)
+            self._add(at + code, "jump_label", (at + 8 + key) & ~3, self._key)
         for at in range(calls.address, calls.end - 7, 8) if calls else ():
             code, key = static_call.ENTRY.unpack(simulated.memory.read(at, 8))
-            self._add(at + code, "static call", (at + 4 + key) & ~3, self._call)
+            self._add(at + code, "static_call", (at + 4 + key) & ~3, self._call)
         symbols = simulated.symbols.of_module[loaded.name]
         for name, (trampoline, *_) in symbols.items():
             key_of = symbols.get(name.replace("__SCT__", "__SCK__", 1)) if name.startswith("__SCT__") else None
             if key_of is not None:
-                self._add(trampoline, "static call", key_of[0], self._call)
+                self._add(trampoline, "static_call", key_of[0], self._call)
 
-    def _add(self, code: int, kind: str, key: int, value: Callable[[int], tuple[str, str]]) -> None:
+    def _add(self, code: int, step: str, key: int, value: Callable[[int], tuple[str, str]]) -> None:
         ours, theirs = value(key)
         if ours != theirs:
-            cause = (
-                f"{kind} {self._simulated.symbols.describe(key).removesuffix('+0x0')}: {ours}, in the guest {theirs}"
-            )
+            name = self._simulated.symbols.describe(key).removesuffix("+0x0")
+            cause = f"{AT_RUN_TIME[step]} {name}: {ours}, in the guest {theirs}"
             places = [*range(code, code + 6)]
-            target = self._memory.number(key, 8) if kind == "static call" else None
+            target = self._memory.number(key, 8) if step == "static_call" else None
             if target and self._simulated.state.has(CALL_DEPTH):
                 places += range(target - STUB, target)  # written when a call was first sent there
             for at in places:
-                self._by_code.setdefault(at, cause)
+                self._by_code.setdefault(at, (cause, step))
 
     def _key(self, key: int) -> tuple[str, str]:
         ours, theirs = self._simulated.keys.count(key), self._memory.number(key, 4, signed=True)
@@ -418,6 +417,6 @@ class Causes:
     def _target(self, address: int) -> str:
         return self._simulated.symbols.describe(address).removesuffix("+0x0") if address else "nothing"
 
-    def of(self, address: int) -> str:
-        """The cause of a difference, "" where none is known."""
-        return self._by_code.get(address, "")
+    def of(self, address: int) -> tuple[str, str]:
+        """The cause of a difference and the pass that follows it, "" where none is known."""
+        return self._by_code.get(address, ("", ""))

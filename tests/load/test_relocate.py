@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.binary import elf
-from builder.errors import LoadError
+from builder.errors import LoadError, UncheckedError
 from builder.load.relocate import (
     NAMES,
     NONE,
@@ -18,7 +18,6 @@ from builder.load.relocate import (
     R32S,
     R64,
     Target,
-    UncheckedError,
     apply_relocations,
     clear_relocations,
 )
