@@ -107,6 +107,8 @@ class Architecture:
     begins within `entry_reach` bytes of a function's entry. `nops` are by their length, up to that of the
     longest jump; `filler` stands between functions. A kprobe may run a copy of `probe_copy` bytes. Features
     go by their names in `builder.binary.kernel.Features`.
+    `registers` are the general ones in the order of their encoding, which is
+    that of the bits in the masks of an `Operation`; `stack_register` is one of them.
     """
 
     name: str
@@ -124,6 +126,8 @@ class Architecture:
     probe_copy: int
     sites: tuple[SiteTable, ...]
     glue: Glue
+    registers: tuple[str, ...]
+    stack_register: str
     argument_registers: tuple[str, ...]
     decode: Callable[[bytes, int], list[Instruction]]
     moves_constant_to: Callable[[bytes], str | None]

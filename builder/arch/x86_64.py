@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import iced_x86
-from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind, Register
+from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind
 
 from builder.arch.model import Architecture, EntryMark, Glue, Instruction, RelocationRow, SiteTable
-from builder.arch.x86_operands import operation
+from builder.arch.x86_operands import GENERAL, REGISTERS, operation
 
 # psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
 # arch/x86/kernel/module.c (Linux 6.1), and refuses all others.
@@ -136,11 +136,7 @@ def _full_register(register: int) -> str | None:
     return _REGISTER_NAMES.get(iced_x86.RegisterExt.full_register(register))  # type: ignore[arg-type]
 
 
-_REGISTER_NAMES = {
-    Register.RDI: "rdi", Register.RSI: "rsi", Register.RDX: "rdx", Register.RCX: "rcx", Register.R8: "r8",
-    Register.R9: "r9", Register.RAX: "rax", Register.RBX: "rbx", Register.RBP: "rbp", Register.R10: "r10",
-    Register.R11: "r11", Register.R12: "r12", Register.R13: "r13", Register.R14: "r14", Register.R15: "r15",
-}  # fmt: skip
+_REGISTER_NAMES = dict(zip(GENERAL, REGISTERS, strict=True))
 
 
 def writes(code: bytes) -> frozenset[str]:
@@ -222,6 +218,8 @@ X86_64 = Architecture(
         modinfo=(("retpoline", "retpoline", "Y"),),
         imports=(("return_thunk", _RETURN_THUNK),),
     ),
+    registers=REGISTERS,
+    stack_register="rsp",
     argument_registers=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
     decode=decode,
     moves_constant_to=moves_constant_to,

@@ -21,6 +21,7 @@ import capstone
 import unicorn
 from unicorn import x86_const as x86
 
+from builder.arch.x86_64 import X86_64
 from builder.errors import LoadError
 from builder.image.extable import fixup
 from builder.image.memory import PAGE, U64, Memory, Region
@@ -33,7 +34,6 @@ ARGUMENTS: Final = (
     x86.UC_X86_REG_RDI, x86.UC_X86_REG_RSI, x86.UC_X86_REG_RDX,
     x86.UC_X86_REG_RCX, x86.UC_X86_REG_R8, x86.UC_X86_REG_R9,
 )  # fmt: skip
-_NAMES: Final = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{i}" for i in range(8, 16)))
 Stub = Callable[["Machine"], int | None]
 Argument = int | bytes | str
 
@@ -186,7 +186,7 @@ class Machine:
     def run(self, address: int, arguments: Sequence[int], budget: int) -> Result:
         """Call a function. Raises Fault where it cannot go on or takes more than `budget` instructions."""
         uc = self._uc
-        for name in _NAMES:
+        for name in X86_64.registers:
             self.set_register(name, 0)
         stack = STACK + STACK_SIZE - 256
         extra = arguments[len(ARGUMENTS) :]

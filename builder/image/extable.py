@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from builder.arch.x86_64 import X86_64
 from builder.errors import UnknownError
 from builder.image.memory import Memory
 
@@ -21,7 +22,6 @@ _SIMPLE: Final = frozenset({_DEFAULT, _FAULT, _UACCESS, 14, 15})
 _TELL_TRAP: Final = frozenset({_FAULT, 15})
 _PAGE_FAULT: Final = 14
 _CLEAR_AX, _CLEAR_DX = 1, 2
-_REGISTERS: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{i}" for i in range(8, 16)))
 
 
 def fixup(
@@ -55,7 +55,7 @@ def _registers(data: int, address: int, describe: Callable[[int], str]) -> dict[
     if flags & _CLEAR_DX:
         known["rdx"] = 0
     if kind == _IMM_REG:
-        known[_REGISTERS[register]] = number
+        known[X86_64.registers[register]] = number
     elif kind in _TELL_TRAP:
         known["rax"] = _PAGE_FAULT
     elif kind not in _SIMPLE:
