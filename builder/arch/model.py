@@ -108,7 +108,9 @@ class Architecture:
     longest jump; `filler` stands between functions. A kprobe may run a copy of `probe_copy` bytes. Features
     go by their names in `builder.binary.kernel.Features`.
     `registers` are the general ones in the order of their encoding, which is
-    that of the bits in the masks of an `Operation`; `stack_register` is one of them.
+    that of the bits in the masks of an `Operation`; `stack_register` and
+    `frame_register` are two of them. `fetch_registers` are the names that a kprobe's fetch arguments have for
+    them, each with its place in `registers`, and None for a register that holds the same everywhere in the kernel.
     """
 
     name: str
@@ -128,6 +130,8 @@ class Architecture:
     glue: Glue
     registers: tuple[str, ...]
     stack_register: str
+    frame_register: str
+    fetch_registers: Mapping[str, int | None]
     argument_registers: tuple[str, ...]
     decode: Callable[[bytes, int], list[Instruction]]
     moves_constant_to: Callable[[bytes], str | None]
