@@ -119,3 +119,12 @@ def test_each_nop_is_one_instruction_as_long_as_it_says() -> None:
 )
 def test_what_a_call_belongs_in(target: str, tables: set[str]) -> None:
     assert {row.name for row in X86_64.sites if re.fullmatch(row.target, target)} == tables
+
+
+def test_the_registers_are_in_the_order_of_the_masks() -> None:
+    """Each is what iced-x86 calls it, and writing it sets its bit."""
+    for k, name in enumerate(X86_64.registers):
+        assert iced_x86.Register.__dict__[name.upper()] == GENERAL[k]
+        pop = bytes((0x41,) if k >= 8 else ()) + bytes((0x58 + k % 8,))
+        assert X86_64.text(pop, 0) == f"popq %{name}"
+        assert X86_64.operation(pop).writes >> k & 1
