@@ -29,22 +29,18 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.modules != "all" and not (options.modules.isdecimal() and int(options.modules)):
         raise UsageError(f"--modules takes a number, at least 1, or `all`, not {options.modules!r}")
     extra = [ModuleFile.read(path) for path in (*named_paths(options.object).values(), *options.extra)]
-
-    def say(text: str) -> None:
-        if output.plain and output.err.is_terminal:
-            output.err.print(text, style="dim")
-
-    outcomes = compare(
-        Kernel.open(options.kernel),
-        cpu=options.cpu,
-        smp=options.smp,
-        modules=None if options.modules == "all" else int(options.modules),
-        extra=extra,
-        seed=options.seed,
-        kaslr=options.kaslr,
-        cmdline=options.cmdline,
-        say=say,
-    )
+    with output.progress() as shown:
+        outcomes = compare(
+            Kernel.open(options.kernel),
+            cpu=options.cpu,
+            smp=options.smp,
+            modules=None if options.modules == "all" else int(options.modules),
+            extra=extra,
+            seed=options.seed,
+            kaslr=options.kaslr,
+            cmdline=options.cmdline,
+            say=shown.step,
+        )
     if output.json:
         output.document({"comparisons": [outcome.as_json() for outcome in outcomes]})
     elif output.plain:
