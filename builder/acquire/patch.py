@@ -39,6 +39,15 @@ NARROW_ABOVE = 60
 
 
 @dataclass(frozen=True, slots=True)
+class Compiling:
+    """How objects are compiled: at most `limit`, `jobs` at once (None: one for each CPU), told to `progress`."""
+
+    limit: int = OBJECT_LIMIT
+    jobs: int | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectPair:
     """One object before and after the patch; `owner` is `vmlinux` or the module that it is linked into."""
 
@@ -70,23 +79,22 @@ def prepare_patch(
     tree: SourceTree,
     *,
     allowed: Allowed = NOTHING,
-    limit: int = OBJECT_LIMIT,
-    jobs: int | None = None,
-    progress: Progress | None = None,
+    how: Compiling = Compiling(),
 ) -> PatchObjects:
     """Apply `patches` one on top of the other and compile, before and after, each object that they change.
 
     With `allowed`, such as `patch-makefile:fs/ext4/Makefile`, the change to that
     file is left out. Raises `RefusedError` with all files that
     cannot be followed, `InputError` for a patch that does not fit or compile,
-    `UsageError` when a header reaches more than `limit` objects.
+    `UsageError` when a header reaches more objects than the limit.
     """
     changes = [
         located(change, lambda name: (tree.root / name).exists()) for path in patches for change in read_patch(path)
     ]
     followed, warnings = sort_out(changes, allowed)
     with tree.in_use():
-        return _compiled(patches[0].stem, followed, warnings, tree, allowed, limit, Work(tree, jobs, progress))
+        work = Work(tree, how.jobs, how.progress)
+        return _compiled(patches[0].stem, followed, warnings, tree, allowed, how.limit, work)
 
 
 def _compiled(

@@ -18,7 +18,7 @@ from builder.acquire.work import Work
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, InputError, RefusedError
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff, patch
 from samples.fixes import PATCHES
 from tests.acquire.campaign import campaign, judge
 from tests.conftest import lacks
@@ -95,7 +95,7 @@ def test_a_patch_becomes_a_module(name: str, owner: str, tree: SourceTree, kerne
     found = prepare_patch([PATCHES / f"{name}.patch"], tree)
     (pair,) = found.pairs
     assert pair.owner == owner and found.warnings == ()
-    module = build([diff(pair.old, pair.new)], kernel, name="fix", objects=Objects(kernel), inside=owner)
+    module = build([diff(pair.old, pair.new)], Objects(kernel), ModulePlan("fix"), inside=owner)
     assert module is not None
     assert owner in module.manifest.objects
     assert [f.name for f in found.tree.root.glob("*.orig")] == []
@@ -150,7 +150,7 @@ def test_the_old_code_is_matched_also_where_it_disappears(
         )
         made.append(prepare_patch([patch], tree).pairs[0].new)
     with pytest.raises(RefusedError) as caught:
-        build([diff(*made)], kernel, name="fix", objects=Objects(kernel), inside="vmlinux")
+        build([diff(*made)], Objects(kernel), ModulePlan("fix"), inside="vmlinux")
     assert ("run-pre-mismatch", "get_data_src") in [(row.code, row.symbol) for row in caught.value.refusals]
 
 
@@ -176,16 +176,9 @@ def test_the_source_of_another_release_is_caught_by_function(older: str, kernel:
     name = rows[0].differing[0][0]
     text = (other.root / source).read_text()
     with pytest.raises(BespokeError) as caught:
-        patch = tmp_path / "fix.patch"
-        patch.write_text(_touching(source, text, name))
-        found = prepare_patch([patch], other)
-        build(
-            [diff(pair.old, pair.new) for pair in found.pairs],
-            kernel,
-            name="fix",
-            objects=Objects(kernel),
-            inside=[pair.owner for pair in found.pairs],
-        )
+        path = tmp_path / "fix.patch"
+        path.write_text(_touching(source, text, name))
+        patch([path], other, Objects(kernel), ModulePlan("fix"))
     error = caught.value
     assert isinstance(error, RefusedError)
     assert ("run-pre-mismatch", name) in [(row.code, row.symbol) for row in error.refusals]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.acquire.kbuild import VMLINUX
-from builder.acquire.patch import PatchObjects, prepare_patch
+from builder.acquire.patch import Compiling, PatchObjects, prepare_patch
 from builder.acquire.source import SourceTree
 from builder.errors import Allowed, InputError, RefusedError, UsageError
 from tests.acquire.conftest import FILES
@@ -196,7 +196,7 @@ def test_a_patch_that_does_not_compile_names_the_line(patched: Edit, tree: Sourc
 
 def test_a_header_that_reaches_too_many_is_asked_about(patched: Edit) -> None:
     with pytest.raises(UsageError, match="3 objects"):
-        patched(replaced("include/linux/queue.h", ">= 8", ">= 9"), limit=2)
+        patched(replaced("include/linux/queue.h", ">= 8", ">= 9"), how=Compiling(limit=2))
 
 
 def test_an_interrupted_run_leaves_nothing_half_done(patched: Edit, tree: SourceTree, cache: Path) -> None:

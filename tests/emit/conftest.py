@@ -12,7 +12,7 @@ from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.emit import Module
 from builder.errors import BespokeError
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff
 from samples.objects import TARGET_NAME, TargetObjects, target_objects
 from tests.conftest import lacks
 
@@ -42,7 +42,7 @@ def emitted_for(release: str) -> Emitted:
     except BespokeError as error:
         lacks(str(error))
     objects = Objects(kernel, {TARGET_NAME: target.module})
-    module = build([diff(target.old, target.new)], kernel, name="demand", objects=objects)
+    module = build([diff(target.old, target.new)], objects, ModulePlan("demand"))
     assert module is not None
     return Emitted(kernel, target, module)
 
