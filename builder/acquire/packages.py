@@ -33,7 +33,6 @@ class KernelTree:
     root: Path
     image: Path
     config: Path
-    system_map: Path
     modules: Path
 
 
@@ -64,7 +63,6 @@ def _kernel_tree(release: str, version: str, root: Path) -> KernelTree | None:
         modules=modules,
         image=image,
         config=boot / f"config-{release}",
-        system_map=boot / f"System.map-{release}",
     )
 
 
