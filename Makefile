@@ -24,6 +24,7 @@ demo: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/vulture
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist worksteal $(PYTEST_ARGS)
 

@@ -26,7 +26,7 @@ from builder.compose.owner import Objects
 from builder.errors import NOTHING, Allowed, Refusal, RefusedError
 
 if TYPE_CHECKING:
-    from builder.acquire.patch import Compiling
+    from builder.acquire.compile import Compiling
     from builder.acquire.source import SourceTree
     from builder.emit import Module
     from builder.emit.patched import Patched
@@ -107,7 +107,7 @@ def patch(
     tree: SourceTree,
     objects: Objects,
     plan: ModulePlan,
-    how: Compiling | None = None,
+    how: Compiling,
 ) -> Patched:
     """One module from source patches, applied one on the other.
 
@@ -115,11 +115,11 @@ def patch(
     of what was compiled come as a PatchRefusedError, with what was found until then.
     """
     # Here, as above: who has objects needs none of it.
-    from builder.acquire.patch import Compiling, prepare_patch
+    from builder.acquire.patch import prepare_patch
     from builder.emit.patched import Patched, PatchRefusedError
 
     # The objects that the patches can change, before and after.
-    found = prepare_patch(patches, tree, allowed=plan.allowed, how=how or Compiling())
+    found = prepare_patch(patches, tree, allowed=plan.allowed, how=how)
     # What changed in each, of what the kernel runs.
     pairs = [(diff(pair.old, pair.new, allowed=plan.allowed), pair.owner) for pair in found.pairs]
     diffs = tuple(running_part(compared, objects, owner, allowed=plan.allowed) for compared, owner in pairs)

@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from builder.acquire.compile import AS_USUAL
 from builder.acquire.packages import newest_kernel
 from builder.acquire.sources import Target, find_source
 from builder.binary.kernel import Kernel
@@ -100,7 +101,7 @@ def make_and_try(fix: Fix, kernel: Kernel, folder: Path) -> Outcome:
     try:
         tree = find_source(None, Target(kernel.release, banner=kernel.banner))
         path = folder / f"{fix.path.stem.replace('-', '_')}.ko"
-        made = patch([fix.path], tree, Objects(kernel), ModulePlan(f"fix_{path.stem}"))
+        made = patch([fix.path], tree, Objects(kernel), ModulePlan(f"fix_{path.stem}"), AS_USUAL)
         if made.module is None:
             raise InputError("changes nothing", where=fix.path)
         path.write_bytes(made.module.content)

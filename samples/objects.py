@@ -73,7 +73,7 @@ def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool, version
 
 def apply_patch(patch: Path, tree: Path) -> None:
     """Apply a patch to the files under `tree`, wholly or not at all; `InputError` where it does not fit."""
-    changed = apply_all(read_patch(patch), lambda path: (tree / path).read_bytes(), {})
+    changed = apply_all(read_patch(patch), lambda path: (tree / path).read_bytes()).files
     for path, content in changed.items():
         if content is not None:
             (tree / path).write_bytes(content)

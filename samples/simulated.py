@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.binary.module import ModuleFile
 from builder.image import SimulatedKernel
 from builder.load.livepatch import disable_patch, run_init
 from builder.load.loader import load_module, unload_module
-from builder.load.module import ModuleFile
 from samples.objects import TARGET_NAME
 
 PHASES = ("before", "with", "after")
@@ -26,7 +26,7 @@ class Call:
 def seq_file(simulated: SimulatedKernel) -> tuple[int, int]:
     """A struct seq_file with room for a page, and where its text comes to stand."""
     layout = simulated.kernel.layout("seq_file")
-    file, text = simulated.heap.allocate(layout.size), simulated.heap.allocate(4096)
+    file, text = simulated.execution.heap.allocate(layout.size), simulated.execution.heap.allocate(4096)
     simulated.memory.write(file, bytes(layout.size))
     simulated.memory.write_u64(file + layout.offset_of("buf"), text)
     simulated.memory.write_u64(file + layout.offset_of("size"), 4096)

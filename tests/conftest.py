@@ -11,6 +11,8 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,6 +42,22 @@ def lacks(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def need(*tools: str) -> None:
+    """What the test runs must be installed."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        lacks(f"not installed: {', '.join(missing)} (make setup)")
+
+
+@contextmanager
+def needed(what: str = "") -> Iterator[None]:
+    """For what is fetched or prepared: where that is not to be had, the test lacks it, and says why."""
+    try:
+        yield
+    except BespokeError as error:
+        lacks(f"{what}: {error}" if what else str(error))
+
+
 def pytest_configure() -> None:
     """Interrupts reach what a test starts, also where the run itself was started in the background (SIGINT ignored)."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
@@ -54,9 +72,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         wanted.extend(GUEST_TOOLS)
     if item.get_closest_marker("kernel"):
         wanted.extend(KERNEL_TOOLS)
-    missing = [tool for tool in wanted if shutil.which(tool) is None]
-    if missing:
-        lacks(f"not installed: {', '.join(missing)} (make setup)")
+    need(*wanted)
+
+
+@pytest.fixture(scope="session")
+def gcc() -> str:
+    """The compiler of the kernels that are tested, else the machine's own."""
+    found = shutil.which("gcc-12") or shutil.which("gcc")
+    if found is None:
+        lacks("not installed: gcc (make setup)")
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -66,10 +91,8 @@ def data() -> Path:
 
 
 def _newest(series: str) -> str:
-    try:
+    with needed(f"no kernel of series {series}"):
         return newest_kernel(series)
-    except BespokeError as error:
-        lacks(f"no kernel of series {series}: {error}")
 
 
 @pytest.fixture(scope="session")

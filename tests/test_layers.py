@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -125,6 +125,80 @@ def test_a_breach_is_seen(place: str, text: str) -> None:
 )
 def test_what_is_allowed_passes(place: str, text: str) -> None:
     assert breaches(PACKAGE / place, text) == []
+
+
+def module_name(path: Path, package: Path = PACKAGE) -> str:
+    """`image.guest.live`, or `image` for its `__init__`."""
+    parts = path.relative_to(package).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(texts: Mapping[Path, str], package: Path = PACKAGE) -> dict[str, set[str]]:
+    """The modules of `package` by name, and those of them that each imports, at whatever place."""
+    graph: dict[str, set[str]] = {module_name(path, package): set() for path in texts}
+    for path, text in texts.items():
+        here = module_name(path, package)
+        for _, target in imported(ast.parse(text), path, package):
+            while target and target not in graph:  # a name out of a module
+                target = target.rpartition(".")[0]
+            if target and target != here:
+                graph[here].add(target)
+    return graph
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[str]:
+    """Each module that leads back to itself, with a way there and back."""
+    found = []
+    for start in sorted(graph):
+        came_from: dict[str, str] = {}
+        queue = [start]
+        while queue and start not in came_from:
+            here = queue.pop(0)
+            for target in sorted(graph[here] - came_from.keys()):
+                came_from[target] = here
+                queue.append(target)
+        if start in came_from:
+            way = [start]
+            while len(way) == 1 or way[-1] != start:
+                way.append(came_from[way[-1]])
+            found.append(" -> ".join(reversed(way)))
+    return found
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles(import_graph({path: path.read_text() for path in SOURCES})) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "found"),
+    [
+        ({"image/a.py": "from builder.image.b import B", "image/b.py": "from builder.image.a import A"}, "image.b"),
+        ({"image/a.py": "from .b import B", "image/b.py": "def f():\n    from . import a"}, "image.b"),
+        (
+            {
+                "image/a.py": "import builder.image.b",
+                "image/b.py": "from builder.image.c import C",
+                "image/c.py": "if TYPE_CHECKING:\n    from builder.image.a import A",
+            },
+            "image.b -> image.c",
+        ),
+        ({"load/__init__.py": "from builder.load.a import A", "load/a.py": "from builder.load import B"}, "load"),
+        ({"pipeline.py": "from builder.emit import x", "emit/__init__.py": "from builder import pipeline"}, "emit"),
+    ],
+)
+def test_a_circle_is_seen(texts: Mapping[str, str], found: str) -> None:
+    seen = circles(import_graph({PACKAGE / name: text for name, text in texts.items()}))
+    assert len(seen) == len(texts) and any(f" {found} " in f" {way} " for way in seen)
+
+
+def test_modules_that_only_share_what_they_import_are_no_circle() -> None:
+    texts = {
+        "image/a.py": "from builder.image import b, c",
+        "image/b.py": "from builder.image.c import C",
+        "image/c.py": "import os\nfrom builder.errors import LoadError",
+        "errors.py": "",
+    }
+    assert circles(import_graph({PACKAGE / name: text for name, text in texts.items()})) == []
 
 
 def test_the_folders_are_the_stages_in_order() -> None:

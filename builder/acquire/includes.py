@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from builder.acquire.whole import write_whole
@@ -19,8 +19,8 @@ from builder.acquire.whole import write_whole
 #: An include by name, or a macro that stands for one (such as drbd's GENL_MAGIC_INCLUDE_FILE)
 _INCLUDE = re.compile(rb"^[ \t]*#[ \t]*(include|define[ \t]+\w+)[ \t]*([<\"][^>\"\n]+\.[a-zA-Z]+)[>\"]", re.MULTILINE)
 
-#: directories whose files are part of no kernel object
-_OUTSIDE = frozenset({"tools", "Documentation", "samples", "LICENSES", ".git", ".bespoke", "debian"})
+#: directories whose files are part of no kernel object, but for single ones that the listing names
+OUTSIDE = frozenset({"tools", "Documentation", "samples", "LICENSES", ".git", ".bespoke", "debian"})
 
 
 class Includes:
@@ -37,11 +37,14 @@ class Includes:
             self._by_tail[name.lstrip('<"=').rpartition("/")[2]].append((name, files))
 
     @classmethod
-    def of_tree(cls, root: Path, saved: Path) -> Includes:
-        """Read the tree's files (some seconds for 50,000), or `saved` from an earlier run."""
+    def of_tree(cls, root: Path, saved: Path, beyond: Collection[str] = ()) -> Includes:
+        """Read the tree's files (some seconds for 50,000), or `saved` from an earlier run.
+
+        `beyond` are directories that are read too, though they lie where no source of the kernel does.
+        """
         if not saved.is_file():
             by_name: defaultdict[str, list[str]] = defaultdict(list)
-            paths = list(_sources(root))
+            paths = [*_sources(root), *(path for folder in sorted(beyond) for path in _read(root, folder))]
             known = set(paths)
             for path in paths:
                 for kind, raw in set(_INCLUDE.findall((root / path).read_bytes())):
@@ -66,12 +69,18 @@ class Includes:
 
     def reaching(self, paths: Iterable[str]) -> set[str]:
         """`paths` and all files that may include one of them, directly or through others."""
-        reached = set(paths)
-        waiting = list(reached)
+        return set(self.distances(paths))
+
+    def distances(self, paths: Iterable[str]) -> dict[str, int]:
+        """The same, the nearest first, each with the number of steps from one of `paths`."""
+        reached = dict.fromkeys(paths, 0)
+        waiting = deque(reached)
         while waiting:
-            for path in self.including(waiting.pop()) - reached:
-                reached.add(path)
-                waiting.append(path)
+            near = waiting.popleft()
+            for path in sorted(self.including(near)):
+                if path not in reached:
+                    reached[path] = reached[near] + 1
+                    waiting.append(path)
         return reached
 
 
@@ -81,12 +90,21 @@ def _sources(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root):
         here = os.path.relpath(folder, root)
         if here == ".":
-            folders[:] = [name for name in folders if name not in _OUTSIDE]
+            folders[:] = [name for name in folders if name not in OUTSIDE]
         elif here == "arch" and machines:
             folders[:] = [name for name in folders if name in machines]
-        for name in files:
-            if name.endswith((".c", ".h", ".S", ".inc", ".def")) and not os.path.islink(f"{folder}/{name}"):
-                yield os.path.normpath(f"{here}/{name}")
+        yield from _text_files(folder, here, files)
+
+
+def _read(root: Path, folder: str) -> Iterator[str]:
+    """The same of one folder, without those below it."""
+    yield from _text_files(str(root / folder), folder, sorted(os.listdir(root / folder)))
+
+
+def _text_files(folder: str, here: str, names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        if name.endswith((".c", ".h", ".S", ".inc", ".def")) and not os.path.islink(f"{folder}/{name}"):
+            yield os.path.normpath(f"{here}/{name}")
 
 
 _FUNCTION = re.compile(

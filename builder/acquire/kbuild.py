@@ -1,6 +1,6 @@
 """How kbuild compiles each object of a configured tree, and what each object becomes a part of.
 
-One dry run of make over a prepared tree (`make -n ./`, about 15 s for a
+One dry run of make over a prepared tree (`make -n ./`, about 20 s for a
 distribution's 13,000 objects) names every command without running one. What
 is needed of them is kept in a small database beside the tree; a look-up is then
 immediate, and any object can be compiled by the very command that kbuild uses.
@@ -29,6 +29,9 @@ log = logging.getLogger("bespoke.acquire")
 #: owner of objects that are linked into the kernel itself
 VMLINUX = "vmlinux"
 
+#: what no longer runs once the kernel does: the EFI stub, a part of the boot loader (drivers/firmware/efi/libstub)
+_ENDED = "drivers/firmware/efi/libstub/"
+
 _COMPILE = re.compile(r" -c -o (\S+\.o) (\S+\.[cS])\b")
 _OBJTOOL = re.compile(r"^\s*; (\S*tools/objtool/objtool) ((?:--\S+\s+)*)")
 _LINK = re.compile(r"; \S*ld\S* .*? -r -o (\S+\.o) .*?; (\S*tools/objtool/objtool) ((?:--\S+\s+)*)\1")
@@ -56,6 +59,11 @@ class Command:
     def assembler(self) -> bool:
         """Whether the source is assembler: such objects are known here and never recompiled."""
         return self.source.endswith(".S")
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether this runs beside the kernel and cannot be patched: vDSO, real-mode code, purgatory."""
+        return not self.owners and not self.object.startswith(_ENDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +98,13 @@ def record(root: Path, make: Sequence[str], database: Path) -> int:
     return len(rows)
 
 
+#: An option that changes every command: what was made in the tree before (with generated files) is not up to
+#: date then, and is named as well. It reaches all that is compiled (scripts/Makefile.lib, _c_flags, _a_flags).
+_MARK = "-DBESPOKE_LISTING"
+
+
 def _dry_run(root: Path, make: Sequence[str]) -> Iterator[str]:
-    words = [*make, "-s", "-n", "-k", "./"]
+    words = [*make, f"KCPPFLAGS={_MARK}", "-s", "-n", "-k", "./"]
     with started(words, cwd=root, errors=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -109,8 +122,10 @@ def _compile_row(line: str) -> _Row | None:
     match = _COMPILE.search(line, start)
     if match is None:
         return None
-    words = line[begin : match.start()].split()
+    words = [word for word in line[begin : match.start()].split() if word != _MARK]
     defines = [w for w in words if w.startswith(("-DKBUILD_", "-D__KBUILD_"))]
+    if not defines and match[2].endswith(".c"):
+        return None  # of a program that runs while the kernel is built (scripts/Makefile.host, cmd_host-cobjs)
     flags = [w for w in words if not w.startswith(("-DKBUILD_", "-D__KBUILD_", "-Wp,-MMD,"))]
     modules = ""
     if "-DMODULE" in flags:
@@ -201,6 +216,14 @@ class Objects:
     def linked(self) -> list[tuple[str, str]]:
         """(object, file) of everything that is part of vmlinux or of a module; files without `..`."""
         rows = self._connection.execute("SELECT object, file FROM objects WHERE owners != '' ORDER BY object")
+        return [(str(a), str(b)) for a, b in rows]
+
+    def live(self) -> list[tuple[str, str]]:
+        """(object, file) of everything that may run: what `linked` says, and what is `Command.unreachable`."""
+        rows = self._connection.execute(
+            "SELECT object, file FROM objects WHERE owners != '' OR substr(object, 1, ?) != ? ORDER BY object",
+            (len(_ENDED), _ENDED),
+        )
         return [(str(a), str(b)) for a, b in rows]
 
     def of_object(self, name: str) -> Command:

@@ -7,44 +7,33 @@ ends a run, the next one finds everything as it was.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.acquire.cache import cache_root, clean_name, scratch
-from builder.acquire.compile import Progress
-from builder.acquire.includes import Includes
+from builder.acquire.compile import AS_USUAL, Compiling
 from builder.acquire.kbuild import Command, Objects
-from builder.acquire.names import changed_names, uses
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
+from builder.acquire.readers import Readers, beyond, find_readers, read_includes
 from builder.acquire.source import SourceTree
 from builder.acquire.whole import write_whole
 from builder.acquire.work import Work
-from builder.errors import NOTHING, Allowed, Refusal, RefusedError, UsageError
+from builder.errors import NOTHING, Allowed, Refusal, RefusedError
 
 log = logging.getLogger("bespoke.acquire")
-
-#: more objects than this are not compiled unless asked for
-OBJECT_LIMIT = 500
 
 #: work on more objects than this is announced before it begins, also where no terminal is
 LONG_RUN = 20
 
-#: for a header that more objects may read than this, the users of what is changed in it are looked for first
-NARROW_ABOVE = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Compiling:
-    """How objects are compiled: at most `limit`, `jobs` at once (None: one for each CPU), told to `progress`."""
-
-    limit: int = OBJECT_LIMIT
-    jobs: int | None = None
-    progress: Progress | None = None
+#: so many objects are asked, at most, whether they read a header that none has read yet
+PROBES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,52 +68,71 @@ def prepare_patch(
     tree: SourceTree,
     *,
     allowed: Allowed = NOTHING,
-    how: Compiling = Compiling(),
+    how: Compiling = AS_USUAL,
 ) -> PatchObjects:
     """Apply `patches` one on top of the other and compile, before and after, each object that they change.
 
     With `allowed`, such as `patch-makefile:fs/ext4/Makefile`, the change to that
     file is left out. Raises `RefusedError` with all files that
-    cannot be followed, `InputError` for a patch that does not fit or compile,
-    `UsageError` when a header reaches more objects than the limit.
+    cannot be followed, that reach no object, or whose users cannot all be looked at (more
+    than the limit, say); `InputError` for a patch that does not fit or compile.
     """
     changes = [
         located(change, lambda name: (tree.root / name).exists()) for path in patches for change in read_patch(path)
     ]
-    followed, warnings = sort_out(changes, allowed)
-    with tree.in_use():
-        work = Work(tree, how.jobs, how.progress)
-        return _compiled(patches[0].stem, followed, warnings, tree, allowed, how.limit, work)
+    with tree.in_use(), contextlib.ExitStack() as stack:
+        # Listed only when somebody asks: what is refused by its kind is refused at once.
+        listed = functools.cache(lambda: stack.enter_context(tree.objects()))
+
+        def is_code(path: str) -> bool:
+            return path.endswith((".c", ".h")) and os.path.dirname(path) in beyond(listed())
+
+        followed, warnings = sort_out(changes, allowed, is_code)
+        work = Work(tree, how)
+        return _compiled(patches[0].stem, followed, warnings, allowed, work, listed())
 
 
 def _compiled(
     name: str,
     changes: Sequence[FileChange],
     warnings: list[Refusal],
-    tree: SourceTree,
     allowed: Allowed,
-    limit: int,
     work: Work,
+    objects: Objects,
 ) -> PatchObjects:
-    changed = _changed_files(changes, tree)
-    with tree.objects() as objects:
-        direct, shared = _split(changed, objects, allowed, warnings)
-        known = {command.object for command in direct}
-        candidates = _candidates(shared, changed, tree, objects, known, limit, warnings)
-    considered = len(direct) + len(candidates)
-    if considered > limit:
-        raise UsageError(
-            f"{considered} objects may read {', '.join(shared)}: more than the limit of {limit}, which can be raised"
-        )
+    tree, limit = work.tree, work.how.limit
+    changed, moved = _changed_files(changes, tree)
+    direct, shared, unlinked = _split(changed, tree, objects)
+    known = {command.object for command in direct}
+    absent = tree.complete(objects) if shared else []  # before the include lines are read
+    readers = find_readers(shared, changed, tree, objects, limit)
+    unread = [r.path for r in readers if not r.near and not _is_included(r.path, changed)]
+    candidates = _candidates(readers, known)
+    many = _too_many(readers, len(direct) + len(candidates), limit) if len(direct) + len(candidates) > limit else []
+    unseen = [_not_generated(path, absent) for path in shared if absent]
+    warnings = warnings + moved + accepted([*unlinked, *map(_not_built, unread), *many, *unseen], allowed)
+    left_out = {row.symbol for row in many}
+    candidates = _candidates([r for r in readers if r.path not in left_out], known)
     with scratch("shadow") as place:
         work.begin(place, changed)
         work.check_generated(shared)
         if candidates:
             _announce(len(candidates), f"that may read {', '.join(shared)}: comparing their preprocessed text")
-        affected = direct + work.affected(candidates)
+        commands = [objects.of_object(candidate) for candidate in candidates]
+        verdicts = work.reach(commands)
+        reached = [(c, reach) for c, reach in zip(commands, verdicts, strict=True) if reach.differs]
+        warnings += accepted(
+            [row for command, reach in reached for row in _not_followed(command, reach.reads)], allowed
+        )
+        affected = direct + [command for command, _ in reached if command.owners and not command.assembler]
         _announce(len(affected), "to compile, before and after the patch")
         old = work.compile_old(affected)
         new = work.compile_new(affected)
+        read = {path for reach in verdicts for path in reach.reads}
+        read |= {os.path.normpath(path) for made in old + new for path in made.dependencies}
+        rest = [r for r in readers if r.path not in read and r.path not in unread]
+        rows = [_not_built(r.path) for r in rest if not _is_read(r, work, objects)]
+        warnings += accepted(rows, allowed)
     key = hashlib.sha256("".join(o.object.parent.name for o in old + new).encode()).hexdigest()[:16]
     log_file = cache_root() / "logs" / f"{clean_name(name)}-{key}.log"
     write_whole(log_file, "".join(o.log.read_text(errors="replace") for o in old + new))
@@ -136,7 +144,7 @@ def _compiled(
     return PatchObjects(
         tree=tree,
         files=tuple(sorted(changed)),
-        considered=considered,
+        considered=len(direct) + len(candidates),
         pairs=pairs,
         warnings=tuple(warnings),
         log=log_file,
@@ -148,92 +156,91 @@ def _announce(count: int, what: str) -> None:
     log.log(logging.WARNING if count > LONG_RUN else logging.INFO, "%d object%s %s", count, "s" * (count != 1), what)
 
 
-def sort_out(changes: Iterable[FileChange], allowed: Allowed) -> tuple[list[FileChange], list[Refusal]]:
-    """The changes to follow, and warnings for those that are left out; `RefusedError` for all others."""
+def accepted(rows: Iterable[Refusal], allowed: Allowed) -> list[Refusal]:
+    """Warnings for what was accepted by name; `RefusedError` with all others. What is no part of an object
+    by its place (documentation, tools) is a warning by itself."""
+    warnings: list[Refusal] = []
+    refusals: list[Refusal] = []
+    for row in dict.fromkeys(rows):
+        if row.code == "patch-not-built" and NO_CODE.fullmatch(row.symbol):
+            warnings.append(_no_code(row.symbol))
+        elif allowed.covers(row):
+            warnings.append(replace(row, message=f"{row.message}: left out, as accepted", advice=""))
+        else:
+            refusals.append(row)
+    if refusals:
+        raise RefusedError(refusals)
+    return warnings
+
+
+def _no_code(path: str) -> Refusal:
+    return refusal_row("patch-no-code", path, "is no part of any object: left out", "")
+
+
+def sort_out(
+    changes: Iterable[FileChange], allowed: Allowed, is_code: Callable[[str], bool]
+) -> tuple[list[FileChange], list[Refusal]]:
+    """The changes to follow, and warnings for those that are left out; `RefusedError` for all others.
+
+    `is_code` tells whether a file that lies where no source does may be one all the same.
+    """
     followed: list[FileChange] = []
     warnings: list[Refusal] = []
     refusals: list[Refusal] = []
     for change in changes:
-        if NO_CODE.fullmatch(change.path):
-            warnings.append(refusal_row("patch-no-code", change.path, "is no part of any object: left out", ""))
+        if NO_CODE.fullmatch(change.path) and not is_code(change.path):
+            warnings.append(_no_code(change.path))
         elif (refusal := judge(change)) is None:
             followed.append(change)
-        elif allowed.covers(refusal):
-            warnings.append(refusal_row(refusal.code, change.path, "is left out, as accepted", ""))
         else:
             refusals.append(refusal)
-    if refusals:
-        raise RefusedError(refusals)
-    return followed, warnings
+    return followed, warnings + accepted(refusals, allowed)
 
 
-def _changed_files(changes: Iterable[FileChange], tree: SourceTree) -> dict[str, bytes | None]:
+def _changed_files(changes: Iterable[FileChange], tree: SourceTree) -> tuple[dict[str, bytes], list[Refusal]]:
+    """The new content of each file that differs, and a warning for each hunk that has moved."""
+
     def read(path: str) -> bytes | None:
         try:
             return (tree.root / path).read_bytes()
         except FileNotFoundError:
             return None
 
-    changed = apply_all(changes, read, {})
-    return {path: content for path, content in changed.items() if content != read(path)}
+    applied = apply_all(changes, read)
+    moved = [refusal_row("patch-moved", path, f"has moved: {what}", "") for path, what in applied.moved]
+    return {path: content for path, content in applied.files.items() if content != read(path)}, moved
+
+
+_WITHOUT = "leave the file out of the patch, or accept that its change is left out"
+_WITHOUT_USER = "leave that change out of the patch, or accept that this user keeps the old text"
 
 
 def _split(
-    changed: Mapping[str, bytes | None], objects: Objects, allowed: Allowed, warnings: list[Refusal]
-) -> tuple[list[Command], list[str]]:
-    """The objects compiled from a changed file, and the changed files that others include."""
+    changed: Mapping[str, bytes | None], tree: SourceTree, objects: Objects
+) -> tuple[list[Command], list[str], list[Refusal]]:
+    """The objects compiled from a changed file, the changed files that others include, and refusals of
+    those that something is compiled from that cannot be patched."""
     direct: list[Command] = []
     shared: list[str] = []
     refusals: list[Refusal] = []
     for path in sorted(changed):
         commands = objects.of_source(path)
         direct += (linked := [command for command in commands if command.owners])
+        others = [command.object for command in commands if command.unreachable]
         if commands and not linked:
-            row = refusal_row(
-                "patch-not-linked",
-                path,
-                "is part of nothing that can be patched (boot code, vDSO)",
-                "leave the file out of the patch, or accept that its change is left out",
-            )
-            (warnings if allowed.covers(row) else refusals).append(row)
-        elif not commands:
+            what = "is part of nothing that can be patched (boot code, vDSO)"
+            refusals.append(refusal_row("patch-not-linked", path, what, _WITHOUT))
+        elif others:
+            what = f"is also part of {', '.join(others)}, which cannot be patched (vDSO, real-mode code, purgatory)"
+            refusals.append(refusal_row("patch-not-linked", path, what, _WITHOUT_USER))
+        if not commands or (path.endswith(".c") and read_includes(tree, objects).including(path)):
             shared.append(path)
-    if refusals:
-        raise RefusedError(refusals)
-    return direct, shared
+    return direct, shared, refusals
 
 
-def _candidates(
-    shared: Sequence[str],
-    changed: Mapping[str, bytes | None],
-    tree: SourceTree,
-    objects: Objects,
-    known: Collection[str],
-    limit: int,
-    warnings: list[Refusal],
-) -> list[Command]:
-    """Objects outside `known` that may read one of the `shared` files and use what is changed in it."""
-    if not shared:
-        return []
-    includes = Includes.of_tree(tree.root, tree.root / ".bespoke/includes.json")
-    linked = objects.linked()
-    everywhere = {
-        os.path.normpath(name) for flags in objects.all_flags() for name in re.findall(r"-include (\S+)", flags)
-    }
-    names: set[str] = set()
-    for path in shared:
-        reached = includes.reaching([path])
-        here = {name for name, file in linked if file in reached or everywhere & reached}
-        if not here and not _is_included(path, changed):
-            what = "is read by no object of this kernel's configuration"
-            warnings.append(refusal_row("patch-not-built", path, what, ""))
-        if len(here) > NARROW_ABOVE:
-            log.info("%d objects may read %s: looking for what is changed in it", len(here), path)
-            narrowed = _users(path, changed, tree, includes, {file for _, file in linked}, limit)
-            if narrowed is not None:
-                here = {name for name, file in linked if name in here and file in narrowed}
-        names |= here
-    return [objects.of_object(name) for name in sorted(names - set(known))]
+def _candidates(readers: Iterable[Readers], known: Collection[str]) -> list[str]:
+    """The objects to look at, without those that are compiled anyway."""
+    return sorted({name for found in readers for name in found.asked} - set(known))
 
 
 def _is_included(path: str, changed: Mapping[str, bytes | None]) -> bool:
@@ -243,21 +250,37 @@ def _is_included(path: str, changed: Mapping[str, bytes | None]) -> bool:
     return any(content is not None and line.search(content) for other, content in changed.items() if other != path)
 
 
-def _users(
-    path: str,
-    changed: Mapping[str, bytes | None],
-    tree: SourceTree,
-    includes: Includes,
-    sources: Collection[str],
-    limit: int,
-) -> set[str] | None:
-    """Files that may use what is changed in a header; None when that cannot be told by names."""
-    content, file = changed[path], tree.root / path
-    if content is None or not file.is_file():
-        return None
-    texts = [raw.decode("utf-8", "surrogateescape") for raw in (file.read_bytes(), content)]
-    names = changed_names(*texts)
-    if names is None:
-        return None
-    found = uses(tree.root, names, sources, limit=limit)
-    return set(found.sources | includes.reaching(found.spread)) if found is not None else None
+def _is_read(readers: Readers, work: Work, objects: Objects) -> bool:
+    """Whether one of the nearest objects really reads the file; told by preprocessing, one after the other."""
+    return any(readers.path in work.reach([objects.of_object(name)])[0].reads for name in readers.near[:PROBES])
+
+
+def _not_built(path: str) -> Refusal:
+    return refusal_row("patch-not-built", path, "is read by no object of this kernel's configuration", _WITHOUT)
+
+
+def _not_generated(path: str, absent: Sequence[str]) -> Refusal:
+    what = f"may be read by sources that could not be generated here: {', '.join(absent)}"
+    return refusal_row("patch-user-unseen", path, what, _WITHOUT_USER)
+
+
+def _too_many(readers: Sequence[Readers], considered: int, limit: int) -> list[Refusal]:
+    """Refusals of the headers that more than `limit` objects may read, be it together."""
+    large = [found for found in readers if len(found.asked) > limit] or [found for found in readers if found.asked]
+    what = f"{considered} objects may read {', '.join(found.path for found in large)}: more than the limit of {limit}"
+    advice = "raise the limit, or accept that only objects are rebuilt that another changed file reaches"
+    return [
+        Refusal(code="patch-many-users", symbol=r.path, section="", message=what, advice=advice, fatal=False)
+        for r in large
+    ]
+
+
+def _not_followed(command: Command, read: Iterable[str]) -> list[Refusal]:
+    """Why an object that the change of the files `read` reaches cannot become a pair; none if it can."""
+    if command.unreachable:
+        what = f"is read by {command.object}, which cannot be patched (vDSO, real-mode code, purgatory)"
+        return [refusal_row("patch-not-linked", path, what, _WITHOUT_USER) for path in read]
+    if command.assembler:
+        what = "is assembler that reads a changed header"
+        return [refusal_row("patch-assembler", command.source, what, _WITHOUT_USER)]
+    return []

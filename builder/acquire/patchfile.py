@@ -1,31 +1,18 @@
-"""A source patch: read, judged file by file, applied in memory.
-
-Hunks apply where their context fits exactly, at the place they name or moved
-as a whole (the nearest fit; two equally near ones are an error). There is no fuzz:
-a fix that almost fits is not the fix that was reviewed.
-"""
+"""A source patch: read, judged file by file, applied in memory (see `hunks`)."""
 
 from __future__ import annotations
 
 import email
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from unidiff import errors as unidiff_errors
 from unidiff import patch as unidiff
 
+from builder.acquire.hunks import Hunk, fit
 from builder.errors import InputError, Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Hunk:
-    """`start` is the first line in the old file (from 1; 0 for an empty one); lines keep their line ends."""
-
-    start: int
-    old: tuple[str, ...]
-    new: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +78,8 @@ def _change(item: unidiff.PatchedFile, patch: Path) -> FileChange:
     added, removed = source == "/dev/null", target == "/dev/null"
     source, target = _strip(target if added else source, target if not removed else source)
     source, target = (str(PurePosixPath(name)) for name in (source, target))
-    if "rename from " not in str(item.patch_info) and source in (f"{target}.orig", f"{target}.old", f"{target}~"):
-        source = target  # as `diff FILE.orig FILE` names them
+    if not re.search(r"^(rename|copy) from ", str(item.patch_info), re.MULTILINE):
+        source, target = _one_file(source, target)
     if PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
         raise InputError(f"names a path outside the tree: {target}", where=patch)
     kind = "modified"
@@ -117,6 +104,24 @@ def _strip(source: str, target: str) -> tuple[str, str]:
     return source, target
 
 
+#: what a name ends in that somebody gave to the older or newer version of a file
+_VERSION = re.compile(r"(\.(orig|old|bak|new)|~)$")
+
+
+def _one_file(source: str, target: str) -> tuple[str, str]:
+    """Both names of a plain `diff` of two files, where they can be names of one: `F` and `F.new`, `F.orig` and
+    `F`, `dir/F` and `F` (the longer one then, whose beginning may be another tree's)."""
+    old, new = source, target
+    if _VERSION.sub("", old).rpartition("/")[2] == _VERSION.sub("", new).rpartition("/")[2]:
+        old, new = _VERSION.sub("", old), _VERSION.sub("", new)
+    for long, short in ((old, new), (new, old)):
+        if f"/{long}".endswith(f"/{short}"):
+            # An absolute name is of no use; where it is the longer one the other may do.
+            same = short if PurePosixPath(long).is_absolute() else long
+            return same, same
+    return source, target
+
+
 def _hunk(hunk: unidiff.Hunk) -> Hunk:
     old: list[str] = []
     new: list[str] = []
@@ -138,53 +143,26 @@ def _hunk(hunk: unidiff.Hunk) -> Hunk:
 
 
 def apply_hunks(text: str, change: FileChange) -> str:
-    """The content of the file after the change; `InputError` names the hunk that does not fit."""
-    # Not splitlines(): a form feed ends no line of a patch.
-    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
-    shift = 0
-    floor = 0
-    for number, hunk in enumerate(change.hunks, start=1):
-        wanted = max(hunk.start - 1, 0) + shift if hunk.old else hunk.start + shift
-        place = _fit(lines, hunk.old, wanted, floor)
-        if place is None:
-            raise InputError(
-                f"hunk {number} of {len(change.hunks)} of {change.patch} does not fit (line {hunk.start})"
-                + (" - it is applied already" if _fit(lines, hunk.new, wanted, floor) is not None else ""),
-                where=change.path,
-            )
-        lines[place : place + len(hunk.old)] = hunk.new
-        shift += place - wanted + len(hunk.new) - len(hunk.old)
-        floor = place + len(hunk.new)
-    return "".join(lines)
-
-
-def _fit(lines: list[str], old: tuple[str, ...], wanted: int, floor: int) -> int | None:
-    """Where `old` stands in `lines` at or after `floor`, nearest to `wanted`; None if nowhere or in two."""
-
-    def fits(at: int) -> bool:
-        return floor <= at <= len(lines) - len(old) and tuple(lines[at : at + len(old)]) == old
-
-    if fits(wanted):
-        return wanted
-    if not old:
-        return None
-    places = [at for at, line in enumerate(lines) if line == old[0] and fits(at)]
-    places.sort(key=lambda at: abs(at - wanted))
-    if not places or (len(places) > 1 and abs(places[0] - wanted) == abs(places[1] - wanted)):
-        return None
-    return places[0]
+    """The content of the file after the change; `InputError` names every hunk that does not fit, and why."""
+    fitted = fit(text, change.hunks, change.patch)
+    if fitted.misfits:
+        raise InputError("; ".join(fitted.misfits), where=change.path)
+    return fitted.text
 
 
 def located(change: FileChange, exists: Callable[[str], bool]) -> FileChange:
-    """The change under the path that the tree has it: a first component that the tree has not, the name of
-    another tree, is left out where that leads to a file (to a directory, for a new one)."""
-    first, _, rest = change.path.partition("/")
+    """The change under the path that the tree has it: first components that the tree has not, the name of
+    another tree, are left out where that leads to a file (to a directory, for a new one)."""
 
     def is_there(path: str) -> bool:
         return exists(path) or (change.kind == "added" and exists(str(PurePosixPath(path).parent)))
 
-    known = not rest or exists(first) or not is_there(rest)
-    return change if known else replace(change, path=rest)
+    first, _, rest = change.path.partition("/")
+    while rest and not exists(first):
+        if is_there(rest):
+            return replace(change, path=rest)
+        first, _, rest = rest.partition("/")
+    return change
 
 
 #: files that are no part of any object: a change to them is left out, with a warning
@@ -246,22 +224,36 @@ def judge(change: FileChange) -> Refusal | None:
     return None
 
 
-def apply_all(
-    changes: Iterable[FileChange], read: Callable[[str], bytes | None], before: Mapping[str, bytes | None]
-) -> dict[str, bytes | None]:
-    """The new content of every changed file: `changes` on top of `before`, else of `read(path)`.
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The new content of every changed file, and (path, what) of each hunk that stands elsewhere than it says."""
 
-    Raises `InputError` that names the file and the hunk for what does not fit.
+    files: dict[str, bytes]
+    moved: tuple[tuple[str, str], ...]
+
+
+def apply_all(changes: Iterable[FileChange], read: Callable[[str], bytes | None]) -> Applied:
+    """`changes` one on top of the other, the first on top of `read(path)`.
+
+    Raises `InputError` that names each file and hunk that does not fit, of all patches together.
     """
-    result = dict(before)
+    files: dict[str, bytes] = {}
+    moved: list[tuple[str, str]] = []
+    problems: list[tuple[str, str]] = []
     for change in changes:
-        old = result[change.path] if change.path in result else read(change.path)
-        if change.kind == "added":
-            if old is not None:
-                raise InputError(f"{change.patch} adds this file, which exists", where=change.path)
-            old = b""
-        if old is None:
-            raise InputError(f"{change.patch} changes this file, which the source has not", where=change.path)
-        text = old.decode("utf-8", "surrogateescape")
-        result[change.path] = apply_hunks(text, change).encode("utf-8", "surrogateescape")
-    return result
+        path = change.path
+        old = files[path] if path in files else read(path)
+        if change.kind == "added" and old is not None:
+            problems.append((path, f"{change.patch} adds this file, which exists"))
+            continue
+        if change.kind != "added" and old is None:
+            problems.append((path, f"{change.patch} changes this file, which the source has not"))
+            continue
+        fitted = fit((old or b"").decode("utf-8", "surrogateescape"), change.hunks, change.patch)
+        files[path] = fitted.text.encode("utf-8", "surrogateescape")
+        moved += [(path, what) for what in fitted.moved]
+        problems += [(path, what) for what in fitted.misfits]
+    if problems:
+        (first, what), *others = problems
+        raise InputError("; ".join([what, *(f"{path}: {more}" for path, more in others)]), where=first)
+    return Applied(files, tuple(moved))

@@ -21,6 +21,8 @@ from builder.acquire import apt
 from builder.acquire.cache import cache_path, cache_root, locked
 from builder.acquire.packages import cached_kernel, fetch_kernel, installed_kernel
 from builder.acquire.source import (
+    INCLUDES,
+    LISTING,
     SourceTree,
     fetch_source,
     prepare,
@@ -171,8 +173,8 @@ def _follow(path: Path, root: Path, before: dict[str, list[int]], now: dict[str,
         _copy(path / name, root / name)
     structure = gone or any(name not in before for name in changed)
     if structure or any(re.search(r"(^|/)(Kconfig|Kbuild|Makefile)[^/]*$", name) for name in changed):
-        (root / ".bespoke/objects.db").unlink(missing_ok=True)
-    (root / ".bespoke/includes.json").unlink(missing_ok=True)
+        (root / LISTING).unlink(missing_ok=True)
+    (root / INCLUDES).unlink(missing_ok=True)
 
 
 def _files(path: Path) -> dict[str, list[int]]:

@@ -8,17 +8,19 @@ real directory and the work is done again.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from builder.acquire.cache import cache_path
 from builder.acquire.compile import (
     Compiled,
-    Progress,
+    Compiling,
     compile_object,
     generating,
     in_parallel,
@@ -39,6 +41,15 @@ from builder.errors import MissingFileError, RefusedError, ToolError
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a patch does to one object by its preprocessed text: the changed files that it `reads`, and
+    whether its code may differ."""
+
+    differs: bool
+    reads: tuple[str, ...]
+
+
 class _EscapedError(Exception):
     """A changed file's old version was read."""
 
@@ -50,10 +61,9 @@ class _EscapedError(Exception):
 class Work:
     """One patch being compiled; `begin` says where and with which files changed."""
 
-    def __init__(self, tree: SourceTree, jobs: int | None, progress: Progress | None) -> None:
+    def __init__(self, tree: SourceTree, how: Compiling) -> None:
         self.tree = tree
-        self.jobs = jobs
-        self.progress = progress
+        self.how = how
         self._turn = threading.Condition()
         self._readers = self._waiting = 0
         self._shadow: Shadow | None = None
@@ -82,23 +92,9 @@ class Work:
                 ]
             )
 
-    def affected(self, candidates: Sequence[Command]) -> list[Command]:
-        """Those of the candidates whose code the change can reach; assembler among them is refused."""
-        verdicts = self._each("preprocess", self._reached, candidates)
-        hit = [command for command, verdict in zip(candidates, verdicts, strict=True) if verdict]
-        refusals = [
-            refusal_row(
-                "patch-assembler",
-                command.source,
-                "is assembler that reads a changed header",
-                "leave that change out of the patch",
-            )
-            for command in hit
-            if command.assembler
-        ]
-        if refusals:
-            raise RefusedError(refusals)
-        return hit
+    def reach(self, candidates: Sequence[Command]) -> list[Reach]:
+        """For each of the candidates what the change does to it."""
+        return self._each("preprocess", self._reach, candidates)
 
     def compile_old(self, commands: Sequence[Command]) -> list[Compiled]:
         """The objects as they are in the tree."""
@@ -108,25 +104,30 @@ class Work:
         """The objects as they are with the changed files."""
         return self._each("compile new", self._compile_new, commands)
 
-    def _reached(self, command: Command) -> bool:
-        """Whether the change can reach the object's code; kept, for preprocessing is what takes the time."""
-        verdict = cache_path(f"reached/{self.tree.identity}", object_key(self.tree, command, self.changed))
+    def _reach(self, command: Command) -> Reach:
+        """What the change does to the object; kept, for preprocessing is what takes the time."""
+        verdict = cache_path(f"reach/{self.tree.identity}", object_key(self.tree, command, self.changed))
         if not verdict.is_file():
-            write_whole(verdict, "yes" if self._preprocessed_differ(command) else "no")
-        return verdict.read_text() == "yes"
+            found = self._preprocessed(command)
+            write_whole(verdict, json.dumps([found.differs, *found.reads]))
+        differs, *reads = json.loads(verdict.read_text())
+        return Reach(differs=bool(differs), reads=tuple(reads))
 
-    def _preprocessed_differ(self, command: Command) -> bool:
+    def _preprocessed(self, command: Command) -> Reach:
         listing = self.place / "listings" / f"{hashlib.sha256(command.object.encode()).hexdigest()[:24]}.d"
         old = generating(self.tree, command, lambda: preprocess(command, root=self.tree.root, listing=listing))
-        if not {os.path.normpath(name) for name in read_dependencies(listing)} & self.changed.keys():
-            return False
+        reads = {os.path.normpath(name) for name in read_dependencies(listing)} & self.changed.keys()
+        if not reads:
+            return Reach(differs=False, reads=())
 
         def preprocess_new(root: Path) -> bytes:
             text = preprocess(command, root=root, listing=listing)
             self._accept(read_dependencies(listing))
             return text
 
-        return code_differs(old, self._in_shadow(preprocess_new))
+        new = self._in_shadow(preprocess_new)
+        reads |= {os.path.normpath(name) for name in read_dependencies(listing)} & self.changed.keys()
+        return Reach(differs=code_differs(old, new), reads=tuple(sorted(reads)))
 
     def _compile_old(self, command: Command) -> Compiled:
         key = object_key(self.tree, command, {})
@@ -194,5 +195,9 @@ class Work:
 
     def _each(self, what: str, work: Callable[[Command], T], commands: Sequence[Command]) -> list[T]:
         return in_parallel(
-            work, commands, name=lambda command: f"{what} {command.object}", jobs=self.jobs, progress=self.progress
+            work,
+            commands,
+            name=lambda command: f"{what} {command.object}",
+            jobs=self.how.jobs,
+            progress=self.how.progress,
         )

@@ -47,13 +47,11 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RelocationRow:
-    """One relocation type: how wide, whether relative to its place, how it may overflow."""
+    """One relocation type: how wide its field is in bytes; its value is S + A, less P where it is `pc_relative`."""
 
     name: str
     size: int
     pc_relative: bool
-    signed: bool
-    formula: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +102,27 @@ class Architecture:
     """Facts of one machine; the functions take plain bytes and return plain values.
 
     A relocation of `branch_types` is only ever the last field of a call or jump. The call of `fentry`
-    begins within `entry_reach` bytes of a function's entry. `nops` are by their length, up to that of the
-    longest jump; `filler` stands between functions. A kprobe may run a copy of `probe_copy` bytes. Features
-    go by their names in `builder.binary.kernel.Features`.
+    begins within `entry_reach` bytes of a function's entry. `nops` are by their length, that of one byte is what
+    compilers pad with before a function; `filler` stands between functions. `registers` are the general ones in the
+    order of their encoding, which is that of the bits in the masks of an `Operation`; `stack_register` is one of
+    them. A kprobe may run a copy of `probe_copy` bytes. Features go by their names in
+    `builder.binary.kernel.Features`.
     """
 
     name: str
     machine: int
     relocations: Mapping[int, RelocationRow]
-    absolute64: int
     pc32: int
     call_types: frozenset[int]
     branch_types: frozenset[int]
     fentry: str
     entry_reach: int
     entry_mark: EntryMark
+    nop: bytes
     nops: Mapping[int, bytes]
     filler: bytes
+    registers: tuple[str, ...]
+    stack_register: str
     probe_copy: int
     sites: tuple[SiteTable, ...]
     glue: Glue

@@ -11,21 +11,21 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import iced_x86
-from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind, Register
+from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind
 
 from builder.arch.model import Architecture, EntryMark, Glue, Instruction, RelocationRow, SiteTable
-from builder.arch.x86_operands import operation
+from builder.arch.x86_operands import GENERAL, REGISTERS, operation
 
 # psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
 # arch/x86/kernel/module.c (Linux 6.1), and refuses all others.
 _ROWS = {
-    0: RelocationRow("R_X86_64_NONE", 0, False, False, ""),
-    1: RelocationRow("R_X86_64_64", 8, False, False, "S + A"),
-    2: RelocationRow("R_X86_64_PC32", 4, True, True, "S + A - P"),
-    4: RelocationRow("R_X86_64_PLT32", 4, True, True, "S + A - P"),
-    10: RelocationRow("R_X86_64_32", 4, False, False, "S + A"),
-    11: RelocationRow("R_X86_64_32S", 4, False, True, "S + A"),
-    24: RelocationRow("R_X86_64_PC64", 8, True, True, "S + A - P"),
+    0: RelocationRow("R_X86_64_NONE", 0, False),
+    1: RelocationRow("R_X86_64_64", 8, False),
+    2: RelocationRow("R_X86_64_PC32", 4, True),
+    4: RelocationRow("R_X86_64_PLT32", 4, True),
+    10: RelocationRow("R_X86_64_32", 4, False),
+    11: RelocationRow("R_X86_64_32S", 4, False),
+    24: RelocationRow("R_X86_64_PC64", 8, True),
 }
 
 _JUMPS = {FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH}
@@ -136,11 +136,7 @@ def _full_register(register: int) -> str | None:
     return _REGISTER_NAMES.get(iced_x86.RegisterExt.full_register(register))  # type: ignore[arg-type]
 
 
-_REGISTER_NAMES = {
-    Register.RDI: "rdi", Register.RSI: "rsi", Register.RDX: "rdx", Register.RCX: "rcx", Register.R8: "r8",
-    Register.R9: "r9", Register.RAX: "rax", Register.RBX: "rbx", Register.RBP: "rbp", Register.R10: "r10",
-    Register.R11: "r11", Register.R12: "r12", Register.R13: "r13", Register.R14: "r14", Register.R15: "r15",
-}  # fmt: skip
+_REGISTER_NAMES = dict(zip(GENERAL, REGISTERS, strict=True))
 
 
 def writes(code: bytes) -> frozenset[str]:
@@ -203,7 +199,6 @@ X86_64 = Architecture(
     name="x86-64",
     machine=62,
     relocations=_ROWS,
-    absolute64=1,
     pc32=2,
     call_types=frozenset({2, 4}),
     branch_types=frozenset({4}),
@@ -212,8 +207,11 @@ X86_64 = Architecture(
     entry_mark=EntryMark(
         "ENDBR", b"\xf3\x0f\x1e\xfa", "ibt", ".ibt_endbr_seal", "__ibt_endbr_seal", "__ibt_endbr_seal_end"
     ),
+    nop=b"\x90",
     nops={2: b"\x66\x90", 5: b"\x0f\x1f\x44\x00\x00"},
     filler=b"\xcc",
+    registers=REGISTERS,
+    stack_register="rsp",
     probe_copy=5,  # RELATIVEJUMP_SIZE (arch/x86/include/asm/kprobes.h, v6.1): of one that is optimized
     sites=_SITES,
     glue=Glue(

@@ -15,6 +15,9 @@ GENERAL: Final = (
     Register.RAX, Register.RCX, Register.RDX, Register.RBX, Register.RSP, Register.RBP, Register.RSI, Register.RDI,
     Register.R8, Register.R9, Register.R10, Register.R11, Register.R12, Register.R13, Register.R14, Register.R15,
 )  # fmt: skip
+REGISTERS: Final = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
 _BIT: Final = {register: 1 << k for k, register in enumerate(GENERAL)}
 _RSP, _RBP = _BIT[Register.RSP], _BIT[Register.RBP]
 # psABI figure 3.4: what a called function need not preserve.

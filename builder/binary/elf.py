@@ -11,7 +11,6 @@ from typing import Final
 
 ET_REL: Final = 1
 ET_EXEC: Final = 2
-ET_DYN: Final = 3
 
 EM_X86_64: Final = 62
 EM_AARCH64: Final = 183
@@ -24,7 +23,6 @@ SHT_RELA: Final = 4
 SHT_NOTE: Final = 7
 SHT_NOBITS: Final = 8
 SHT_REL: Final = 9
-SHT_GROUP: Final = 17
 SHT_SYMTAB_SHNDX: Final = 18
 
 SHF_WRITE: Final = 0x1
@@ -36,6 +34,8 @@ SHF_INFO_LINK: Final = 0x40
 SHF_LINK_ORDER: Final = 0x80
 SHF_GROUP: Final = 0x200
 SHF_COMPRESSED: Final = 0x800
+ELFCOMPRESS_ZLIB: Final = 1
+ELFCOMPRESS_ZSTD: Final = 2
 # include/linux/livepatch.h and include/uapi/linux/elf.h, v4.7: SHF_RELA_LIVEPATCH
 SHF_RELA_LIVEPATCH: Final = 0x00100000
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from builder.binary import elf
+from builder.errors import UnknownError
+
+_ENCODINGS: Final = {1: "utf-8", 2: "utf-16-le", 4: "utf-32-le"}
+"""Width of a character in bytes -> what the compiler makes of `""`, `u""` and `U""` (C11, 6.4.5)."""
 
 
 class Relocation(NamedTuple):
@@ -63,6 +67,16 @@ class Symbol(NamedTuple):
         return self.type == elf.STT_SECTION
 
 
+class String(NamedTuple):
+    """A string of characters of `width` bytes, without the zero that ends it; `str()` is for a person."""
+
+    data: bytes
+    width: int = 1
+
+    def __str__(self) -> str:
+        return self.data.decode(_ENCODINGS[self.width], "replace")
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """One section; `size` equals `len(data)` except for SHT_NOBITS, whose data is empty."""
@@ -93,8 +107,45 @@ class Section:
 
     @property
     def is_string(self) -> bool:
-        """NUL-terminated strings that a linker may merge."""
+        """Zero-terminated strings that a linker may merge, of characters of `character` bytes."""
         return self.flags & (elf.SHF_MERGE | elf.SHF_STRINGS) == elf.SHF_MERGE | elf.SHF_STRINGS
+
+    @property
+    def character(self) -> int:
+        """Bytes of one character (gABI, sh_flags: SHF_STRINGS); 1 in a section that is none of strings.
+
+        Raises UnknownError for a width that no compiler has.
+        """
+        if not self.is_string:
+            return 1
+        if self.entsize not in _ENCODINGS:
+            raise UnknownError(f"section {self.name}: strings of characters of {self.entsize} bytes")
+        return self.entsize
+
+    def string_at(self, offset: int) -> String:
+        """The string at `offset`; what is left of the section if nothing ends it."""
+        width = self.character
+        return String(self.data[offset : self._terminator(offset, width)], width)
+
+    def string_bounds(self, offset: int) -> tuple[int, int]:
+        """Start and end of the string that `offset` lies in, the zero that ends it included."""
+        width, offset = self.character, max(offset, 0)
+        start, zero = offset, bytes(width)
+        while True:
+            start = self.data.rfind(zero, 0, start)
+            if start < 0 or not start % width:
+                break
+            start += width - 1  # a zero that is part of two characters: look before its last byte
+        start = start + width if start >= 0 else 0
+        return start, min(self._terminator(offset, width) + width, self.size)
+
+    def _terminator(self, offset: int, width: int) -> int:
+        """Where the zero character at or after `offset` lies: characters are aligned to their width."""
+        zero = bytes(width)
+        end = self.data.find(zero, offset)
+        while end >= 0 and end % width:
+            end = self.data.find(zero, end + 1)
+        return end if end >= 0 else self.size
 
     @property
     def is_nobits(self) -> bool:

@@ -1,9 +1,11 @@
 """Special tables: sections whose entries belong to the code they point at.
 
-A row says how entries of one table are found, never how large they are: the
+A row says how entries of one table are found, not how large they are: the
 stride comes from sh_entsize or from how the relocations repeat, since kernels
 change the sizes (struct alt_instr 12 -> 14 bytes in 6.3, struct orc_entry with
-a header section in 6.4). To add a table, add a row.
+a header section in 6.4). Where that says two things or nothing, it is an error,
+and so is a form of which more than its size must be known. To add a table, add
+a row.
 """
 
 from __future__ import annotations
@@ -20,49 +22,57 @@ from builder.errors import UnknownError
 class TableRow:
     """How one special table ties its entries to code.
 
-    `relocs` is the least number of relocations in an entry; the first one names
-    the owner. `derived` tables follow from the instructions alone and say
-    nothing of their own when two functions are compared. `lines` are the offsets
-    of 16-bit source line numbers (struct bug_entry, include/asm-generic/bug.h).
+    An entry has `relocs` to `most` relocations; the first one names the owner.
+    `derived` tables follow from the instructions alone and say nothing of their
+    own when two functions are compared. With `lines` a 16-bit source line number
+    follows the last relocation (struct bug_entry, include/asm-generic/bug.h).
     `late` tables are consumed when the module is finalized, before relocations
     against another module's symbols are written; `if_bound_late` says what becomes of
     an entry whose code refers to such a symbol. In a `unique` table one site has one
     entry; more of them are not the compiler's and the first one counts. `length` is
     the struct and the member of it that holds how many bytes of code an entry has
-    patched, where that is not one instruction.
+    patched, where that is not one instruction. `lengths` maps each known size of an
+    entry to the offset of a byte in it: where that is zero, the relocations behind the
+    first one lead to nothing.
     """
 
     name: str
     relocs: int
+    most: int
     derived: bool = False
     paired: str = ""
-    lines: tuple[int, ...] = ()
+    lines: bool = False
     late: bool = False
     unique: bool = False
+    lengths: tuple[tuple[int, int], ...] = ()
     if_bound_late: Literal["refused", "left out", "kept"] = "refused"
     length: tuple[str, str] | None = None
 
 
+# replacementlen of struct alt_instr (arch/x86/include/asm/alternative.h): after s32 instr_offset, s32 repl_offset,
+# u16 cpuid, u8 instrlen; v4.1 to v5.12 have u8 padlen behind it, v6.3 and later u16 flags before instrlen.
+_REPLACEMENT: Final = ((12, 11), (13, 11), (14, 13))
+
 TABLES: Final = (
-    TableRow("__bug_table", 1, lines=(8,)),
-    TableRow("__ex_table", 2),
-    TableRow("__jump_table", 3, late=True, unique=True),
-    TableRow(".static_call_sites", 2, late=True, unique=True),
+    TableRow("__bug_table", 1, 3, lines=True),
+    TableRow("__ex_table", 2, 3),
+    TableRow("__jump_table", 3, 3, late=True, unique=True),
+    TableRow(".static_call_sites", 2, 2, late=True, unique=True),
     # struct alt_instr: u8 instrlen, at 10 up to 6.2, at 12 from 6.3 on (arch/x86/include/asm/alternative.h)
-    TableRow(".altinstructions", 1, late=True, length=("alt_instr", "instrlen")),
-    TableRow(".parainstructions", 1, late=True),
+    TableRow(".altinstructions", 1, 2, late=True, lengths=_REPLACEMENT, length=("alt_instr", "instrlen")),
+    TableRow(".parainstructions", 1, 1, late=True),
     # the prefix is patched, and no operand
-    TableRow(".smp_locks", 1, derived=True, late=True, if_bound_late="kept"),
-    TableRow(".retpoline_sites", 1, derived=True, late=True),
-    TableRow(".return_sites", 1, derived=True, late=True),
+    TableRow(".smp_locks", 1, 1, derived=True, late=True, if_bound_late="kept"),
+    TableRow(".retpoline_sites", 1, 1, derived=True, late=True),
+    TableRow(".return_sites", 1, 1, derived=True, late=True),
     # calls are only counted (call depth tracking), and this one's target is not known yet
-    TableRow(".call_sites", 1, derived=True, late=True, if_bound_late="left out"),
-    TableRow(".ibt_endbr_seal", 1, derived=True, late=True),
-    TableRow(".cfi_sites", 1, derived=True, late=True),
-    TableRow("__mcount_loc", 1, derived=True),
-    TableRow("__patchable_function_entries", 1, derived=True),
-    TableRow(".orc_unwind_ip", 1, derived=True, paired=".orc_unwind"),
-    TableRow(".kcfi_traps", 1, derived=True),
+    TableRow(".call_sites", 1, 1, derived=True, late=True, if_bound_late="left out"),
+    TableRow(".ibt_endbr_seal", 1, 1, derived=True, late=True),
+    TableRow(".cfi_sites", 1, 1, derived=True, late=True),
+    TableRow("__mcount_loc", 1, 1, derived=True),
+    TableRow("__patchable_function_entries", 1, 1, derived=True),
+    TableRow(".orc_unwind_ip", 1, 1, derived=True, paired=".orc_unwind"),
+    TableRow(".kcfi_traps", 1, 1, derived=True),
 )
 BY_NAME: Final = {row.name: row for row in TABLES}
 
@@ -94,17 +104,26 @@ class Entry(NamedTuple):
         """The relocation that names the owner."""
         return self.relocations[0]
 
+    @property
+    def length(self) -> int | None:
+        """Where the byte lies that says how much there is of what the entry leads to; None in most tables."""
+        return next((self.start + at for size, at in self.table.lengths if size == self.end - self.start), None)
+
 
 def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ...]:
     """All entries of a table, in order.
 
-    Raises UnknownError when the stride cannot be told or an entry has too few
-    relocations: guessing would give an entry to the wrong function.
+    Raises UnknownError when the stride cannot be told, or an entry has another
+    number of relocations or another size than any that is known: guessing would
+    give an entry to the wrong function.
     """
     relocations = sorted(obj.relocations_of(section.index))
     if not section.size:
         return ()
     stride = table_stride(obj, section, row, relocations)
+    if row.lengths and stride not in dict(row.lengths):
+        known = " or ".join(str(size) for size, _ in row.lengths)
+        raise UnknownError(f"section {section.name}: entries of {stride} bytes, not {known}", where=obj.name)
     out: list[Entry] = []
     position, count = 0, len(relocations)
     for index, start in enumerate(range(0, section.size, stride)):
@@ -113,9 +132,10 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
         while position < count and relocations[position].offset < end:
             position += 1
         own = tuple(relocations[first:position])
-        if len(own) < row.relocs:
+        if not row.relocs <= len(own) <= row.most:
+            known = f"{row.relocs} to {row.most}" if row.most > row.relocs else f"{row.relocs}"
             raise UnknownError(
-                f"section {section.name}: entry {index} at {start:#x} has {len(own)} relocations, not {row.relocs}",
+                f"section {section.name}: entry {index} at {start:#x} has {len(own)} relocations, not {known}",
                 where=obj.name,
             )
         out.append(Entry(row, section.index, index, start, end, own))
@@ -130,22 +150,26 @@ def table_stride(obj: ObjectFile, section: Section, row: TableRow, relocations: 
     if len(shape) < row.relocs:
         raise UnknownError(f"section {section.name} has no relocations that name its owners", where=obj.name)
     origin = shape[0][0]
-    for k in range(row.relocs, min(len(shape), row.relocs + 8)):
-        stride = shape[k][0] - origin
-        if stride > 0 and _repeats(shape, stride, section.size, row.relocs):
-            return stride
-    return section.size
+    strides = {shape[k][0] - origin for k in range(row.relocs, min(len(shape), row.most + 1))} - {0}
+    fitting = sorted(stride for stride in strides if _repeats(shape, stride, section.size, row))
+    if not fitting and len(shape) <= row.most:
+        return section.size
+    # What repeats after one entry also does after two.
+    if not fitting or any(stride % fitting[0] for stride in fitting):
+        raise UnknownError(f"section {section.name}: the size of its entries cannot be told", where=obj.name)
+    return fitting[0]
 
 
 def _target_class(obj: ObjectFile, relocation: Relocation) -> str:
+    """What a relocation leads to; empty where only another object tells."""
     symbol = obj.symbols[relocation.symbol]
     if not symbol.is_defined:
-        return "data"
+        return ""
     return "code" if obj.sections[symbol.shndx].is_exec else "data"
 
 
-def _repeats(shape: list[tuple[int, int, str]], stride: int, size: int, least: int) -> bool:
-    """Whether runs of `stride` bytes all start with a site and agree in what lies where.
+def _repeats(shape: list[tuple[int, int, str]], stride: int, size: int, row: TableRow) -> bool:
+    """Whether runs of `stride` bytes all start with a site, in code, and agree in what lies where.
 
     A later field may be without a relocation in some of them (an alternative
     with an empty replacement).
@@ -155,10 +179,12 @@ def _repeats(shape: list[tuple[int, int, str]], stride: int, size: int, least: i
     origin = shape[0][0]
     for offset, kind, target in shape:
         place = offset % stride
-        if pattern.setdefault(place, (kind, target)) != (kind, target):
+        known_kind, known = pattern.get(place, (kind, target))
+        if kind != known_kind or (known and target and known != target):
             return False
+        pattern[place] = (kind, known or target)
         entry = offset // stride
-        if not counts[entry] and place != origin:
+        if not counts[entry] and (place != origin or target != "code"):
             return False
         counts[entry] += 1
-    return min(counts) >= least
+    return row.relocs <= min(counts) and max(counts) <= row.most

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from builder.binary.kernel import Kernel
+from builder.binary.module import ModuleFile
 from builder.cli.common import Output, add_kernel, named_paths
 from builder.errors import UsageError
-from builder.load.module import ModuleFile
 from builder.preflight.fidelity import compare
 from builder.report.fidelity import render_fidelity
 

@@ -15,8 +15,9 @@ from typing import Any
 from rich.text import Text
 
 from builder.acquire.cache import cache_root
+from builder.acquire.compile import OBJECT_LIMIT, Compiling
 from builder.acquire.packages import fetch_kernel
-from builder.acquire.patch import OBJECT_LIMIT, Compiling, PatchObjects
+from builder.acquire.patch import PatchObjects
 from builder.acquire.series import expand, module_names
 from builder.acquire.source import SourceTree
 from builder.acquire.sources import Target, find_source

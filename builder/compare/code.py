@@ -128,25 +128,17 @@ class CodeComparer:
             return Verdict.CHANGED
         inside = old.entry <= a.target <= old.end and new.entry <= b.target <= new.end
         if inside:
-            x = self.meanings.ordinal(self.old, old, a.target)
-            same = x is not None and x == self.meanings.ordinal(self.new, new, b.target)
+            x = self.old.ordinal(old, a.target)
+            same = x is not None and x == self.new.ordinal(new, b.target)
             return Verdict.SAME if same else Verdict.CHANGED
         s, t = self.old.atom_at(old.section.index, a.target), self.new.atom_at(new.section.index, b.target)
         if s is None or t is None or self.correlation.twins.get(t) is not s:
             return Verdict.CHANGED
-        x, y = self.meanings.ordinal(self.old, s, a.target), self.meanings.ordinal(self.new, t, b.target)
+        x, y = self.old.ordinal(s, a.target), self.new.ordinal(t, b.target)
         return Verdict.SAME if x is not None and x == y else Verdict.CHANGED
 
     def _masked(self, view: View, atom: Atom, insn: Instruction, rows: Sequence[Relocation]) -> bytes:
-        code = atom.section.data[insn.offset : insn.end]
-        if not rows:
-            return code
-        masked = bytearray(code)
-        for r in rows:
-            row = view.arch.relocations.get(r.type)
-            at = r.offset - insn.offset
-            masked[at : at + (row.size if row else 4)] = bytes(row.size if row else 4)
-        return bytes(masked[: len(code)])
+        return view.cleared(atom.section.data[insn.offset : insn.end], atom.section, insn.offset, rows)
 
     def _entries(self, old: Atom, new: Atom, identical: bool) -> Difference:
         """Special-table entries of both, in order."""
@@ -165,11 +157,10 @@ class CodeComparer:
             return False
         if self._entry_bytes(self.old, a) != self._entry_bytes(self.new, b):
             return False
-        last = self.new.obj.sections[b.section].data[b.end - 1]
+        empty = b.length is not None and not self.new.obj.sections[b.section].data[b.length]
         for n, (r, s) in enumerate(zip(a.relocations, b.relocations, strict=True)):
-            if n and not last and b.table.name == ".altinstructions":
-                # An empty replacement (struct alt_instr ends in its length): it names where the next one begins.
-                continue
+            if n and empty:
+                continue  # what has no length is named by where the next one begins
             if r.type != s.type or r.offset - a.start != s.offset - b.start:
                 return False
             x, y = self.old.target(r), self.new.target(s)
@@ -182,18 +173,13 @@ class CodeComparer:
 
     def _entry_bytes(self, view: View, entry: tables.Entry) -> bytes:
         """An entry with its relocated fields cleared, and source line numbers, which never count."""
-        data = bytearray(view.obj.sections[entry.section].data[entry.start : entry.end])
-        last = 0
-        for r in entry.relocations:
-            row = view.arch.relocations.get(r.type)
-            size = row.size if row else 8
-            at = r.offset - entry.start
-            data[at : at + size] = bytes(size)
-            last = max(last, at + size)
-        if entry.table.lines and len(entry.relocations) > 1:
-            # struct bug_entry: the 16-bit line follows the file (include/asm-generic/bug.h)
-            data[last : last + 2] = bytes(2)
-        return bytes(data)
+        section = view.obj.sections[entry.section]
+        data = view.masked(section, entry.start, entry.end)
+        if not entry.table.lines or len(entry.relocations) < 2:
+            return data
+        # struct bug_entry: the 16-bit line follows the file (include/asm-generic/bug.h)
+        last = max(r.offset + view.row(section, r).size for r in entry.relocations) - entry.start
+        return data[:last] + bytes(2) + data[last + 2 :]
 
     def _explain(
         self,
@@ -214,7 +200,7 @@ class CodeComparer:
         code = atom.section.data[insn.offset : insn.end]
         text = view.arch.text(code, insn.offset - atom.entry)
         rows = view.relocations_in(atom.section.index, insn.offset, insn.end)
-        names = [_describe(self.meanings.of(view, atom, r, lines=False), view, r) for r in rows]
+        names = [_describe(self.meanings.of(view, atom, r, lines=False), view, atom, r) for r in rows]
         return text + "".join(f" [{n}]" for n in names)
 
 
@@ -231,11 +217,10 @@ def _telling(view: View, atom: Atom) -> list[tables.Entry]:
     return out
 
 
-def _describe(meaning: Meaning, view: View, relocation: Relocation) -> str:
+def _describe(meaning: Meaning, view: View, atom: Atom, relocation: Relocation) -> str:
     if meaning[0] == "str":
-        text = meaning[1]
-        return repr(text.decode("utf-8", "replace")) if isinstance(text, bytes) else str(text)
+        return repr(str(meaning[1]))
     symbol = view.obj.symbols[relocation.symbol]
-    target = view.target(relocation, 4)
+    target = view.target(relocation, view.bias(atom, relocation))
     name = target.atom.name if target.atom else symbol.name or (target.section.name if target.section else "?")
     return name

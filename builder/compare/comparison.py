@@ -204,8 +204,8 @@ def _pointer(correlation: Correlation, meaning: object) -> str:
         for atom in (*correlation.old.atoms, *correlation.new.atoms):
             if correlation.identity(atom) == meaning[1]:
                 return atom.name
-    if meaning[0] == "str" and isinstance(meaning[1], bytes):
-        return repr(meaning[1].decode("utf-8", "replace"))
+    if meaning[0] == "str":
+        return repr(str(meaning[1]))
     return str(meaning[0])
 
 

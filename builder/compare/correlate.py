@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-from builder.binary import elf
+from builder.binary import String, elf
 from builder.compare import naming
-from builder.compare.view import Atom, View, string_at
+from builder.compare.view import Atom, View
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,6 @@ class _References:
         self.matched = matched
         self.statics = {a for a in view.data if _is_open_static(a)}
         self._sections = {a.section.index for a in self.statics}
-        self._direct: dict[Atom, list[Atom]] = {}
 
     def targets(self, atom: Atom, sections: Container[int] | None = None) -> Iterator[Atom]:
         """Atoms that the relocations of `atom` lead to (in `sections` only), in order, repeated as they come."""
@@ -213,10 +213,11 @@ class _References:
 
     def direct(self, atom: Atom) -> list[Atom]:
         """Static locals at each reference, repeated: comparable place by place."""
-        found = self._direct.get(atom)
-        if found is None:
-            found = self._direct[atom] = [a for a in self.targets(atom, self._sections) if a in self.statics]
-        return found
+        return self._direct[atom]
+
+    @cached_property
+    def _direct(self) -> Mapping[Atom, list[Atom]]:
+        return {atom: [a for a in self.targets(atom, self._sections) if a in self.statics] for atom in self.view.atoms}
 
     def unused(self) -> list[Atom]:
         """Static locals that nothing refers to: the compiler folded their content into the code."""
@@ -268,12 +269,12 @@ def _constant(view: View, atom: Atom) -> tuple[object, ...] | None:
     """Bytes and strings of read-only data that point to nothing else (messages, numbers, names); None for others."""
     if atom.section.is_write:
         return None
-    rows: list[tuple[int, bytes]] = []
+    rows: list[tuple[int, String]] = []
     for r in view.relocations(atom):
         target = view.target(r)
         if target.section is None or not target.section.is_string:
             return None
-        rows.append((r.offset - atom.start, string_at(target.section, target.offset)))
+        rows.append((r.offset - atom.start, target.section.string_at(target.offset)))
     return view.code(atom), tuple(rows)
 
 

@@ -1,44 +1,53 @@
 """Entries of .debug_info (DWARF 2 to 5): each abbreviation is compiled once into a reader of its layout.
 
-Attribute and form numbers are those of DWARF 5, section 7.5. What is not
-understood ends in `TypesUnknown`, never in a guess.
+What is not understood ends in `TypesUnknown`, never in a guess.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from typing import Any, Final, NamedTuple
 
 from builder.binary import ObjectFile, elf
+from builder.compare import dwarf_numbers as dw
 
-ARRAY, ENUMERATION, MEMBER, POINTER, STRUCTURE, TYPEDEF, UNION = 0x01, 0x04, 0x0D, 0x0F, 0x13, 0x16, 0x17
-SUBRANGE, CONST, VARIABLE, VOLATILE, RESTRICT, ATOMIC, COMPILE_UNIT = 0x21, 0x26, 0x34, 0x35, 0x37, 0x47, 0x11
-
-NAME: Final = 0x03
-"""DW_AT_name."""
-
-# Form -> bytes, for 32-bit DWARF with 8-byte addresses; forms of variable length are not here.
-_FIXED: Final = {
-    0x01: 8, 0x05: 2, 0x06: 4, 0x07: 8, 0x0B: 1, 0x0C: 1, 0x0E: 4, 0x10: 4, 0x11: 1, 0x12: 2, 0x13: 4, 0x14: 8,
-    0x17: 4, 0x19: 0, 0x1C: 4, 0x1D: 4, 0x1E: 16, 0x1F: 4, 0x20: 8, 0x21: 0, 0x25: 1, 0x26: 2, 0x28: 4, 0x29: 1,
-    0x2A: 2, 0x2C: 4, 0x1F20: 4, 0x1F21: 4,
+_SIZES: Final = {
+    0: (dw.DW_FORM_flag_present, dw.DW_FORM_implicit_const),
+    1: (dw.DW_FORM_data1, dw.DW_FORM_flag, dw.DW_FORM_ref1, dw.DW_FORM_strx1, dw.DW_FORM_addrx1),
+    2: (dw.DW_FORM_data2, dw.DW_FORM_ref2, dw.DW_FORM_strx2, dw.DW_FORM_addrx2),
+    4: (
+        dw.DW_FORM_data4, dw.DW_FORM_strp, dw.DW_FORM_ref_addr, dw.DW_FORM_ref4, dw.DW_FORM_sec_offset,
+        dw.DW_FORM_ref_sup4, dw.DW_FORM_strp_sup, dw.DW_FORM_line_strp, dw.DW_FORM_strx4, dw.DW_FORM_addrx4,
+        dw.DW_FORM_GNU_ref_alt, dw.DW_FORM_GNU_strp_alt,
+    ),
+    8: (dw.DW_FORM_addr, dw.DW_FORM_data8, dw.DW_FORM_ref8, dw.DW_FORM_ref_sig8),
+    16: (dw.DW_FORM_data16,),
 }  # fmt: skip
+_FIXED: Final = {form: size for size, forms in _SIZES.items() for form in forms}
+"""Form -> bytes, for 32-bit DWARF with 8-byte addresses; forms of variable length are not here."""
 _LETTER: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_STRING, _STRP, _REF_ADDR, _SEC_OFFSET, _IMPLICIT, _PRESENT = 0x08, 0x0E, 0x10, 0x17, 0x21, 0x19
-_UNIT_REFS: Final = frozenset({0x11, 0x12, 0x13, 0x14})
-_STRX: Final = {0x1A: 0, 0x25: 1, 0x26: 2, 0x28: 4}
-_ULEB: Final = frozenset({0x0F, 0x15, 0x1A, 0x1B, 0x22, 0x23})
-_EXPRESSIONS: Final = frozenset({0x0A, 0x18})
-_ELSEWHERE: Final = frozenset({0x1F, 0x20, 0x1D, 0x1C, 0x1F20, 0x1F21})
+_OFFSETS: Final = frozenset({dw.DW_FORM_strp, dw.DW_FORM_ref_addr, dw.DW_FORM_sec_offset})
+_UNIT_REFS: Final = frozenset({dw.DW_FORM_ref1, dw.DW_FORM_ref2, dw.DW_FORM_ref4, dw.DW_FORM_ref8})
+_STRX: Final = {dw.DW_FORM_strx: 0, dw.DW_FORM_strx1: 1, dw.DW_FORM_strx2: 2, dw.DW_FORM_strx4: 4}
+_ULEB: Final = frozenset(
+    {
+        dw.DW_FORM_udata, dw.DW_FORM_ref_udata, dw.DW_FORM_strx, dw.DW_FORM_addrx, dw.DW_FORM_loclistx,
+        dw.DW_FORM_rnglistx,
+    }
+)  # fmt: skip
+_EXPRESSIONS: Final = frozenset({dw.DW_FORM_block1, dw.DW_FORM_exprloc})
+_ELSEWHERE: Final = frozenset(
+    {
+        dw.DW_FORM_line_strp, dw.DW_FORM_ref_sig8, dw.DW_FORM_strp_sup, dw.DW_FORM_ref_sup4, dw.DW_FORM_GNU_ref_alt,
+        dw.DW_FORM_GNU_strp_alt,
+    }
+)  # fmt: skip
 """What lies in another section or file and names no type or field of this one."""
-_SLOW: Final = frozenset({_REF_ADDR, _SEC_OFFSET, 0x1E, *_STRX, *_ELSEWHERE})
-
-_NAME, _TYPE, _SIBLING, _VALUE = 0, 2, 3, 1
-_SLOTS: Final = {NAME: _NAME, 0x0B: _VALUE, 0x38: _VALUE, 0x49: _TYPE, 0x01: _SIBLING, 0x0D: 4, 0x6B: 5, 0x0C: 6,
-                 0x2F: 7, 0x37: 8, 0x02: 9, 0x3C: 10, 0x72: 11, 0x73: 12}  # fmt: skip
+_SLOW: Final = frozenset({dw.DW_FORM_ref_addr, dw.DW_FORM_sec_offset, dw.DW_FORM_data16, *_STRX, *_ELSEWHERE})
 
 
 class TypesUnknown(Exception):
@@ -67,6 +76,29 @@ class Die(NamedTuple):
     declaration: int | None
     str_offsets_base: int | None
     addr_base: int | None
+
+
+_SLOTS: Final = {
+    attribute: Die._fields.index(field)
+    for attribute, field in {
+        dw.DW_AT_name: "name",
+        dw.DW_AT_byte_size: "value",
+        dw.DW_AT_data_member_location: "value",
+        dw.DW_AT_type: "type",
+        dw.DW_AT_sibling: "sibling",
+        dw.DW_AT_bit_size: "bit_size",
+        dw.DW_AT_data_bit_offset: "data_bit_offset",
+        dw.DW_AT_bit_offset: "bit_offset",
+        dw.DW_AT_upper_bound: "upper_bound",
+        dw.DW_AT_count: "length",
+        dw.DW_AT_location: "location",
+        dw.DW_AT_declaration: "declaration",
+        dw.DW_AT_str_offsets_base: "str_offsets_base",
+        dw.DW_AT_addr_base: "addr_base",
+    }.items()
+}
+"""Attribute -> index of the field of `Die` that holds it."""
+_NAME, _VALUE, _TYPE, _SIBLING = map(Die._fields.index, ("name", "value", "type", "sibling"))
 
 
 class Row(NamedTuple):
@@ -105,16 +137,27 @@ class Plan:
     plain: Plain | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
-    """One unit: entries in [first, end) of .debug_info; `start` is what references count from."""
+    """One unit: entries in [first, end) of .debug_info; `start` is what references count from.
+
+    `plans` are its abbreviations by their code, `str_base` and `addr_base` where
+    its parts of .debug_str_offsets and .debug_addr begin.
+    """
 
     start: int
     end: int
     first: int
-    plans: dict[int, Plan] = field(default_factory=dict)
+    plans: Mapping[int, Plan]
     str_base: int = 8
     addr_base: int = 8
+
+
+_HEADER_MORE: Final = {
+    dw.DW_UT_compile: 0, dw.DW_UT_type: 12, dw.DW_UT_partial: 0, dw.DW_UT_skeleton: 8, dw.DW_UT_split_compile: 8,
+    dw.DW_UT_split_type: 12,
+}  # fmt: skip
+"""Bytes of a unit's header behind the offset of its abbreviations (DWARF 5, 7.5.1)."""
 
 
 class Entries:
@@ -128,13 +171,11 @@ class Entries:
         self.obj = obj
         self.data = content(obj, ".debug_info")
         self.references = addends(obj, ".debug_info")
-        self._abbrev = content(obj, ".debug_abbrev")
-        self._string_offsets: dict[int, int] | None = None
-        self._tables: dict[int, dict[int, Plan]] = {}
         self.units = self._units()
 
     def _units(self) -> list[Unit]:
         data, pos, out = self.data, 0, []
+        plans = cache(partial(_plans, content(self.obj, ".debug_abbrev")))
         while pos < len(data):
             length, version = struct.unpack_from("<IH", data, pos)
             if length >= 0xFFFFFFF0:
@@ -143,17 +184,28 @@ class Entries:
                 raise TypesUnknown(f"DWARF version {version}")
             if version == 5:
                 size, at = data[pos + 7], pos + 8
-                first = at + 4 + {1: 0, 2: 12, 3: 0, 4: 8, 5: 8, 6: 12}[data[pos + 6]]
+                first = at + 4 + _HEADER_MORE[data[pos + 6]]
             else:
                 size, at, first = data[pos + 10], pos + 6, pos + 11
             if size != 8:
                 raise TypesUnknown(f"addresses of {size} bytes")
             table = self.references.get(at, struct.unpack_from("<I", data, at)[0])
-            unit = Unit(pos, pos + 4 + length, first)
-            unit.plans = self._plans(table)
-            out.append(unit)
-            pos = unit.end
+            out.append(self._with_bases(Unit(pos, pos + 4 + length, first, plans(table))))
+            pos = out[-1].end
         return out
+
+    def _with_bases(self, unit: Unit) -> Unit:
+        """The unit with the bases that its first entry tells (DWARF 5, 7.26 and 7.27), if it is a whole one."""
+        code, pos = uleb(self.data, unit.first)
+        if code not in unit.plans or unit.plans[code].tag != dw.DW_TAG_compile_unit:
+            return unit
+        top, _ = self.read(unit, unit.plans[code], pos)
+        strings = unit.str_base if top.str_offsets_base is None else top.str_offsets_base
+        return replace(unit, str_base=strings, addr_base=unit.addr_base if top.addr_base is None else top.addr_base)
+
+    @cached_property
+    def _string_offsets(self) -> Mapping[int, int]:
+        return addends(self.obj, ".debug_str_offsets")
 
     def unit_of(self, offset: int) -> Unit:
         for unit in self.units:
@@ -205,27 +257,25 @@ class Entries:
 
     def _value(self, unit: Unit, form: int, constant: int, pos: int, after: int) -> bytes | int | None:
         data = self.data
-        if form == _IMPLICIT:
+        if form == dw.DW_FORM_implicit_const:
             return constant
-        if form == _PRESENT:
+        if form == dw.DW_FORM_flag_present:
             return 1
-        if form == _STRING:
+        if form == dw.DW_FORM_string:
             return data[pos : after - 1]
-        if form in (_STRP, _REF_ADDR, _SEC_OFFSET):
+        if form in _OFFSETS:
             return self.references.get(pos, int.from_bytes(data[pos:after], "little"))
         if form in _STRX:
             size = _STRX[form]
             index = int.from_bytes(data[pos:after], "little") if size else uleb(data, pos)[0]
-            if self._string_offsets is None:
-                self._string_offsets = addends(self.obj, ".debug_str_offsets")
             return self._string_offsets[unit.str_base + 4 * index]
         if form in _ULEB:
             value = uleb(data, pos)[0]
-            return value + unit.start if form == 0x15 else value
-        if form == 0x0D:
+            return value + unit.start if form == dw.DW_FORM_ref_udata else value
+        if form == dw.DW_FORM_sdata:
             return sleb(data, pos)[0]
         if form in _EXPRESSIONS:
-            size, start = (data[pos], pos + 1) if form == 0x0A else uleb(data, pos)
+            size, start = (data[pos], pos + 1) if form == dw.DW_FORM_block1 else uleb(data, pos)
             return start + 1 if start + 1 in self.references else data[start : start + size]
         if form in _UNIT_REFS:
             return int.from_bytes(data[pos:after], "little") + unit.start
@@ -241,52 +291,50 @@ class Entries:
         size = _FIXED.get(form)
         if size is not None:
             return pos + size
-        if form == _STRING:
+        if form == dw.DW_FORM_string:
             return data.index(0, pos) + 1
-        if form in _ULEB or form == 0x0D:
+        if form in _ULEB or form == dw.DW_FORM_sdata:
             while data[pos] & 0x80:
                 pos += 1
             return pos + 1
-        if form in (0x09, 0x18):
+        if form in (dw.DW_FORM_block, dw.DW_FORM_exprloc):
             size, pos = uleb(data, pos)
             return pos + size
-        if form == 0x0A:
+        if form == dw.DW_FORM_block1:
             return pos + 1 + data[pos]
-        if form in (0x03, 0x04):
-            width = 2 if form == 0x03 else 4
+        if form in (dw.DW_FORM_block2, dw.DW_FORM_block4):
+            width = 2 if form == dw.DW_FORM_block2 else 4
             return pos + width + int.from_bytes(data[pos : pos + width], "little")
-        if form in (0x27, 0x2B):
+        if form in (dw.DW_FORM_strx3, dw.DW_FORM_addrx3):
             return pos + 3
         raise TypesUnknown(f"an attribute of form {form:#x}")
 
-    def _plans(self, pos: int) -> dict[int, Plan]:
-        """The abbreviation table at `pos` of .debug_abbrev."""
-        if pos in self._tables:
-            return self._tables[pos]
-        data = self._abbrev
-        plans = self._tables[pos] = {}
+
+def _plans(data: bytes, pos: int) -> dict[int, Plan]:
+    """The abbreviation table at `pos` of .debug_abbrev, by code."""
+    plans: dict[int, Plan] = {}
+    while True:
+        code, pos = uleb(data, pos)
+        if not code:
+            return plans
+        tag, pos = uleb(data, pos)
+        children = bool(data[pos])
+        pos += 1
+        rows: list[Row] = []
         while True:
-            code, pos = uleb(data, pos)
-            if not code:
-                return plans
-            tag, pos = uleb(data, pos)
-            children = bool(data[pos])
-            pos += 1
-            rows: list[Row] = []
-            while True:
-                attribute, pos = uleb(data, pos)
-                form, pos = uleb(data, pos)
-                constant = 0
-                if form == _IMPLICIT:
-                    constant, pos = sleb(data, pos)
-                if not attribute and not form:
-                    break
-                rows.append(Row(attribute, form, constant))
-            plans[code] = _plan(tag, children, tuple(rows))
+            attribute, pos = uleb(data, pos)
+            form, pos = uleb(data, pos)
+            constant = 0
+            if form == dw.DW_FORM_implicit_const:
+                constant, pos = sleb(data, pos)
+            if not attribute and not form:
+                break
+            rows.append(Row(attribute, form, constant))
+        plans[code] = _plan(tag, children, tuple(rows))
 
 
 def _plan(tag: int, children: bool, rows: tuple[Row, ...]) -> Plan:
-    inline = bool(rows) and rows[0].attribute == NAME and rows[0].form == _STRING
+    inline = bool(rows) and rows[0].attribute == dw.DW_AT_name and rows[0].form == dw.DW_FORM_string
     rest = rows[1:] if inline else rows
     if not all(row.form in _FIXED for row in rest):
         return Plan(tag, children, rows, -1, None)
@@ -304,13 +352,13 @@ def _plain(rows: tuple[Row, ...], inline: bool) -> Plain | None:
     for attribute, form, literal in rows:
         size = _FIXED[form]
         slot = _SLOTS.get(attribute)
-        if slot == _VALUE and form == _IMPLICIT:
+        if slot == _VALUE and form == dw.DW_FORM_implicit_const:
             constant = literal
         elif slot is None or (slot == _NAME and form in _ELSEWHERE):
             letters += f"{size}x"
         elif form in _SLOW:
             return None
-        elif slot == _NAME and form == _STRP:
+        elif slot == _NAME and form == dw.DW_FORM_strp:
             name_at = at
             letters += f"{size}x"
         elif slot in index and size in _LETTER:
@@ -335,9 +383,9 @@ def content(obj: ObjectFile, name: str) -> bytes:
 
     kind, _, size, _ = struct.unpack_from("<IIQQ" if obj.little else ">IIQQ", section.data)
     try:
-        if kind == 1:
+        if kind == elf.ELFCOMPRESS_ZLIB:
             return zlib.decompress(section.data[24:])
-        if kind == 2:
+        if kind == elf.ELFCOMPRESS_ZSTD:
             return zstandard.ZstdDecompressor().decompress(section.data[24:], max_output_size=size)
     except (zlib.error, zstandard.ZstdError) as problem:
         raise TypesUnknown(f"section {name} cannot be decompressed ({problem})") from problem

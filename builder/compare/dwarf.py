@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from builder.binary import ObjectFile, Relocation
+from builder.compare import dwarf_numbers as dw
 from builder.compare.dies import TypesUnknown, addends, content, sleb, uleb
 
-_END_OF_SEQUENCE = b"\x00\x01\x01"
-_SET_ADDRESS = b"\x00\x09\x02"
+_SKIPPED = {
+    dw.DW_FORM_data1: 1, dw.DW_FORM_data2: 2, dw.DW_FORM_data4: 4, dw.DW_FORM_data8: 8, dw.DW_FORM_data16: 16,
+}  # fmt: skip
+"""Forms of what is told of a file beside its name (its directory, time, size and MD5) -> bytes."""
+_END_OF_SEQUENCE = bytes((0, 1, dw.DW_LNE_end_sequence))
+_SET_ADDRESS = bytes((0, 1 + 8, dw.DW_LNE_set_address))
+"""An extended opcode: zero, how many bytes follow, which it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,10 @@ class LineTable:
         if not obj.little:
             raise TypesUnknown("big-endian debug information")
         self._data = content(obj, ".debug_line")
-        self._strings = {0x1F: content(obj, ".debug_line_str"), 0x0E: content(obj, ".debug_str")}
+        self._strings = {
+            dw.DW_FORM_line_strp: content(obj, ".debug_line_str"),
+            dw.DW_FORM_strp: content(obj, ".debug_str"),
+        }
         self._references = addends(obj, ".debug_line")
         self._programs = self._read_programs()
         self._sequences: dict[int, list[int]] = {}
@@ -64,7 +74,7 @@ class LineTable:
             rows: list[tuple[int, str, int]] = []
             try:
                 for start in sorted(set(self._sequences.get(section, ()))):
-                    self._run(start, section, rows)
+                    rows += self._run(start, section)
             except (IndexError, KeyError, ValueError, struct.error):
                 rows = []
             rows.sort(key=lambda row: row[0])
@@ -88,8 +98,8 @@ class LineTable:
         start = before + len(_END_OF_SEQUENCE) if before >= 0 else program.start
         self._sequences.setdefault(symbol.shndx, []).append(start)
 
-    def _run(self, pos: int, section: int, rows: list[tuple[int, str, int]]) -> None:
-        """Run one sequence and append its rows (offset, file, line) that lie in `section`."""
+    def _run(self, pos: int, section: int) -> Iterator[tuple[int, str, int]]:
+        """Run one sequence; its rows (offset, file, line) that lie in `section`."""
         program = next(p for p in self._programs if p.start <= pos < p.end)
         data, files, step = self._data, program.files, program.step
         base, span, first = program.line_base, program.line_range, len(program.operands) + 1
@@ -102,30 +112,30 @@ class LineTable:
                 address += code // span * step
                 line += base + code % span
                 if place == section:
-                    rows.append((address, files.get(file, "?"), line))
+                    yield address, files.get(file, "?"), line
             elif code == 0:
                 size, pos = uleb(data, pos)
-                if data[pos] == 1:
+                if data[pos] == dw.DW_LNE_end_sequence:
                     if place == section:
-                        rows.append((address, "", 0))
+                        yield address, "", 0
                     return
-                if data[pos] == 2:
+                if data[pos] == dw.DW_LNE_set_address:
                     place, address = self._addresses[pos + 1]
                 pos += size
-            elif code == 1:
+            elif code == dw.DW_LNS_copy:
                 if place == section:
-                    rows.append((address, files.get(file, "?"), line))
-            elif code == 2:
+                    yield address, files.get(file, "?"), line
+            elif code == dw.DW_LNS_advance_pc:
                 amount, pos = uleb(data, pos)
                 address += amount * step
-            elif code == 3:
+            elif code == dw.DW_LNS_advance_line:
                 amount, pos = sleb(data, pos)
                 line += amount
-            elif code == 4:
+            elif code == dw.DW_LNS_set_file:
                 file, pos = uleb(data, pos)
-            elif code == 8:
+            elif code == dw.DW_LNS_const_add_pc:
                 address += (255 - first) // span * step
-            elif code == 9:
+            elif code == dw.DW_LNS_fixed_advance_pc:
                 address += int.from_bytes(data[pos : pos + 2], "little")
                 pos += 2
             else:
@@ -172,7 +182,7 @@ class LineTable:
             name = "?"
             for kind, form in columns:
                 start = pos
-                if form == 0x08:
+                if form == dw.DW_FORM_string:
                     pos = data.index(0, pos) + 1
                     text = data[start : pos - 1]
                 elif form in self._strings:
@@ -180,15 +190,15 @@ class LineTable:
                     strings = self._strings[form]
                     at = self._references.get(start, int.from_bytes(data[start:pos], "little"))
                     text = strings[at : strings.index(0, at)]
-                elif form == 0x0F:
+                elif form == dw.DW_FORM_udata:
                     _, pos = uleb(data, pos)
                     text = b""
-                elif form in (0x0B, 0x05, 0x06, 0x07, 0x1E):
-                    pos += {0x0B: 1, 0x05: 2, 0x06: 4, 0x07: 8, 0x1E: 16}[form]
+                elif form in _SKIPPED:
+                    pos += _SKIPPED[form]
                     text = b""
                 else:
                     raise TypesUnknown(f"file name of form {form:#x}")
-                if kind == 1:
+                if kind == dw.DW_LNCT_path:
                     name = text.decode("utf-8", "replace")
             names.append(name)
         return names, pos

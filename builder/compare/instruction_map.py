@@ -1,44 +1,57 @@
-"""Which instruction of the new version stands for which one of the old: alignment by meaning.
+"""The instruction map: where in the new version of a function each old instruction is now.
 
-A function and its `.cold` parts are one unit, in the order of their layout.
-Instructions are aligned first where all of them is equal, then in the gaps
-where only constants differ, then where registers do too; then blocks that moved
-are found by what is unique in them, and branches that stand for each other lead
-to targets that do. An instruction is never mapped to another operation, or to
-one that refers to something else.
+Probes follow it into the new version, and the listing puts what it pairs side
+by side. Both versions are sequences of lines (`unit.py`: a function, then its
+`.cold` parts), which are paired in steps:
+
+1. Align them as a diff does: first lines that are equal in everything, then,
+   in the gaps between those, lines that differ in constants only, and at last
+   lines that do the same with other registers.
+2. Pair blocks that moved: a run of lines that each version has just once.
+3. Follow branches: where two are paired, so are the lines that they lead to.
+4. Take back what control flow speaks against: lines of one old block that are
+   far apart in the new version, and blocks that are reached from elsewhere.
+5. Grade each pair by what is equal and by its neighbours (`confidence`), and
+   drop those below `LEAST`.
+
+Two instructions are never paired if they do different things or refer to
+different things: only constants and registers may differ.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Container, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from builder.compare.comparison import Comparison
 from builder.compare.registers import same_registers
+from builder.compare.sequences import align
 from builder.compare.unit import Line, unit
 from builder.compare.view import Atom
 
 LEVELS = EXACT, CONSTANT, REGISTERS = 100, 90, 75
-"""Confidence, of 100, by what is equal: all; all but constants; the operation and what it refers to."""
+"""Confidence, of 100, of lines that are equal in everything; in all but constants; in all but those and registers.
+
+A level is an index into these and into `Line.keys`, which is what must be equal.
+"""
 _MOVED, _LONELY, _ELSEWHERE = 5, 15, 10
-"""Taken off: found out of order; no neighbour is mapped beside it; its branch leads to something else."""
+"""Taken off where a pair is out of order; where no neighbour is paired beside it; where its branches part."""
 LEAST = 75
-"""What comes out below it is as likely something else, and is not mapped."""
+"""A pair of less confidence is as likely wrong as right, and is no pair."""
 _PASSES = ((0, 5), (0, 3), (1, 3), (0, 1), (1, 1), (2, 3), (2, 1))
-"""Level, and how many instructions in a row are compared: what stands in its context comes first."""
+"""Step 1: level, and how many lines in a row must be equal. What has equal neighbours is paired first."""
 _ROUNDS = 4
+"""How often steps 3 and 4 are done at most: each may make the other find more."""
 _RUN = 3
-"""Instructions that must agree, and be the only such, for a block to count as moved."""
+"""Lines in a row that must be equal, and be the only such, for a block to count as moved."""
 
 
 class Row(NamedTuple):
-    """`old_part` + `old_offset` is now `new_part` + `new_offset`; offsets count from the entries.
+    """One pair: the instruction at `old_part` + `old_offset` is now the one at `new_part` + `new_offset`.
 
-    `same` is a mask of what holds the same there: general registers in the order
-    of their encoding, then a bit for the slots of the stack.
+    Parts are the function or one of its `.cold` parts, offsets are in bytes from
+    the part's entry, `confidence` is LEAST to 100. `same` is the set of registers
+    that hold the same values there, as `registers.py` numbers them.
     """
 
     old_part: Atom
@@ -50,9 +63,9 @@ class Row(NamedTuple):
 
 
 def instruction_map(comparison: Comparison, atom: Atom) -> tuple[Row, ...]:
-    """The map of a function of the new object and its `.cold` parts; empty where it has no twin.
+    """The pairs of a function of the new object (its `.cold` parts included) and its old version, in the old order.
 
-    In the order of the old layout. What an instruction is not mapped for, nothing stands for.
+    An old instruction in none of them has no counterpart. Empty where the function has no twin.
     """
     old_atom = comparison.correlation.twins.get(atom)
     if old_atom is None:
@@ -68,7 +81,7 @@ def instruction_map(comparison: Comparison, atom: Atom) -> tuple[Row, ...]:
 
 
 class _Alignment:
-    """Pairs of two units: old index -> (new index, confidence)."""
+    """The steps on two units: `pairs` maps an old line to (new line, confidence), `back` a new line to its old one."""
 
     def __init__(self, old: list[Line], new: list[Line]) -> None:
         self.old, self.new = old, new
@@ -94,7 +107,7 @@ class _Alignment:
         self.back[j] = i
 
     def _gaps(self) -> list[tuple[range, range]]:
-        """Runs of unmapped instructions between what is mapped in order."""
+        """Runs of lines without a pair, old and new, between two pairs."""
         out = []
         i = j = 0
         for left, (right, _) in [*sorted(self.pairs.items()), (len(self.old), (len(self.new), 0))]:
@@ -104,7 +117,7 @@ class _Alignment:
         return out
 
     def _moved(self) -> None:
-        """Runs that are the only ones of their kind among what is left, wherever they are."""
+        """Step 2: pair what follows and precedes a run of lines that is left just once in each version."""
         for level, confidence in enumerate((EXACT, CONSTANT)):
             olds, news = self._runs(self.old, self.pairs, level), self._runs(self.new, self.back, level)
             for run, (i, count) in olds.items():
@@ -136,7 +149,7 @@ class _Alignment:
         return 0 <= i < len(self.old) and 0 <= j < len(self.new) and i not in self.pairs and j not in self.back
 
     def _follow(self) -> None:
-        """Where branches stand for each other, so do their targets."""
+        """Step 3: where branches are paired, pair their targets and what agrees around those."""
         waiting = sorted(self.pairs)
         while waiting:
             i = waiting.pop()
@@ -149,10 +162,10 @@ class _Alignment:
             waiting += [k for k in self.pairs if k not in before]
 
     def _contradicted(self) -> bool:
-        """Take back blocks that are reached in one version from elsewhere than in the other; whether there were any.
+        """Step 4: take back the pairs of blocks that only look alike; whether there were any.
 
-        Where all that is known to lead to a block leads to another one in the other version, both
-        ways, the block only looks alike, as the blocks do that print the same kind of message.
+        Two blocks that print the same kind of message may be equal. If all paired lines that lead
+        to the one lead to another block in the other version, and the other way round, they are two.
         """
         there = {i: j for i, (j, _) in self.pairs.items()}
         into, onto = _branches(self.old), _branches(self.new)
@@ -173,10 +186,12 @@ class _Alignment:
         return bool(wrong)
 
     def _torn(self) -> int:
-        """Join again what the old version always runs in a row and the new one could not; how often it had to.
+        """Step 4: mend pairs of two neighbours that the new version cannot run in a row; how many there were.
 
-        What is only entered from the instruction before it runs as often as that. So in the new version
-        what stands for it must be reached from what stands for the other, by instructions that are new.
+        An old line that is only entered from the line before it runs as often as that does. So its
+        counterpart must be reached from the counterpart of the other, through lines that are new.
+        Otherwise the shorter of the two stretches is taken back; a later one is paired again with what
+        comes right behind the counterpart of the earlier one, as far as that agrees.
         """
         into = _branches(self.old)
         found = 0
@@ -273,49 +288,3 @@ def _windows(lines: Sequence[Line], span: range, level: int, width: int) -> list
     half = width // 2
     padded: list[Hashable] = [None] * half + keys + [None] * half
     return [tuple(padded[k : k + width]) for k in range(len(keys))]
-
-
-def align(first: Sequence[Hashable], second: Sequence[Hashable]) -> Iterator[tuple[int, int]]:
-    """Pairs of equal elements in order: around those that are unique on both sides, then the longest runs."""
-    waiting = [(0, len(first), 0, len(second))]
-    while waiting:
-        i, i_end, j, j_end = waiting.pop()
-        while i < i_end and j < j_end and first[i] == second[j]:
-            yield i, j
-            i, j = i + 1, j + 1
-        while i < i_end and j < j_end and first[i_end - 1] == second[j_end - 1]:
-            i_end, j_end = i_end - 1, j_end - 1
-            yield i_end, j_end
-        if i == i_end or j == j_end:
-            continue
-        anchors = _anchors(first, second, i, i_end, j, j_end)
-        if not anchors:
-            blocks = SequenceMatcher(None, first[i:i_end], second[j:j_end], autojunk=False).get_matching_blocks()
-            yield from ((i + a + k, j + b + k) for a, b, size in blocks for k in range(size))
-            continue
-        for a, b in [*anchors, (i_end, j_end)]:
-            waiting.append((i, a, j, b))
-            if a < i_end:
-                yield a, b
-            i, j = a + 1, b + 1
-
-
-def _anchors(
-    first: Sequence[Hashable], second: Sequence[Hashable], i: int, i_end: int, j: int, j_end: int
-) -> list[tuple[int, int]]:
-    """The longest increasing sequence of pairs that are unique on both sides (patience)."""
-    once, twice = Counter(first[i:i_end]), Counter(second[j:j_end])
-    where = {second[k]: k for k in range(j, j_end) if twice[second[k]] == 1}
-    pairs = [(k, where[first[k]]) for k in range(i, i_end) if once[first[k]] == 1 and first[k] in where]
-    tails: list[int] = []
-    chain: list[tuple[int, int]] = []
-    links: list[int] = []
-    for number, (_, b) in enumerate(pairs):
-        at = bisect_left(tails, b, key=lambda k: pairs[k][1])
-        links.append(tails[at - 1] if at else -1)
-        tails[at : at + 1] = [number]
-    number = tails[-1] if tails else -1
-    while number >= 0:
-        chain.append(pairs[number])
-        number = links[number]
-    return chain[::-1]

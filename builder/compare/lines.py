@@ -14,7 +14,7 @@ from typing import Final
 
 from builder.arch import Instruction
 from builder.compare.dwarf import LineTable
-from builder.compare.view import Atom, View, string_at
+from builder.compare.view import Atom, View
 
 # Callee -> number of the argument that is __LINE__ (kernel declarations, Linux 4.x to 6.12).
 _LINE_ARGUMENT: Final = tuple(
@@ -89,7 +89,7 @@ class LineProof:
             for r in view.relocations_in(atom.section.index, row.offset, row.end):
                 target = view.target(r, view.bias(atom, r))
                 if target.section is not None and target.section.is_string and not row.is_call:
-                    formats.add(string_at(target.section, target.offset))
+                    formats.add(target.section.string_at(target.offset).data)
                 elif row.is_call and after:
                     name = target.atom.name if target.atom else target.symbol.name
                     return _takes_line(name, number, formats)

@@ -8,20 +8,26 @@ and compiler-made constants by content.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
-from builder.binary import Relocation, Section
+from builder.binary import Relocation, Section, String
 from builder.compare import naming
 from builder.compare.correlate import Correlation
 from builder.compare.view import Atom, Target, View
-from builder.compare.view import string_at as string_at
+from builder.errors import UnknownError
 
 Meaning = tuple[object, ...]
 
 _FILE_LINE: Final = re.compile(rb"([\w./-]+\.[chSi]):\d+")
-_DEPTH: Final = 6
+_DEPTH: Final = 16
+"""How many data without an identity may lead into each other; real ones are a table of tables, or of records."""
+
+Above = tuple[tuple[int, int, int], ...]
+"""What is being read: (section, start, end) of the data that led here, the outermost first."""
 
 
+@dataclass(frozen=True, slots=True)
 class Meanings:
     """Meanings of both objects' relocations under one correlation.
 
@@ -29,42 +35,35 @@ class Meanings:
     the number is taken out, so that only moved lines compare equal.
     """
 
-    def __init__(self, correlation: Correlation) -> None:
-        self.correlation = correlation
-        self._ordinals: dict[Atom, dict[int, int]] = {}
-        self._contents: dict[tuple[int, Atom], Meaning] = {}
+    correlation: Correlation
 
     def of(self, view: View, place: Atom | None, relocation: Relocation, *, lines: bool, exact: bool = True) -> Meaning:
         """The meaning of one relocation in `place` (None for table entries and unnamed data)."""
-        bias = 0
-        if place is not None and place.section.is_exec:
-            row = view.arch.relocations.get(relocation.type)
-            if row is not None and row.pc_relative:
-                bias = view.bias(place, relocation) if exact else row.size
+        bias = view.bias(place, relocation, exact=exact) if place is not None else 0
         return self.of_target(view, view.target(relocation, bias), lines=lines)
 
-    def of_target(self, view: View, target: Target, *, lines: bool, depth: int = 0) -> Meaning:
+    def of_target(self, view: View, target: Target, *, lines: bool, above: Above = ()) -> Meaning:
         if target.kind == "atom":
             assert target.atom is not None
-            return self._atom(view, target.atom, target.offset, lines, depth)
+            return self._atom(view, target.atom, target.offset, lines, above)
         if target.kind == "section":
             assert target.section is not None
-            return self._unnamed(view, target.section, target.offset, lines, depth)
+            return self._unnamed(view, target.section, target.offset, lines, above)
         if target.kind == "absolute":
             return ("abs", target.symbol.value + target.offset)
         return ("sym", target.symbol.name, target.offset)
 
-    def _atom(self, view: View, atom: Atom, offset: int, lines: bool, depth: int) -> Meaning:
+    def _atom(self, view: View, atom: Atom, offset: int, lines: bool, above: Above) -> Meaning:
         if atom.is_function:
             name = self._name(atom)
             if not offset:
                 return ("sym", name, 0)
-            ordinal = self.ordinal(view, atom, atom.entry + offset)
+            ordinal = view.ordinal(atom, atom.entry + offset)
             return ("code", name, ordinal) if ordinal is not None else ("code", name, "byte", offset)
         if self._by_content(atom):
-            return ("content", offset, self.content(view, atom, lines, depth))
+            return ("content", offset, self.content(view, atom, lines, above))
         if naming.is_never_paired(atom.name, atom.section.name):
-            return ("own", naming.family(atom.name), offset, self._own(view, atom, lines, depth))
+            return ("own", naming.family(atom.name), offset, self._own(view, atom, lines, above))
         return ("sym", self._name(atom), offset)
 
     def _name(self, atom: Atom) -> object:
@@ -78,63 +77,46 @@ class Meanings:
             return True
         return atom not in self.correlation.twins and atom not in self.correlation.versions
 
-    def content(self, view: View, atom: Atom, lines: bool, depth: int = 0) -> Meaning:
+    def content(self, view: View, atom: Atom, lines: bool, above: Above = ()) -> Meaning:
         """Bytes and relocations of a datum, relocated fields masked out."""
-        return self.bytes_in(view, atom.section, atom.start, atom.end, lines, depth)
+        return self.bytes_in(view, atom.section, atom.start, atom.end, lines, above)
 
-    def _own(self, view: View, atom: Atom, lines: bool, depth: int) -> Meaning:
+    def _own(self, view: View, atom: Atom, lines: bool, above: Above) -> Meaning:
         """Content of a datum of which each version has its own; a debug descriptor's bytes hold its line."""
-        found = self.content(view, atom, lines, depth)
-        return found[2:] if naming.holds_line(atom.section.name) else found
+        found = self.content(view, atom, lines, above)
+        return found[2:] if found[0] == "bytes" and naming.holds_line(atom.section.name) else found
 
-    def bytes_in(self, view: View, section: Section, start: int, end: int, lines: bool, depth: int = 0) -> Meaning:
-        """Content of [start, end) of a section that is not an atom's code."""
+    def bytes_in(self, view: View, section: Section, start: int, end: int, lines: bool, above: Above = ()) -> Meaning:
+        """Content of [start, end) of a section that is not an atom's code.
+
+        Where data leads back to itself, the content says how many steps back.
+        Raises UnknownError where it is nested too deep to be compared.
+        """
         if section.is_nobits:
             return ("zero", end - start)
-        if depth > _DEPTH:
-            return ("deep", section.name)
-        data = bytearray(section.data[start:end])
-        rows = []
-        relocations = view.relocations_in(section.index, start, end)
-        insns = view.arch.decode(bytes(data), start) if section.is_exec and relocations else []
-        for r in relocations:
-            row = view.arch.relocations.get(r.type)
-            size = row.size if row else 8
-            data[r.offset - start : r.offset - start + size] = bytes(size)
-            bias = 0
-            if insns and row and row.pc_relative:
-                holder = next((i for i in insns if i.offset <= r.offset < i.end), None)
-                bias = holder.end - r.offset if holder else size
-            target = view.target(r, bias)
-            rows.append((r.offset - start, r.type, self.of_target(view, target, lines=lines, depth=depth + 1)))
-        return ("bytes", bytes(data), tuple(rows))
+        place = (section.index, start, end)
+        if place in above:
+            return ("again", len(above) - above.index(place))
+        if len(above) >= _DEPTH:
+            raise UnknownError(
+                f"section {section.name}: the data at {start:#x} is nested deeper than {_DEPTH} levels",
+                where=view.obj.name,
+            )
+        below = (*above, place)
+        rows = tuple(
+            (r.offset - start, r.type, self.of_target(view, target, lines=lines, above=below))
+            for r, target in view.leads(section, start, end)
+        )
+        return ("bytes", view.masked(section, start, end), rows)
 
-    def _unnamed(self, view: View, section: Section, offset: int, lines: bool, depth: int) -> Meaning:
+    def _unnamed(self, view: View, section: Section, offset: int, lines: bool, above: Above) -> Meaning:
         if section.is_string:
-            text = string_at(section, offset)
-            return ("str", _FILE_LINE.sub(rb"\1:#", text) if lines else text)
+            text, width = section.string_at(offset)
+            return ("str", String(_FILE_LINE.sub(rb"\1:#", text) if lines else text, width))
         if section.is_nobits or section.is_write:
             return ("place", section.name, offset)
         start, end = view.piece(section, offset)
-        return ("piece", offset - start, self.bytes_in(view, section, start, end, lines, depth))
-
-    def ordinal(self, view: View, atom: Atom, offset: int) -> int | None:
-        """Number of the instruction at a section offset, NOPs not counted; None inside an instruction."""
-        found = self._ordinals.get(atom)
-        if found is None:
-            found = {}
-            count = 0
-            for insn in view.instructions(atom):
-                found[insn.offset] = count
-                count += not insn.is_nop
-            found[atom.end] = count
-            self._ordinals[atom] = found
-        return found.get(offset)
-
-
-def is_code_address(target: Target) -> bool:
-    """Whether the target lies inside a function, past its entry."""
-    return target.atom is not None and target.atom.is_function and target.offset != 0
+        return ("piece", offset - start, self.bytes_in(view, section, start, end, lines, above))
 
 
 def is_readonly(section: Section) -> bool:

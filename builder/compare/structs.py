@@ -13,6 +13,7 @@ from typing import Literal
 
 from builder.binary import ObjectFile, Symbol
 from builder.compare import dies
+from builder.compare import dwarf_numbers as dw
 from builder.compare.dies import Die, TypesUnknown, Unit
 from builder.compare.typeinfo import Field, TypeInfo
 
@@ -21,10 +22,7 @@ Kind = Literal["added", "removed", "moved", "resized"]
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """One field, by its path through unnamed members; offsets and sizes in bytes, None where it is absent.
-
-    `old_bits` and `new_bits` are (first bit in the structure, width) of a bit-field.
-    """
+    """One field, by its path through unnamed members; offsets and sizes in bytes, None where it is absent."""
 
     name: str
     kind: Kind
@@ -32,8 +30,6 @@ class FieldChange:
     new_offset: int | None
     old_size: int | None
     new_size: int | None
-    old_bits: tuple[int, int] | None = None
-    new_bits: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         if self.kind == "added":
@@ -129,7 +125,7 @@ def flat_fields(types: TypeInfo, aggregate: int, prefix: str = "", base: int = 0
 
 
 def _field_changes(old: dict[str, Field], new: dict[str, Field]) -> Iterator[FieldChange]:
-    for name in sorted(old.keys() | new.keys(), key=lambda n: (new.get(n) or old[n]).offset):
+    for name in sorted(old.keys() | new.keys(), key=lambda n: ((new.get(n) or old[n]).offset, n)):
         a, b = old.get(name), new.get(name)
         kind: Kind
         if a is None:
@@ -149,8 +145,6 @@ def _field_changes(old: dict[str, Field], new: dict[str, Field]) -> Iterator[Fie
             b.offset if b else None,
             a.size if a else None,
             b.size if b else None,
-            a.bits if a else None,
-            b.bits if b else None,
         )
 
 
@@ -189,7 +183,7 @@ class Variables:
     ) -> tuple[int, int] | None:
         if isinstance(die.location, int):
             return places.get(die.location)
-        if die.location and die.location[0] == 0xA1:  # DW_OP_addrx
+        if die.location and die.location[0] == dw.DW_OP_addrx:
             return addresses.get(unit.addr_base + 8 * dies.uleb(die.location, 1)[0])
         return None
 

@@ -12,10 +12,13 @@ from typing import Final, NamedTuple
 
 from builder.binary import ObjectFile
 from builder.compare import dies
+from builder.compare import dwarf_numbers as dw
 from builder.compare.dies import Die, Entries, Plan, TypesUnknown, Unit, uleb
 
-_WRAPPERS: Final = frozenset({dies.TYPEDEF, dies.CONST, dies.VOLATILE, dies.RESTRICT, dies.ATOMIC})
-_AGGREGATES: Final = frozenset({dies.STRUCTURE, dies.UNION})
+_WRAPPERS: Final = frozenset(
+    {dw.DW_TAG_typedef, dw.DW_TAG_const_type, dw.DW_TAG_volatile_type, dw.DW_TAG_restrict_type, dw.DW_TAG_atomic_type}
+)
+_AGGREGATES: Final = frozenset({dw.DW_TAG_structure_type, dw.DW_TAG_union_type})
 _NO_LIMIT: Final = (None, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, -1)
 """The upper bound of a flexible array (GNU C writes `[0]` so or leaves it out)."""
 
@@ -34,6 +37,17 @@ class Field(NamedTuple):
 Shape = tuple[tuple[object, ...], ...]
 
 
+class _Known(NamedTuple):
+    """What has been read already, by offset: a name, what of a type counts for a layout, a type's size.
+
+    It only saves reading it again: a layout is asked for by each structure that holds it.
+    """
+
+    names: dict[int, bytes]
+    marks: dict[int, object]
+    sizes: dict[int, int]
+
+
 class TypeInfo:
     """The types of one object; types are named by their offset in .debug_info.
 
@@ -45,13 +59,12 @@ class TypeInfo:
         try:
             self._entries = Entries(obj)
             self._strings = dies.content(obj, ".debug_str")
-            self._raw: dict[int, bytes] = {}
-            self._marks: dict[int, object] = {}
-            self._sizes: dict[int, int] = {}
-            self.obj = obj
+            found = [row for unit in self._entries.units for row in self._defined(unit)]
+            self._known = _Known({}, {}, {offset: size for _, offset, size in found})
             self.defined: dict[str, list[int]] = {}
-            for unit in self._entries.units:
-                self._walk(unit)
+            for name, offset, _ in found:
+                if name:
+                    self.defined.setdefault(name, []).append(offset)
         except (IndexError, KeyError, struct.error, ValueError) as problem:
             raise TypesUnknown(f"malformed debug information ({problem!r})") from problem
 
@@ -67,9 +80,9 @@ class TypeInfo:
         """Size of a type in bytes; 0 for void, functions and what is only declared."""
         if offset is None:
             return 0
-        found = self._sizes.get(offset)
+        found = self._known.sizes.get(offset)
         if found is None:
-            found = self._sizes[offset] = self._measure(offset)
+            found = self._known.sizes[offset] = self._measure(offset)
         return found
 
     def _measure(self, offset: int) -> int:
@@ -90,7 +103,7 @@ class TypeInfo:
             return die.value
         if plan.tag in _WRAPPERS:
             return self.size(die.type)
-        if plan.tag == dies.POINTER:
+        if plan.tag == dw.DW_TAG_pointer_type:
             return 8
         shape = self.array(offset)
         if shape is None:
@@ -112,11 +125,11 @@ class TypeInfo:
     def array(self, offset: int) -> tuple[int | None, tuple[int, ...]] | None:
         """Element type and dimensions if the type is an array; a flexible one has dimension 0."""
         plan, die, pos, unit = self._entries.at(offset)
-        if plan.tag != dies.ARRAY:
+        if plan.tag != dw.DW_TAG_array_type:
             return None
         counts = []
         for tag, row in self._children(unit, pos) if plan.children else ():
-            if tag == dies.SUBRANGE:
+            if tag == dw.DW_TAG_subrange_type:
                 bound = row.upper_bound
                 counts.append(row.length if row.length is not None else 0 if bound in _NO_LIMIT else (bound or 0) + 1)
         return die.type, tuple(counts)
@@ -129,14 +142,14 @@ class TypeInfo:
         entries = self._entries
         unit = entries.units[0] if len(entries.units) == 1 else entries.unit_of(offset)
         plan = unit.plans[uleb(entries.data, offset)[0]]
-        return plan.tag in _AGGREGATES and not any(row.attribute == dies.NAME for row in plan.rows)
+        return plan.tag in _AGGREGATES and not any(row.attribute == dw.DW_AT_name for row in plan.rows)
 
     def fields(self, aggregate: int) -> tuple[Field, ...]:
         """The members of a structure or union, in order; unnamed ones have an empty name."""
         plan, _, pos, unit = self._entries.at(aggregate)
         if not plan.children:
             return ()
-        return tuple(self._field(row) for tag, row in self._children(unit, pos) if tag == dies.MEMBER)
+        return tuple(self._field(row) for tag, row in self._children(unit, pos) if tag == dw.DW_TAG_member)
 
     def _field(self, row: Die) -> Field:
         size = self.size(row.type)
@@ -162,7 +175,7 @@ class TypeInfo:
         pos = entries.skip(plans[code], pos)
         if not plans[code].children:
             return ()
-        names, marks, strings = self._raw, self._marks, self._strings
+        names, marks, strings = self._known.names, self._known.marks, self._strings
         out: list[tuple[object, ...]] = []
         while True:
             code = data[pos]
@@ -174,8 +187,10 @@ class TypeInfo:
                 pos += 1
             plan = plans[code]
             plain = plan.plain
-            if plain is None or plain.type < 0 or plan.tag != dies.MEMBER:
-                pos = self._slow_member(unit, plan, pos, out)
+            if plain is None or plain.type < 0 or plan.tag != dw.DW_TAG_member:
+                member, pos = self._slow_member(unit, plan, pos)
+                if member is not None:
+                    out.append(member)
                 continue
             name: bytes | None = None
             if plain.inline:
@@ -196,25 +211,28 @@ class TypeInfo:
             out.append((name, value, mark, None))
             pos += plan.size
 
-    def _slow_member(self, unit: Unit, plan: Plan, pos: int, out: list[tuple[object, ...]]) -> int:
+    def _slow_member(self, unit: Unit, plan: Plan, pos: int) -> tuple[tuple[object, ...] | None, int]:
+        """The member at `pos`, if it is one, and the offset after it."""
         die, pos = self._entries.read(unit, plan, pos)
-        if plan.tag == dies.MEMBER:
+        member = None
+        if plan.tag == dw.DW_TAG_member:
             row = self._field(die)
             mark = row.size if row.bits else self._mark(row.type)
-            out.append((row.name.encode() or None, row.offset, mark, row.bits))
+            member = (row.name.encode() or None, row.offset, mark, row.bits)
         if plan.children:
             pos = die.sibling if die.sibling is not None else self._entries.past_children(unit, pos)
-        return pos
+        return member, pos
 
     def _mark(self, offset: int) -> object:
         """What of a member's type counts for the layout: its size, or the members of an unnamed one."""
-        found = self._marks.get(offset)
+        marks = self._known.marks
+        found = marks.get(offset)
         if found is None:
             found = self.size(offset)
             if self.is_unnamed(offset):
-                self._marks[offset] = found  # an unnamed type cannot hold itself; this guards malformed input
+                marks[offset] = found  # an unnamed type cannot hold itself; this guards malformed input
                 found = (found, self.shape(offset))
-            self._marks[offset] = found
+            marks[offset] = found
         return found
 
     def variables(self) -> Iterator[tuple[Die, Unit]]:
@@ -227,7 +245,7 @@ class TypeInfo:
                 if not code:
                     continue
                 plan = unit.plans[code]
-                if plan.tag == dies.VARIABLE:
+                if plan.tag == dw.DW_TAG_variable:
                     die, pos = entries.read(unit, plan, pos)
                     if die.location is not None:
                         yield die, unit
@@ -246,16 +264,14 @@ class TypeInfo:
             if plan.children:
                 pos = die.sibling if die.sibling is not None else entries.past_children(unit, pos)
 
-    def _walk(self, unit: Unit) -> None:
-        """Find the structures and unions that the top level of a unit defines."""
+    def _defined(self, unit: Unit) -> Iterator[tuple[str, int, int]]:
+        """The structures and unions that the top level of a unit defines: `struct NAME` or nothing, offset, size."""
         entries = self._entries
         data, plans, end, references = entries.data, unit.plans, unit.end, entries.references
         code, pos = uleb(data, unit.first)
-        if plans[code].tag != dies.COMPILE_UNIT:
+        if plans[code].tag != dw.DW_TAG_compile_unit:
             return
-        top, pos = entries.read(unit, plans[code], pos)
-        unit.str_base = 8 if top.str_offsets_base is None else top.str_offsets_base
-        unit.addr_base = 8 if top.addr_base is None else top.addr_base
+        pos = entries.skip(plans[code], pos)
         while pos < end:
             start = pos
             code = data[pos]
@@ -273,7 +289,7 @@ class TypeInfo:
             if plain is None or plain.inline or (plan.children and plain.sibling < 0):
                 die, pos = entries.read(unit, plan, pos)
                 if aggregate and not die.declaration:
-                    self._define(start, tag, self.name_of(die.name), die.value)
+                    yield _title(tag, self.name_of(die.name)), start, die.value or 0
                 if plan.children:
                     pos = die.sibling if die.sibling is not None else entries.past_children(unit, pos)
             else:
@@ -281,13 +297,12 @@ class TypeInfo:
                 if aggregate:
                     name = self.name_of(references[pos + plain.name_at]) if plain.name_at >= 0 else ""
                     value = values[plain.value] if plain.value >= 0 else max(plain.constant, 0)
-                    self._define(start, tag, name, value)
+                    yield _title(tag, name), start, value
                 pos = values[plain.sibling] + unit.start if plan.children else pos + plan.size
             if pos <= start:
                 raise TypesUnknown(f"the entry at {start:#x} leads backwards")
 
-    def _define(self, offset: int, tag: int, name: str, size: int | None) -> None:
-        self._sizes[offset] = size or 0
-        if name:
-            kind = "struct" if tag == dies.STRUCTURE else "union"
-            self.defined.setdefault(f"{kind} {name}", []).append(offset)
+
+def _title(tag: int, name: str) -> str:
+    kind = "struct" if tag == dw.DW_TAG_structure_type else "union"
+    return f"{kind} {name}" if name else ""

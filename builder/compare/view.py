@@ -8,16 +8,18 @@ that is mostly a whole section; in `.init.text`, `.ref.text` or
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
+from itertools import chain
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
 from builder import arch as architectures
-from builder.arch import Instruction
+from builder.arch import Architecture, Instruction, RelocationRow
 from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, tables
 from builder.compare import naming
+from builder.errors import UnknownError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,13 +59,18 @@ class Target(NamedTuple):
 
 
 class View:
-    """Look-ups over one object; everything is found once and never changed."""
+    """Look-ups over one object; everything is found once and never changed.
+
+    What is asked about one section or function only is found when it is asked
+    for: most of an object is never looked into.
+    """
 
     def __init__(self, obj: ObjectFile) -> None:
         self.obj = obj
         self.arch = architectures.by_machine(obj.machine, where=obj.name)
-        self._instructions: dict[Atom, list[Instruction]] = {}
-        self._tables: dict[str, list[tuple[Atom, tables.Entry]]] = {}
+        self._relocations = cache(partial(_by_offset, obj))
+        self._decoded = cache(partial(_decoded, self.arch))
+        self._ordinals = cache(partial(_ordinals, self._decoded))
 
     @cached_property
     def _map(self) -> dict[int, tuple[list[int], list[Atom]]]:
@@ -73,7 +80,7 @@ class View:
             section = self.obj.sections[index]
             if not section.is_alloc or section.is_string or section.name in tables.BY_NAME:
                 continue
-            atoms = _cut(section, symbols)
+            atoms = _cut(section, symbols, self.arch.nop)
             if atoms:
                 out[index] = ([a.start for a in atoms], atoms)
         return out
@@ -114,17 +121,6 @@ class View:
         atom = atoms[at]
         return atom if offset <= atom.end else None
 
-    @cached_property
-    def _sorted(self) -> dict[int, tuple[list[int], list[Relocation]]]:
-        return {}
-
-    def _relocations(self, section: int) -> tuple[list[int], list[Relocation]]:
-        found = self._sorted.get(section)
-        if found is None:
-            rows = sorted(self.obj.relocations_of(section))
-            found = self._sorted[section] = ([r.offset for r in rows], rows)
-        return found
-
     def relocations_in(self, section: int, start: int, end: int) -> list[Relocation]:
         """Relocations of a section's bytes [start, end), by offset."""
         offsets, rows = self._relocations(section)
@@ -141,11 +137,11 @@ class View:
 
     def instructions(self, atom: Atom) -> list[Instruction]:
         """Decoded from the entry on; offsets are the section's."""
-        found = self._instructions.get(atom)
-        if found is None:
-            code = atom.section.data[atom.entry : atom.end]
-            found = self._instructions[atom] = self.arch.decode(code, atom.entry)
-        return found
+        return self._decoded(atom)
+
+    def ordinal(self, atom: Atom, offset: int) -> int | None:
+        """Number of the instruction at a section offset, NOPs not counted; None inside an instruction."""
+        return self._ordinals(atom).get(offset)
 
     def target(self, relocation: Relocation, bias: int = 0) -> Target:
         """What a relocation leads to.
@@ -170,54 +166,85 @@ class View:
         atoms = self.atoms_in(section.index)
         if len(atoms) == 1:
             return atoms[0]
-        if symbol.type == elf.STT_SECTION or naming.is_label(symbol.name):
+        if symbol.is_section or naming.is_label(symbol.name):
             return self.atom_at(section.index, offset)
         return self.atom_at(section.index, symbol.value)
 
-    def bias(self, atom: Atom, relocation: Relocation) -> int:
-        """Distance from a PC-relative field in code to the end of its instruction; 0 elsewhere."""
-        row = self.arch.relocations.get(relocation.type)
-        if row is None or not row.pc_relative or not atom.section.is_exec:
+    def row(self, section: Section, relocation: Relocation) -> RelocationRow:
+        """How wide the relocated field is, and whether it is relative to its place.
+
+        Raises UnknownError for a type that the kernel does not apply.
+        """
+        found = self.arch.relocations.get(relocation.type)
+        if found is None:
+            raise UnknownError(
+                f"section {section.name}: relocation type {relocation.type} at {relocation.offset:#x} "
+                "is not one the kernel applies",
+                where=self.obj.name,
+            )
+        return found
+
+    def bias(self, atom: Atom, relocation: Relocation, *, exact: bool = True) -> int:
+        """Distance from a PC-relative field in code to the end of its instruction; 0 elsewhere.
+
+        Unless it is to be `exact`, nothing is decoded: constants behind the field are left out.
+        """
+        row = self.row(atom.section, relocation)
+        if not row.pc_relative or not atom.section.is_exec:
             return 0
-        if relocation.type in self.arch.branch_types:
+        if not exact or relocation.type in self.arch.branch_types:
             return row.size
-        insn = self.instruction_at(atom, relocation.offset)
-        return insn.end - relocation.offset if insn else row.size
+        return _to_the_end(self.instructions(atom), relocation.offset, row.size)
 
     def instruction_at(self, atom: Atom, offset: int) -> Instruction | None:
         """The instruction whose bytes hold `offset`."""
-        rows = self.instructions(atom)
-        at = bisect_right(rows, offset, key=attrgetter("offset")) - 1
-        return rows[at] if at >= 0 and offset < rows[at].end else None
+        return _holder(self.instructions(atom), offset)
+
+    def leads(self, section: Section, start: int, end: int) -> Iterator[tuple[Relocation, Target]]:
+        """Relocations of bytes [start, end) that are no function, and where they lead."""
+        relocations = self.relocations_in(section.index, start, end)
+        insns = self.arch.decode(section.data[start:end], start) if relocations and section.is_exec else []
+        for r in relocations:
+            row = self.row(section, r)
+            relative = bool(insns) and row.pc_relative
+            yield r, self.target(r, _to_the_end(insns, r.offset, row.size) if relative else 0)
+
+    def masked(self, section: Section, start: int, end: int) -> bytes:
+        """Bytes [start, end) of a section with the relocated fields cleared."""
+        return self.cleared(section.data[start:end], section, start, self.relocations_in(section.index, start, end))
+
+    def cleared(self, code: bytes, section: Section, start: int, relocations: Sequence[Relocation]) -> bytes:
+        """Bytes that stand at `start` of a section, or for what stands there, with those fields cleared."""
+        if not relocations:
+            return code
+        out = bytearray(code)
+        for r in relocations:
+            at, size = r.offset - start, self.row(section, r).size
+            out[at : at + size] = bytes(size)
+        return bytes(out[: len(code)])
 
     @cached_property
     def entries(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """Function -> the special-table entries that it owns, by table and order."""
-        return self._owned(tables.TABLES)
+        return _grouped(self._entries_of(row) if row.derived else self._told[row] for row in tables.TABLES)
 
     @cached_property
     def telling(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """As `entries`, for the tables that say more than the instructions do."""
-        return self._owned(row for row in tables.TABLES if not row.derived)
+        return _grouped(self._told.values())
 
-    def _owned(self, rows: Iterable[tables.TableRow]) -> Mapping[Atom, tuple[tables.Entry, ...]]:
-        out: dict[Atom, list[tables.Entry]] = {}
-        for row in rows:
-            for owner, entry in self._entries_of(row):
-                out.setdefault(owner, []).append(entry)
-        return {atom: tuple(found) for atom, found in out.items()}
+    @cached_property
+    def _told(self) -> Mapping[tables.TableRow, list[tuple[Atom, tables.Entry]]]:
+        return {row: self._entries_of(row) for row in tables.TABLES if not row.derived}
 
     def _entries_of(self, row: tables.TableRow) -> list[tuple[Atom, tables.Entry]]:
-        """The entries of one table with their owners; found once."""
-        found = self._tables.get(row.name)
-        if found is None:
-            found = self._tables[row.name] = []
-            for section in self.sections_named(row.name):
-                for entry in tables.entries(self.obj, section, row):
-                    owner = self.owner(entry)
-                    if owner is not None:
-                        found.append((owner, entry))
-        return found
+        """The entries of one table with their owners."""
+        return [
+            (owner, entry)
+            for section in self.sections_named(row.name)
+            for entry in tables.entries(self.obj, section, row)
+            if (owner := self.owner(entry)) is not None
+        ]
 
     def owner(self, entry: tables.Entry) -> Atom | None:
         """The atom that an entry's site lies in; None for code without a symbol."""
@@ -244,17 +271,23 @@ class View:
         unnamed read-only data (switch tables).
         """
         out: dict[int, set[int]] = {}
-        rows = self.arch.relocations
         for rela in self.obj.relocations:
             place = self.obj.sections[self.obj.sections[rela].info]
             if not place.is_alloc:
                 continue
+            code: list[Instruction] = []
             for r in self.obj.relocations[rela]:
                 symbol = self.obj.symbols[r.symbol]
-                if not symbol.is_defined or symbol.shndx in self._map:
+                if not symbol.is_defined or symbol.shndx in self._map or self.obj.sections[symbol.shndx].is_string:
                     continue
-                row = rows.get(r.type)
-                bias = 4 if row and row.pc_relative and place.is_exec else 0
+                atom = self.atom_at(place.index, r.offset)
+                if atom is not None:
+                    bias = self.bias(atom, r)
+                elif place.is_exec and self.row(place, r).pc_relative:
+                    code = code or self.arch.decode(place.data, 0)
+                    bias = _to_the_end(code, r.offset, self.row(place, r).size)
+                else:
+                    bias = 0
                 out.setdefault(symbol.shndx, set()).add(symbol.value + r.addend + bias)
         return {index: sorted(found) for index, found in out.items()}
 
@@ -270,13 +303,47 @@ class View:
         return max(start, 0), min(end, section.size)
 
 
-def string_at(section: Section, offset: int) -> bytes:
-    """The NUL-terminated string at `offset` of a string section; what is left if none ends it."""
-    end = section.data.find(b"\0", offset)
-    return section.data[offset : end if end >= 0 else section.size]
+def _by_offset(obj: ObjectFile, section: int) -> tuple[list[int], list[Relocation]]:
+    """The relocations of a section in the order of their offsets, with the offsets beside them."""
+    rows = sorted(obj.relocations_of(section))
+    return [r.offset for r in rows], rows
 
 
-def _cut(section: Section, symbols: tuple[Symbol, ...]) -> list[Atom]:
+def _decoded(arch: Architecture, atom: Atom) -> list[Instruction]:
+    return arch.decode(atom.section.data[atom.entry : atom.end], atom.entry)
+
+
+def _ordinals(instructions: Callable[[Atom], list[Instruction]], atom: Atom) -> Mapping[int, int]:
+    """Section offset of each instruction, and of the atom's end -> how many that are no NOPs precede it."""
+    out: dict[int, int] = {}
+    count = 0
+    for insn in instructions(atom):
+        out[insn.offset] = count
+        count += not insn.is_nop
+    out[atom.end] = count
+    return out
+
+
+def _grouped(rows: Iterable[list[tuple[Atom, tables.Entry]]]) -> Mapping[Atom, tuple[tables.Entry, ...]]:
+    out: dict[Atom, list[tables.Entry]] = {}
+    for owner, entry in chain.from_iterable(rows):
+        out.setdefault(owner, []).append(entry)
+    return {atom: tuple(found) for atom, found in out.items()}
+
+
+def _holder(rows: Sequence[Instruction], offset: int) -> Instruction | None:
+    """The instruction whose bytes hold `offset`."""
+    at = bisect_right(rows, offset, key=attrgetter("offset")) - 1
+    return rows[at] if at >= 0 and offset < rows[at].end else None
+
+
+def _to_the_end(rows: Sequence[Instruction], offset: int, size: int) -> int:
+    """Distance from `offset` to the end of the instruction that holds it; `size` where none does."""
+    insn = _holder(rows, offset)
+    return insn.end - offset if insn else size
+
+
+def _cut(section: Section, symbols: tuple[Symbol, ...], nop: bytes) -> list[Atom]:
     """Divide a section at its symbols; aliases of one value make one atom."""
     if len(symbols) == 1 and not symbols[0].value:
         return [] if _is_marker(symbols[0]) else [_whole(section, symbols[0])]
@@ -293,7 +360,7 @@ def _cut(section: Section, symbols: tuple[Symbol, ...]) -> list[Atom]:
             continue  # a label or an object inside a larger one
         groups.append((value, row))
         reach = max(reach, value + max(s.size for s in row))
-    padding = _padding(section, groups[0][0])
+    padding = _padding(section, groups[0][0], nop)
     atoms = []
     for position, (value, row) in enumerate(groups):
         following = groups[position + 1][0] - padding if position + 1 < len(groups) else section.size
@@ -328,9 +395,10 @@ def _is_marker(symbol: Symbol) -> bool:
     return (naming.is_label(symbol.name) and not symbol.size) or symbol.name.startswith(("__pfx_", "__cfi_"))
 
 
-def _padding(section: Section, first: int) -> int:
+def _padding(section: Section, first: int, nop: bytes) -> int:
     """Bytes of NOP before the first function of a section (-fpatchable-function-entry=N,M)."""
-    return first if section.is_exec and first and not section.data[:first].strip(b"\x90") else 0
+    count, rest = divmod(first, len(nop))
+    return first if section.is_exec and not rest and section.data[:first] == nop * count else 0
 
 
 def _primary(section: Section, row: list[Symbol]) -> Symbol:

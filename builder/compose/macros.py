@@ -14,7 +14,6 @@ from typing import Final
 
 from builder.binary import Relocation
 from builder.compare import Atom, View
-from builder.compare.view import string_at
 
 CALLBACKS: Final = ("pre_patch", "post_patch", "pre_unpatch", "post_unpatch")
 
@@ -68,7 +67,7 @@ def _string(view: View, relocation: Relocation) -> str | None:
     if target.section is None:
         return None
     start = target.atom.entry if target.atom is not None else 0
-    return string_at(target.section, start + target.offset).decode("utf-8", "replace")
+    return str(target.section.string_at(start + target.offset))
 
 
 def is_author_data(atom: Atom) -> bool:

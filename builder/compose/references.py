@@ -27,19 +27,7 @@ def of_atom(view: View, atom: Atom) -> Iterator[tuple[Relocation, Target]]:
 
 def of_piece(view: View, piece: Piece) -> Iterator[tuple[Relocation, Target]]:
     """The same for unnamed bytes; code is decoded to find what a field is relative to."""
-    rows = view.relocations_in(piece.section.index, piece.start, piece.end)
-    if not rows:
-        return
-    insns = []
-    if piece.section.is_exec:
-        insns = view.arch.decode(piece.section.data[piece.start : piece.end], piece.start)
-    for r in rows:
-        row = view.arch.relocations.get(r.type)
-        bias = 0
-        if insns and row is not None and row.pc_relative:
-            holder = next((i for i in insns if i.offset <= r.offset < i.end), None)
-            bias = holder.end - r.offset if holder else row.size
-        yield r, view.target(r, bias)
+    return view.leads(piece.section, piece.start, piece.end)
 
 
 def of_entry(view: View, entry: tables.Entry) -> Iterator[tuple[Relocation, Target]]:
@@ -53,8 +41,6 @@ def piece_at(view: View, target: Target) -> Piece:
     assert target.section is not None
     section = target.section
     if section.is_string:
-        start = section.data.rfind(b"\0", 0, max(target.offset, 0)) + 1
-        end = section.data.find(b"\0", max(target.offset, 0))
-        return Piece(section, start, end + 1 if end >= 0 else section.size)
+        return Piece(section, *section.string_bounds(target.offset))
     start, end = view.piece(section, target.offset)
     return Piece(section, start, end)

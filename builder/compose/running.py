@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from builder.arch import EntryMark, Instruction
 from builder.binary import ObjectFile, Relocation, Symbol, elf, read_object
 from builder.binary.kernel import Kernel, read_module_bytes
+from builder.binary.module import depends_of, read_modinfo
 from builder.errors import KernelError
 
 
@@ -150,11 +151,7 @@ class RunningModule:
     @cached_property
     def depends(self) -> tuple[str, ...]:
         """Modules that must be loaded before this one (`depends=` of .modinfo)."""
-        info = self.obj.by_name.get(".modinfo")
-        for field in info.data.split(b"\0") if info else ():
-            if field.startswith(b"depends="):
-                return tuple(n for n in field[8:].decode().split(",") if n)
-        return ()
+        return depends_of(read_modinfo(self.obj))
 
     def exports(self, name: str) -> bool:
         """Whether the module exports a symbol (`__ksymtab_NAME`, include/linux/export.h)."""

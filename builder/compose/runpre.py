@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from builder.arch import Instruction
 from builder.binary import Relocation, klp
 from builder.compare import Atom, View, naming
-from builder.compare.view import Target, string_at
+from builder.compare.view import Target
 from builder.compose.running import Extern, Running
 
 _SLACK = 64
@@ -134,29 +134,25 @@ class _Attempt:
 
     def _with_relocations(self, a: Instruction, b: Instruction, rows: list[Relocation]) -> None:
         """The instructions are the same but for relocated bytes, and these lead to the same things."""
-        atom = self.atom
-        masked_a = bytearray(atom.section.data[a.offset : a.end])
-        masked_b = bytearray(self.code[b.offset : b.end])
+        atom, view = self.atom, self.view
         relaxed = a.length != b.length
         for r in rows:
-            row = self.view.arch.relocations.get(r.type)
-            if row is None or not row.size:
+            row = view.row(atom.section, r)
+            if not row.size:
                 continue
-            at = r.offset - a.offset
-            size = row.size
             if relaxed:
                 if b.target is None:
                     raise self._differ(a, b)
-                masked_a, masked_b = bytearray(), bytearray()
                 found: int | Extern = (self.place + b.target) & _MASK  # a branch back is a large number
             else:
-                masked_a[at : at + size] = bytes(size)
-                masked_b[at : at + size] = bytes(size)
-                found = self.running.target(self.place + b.offset, b, at, size, row.pc_relative)
-            problem = self._refers(self.view.target(r, a.end - r.offset if row.pc_relative else 0), found)
+                found = self.running.target(self.place + b.offset, b, r.offset - a.offset, row.size, row.pc_relative)
+            problem = self._refers(view.target(r, view.bias(atom, r)), found)
             if problem:
                 raise _Differs(f"{atom.name}+{a.offset - atom.entry:#x} {problem}")
-        if masked_a != masked_b:
+        if relaxed and any(view.row(atom.section, r).size for r in rows):
+            return
+        mine = view.cleared(atom.section.data[a.offset : a.end], atom.section, a.offset, rows)
+        if mine != view.cleared(self.code[b.offset : b.end], atom.section, a.offset, rows):
             raise self._differ(a, b)
 
     def _refers(self, target: Target, found: int | Extern) -> str:
@@ -174,7 +170,7 @@ class _Attempt:
         if target.atom is not None:
             return self._is_at(target.atom, found - target.offset & _MASK)
         if target.section is not None and target.section.is_string:
-            text = string_at(target.section, target.offset)
+            text = target.section.string_at(target.offset).data
             running = self.running.code(found, len(text))
             if running != text:
                 return f"uses the text {text!r}, the running code {running!r}"

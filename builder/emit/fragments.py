@@ -117,8 +117,8 @@ class _Cutter:
             section=name,
             flags=flags,
             nobits=nobits,
-            align=_alignment(piece.section, piece.start) if not piece.section.is_string else 1,
-            entsize=1 if piece.section.is_string else 0,
+            align=piece.section.character if piece.section.is_string else _alignment(piece.section, piece.start),
+            entsize=piece.section.character if piece.section.is_string else 0,
             data=self._zeroed(piece.section, piece.start, piece.end),
             size=piece.end - piece.start,
             references=self._references(piece, references.of_piece(self.view, piece), piece.start),
@@ -166,16 +166,7 @@ class _Cutter:
 
     def _zeroed(self, section: Section, start: int, end: int) -> bytes:
         """Bytes with relocated fields cleared: livepatch refuses to relocate what is not zero."""
-        data = bytearray(section.data[start:end])
-        for r in self.view.relocations_in(section.index, start, end):
-            row = self.view.arch.relocations.get(r.type)
-            if row is None:
-                raise UnknownError(
-                    f"section {section.name}: relocation type {r.type} at {r.offset:#x} is not one the kernel applies",
-                    where=self.view.obj.name,
-                )
-            data[r.offset - start : r.offset - start + row.size] = bytes(row.size)
-        return bytes(data[: end - start])
+        return self.view.masked(section, start, end)
 
     def _references(
         self, place: Atom | Piece | tables.Entry, found: Iterator[tuple[Any, Target]], origin: int
@@ -229,7 +220,8 @@ def _output(section: Section, atom: Atom | None) -> tuple[str, int, bool]:
     if section.is_exec:
         return ".text", alloc | execute, False
     if section.is_string:
-        return ".rodata.str1.1", alloc | elf.SHF_MERGE | elf.SHF_STRINGS, False
+        width = section.character
+        return f".rodata.str{width}.{width}", alloc | elf.SHF_MERGE | elf.SHF_STRINGS, False
     for name, fits in _PLAIN_DATA:
         if fits(section):
             return name, alloc | (0 if name == ".rodata" else write), name == ".bss"

@@ -121,13 +121,7 @@ def _mapped(row: CarriedFunction, bound: Bound, atom: Atom) -> CarriedFunction:
 
 def _hash(bound: Bound, atom: Atom, *, new: bool) -> str:
     view = bound.diff.comparison.new if new else bound.diff.comparison.old
-    code = bytearray(atom.section.data[atom.entry : atom.end])
-    for r in view.relocations(atom):
-        row = view.arch.relocations.get(r.type)
-        at = r.offset - atom.entry
-        if row is not None and row.size:
-            code[at : at + row.size] = bytes(row.size)
-    return hashlib.sha256(code[: atom.end - atom.entry]).hexdigest()
+    return hashlib.sha256(view.masked(atom.section, atom.entry, atom.end)).hexdigest()
 
 
 def _bindings(linked: ObjectFile) -> Iterator[WrittenBinding]:

@@ -18,7 +18,6 @@ RETHUNK: Final = 11 * 32 + 14
 CALL_DEPTH: Final = 11 * 32 + 19
 """6.2 and later; the bit had no user before."""
 IBT: Final = 18 * 32 + 20
-HYPERVISOR: Final = 4 * 32 + 31
 CAPABILITY_WORDS: Final = 22
 BUG_WORDS: Final = 2
 

@@ -119,16 +119,16 @@ def derive_state(
     calls: dict[int, int] = {}
     machine = _prepare(simulated, with_cpus(leaves, cpus), keys, calls)
     if by_bzimage and leaves.get((7, 0), (0, 0, 0, 0))[2] >> LA57 & 1:
-        flag = simulated.address("__pgtable_l5_enabled")
+        flag = simulated.symbols.address("__pgtable_l5_enabled")
         if flag is not None:
             machine.write(flag, struct.pack("<I", 1))
     if cmdline:
         _give_cmdline(simulated, machine, cmdline)
     for names in STEPS:
-        step = next((name for name in names if simulated.address(name) is not None), None)
+        step = next((name for name in names if simulated.symbols.address(name) is not None), None)
         if step is not None:
             try:
-                machine.run(simulated.address(step) or 0, (kernel.symbol("boot_cpu_data").address,), BUDGET)
+                machine.run(simulated.symbols.address(step) or 0, (kernel.symbol("boot_cpu_data").address,), BUDGET)
             except Fault as fault:
                 raise LoadError(f"{step} cannot be executed for CPU model {cpu}: {fault}", where=kernel.path) from fault
     preemption = preemption_of(kernel)
@@ -139,10 +139,10 @@ def derive_state(
 
 def _give_cmdline(simulated: SimulatedKernel, machine: Machine, cmdline: str) -> None:
     """Where setup_arch puts it; UsageError for one that is too long (COMMAND_LINE_SIZE, asm/setup.h)."""
-    line, room = cmdline.encode() + b"\0", simulated.kernel.size_of(simulated.symbol("boot_command_line"))
+    line, room = cmdline.encode() + b"\0", simulated.kernel.size_of(simulated.kernel.symbol("boot_command_line"))
     if len(line) > room:
         raise UsageError(f"a command line of {len(line) - 1} bytes, where the kernel takes {room - 1}")
-    machine.write(simulated.symbol("boot_command_line").address, line)
+    machine.write(simulated.kernel.symbol("boot_command_line").address, line)
 
 
 def preemption_of(kernel: Kernel) -> tuple[int, int] | None:
@@ -185,19 +185,19 @@ def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int], c
         return 0
 
     def allocate(_: Machine) -> int:
-        return simulated.heap.allocate(2 * PAGE, PAGE)
+        return simulated.execution.heap.allocate(2 * PAGE, PAGE)
 
-    stubs: dict[str | int, Any] = dict(simulated.stubs)
+    stubs: dict[str | int, Any] = dict(simulated.execution.stubs)
     stubs |= dict.fromkeys(KEYS_ON, set_key(1)) | dict.fromkeys(KEYS_OFF, set_key(0))
     stubs["__static_call_update"] = set_call
     stubs |= dict.fromkeys(SILENT, lambda _: 0)
     stubs |= dict.fromkeys(ALLOCATE, allocate)
-    if simulated.address("ibt_selftest") is not None:
+    if simulated.symbols.address("ibt_selftest") is not None:
         # It provokes a control protection exception, which is not emulated: 0, as from a CPU that has IBT
         # (setup_cet, arch/x86/kernel/cpu/common.c, v6.12).
         stubs["ibt_selftest"] = lambda _: 0
     simulated.memory.add(Region(LOCAL_APIC & ~(PAGE - 1), bytearray(PAGE), "apic[0]", "rw"))
-    machine = Machine(simulated, stubs)
+    machine = simulated.execution.processor(stubs)
     machine.write_msr(*MISC_ENABLE)
 
     def cpuid(_uc: Any, _data: Any) -> int:
@@ -227,7 +227,7 @@ def _read(simulated: SimulatedKernel, cpu: str, cpus: int, keys: dict[int, int],
     kernel, memory = simulated.kernel, simulated.memory
     at = kernel.symbol("boot_cpu_data").address + kernel.layout("cpuinfo_x86").offset_of("x86_capability")
     words = struct.unpack(f"<{CAPABILITY_WORDS + BUG_WORDS}I", memory.read(at, 4 * (CAPABILITY_WORDS + BUG_WORDS)))
-    thunk, operations = simulated.address("x86_return_thunk"), simulated.address("pv_ops")
+    thunk, operations = simulated.symbols.address("x86_return_thunk"), simulated.symbols.address("pv_ops")
     count = kernel.layout("paravirt_patch_template").size // 8 if operations is not None else 0
     return BootState(
         cpu=cpu,

@@ -3,7 +3,7 @@
 """Execution of kernel code in the simulated kernel, by Unicorn, on the kernel's own memory.
 
 Regions are mapped where they are, not copied: what the code writes is in
-`kernel.memory` afterwards. What needs a running machine (allocation, sleeping,
+that memory afterwards. What needs a running machine (allocation, sleeping,
 the console) is answered by stubs; anything else that faults is reported by
 symbol and instruction.
 """
@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import capstone
 import unicorn
 from unicorn import x86_const as x86
 
+from builder.arch.x86_64 import X86_64
 from builder.errors import LoadError
 from builder.image.extable import fixup
-from builder.image.memory import PAGE, U64, Region
-
-if TYPE_CHECKING:
-    from builder.image.simulated import SimulatedKernel
+from builder.image.memory import PAGE, U64, Memory, Region
 
 STACK, STACK_SIZE = 0xFFFFC90000000000, 4 * PAGE
 HEAP, HEAP_SIZE = 0xFFFF888010000000, 16 << 20
@@ -35,9 +34,25 @@ ARGUMENTS: Final = (
     x86.UC_X86_REG_RDI, x86.UC_X86_REG_RSI, x86.UC_X86_REG_RDX,
     x86.UC_X86_REG_RCX, x86.UC_X86_REG_R8, x86.UC_X86_REG_R9,
 )  # fmt: skip
-_NAMES: Final = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{i}" for i in range(8, 16)))
 Stub = Callable[["Machine"], int | None]
 Argument = int | bytes | str
+
+
+class Symbols(Protocol):
+    """What a processor asks of the symbols of the code that it runs."""
+
+    def address(self, name: str) -> int | None:
+        """The first symbol of the kernel of that name, None where there is none."""
+
+    def find_function(self, name: str) -> int:
+        """The only symbol of that name; LoadError where there is none or several."""
+
+    def describe(self, address: int) -> str:
+        """An address by the symbol that it lies in."""
+
+
+ExceptionTables = Callable[[], Iterable[range]]
+"""The addresses of each exception table at the time of the call, the image's first."""
 
 
 class Fault(LoadError):
@@ -75,13 +90,21 @@ class Result:
 class Machine:
     """One processor on the memory of a simulated kernel; made anew whenever that memory is rearranged."""
 
-    def __init__(self, kernel: SimulatedKernel, stubs: Mapping[str | int, Stub]) -> None:
-        self.kernel = kernel
+    def __init__(
+        self,
+        memory: Memory,
+        symbols: Symbols,
+        exception_tables: ExceptionTables,
+        stubs: Mapping[str | int, Stub],
+    ) -> None:
+        self._memory = memory
+        self._symbols = symbols
+        self._exception_tables = exception_tables
         self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         self._uc.ctl_set_cpu_model(x86.UC_CPU_X86_ICELAKE_SERVER)  # has SMAP and PKU, which kernel code toggles
         self._uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
         self._kept: list[Any] = []
-        for region in kernel.memory:
+        for region in memory:
             self._map(region)
         self._uc.mem_map(RETURN, PAGE)
         self._stubs: dict[int, tuple[str, Stub]] = {}
@@ -89,8 +112,8 @@ class Machine:
         self._stop_requested = False
         self.hooks: list[Any] = []
         for name, stub in stubs.items():
-            address = name if isinstance(name, int) else kernel.address(name)
-            if address is not None and kernel.memory.find(address) is not None:
+            address = name if isinstance(name, int) else symbols.address(name)
+            if address is not None and memory.find(address) is not None:
                 self._stubs[address] = (str(name), stub)
                 self._uc.hook_add(unicorn.UC_HOOK_CODE, self._on_stub, begin=address, end=address)
         self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_invalid)
@@ -128,7 +151,7 @@ class Machine:
 
     def string(self, address: int, limit: int = 4096) -> str:
         """The NUL-terminated text at `address`."""
-        return self.kernel.memory.string(address, limit)
+        return self._memory.string(address, limit)
 
     def stop(self) -> None:
         """End the call that runs, as if it had returned 0."""
@@ -163,7 +186,7 @@ class Machine:
     def run(self, address: int, arguments: Sequence[int], budget: int) -> Result:
         """Call a function. Raises Fault where it cannot go on or takes more than `budget` instructions."""
         uc = self._uc
-        for name in _NAMES:
+        for name in X86_64.registers:
             self.set_register(name, 0)
         stack = STACK + STACK_SIZE - 256
         extra = arguments[len(ARGUMENTS) :]
@@ -184,7 +207,7 @@ class Machine:
             except unicorn.UcError as error:
                 if self._problem is not None:
                     raise self._problem from None
-                after = fixup(self.kernel, self.register("rip")) if self._invalid else None
+                after = self._fixup(self.register("rip")) if self._invalid else None
                 if after is None:
                     raise self._fault(self._invalid or str(error).partition(" (")[0]) from None
                 address, known = after
@@ -200,13 +223,16 @@ class Machine:
             raise self._fault(f"not done after {budget} instructions")
         return Result(self.register("rax"))
 
+    def _fixup(self, address: int) -> tuple[int, dict[str, int]] | None:
+        return fixup(self._memory, self._exception_tables(), address, self._symbols.describe)
+
     def _fault(self, message: str) -> Fault:
         address = self.register("rip")
         try:
             code = self.read(address, 15)
         except unicorn.UcError:
             code = b""
-        return Fault(message, address, self.kernel.describe(address), disassemble(code, address))
+        return Fault(message, address, self._symbols.describe(address), disassemble(code, address))
 
     def _on_stub(self, uc: Any, address: int, _size: int, _data: Any) -> None:
         _, stub = self._stubs[address]
@@ -267,8 +293,11 @@ class Heap:
         self._used = 0
 
 
-def default_stubs(heap: Heap) -> dict[str | int, Stub]:
-    """What kernel code calls that needs a booted kernel, as far as it can be answered without one."""
+def default_stubs(heap: Heap, console: list[str]) -> dict[str | int, Stub]:
+    """What kernel code calls that needs a booted kernel, as far as it can be answered without one.
+
+    `console` is given the formats of what is printed.
+    """
 
     def nothing(_: Machine) -> int:
         return 0
@@ -280,7 +309,7 @@ def default_stubs(heap: Heap) -> dict[str | int, Stub]:
         return stub
 
     def say(machine: Machine) -> int:
-        machine.kernel.console.append(machine.string(machine.argument(0)))
+        console.append(machine.string(machine.argument(0)))
         return 0
 
     def die(machine: Machine) -> int:
@@ -316,3 +345,70 @@ def default_stubs(heap: Heap) -> dict[str | int, Stub]:
         "printk": say,
         "panic": die,
     }
+
+
+class Execution:
+    """Calls of kernel code: the processor, the memory that arguments are put in, the functions that Python answers.
+
+    `console` holds the formats that were given to printk, in order.
+    """
+
+    def __init__(self, memory: Memory, symbols: Symbols, exception_tables: ExceptionTables) -> None:
+        self._memory = memory
+        self._symbols = symbols
+        self._exception_tables = exception_tables
+        self._machine: tuple[int, Machine] | None = None
+        self.console: list[str] = []
+        self.heap = Heap()
+        self.stubs = default_stubs(self.heap, self.console)
+
+    def call(self, function: str | int, *arguments: Argument, budget: int = 1_000_000) -> Result:
+        """Call a function by name or address with at most `budget` instructions.
+
+        Bytes and text (NUL-terminated) are put into memory and given by address.
+        Raises Fault, by symbol and instruction, where the code cannot go on.
+        """
+        values = [self.argument(value) for value in arguments]
+        return self.machine().run(self._address(function), values, budget)
+
+    def argument(self, value: Argument) -> int:
+        """A number as it is; bytes and text by the address that they are put at."""
+        if isinstance(value, int):
+            return value
+        return self.heap.put(value if isinstance(value, bytes) else value.encode() + b"\0")
+
+    def stub(self, function: str | int, answer: Stub) -> None:
+        """Let Python answer calls of a function; what it returns is the function's value."""
+        self.stubs[self._address(function)] = answer
+        self.reset()
+
+    @contextmanager
+    def answering(self, function: str | int, answer: Stub) -> Iterator[None]:
+        """Let Python answer calls of a function for a while."""
+        address = self._address(function)
+        before = self.stubs.get(address)
+        self.stub(address, answer)
+        try:
+            yield
+        finally:
+            del self.stubs[address]
+            if before is not None:
+                self.stubs[address] = before
+            self.reset()
+
+    def _address(self, function: str | int) -> int:
+        return self._symbols.find_function(function) if isinstance(function, str) else function
+
+    def reset(self) -> None:
+        """Have the next call begin with a new processor."""
+        self._machine = None
+
+    def machine(self) -> Machine:
+        """The processor; a new one after memory was mapped or written from outside."""
+        if self._machine is None or self._machine[0] != self._memory.generation:
+            self._machine = (self._memory.generation, self.processor(self.stubs))
+        return self._machine[1]
+
+    def processor(self, stubs: Mapping[str | int, Stub]) -> Machine:
+        """A processor of its own, with other functions answered."""
+        return Machine(self._memory, self._symbols, self._exception_tables, stubs)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
+from builder.arch.x86_64 import X86_64
 from builder.errors import UnknownError
-
-if TYPE_CHECKING:
-    from builder.image.simulated import SimulatedKernel
+from builder.image.memory import Memory
 
 ENTRY: Final = struct.Struct("<iii")
 _DEFAULT, _FAULT, _UACCESS, _IMM_REG = 1, 2, 3, 17
@@ -23,39 +22,32 @@ _SIMPLE: Final = frozenset({_DEFAULT, _FAULT, _UACCESS, 14, 15})
 _TELL_TRAP: Final = frozenset({_FAULT, 15})
 _PAGE_FAULT: Final = 14
 _CLEAR_AX, _CLEAR_DX = 1, 2
-_REGISTERS: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{i}" for i in range(8, 16)))
 
 
-def fixup(kernel: SimulatedKernel, address: int) -> tuple[int, dict[str, int]] | None:
+def fixup(
+    memory: Memory, tables: Iterable[range], address: int, describe: Callable[[int], str]
+) -> tuple[int, dict[str, int]] | None:
     """Where it goes on after a page fault of the instruction at `address`, and what registers then hold.
 
-    None where the kernel would not go on. UnknownError for a kind of entry that is not known here.
+    `tables` are the addresses of each table, all sorted, the image's first. None where the kernel would not go on.
+    UnknownError, with the address as `describe` spells it, for a kind of entry that is not known here.
     """
-    for start, size in _tables(kernel):
-        found = _search(kernel, start, size // ENTRY.size, address)
-        if found is not None:
-            return found
+    for table in tables:
+        place = _search(memory, table, address)
+        if place is not None:
+            return place + 4 + memory.s32(place + 4), _registers(memory.u32(place + 8), address, describe)
     return None
 
 
-def _tables(kernel: SimulatedKernel) -> Iterator[tuple[int, int]]:
-    """That of the image, then those of the modules; all are sorted."""
-    start, stop = kernel.address("__start___ex_table"), kernel.address("__stop___ex_table")
-    if start is not None and stop is not None:
-        yield start, stop - start
-    for module in kernel.modules.values():
-        section = module.section("__ex_table")
-        if section is not None:
-            yield section.address, section.size
-
-
-def _search(kernel: SimulatedKernel, start: int, count: int, address: int) -> tuple[int, dict[str, int]] | None:
-    read = kernel.memory.s32
+def _search(memory: Memory, table: range, address: int) -> int | None:
+    """The entry of the instruction at `address`, None where there is none."""
+    read, start, count = memory.s32, table.start, len(table) // ENTRY.size
     at = bisect_left(range(count), address, key=lambda k: start + k * ENTRY.size + read(start + k * ENTRY.size))
     place = start + at * ENTRY.size
-    if at == count or place + read(place) != address:
-        return None
-    data = read(place + 8)
+    return place if at < count and place + read(place) == address else None
+
+
+def _registers(data: int, address: int, describe: Callable[[int], str]) -> dict[str, int]:
     kind, register, flags, number = data & 0xFF, data >> 8 & 0xF, data >> 12 & 0xF, data >> 16
     known: dict[str, int] = {}
     if flags & _CLEAR_AX:
@@ -63,9 +55,9 @@ def _search(kernel: SimulatedKernel, start: int, count: int, address: int) -> tu
     if flags & _CLEAR_DX:
         known["rdx"] = 0
     if kind == _IMM_REG:
-        known[_REGISTERS[register]] = number
+        known[X86_64.registers[register]] = number
     elif kind in _TELL_TRAP:
         known["rax"] = _PAGE_FAULT
     elif kind not in _SIMPLE:
-        raise UnknownError(f"exception table entry of type {kind} at {kernel.describe(address)}")
-    return place + 4 + read(place + 4), known
+        raise UnknownError(f"exception table entry of type {kind} at {describe(address)}")
+    return known

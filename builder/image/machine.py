@@ -23,12 +23,12 @@ from builder.acquire.whole import write_whole
 from builder.emit.glue import HOLD
 from builder.errors import UsageError
 from builder.image.guest import Guest
+from builder.image.transition import LIVEPATCHES, PatchState, describe_task, holds_up
 
 TRACING = "/sys/kernel/tracing"
 KPROBE_EVENTS = f"{TRACING}/kprobe_events"
 KPROBES_LIST = "/sys/kernel/debug/kprobes/list"
 OPTIMIZATION = "/proc/sys/debug/kprobes-optimization"
-LIVEPATCHES = "/sys/kernel/livepatch"
 MODULES = "/sys/module"
 
 # arch/x86/entry/syscalls/syscall_64.tbl; glibc has no wrappers for these.
@@ -83,6 +83,15 @@ class Host(Protocol):
         """Hold a file's lock; UsageError where another process has it."""
 
 
+def patch_state(host: Host, name: str) -> PatchState | None:
+    """Of a livepatch; None where none of that name is enabled or in transition."""
+    place = f"{LIVEPATCHES}/{name}"
+    try:
+        return PatchState.parse(host.read(f"{place}/enabled"), host.read(f"{place}/transition"))
+    except OSError:
+        return None
+
+
 class ThisMachine:
     """The kernel that this process runs on, by plain file operations."""
 
@@ -124,7 +133,7 @@ class ThisMachine:
         _syscall(_DELETE_MODULE, ctypes.c_char_p(name.encode()), ctypes.c_uint(_CLOSE_ON_SIGNAL))
 
     def waiting(self, *, enabled: bool) -> tuple[str, ...]:
-        return tuple(_waiting(str(int(enabled))))
+        return tuple(_waiting(enabled))
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -190,13 +199,12 @@ def _syscall(number: int, *arguments: object) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def _waiting(target: str) -> Iterator[str]:
+def _waiting(enabled: bool) -> Iterator[str]:
     for task in Path("/proc").glob("[0-9]*/task/[0-9]*"):
         with suppress(OSError):  # it may end while it is looked at
-            if (task / "patch_state").read_text().strip() in (target, "-1"):
-                continue
-            frames = [line.partition("] ")[2] for line in (task / "stack").read_text().splitlines()[:4]]
-            yield " ".join([task.name, (task / "comm").read_text().strip(), *frames])
+            if holds_up((task / "patch_state").read_text(), enabled=enabled):
+                stack = (task / "stack").read_text().splitlines()
+                yield describe_task(task.name, (task / "comm").read_text(), stack)
 
 
 class GuestHost:

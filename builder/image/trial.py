@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from builder.binary.module import ModuleFile, plain
 from builder.errors import BespokeError, GuestError, LoadError
 from builder.image.guest import Answer, Guest, MachineConfig, taints
 from builder.image.guest.log import EXPECTED, EXPECTED_TAINTS, KernelLog, taint_meaning
-from builder.image.guest.modules import BootableKernel, ModuleFile, ModuleTree, plain
+from builder.image.guest.modules import BootableKernel, ModuleTree
 
 PHASES = ("before", "with", "after")
 
@@ -106,7 +107,7 @@ def trial(
     nowhere to be found, and ToolError where QEMU or busybox is missing.
     """
     plan = plan or TrialPlan()
-    return _Trial(ModuleFile.read(module), kernel, plan, progress or (lambda _: None)).run()
+    return _Trial(ModuleFile.read_named(module), kernel, plan, progress or (lambda _: None)).run()
 
 
 class _Trial:

@@ -23,6 +23,6 @@ kernel looks at first, `layout` places sections, `relocate` writes relocations,
 `passes/` patch what the tables name, `loader` is all of it in order; `livepatch`
 and `overwrite` redirect functions; `boot` applies the same passes to vmlinux.
 What a pass needs to know of the kernel is in a `BootState` (builder/image/boot.py)
-and in `SimulatedKernel`. What is done with it stands in `builder/operate/`
+and in the `facts` and `keys` of a `SimulatedKernel`. What is done with it stands in `builder/operate/`
 (kernels that run) and `builder/preflight/` (what would go wrong).
 """

@@ -12,9 +12,10 @@ from functools import cache
 
 from builder.binary import elf
 from builder.binary.kernel import Kernel
+from builder.binary.module import ModuleFile
 from builder.binary.names import MODVERSION
 from builder.image.simulated import SimulatedKernel
-from builder.load.module import THIS_MODULE, ModuleFile
+from builder.load.module import THIS_MODULE
 
 ENOENT, ENOEXEC, EINVAL = 2, 8, 22
 GPL = ("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL")
@@ -143,7 +144,7 @@ def symbol_refusals(module: ModuleFile, simulated: SimulatedKernel) -> Iterator[
     for symbol in module.object.symbols:
         if not symbol.is_undefined or not symbol.name:
             continue
-        export = simulated.export(symbol.name)
+        export = simulated.symbols.export(symbol.name)
         if export is None or (export.gpl and not gpl):
             if symbol.bind == elf.STB_WEAK or symbol.name == "_GLOBAL_OFFSET_TABLE_":
                 continue

@@ -29,7 +29,7 @@ def boot(kernel: Kernel, state: BootState) -> SimulatedKernel:
     simulated = SimulatedKernel(kernel, state)
     tables = {}
     for name, (start, stop) in BOUNDS.items():
-        first, last = simulated.address(start), simulated.address(stop)
+        first, last = simulated.symbols.address(start), simulated.symbols.address(stop)
         if first is not None and last is not None and last > first:
             tables[name] = Table(first, last - first)
     # The tables stay as built: the passes sort them as boot did.
@@ -37,28 +37,27 @@ def boot(kernel: Kernel, state: BootState) -> SimulatedKernel:
     for address, data in (*state.data, *kept):
         simulated.memory.overlay(address, data)
     _install(simulated)
-    context = Context(simulated, tables, simulated.text)
+    context = Context(simulated, tables, simulated.facts.text)
     for row in PASSES:
         if row.applies(kernel.features) and row.name != "unwind_module_init":  # sorted when it was built
             context.step = row.name
             row.apply(context)
     context.step = "static_call"
     _follow_calls(context)
-    simulated.counts = context.counts
-    simulated.warnings = tuple(context.warnings)
+    simulated.ftrace = context.traced
     return simulated
 
 
 def _follow_calls(context: Context) -> None:
     """Trampolines of static calls that no longer go where they were built to go."""
     simulated = context.kernel
-    start, stop = (simulated.address(f"__static_call_text_{side}") for side in ("start", "end"))
+    start, stop = (simulated.symbols.address(f"__static_call_text_{side}") for side in ("start", "end"))
     if start is None or stop is None:
         return
     for symbol in simulated.kernel.symbols_in(start, stop):
-        key = simulated.address(symbol.name.replace("__SCT__", "__SCK__", 1))
+        key = simulated.symbols.address(symbol.name.replace("__SCT__", "__SCK__", 1))
         if symbol.name.startswith("__SCT__") and key is not None:
-            target = simulated.static_call(key)
+            target = simulated.keys.target(key)
             if target != int.from_bytes(simulated.kernel.read(key, 8), "little"):
                 static_call.retarget(context, symbol.address, target)
 
@@ -71,7 +70,7 @@ def _install(simulated: SimulatedKernel) -> None:
         kernel.symbol("boot_cpu_data").address + capabilities,
         struct.pack(f"<{len(state.capabilities)}I", *state.capabilities),
     )
-    thunk, operations = simulated.address("x86_return_thunk"), simulated.address("pv_ops")
+    thunk, operations = simulated.symbols.address("x86_return_thunk"), simulated.symbols.address("pv_ops")
     if thunk is not None:
         memory.write_u64(thunk, state.return_thunk)
     if operations is not None and state.pv_ops:

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 from builder.image.simulated import SimulatedKernel
 from builder.load.boot import BOUNDS
-from builder.load.module import LoadedModule
+from builder.load.module import loaded_module
 from builder.load.passes import Context, Table, jump_label, static_call
 
 
 def set_static_key(kernel: SimulatedKernel, key: int, count: int) -> int:
     """Give a static key a count and turn its branches; the number of sites rewritten. 0 is off."""
     kernel.memory.write_u32(key, count)
-    kernel.changed.add(key)
+    kernel.keys.changed.add(key)
     done = 0
     for context, table in _tables(kernel, "__jump_table", "jump_label"):
         content = context.content(table)
@@ -33,10 +33,10 @@ def set_static_key(kernel: SimulatedKernel, key: int, count: int) -> int:
 def update_static_call(kernel: SimulatedKernel, key: int, target: int, trampoline: int | None = None) -> int:
     """Send a static call elsewhere, its trampoline too; the number of sites rewritten. Target 0: nowhere."""
     kernel.memory.write_u64(key, target)
-    kernel.changed.add(key)
+    kernel.keys.changed.add(key)
     done = 0
     if trampoline is not None:
-        static_call.retarget(Context(kernel, {}, kernel.text, step="static_call"), trampoline, target)
+        static_call.retarget(Context(kernel, {}, kernel.facts.text, step="static_call"), trampoline, target)
     for context, table in _tables(kernel, ".static_call_sites", "static_call"):
         content = context.content(table)
         stubs = static_call.stubs_of(context)
@@ -52,11 +52,10 @@ def update_static_call(kernel: SimulatedKernel, key: int, target: int, trampolin
 
 def _tables(kernel: SimulatedKernel, name: str, step: str) -> Iterator[tuple[Context, Table]]:
     """The table of that name in vmlinux and in each module."""
-    start, stop = (kernel.address(symbol) for symbol in BOUNDS[name])
+    start, stop = (kernel.symbols.address(symbol) for symbol in BOUNDS[name])
     if start is not None and stop is not None and start < stop:
-        yield Context(kernel, {}, kernel.text, step=step), Table(start, stop - start)
-    for module in kernel.modules.values():
-        assert isinstance(module, LoadedModule)
+        yield Context(kernel, {}, kernel.facts.text, step=step), Table(start, stop - start)
+    for module in (loaded_module(kernel, name) for name in kernel.modules):
         section = module.section(name)
         if section is not None and section.size:
-            yield Context(kernel, {}, kernel.text, module, step=step), Table(section.address, section.size)
+            yield Context(kernel, {}, kernel.facts.text, module, step=step), Table(section.address, section.size)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from builder.binary import Section, elf
+from builder.binary.module import ModuleFile
 from builder.errors import LoadError
 from builder.image.memory import PAGE
-from builder.load.module import PERCPU, ModuleFile, Placed
+from builder.load.module import PERCPU, Placed
 
 KINDS = ("text", "rodata", "ro_after_init", "data")
 PROTECTION = {"text": "rx", "rodata": "r", "ro_after_init": "r", "data": "rw"}

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from builder.binary import Section, elf, klp
 from builder.errors import InputError, LoadError
 from builder.image.execute import Argument, Machine, Result
+from builder.image.kept import Livepatch, PatchedFunction, PatchedObject, Redirection
 from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
-from builder.load.module import LoadedModule, Placed
+from builder.load.module import LoadedModule, Placed, loaded_module
 from builder.load.passes.context import CALL, JMP32, NOP5, branch
 from builder.load.relocate import apply_relocations, clear_relocations
 
@@ -25,47 +26,6 @@ DROP_RETURN = bytes.fromhex("488d642408")
 """lea 8(%rsp),%rsp: no flag changes"""
 INIT_BUDGET = 100_000
 MOST_FUNCTIONS = 1 << 16
-
-
-@dataclass(slots=True)
-class PatchedFunction:
-    """A klp_func: addresses, `old` 0 until its object is loaded; a `nop` leads back to the old one."""
-
-    name: str
-    sympos: int
-    new: int
-    old: int = 0
-    nop: bool = False
-
-
-@dataclass(slots=True)
-class PatchedObject:
-    """A klp_object; `name` None for vmlinux."""
-
-    name: str | None
-    functions: list[PatchedFunction]
-    patched: bool = False
-
-
-@dataclass(slots=True)
-class Livepatch:
-    """A klp_patch that klp_enable_patch() was given."""
-
-    module: str
-    objects: list[PatchedObject]
-    replace: bool
-    enabled: bool = False
-
-
-@dataclass(slots=True)
-class Redirection:
-    """A klp_ops: the versions of one function, newest last, and the code that leads to the newest."""
-
-    old: int
-    place: int
-    before: bytes
-    trampoline: Region
-    stack: list[PatchedFunction] = field(default_factory=list)
 
 
 # Relocations
@@ -96,7 +56,7 @@ def apply_section(kernel: SimulatedKernel, loaded: LoadedModule, table: Section,
                 f"invalid access to vmlinux symbol '{found.name}' from module-specific livepatch relocation section",
                 where=where,
             )
-        loaded.values[number] = kernel.symbol_position(owner, found.name, found.sympos)
+        loaded.values[number] = kernel.symbols.position(owner, found.name, found.sympos)
     region = kernel.memory.region(target.address, max(target.size, 1))
     count = apply_relocations(
         region.data, target.address - region.base, target.address, target.size, table.data, loaded.values, where
@@ -161,17 +121,8 @@ def run_init(kernel: SimulatedKernel, loaded: LoadedModule, between: Callable[[]
     init = loaded.init_address(kernel)
     if not init:
         raise LoadError("has no init function that could enable it", where=loaded.file.where)
-    saved = kernel.stubs.get("klp_enable_patch")
-    kernel.stub("klp_enable_patch", enable)
-    try:
+    with kernel.execution.answering("klp_enable_patch", enable):
         kernel.call(init, budget=INIT_BUDGET)
-    finally:
-        address = kernel.find_function("klp_enable_patch")
-        kernel.stubs.pop("klp_enable_patch", None)
-        kernel.stubs.pop(address, None)
-        if saved is not None:
-            kernel.stub("klp_enable_patch", saved)
-        kernel.reset_machine()
     if not given:
         raise LoadError("its init does not call klp_enable_patch", where=loaded.file.where)
     if not loaded.file.is_livepatch:
@@ -230,11 +181,11 @@ def _add_nops(kernel: SimulatedKernel, patch: Livepatch) -> None:
 def _init_object(kernel: SimulatedKernel, patch: Livepatch, found: PatchedObject) -> None:
     """klp_init_object_loaded()."""
     if found.name is not None:
-        module = kernel.modules[patch.module]
+        module = loaded_module(kernel, patch.module)
         for table, target in _object_tables(module, found.name):
             apply_section(kernel, module, table, target, found.name)
     for function in found.functions:
-        function.old = kernel.symbol_position(found.name, function.name, function.sympos)
+        function.old = kernel.symbols.position(found.name, function.name, function.sympos)
         if function.nop:
             function.new = function.old
         if kernel.memory.find(function.new) is None:
@@ -261,7 +212,7 @@ def _disable(kernel: SimulatedKernel, patch: Livepatch) -> None:
 
 def ftrace_location(kernel: SimulatedKernel, address: int) -> int | None:
     """ftrace_location(): the traced instruction of the function that begins at `address`, None where there is none."""
-    size = kernel.function_size(address)
+    size = kernel.symbols.function_size(address)
     region = kernel.memory.find(address)
     places = kernel.ftrace_of(region.name.partition(":")[0] if region is not None else "")
     at = bisect_left(places, address)
@@ -290,7 +241,7 @@ def _redirect(kernel: SimulatedKernel, function: PatchedFunction) -> None:
         place = ftrace_location(kernel, function.old)
         if place is None:
             raise LoadError(f"failed to find location for function '{function.name}'")
-        trampoline = Region(kernel.allocate(PAGE), bytearray(PAGE), f"ftrace[{function.name}]", "rx")
+        trampoline = Region(kernel.area.allocate(PAGE), bytearray(PAGE), f"ftrace[{function.name}]", "rx")
         kernel.memory.add(trampoline)
         redirection = Redirection(function.old, place, kernel.memory.read(place, 5), trampoline)
         if redirection.before != NOP5:
@@ -326,7 +277,7 @@ def _unredirect(kernel: SimulatedKernel, function: PatchedFunction) -> None:
 
 def _drop_trampoline(kernel: SimulatedKernel, redirection: Redirection) -> None:
     kernel.memory.remove(redirection.trampoline)
-    kernel.release(redirection.trampoline.base, PAGE)
+    kernel.area.release(redirection.trampoline.base, PAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +305,7 @@ def side_by_side(
     redirection = kernel.redirections.get(function.old)
     if redirection is None:
         raise LoadError(f"function '{function.name}' is not redirected")
-    values = [kernel.argument(value) for value in arguments]
+    values = [kernel.execution.argument(value) for value in arguments]
     saved = [(region, bytes(region.data)) for region in kernel.memory if "w" in region.protection]
     found: list[tuple[Result, bytes]] = []
     for version in (function.old, function.new):
@@ -393,16 +344,16 @@ def module_coming(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
             done.append(found)
 
 
-def module_going(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
+def module_going(kernel: SimulatedKernel, name: str) -> None:
     """klp_module_going(): its functions are taken off; from 6.3 on the relocations that name it are cleared."""
     for patch in kernel.livepatches:
         for found in patch.objects:
-            if found.name != loaded.name:
+            if found.name != name:
                 continue
             _unpatch_object(kernel, found)
             if kernel.kernel.features.clear_relocate_add:
-                module = kernel.modules[patch.module]
-                for table, target in _object_tables(module, loaded.name):
+                module = loaded_module(kernel, patch.module)
+                for table, target in _object_tables(module, name):
                     region = kernel.memory.region(target.address, max(target.size, 1))
                     clear_relocations(region.data, target.address - region.base, table.data)
                 kernel.memory.generation += 1
@@ -414,5 +365,5 @@ def unload_all(kernel: SimulatedKernel, keep: Collection[str] = ()) -> None:
         _disable(kernel, patch)
         kernel.livepatches.remove(patch)
     for name in [name for name in kernel.modules if name not in keep][::-1]:
-        module_going(kernel, kernel.modules[name])
+        module_going(kernel, name)
         kernel.forget(kernel.modules[name])

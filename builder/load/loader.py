@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from builder.binary import elf
+from builder.binary.module import ModuleFile
 from builder.errors import LoadError, UnknownError
+from builder.image.kept import ModuleExport
 from builder.image.memory import PAGE, Region
-from builder.image.simulated import ModuleExport, SimulatedKernel
+from builder.image.simulated import SimulatedKernel
 from builder.load import livepatch
 from builder.load.layout import PROTECTION, lay_out, place
-from builder.load.module import PERCPU, THIS_MODULE, Kallsyms, LoadedModule, ModuleFile, Placed
+from builder.load.module import PERCPU, THIS_MODULE, Kallsyms, LoadedModule, Placed, loaded_module
 from builder.load.passes import PASSES, Context, Table
 from builder.load.relocate import UncheckedError, apply_relocations
 from builder.load.tables import unknown_tables
@@ -75,7 +77,7 @@ def _allocate(
 ) -> LoadedModule:
     layout = lay_out(module, kernel.kernel.features.module_memory)
     regions: list[Region] = []
-    where = addresses or (lambda memory: kernel.allocate(layout.memories[memory]))
+    where = addresses or (lambda memory: kernel.area.allocate(layout.memories[memory]))
     bases: dict[str, int] = {}
     for memory, size in layout.memories.items():
         bases[memory] = where(memory)
@@ -96,7 +98,7 @@ def _allocate(
             kernel.memory.add(region)
         if per_cpu_section is not None and per_cpu_section.size:
             if percpu is None:
-                percpu = kernel.allocate_percpu(per_cpu_section.size, per_cpu_section.align)
+                percpu = kernel.percpu.allocate(per_cpu_section.size, per_cpu_section.align)
             loaded.percpu = percpu
     except LoadError:
         kernel.forget(loaded)
@@ -152,7 +154,7 @@ def _simplify_symbols(kernel: SimulatedKernel, loaded: LoadedModule) -> list[int
         if 0 < shndx < elf.RESERVED:
             value += base.get(shndx, 0)
         elif shndx == elf.SHN_UNDEF and symbol.index:
-            export = kernel.export(symbol.name)
+            export = kernel.symbols.export(symbol.name)
             if export is not None:
                 value = export.address
                 if isinstance(export, ModuleExport) and export.owner != loaded.name:
@@ -170,7 +172,7 @@ def _simplify_symbols(kernel: SimulatedKernel, loaded: LoadedModule) -> list[int
 def _run_passes(kernel: SimulatedKernel, loaded: LoadedModule, record: bool) -> None:
     tables = {section.name: Table(section.address, section.size) for section in loaded.sections}
     features, module = kernel.kernel.features, loaded.file.where
-    context = Context(kernel, tables, _text(loaded, features.module_memory), loaded, record, counts=loaded.counts)
+    context = Context(kernel, tables, _text(loaded, features.module_memory), loaded, record)
     for row in PASSES:
         if row.applies(features):
             context.step = row.name
@@ -180,7 +182,8 @@ def _run_passes(kernel: SimulatedKernel, loaded: LoadedModule, record: bool) -> 
                 raise LoadError(f"{row.name}: {' or '.join(row.tables)} is damaged: {error}", where=module) from None
             except LoadError as error:
                 raise UncheckedError(f"{row.name}: {error}", where=module) from None
-    loaded.sites = context.sites
+    loaded.counts, loaded.sites = context.counts, context.sites
+    loaded.ftrace, loaded.breaks_ftrace = context.traced, context.breaks_ftrace
     loaded.warnings = tuple(context.warnings)
 
 
@@ -205,14 +208,14 @@ def _publish(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
             name = memory.string(at + 4 + memory.s32(at + 4))
             space = memory.s32(at + 8)
             crc = memory.u32(crcs.address + 4 * i) if crcs is not None and 4 * i < crcs.size else None
-            if kernel.export(name) is not None:
+            if kernel.symbols.export(name) is not None:
                 raise LoadError(f"exports duplicate symbol {name}", where=loaded.file.where)
-            kernel.module_exports[name] = ModuleExport(
+            kernel.symbols.exported[name] = ModuleExport(
                 name, at + memory.s32(at), crc, gpl, memory.string(at + 8 + space) if space else "", loaded.name
             )
             names.append(name)
             loaded.exports = tuple(names)
-    kernel.symbols_of[loaded.name] = Kallsyms(loaded)
+    kernel.symbols.of_module[loaded.name] = Kallsyms(loaded)
 
 
 def load_with_dependencies(
@@ -242,12 +245,10 @@ def free_init(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
 
 def unload_module(kernel: SimulatedKernel, name: str) -> None:
     """Take a module out: its memory, its exports and what it redirected. LoadError where it is in use."""
-    loaded = kernel.modules.get(name)
-    if loaded is None:
-        raise LoadError(f"module {name} is not loaded")
+    loaded = loaded_module(kernel, name)
     if loaded.users:
         raise LoadError(f"module {name} is in use by {', '.join(sorted(loaded.users))}")
     if any(patch.module == name and patch.enabled for patch in kernel.livepatches):
         raise LoadError(f"livepatch {name} is in use: it is enabled")
-    livepatch.module_going(kernel, loaded)
+    livepatch.module_going(kernel, name)
     kernel.forget(loaded)

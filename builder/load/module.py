@@ -1,76 +1,17 @@
-"""A module file as the kernel is given it, and a module as it lies in memory."""
+"""A module as it lies in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 
-from builder.binary import ObjectFile, Section, Symbol, elf, klp, read_object
-from builder.binary.kernel import read_module_bytes
-from builder.errors import InputError
+from builder.binary.module import ModuleFile
+from builder.errors import LoadError
 from builder.image.memory import Region
 from builder.image.simulated import SimulatedKernel
 
 PERCPU = ".data..percpu"
 THIS_MODULE = ".gnu.linkonce.this_module"
-
-
-@dataclass(frozen=True)
-class ModuleFile:
-    """The bytes of a `.ko`, read; `object` is its content."""
-
-    where: str
-    data: bytes = field(repr=False)
-    object: ObjectFile = field(repr=False)
-
-    @classmethod
-    def read(cls, source: str | Path | bytes, where: str = "") -> ModuleFile:
-        """From a file (compressed or not) or from bytes. Raises InputError for what is no module."""
-        data = source if isinstance(source, bytes) else read_module_bytes(Path(source))
-        label = where or ("module" if isinstance(source, bytes) else str(source))
-        found = read_object(data, name=label)
-        if found.machine != elf.EM_X86_64 or not found.little:
-            raise InputError(f"is for ELF machine {found.machine}; only x86-64 modules can be loaded", where=label)
-        return cls(label, data, found)
-
-    @cached_property
-    def modinfo(self) -> Mapping[str, tuple[str, ...]]:
-        """Each key of `.modinfo` with its values in order."""
-        found: dict[str, list[str]] = {}
-        section = self.object.by_name.get(".modinfo")
-        for entry in section.data.split(b"\0") if section is not None else ():
-            key, equals, value = entry.decode("utf-8", "replace").partition("=")
-            if equals:
-                found.setdefault(key, []).append(value)
-        return {key: tuple(values) for key, values in found.items()}
-
-    def info(self, key: str) -> str | None:
-        """The first value of a key, None where it is absent: get_modinfo()."""
-        return next(iter(self.modinfo.get(key, ())), None)
-
-    @property
-    def name(self) -> str:
-        return self.info("name") or ""
-
-    @property
-    def depends(self) -> tuple[str, ...]:
-        return tuple(name.replace("-", "_") for name in (self.info("depends") or "").split(",") if name)
-
-    @property
-    def wants(self) -> tuple[str, ...]:
-        """What `softdep=pre:` names: modules or aliases that its init asks for."""
-        rows = (row.partition("post:")[0] for row in self.modinfo.get("softdep", ()))
-        return tuple(name for row in rows for name in row.replace("pre:", " ").split())
-
-    @property
-    def is_livepatch(self) -> bool:
-        return self.info("livepatch") is not None
-
-    def find(self, name: str) -> Section | None:
-        """find_sec(): the first section of this name that is allocated."""
-        return next((s for s in self.object.sections if s.name == name and s.flags & elf.SHF_ALLOC), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +98,14 @@ class LoadedModule:
         return any(s.kind.startswith("init") and s.address <= address < s.end for s in self.sections)
 
 
+def loaded_module(kernel: SimulatedKernel, name: str) -> LoadedModule:
+    """A module that `builder.load.loader` has loaded; LoadError where none of that name is."""
+    found = kernel.modules.get(name)
+    if not isinstance(found, LoadedModule):
+        raise LoadError(f"module {name} is not loaded")
+    return found
+
+
 class Kallsyms(Mapping[str, tuple[int, ...]]):
     """The symbols that a module keeps, name -> addresses in the order of its table; made when first asked for.
 
@@ -188,10 +137,3 @@ class Kallsyms(Mapping[str, tuple[int, ...]]):
 
     def __len__(self) -> int:
         return len(self._table())
-
-
-def patched_objects(module: ModuleFile) -> tuple[str, ...]:
-    """The modules that its klp sections and symbols name."""
-    rows: tuple[Section | Symbol, ...] = (*module.object.sections, *module.object.symbols)
-    found = {klp.object_named(row.name) for row in rows}
-    return tuple(sorted(name for name in found if name and name != klp.VMLINUX))

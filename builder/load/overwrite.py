@@ -36,8 +36,8 @@ class Overwritten:
 
 def objections(kernel: SimulatedKernel, old: int) -> list[str]:
     """Why the entry of the function at `old` must not be overwritten; empty where it may."""
-    size = kernel.function_size(old)
-    where = kernel.describe(old)
+    size = kernel.symbols.function_size(old)
+    where = kernel.symbols.describe(old)
     if size < JUMP_SIZE:
         return [f"{where} has {size} bytes, a jump needs {JUMP_SIZE}"]
     code = kernel.memory.read(old, size)
@@ -57,9 +57,9 @@ def objections(kernel: SimulatedKernel, old: int) -> list[str]:
         found.append(f"{where} ends before {JUMP_SIZE} bytes of whole instructions")
     # Of the bytes behind the jump, those up to the next instruction are never reached but by a branch.
     for source in branches_into(kernel, start + 1, covered):
-        found.append(f"{kernel.describe(source)} branches into the first bytes of {where}")
+        found.append(f"{kernel.symbols.describe(source)} branches into the first bytes of {where}")
     for what, address in patched_places(kernel, start, covered):
-        found.append(f"a {what} lies at {kernel.describe(address)}, in the first bytes of {where}")
+        found.append(f"a {what} lies at {kernel.symbols.describe(address)}, in the first bytes of {where}")
     return found
 
 
@@ -76,7 +76,7 @@ def branches_into(kernel: SimulatedKernel, start: int, end: int) -> Iterator[int
     the function that they stand in.
     """
     region = kernel.memory.region(start)
-    lowest, highest = kernel.text if "[" in region.name else (region.base, region.end)
+    lowest, highest = kernel.facts.text if "[" in region.name else (region.base, region.end)
     text = kernel.memory.read(lowest, highest - lowest)
     suspects = set()
     for opcode in (b"\xe8", b"\xe9"):
@@ -103,10 +103,10 @@ def branches_into(kernel: SimulatedKernel, start: int, end: int) -> Iterator[int
 
 def _is_instruction(kernel: SimulatedKernel, address: int) -> bool:
     """Whether an instruction begins at `address`, seen from the start of its function."""
-    begin = kernel.function_start(address)
+    begin = kernel.symbols.function_start(address)
     if begin is None:
         return False
-    code = kernel.memory.read(begin, kernel.function_size(begin))
+    code = kernel.memory.read(begin, kernel.symbols.function_size(begin))
     return any(begin + at == address for at, _, _ in instructions(code, begin))
 
 
@@ -127,7 +127,7 @@ def patched_places(kernel: SimulatedKernel, start: int, end: int) -> Iterator[tu
             section = loaded.section(table)
             bounds = (section.address, section.end) if section is not None else None
         else:
-            symbols = [kernel.address(f"__{side}_{table.removeprefix('.')}") for side in ("start", "stop")]
+            symbols = [kernel.symbols.address(f"__{side}_{table.removeprefix('.')}") for side in ("start", "stop")]
             bounds = (symbols[0], symbols[1]) if symbols[0] is not None and symbols[1] is not None else None
         if bounds is None:
             continue
@@ -152,5 +152,5 @@ def redirect(kernel: SimulatedKernel, old: int, new: int) -> Overwritten:
 def restore(kernel: SimulatedKernel, done: Overwritten) -> None:
     """Put the bytes back; LoadError where something else stands there by now."""
     if kernel.memory.read(done.place, JUMP_SIZE) != branch(JMP32, done.place, done.new):
-        raise LoadError(f"the entry of {kernel.describe(done.old)} was overwritten by something else")
+        raise LoadError(f"the entry of {kernel.symbols.describe(done.old)} was overwritten by something else")
     kernel.memory.write(done.place, done.before)

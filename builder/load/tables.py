@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from builder.binary import elf
-from builder.load.module import ModuleFile
+from builder.binary.module import ModuleFile
 from builder.load.passes import PASSES
 
 ORDINARY = re.compile(

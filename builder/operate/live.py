@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.errors import LoadError, UsageError
-from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES, MODULES, OPTIMIZATION, Host
+from builder.image.machine import KPROBE_EVENTS, MODULES, OPTIMIZATION, Host, patch_state
+from builder.image.transition import LIVEPATCHES, PatchState
 from builder.operate.kprobes import Addition, Event, Report
 from builder.operate.kprobes.events import by_key
 from builder.operate.observe import observe, planted_events
@@ -24,14 +25,6 @@ Progress = Callable[[str], None]
 _TICK = 0.1
 _DELETE_PATIENCE = 10.0
 """Seconds for which a module may still be held by what has just been disabled (klp_free_patch_finish)."""
-
-
-@dataclass(frozen=True, slots=True)
-class PatchState:
-    """What /sys/kernel/livepatch/MODULE shows."""
-
-    enabled: bool
-    transition: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +219,7 @@ class Live:
 
     def patch_state(self, name: str) -> PatchState | None:
         """None where no livepatch of that name is enabled or in transition."""
-        place = f"{LIVEPATCHES}/{name}"
-        try:
-            return PatchState(
-                self.host.read(f"{place}/enabled").strip() == "1", self.host.read(f"{place}/transition").strip() == "1"
-            )
-        except OSError:
-            return None
+        return patch_state(self.host, name)
 
     def _settle(self, name: str, *, enabled: bool) -> float:
         """Wait for the end of a transition; seconds waited. LoadError names the tasks that hold it up."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from builder.errors import ToolError
-from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, LIVEPATCHES, TRACING, Host
+from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, TRACING, Host
+from builder.image.transition import LIVEPATCHES
 from builder.operate.kprobes import Addition, Event, Facts, Plan, Spot, Symbols, parse_events, parse_list, plan
 from builder.operate.kprobes.plan import Coordinate
 from builder.operate.trail import Record, versions

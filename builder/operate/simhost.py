@@ -13,10 +13,13 @@ from functools import cached_property
 
 from builder.errors import LoadError
 from builder.image.execute import Argument, Result
-from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, LIVEPATCHES, MODULES, OPTIMIZATION, TRACING, Between
+from builder.image.kept import Livepatch
+from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, MODULES, OPTIMIZATION, TRACING, Between
 from builder.image.simulated import SimulatedKernel
+from builder.image.transition import LIVEPATCHES
 from builder.load import livepatch
 from builder.load.loader import load_module, unload_module
+from builder.load.module import LoadedModule
 from builder.operate.kprobes.events import parse_events
 from builder.operate.kprobes.fetch import Filter
 from builder.operate.kprobes.registry import Registry, refused
@@ -39,9 +42,9 @@ class SimulatedHost:
     def call(self, function: str | int, *arguments: Argument, budget: int = 1_000_000) -> Result:
         """Call a function with the probes that are planted counting; see SimulatedKernel.call."""
         armed = frozenset(self.registry.armed())
-        if armed != self._armed or self.kernel.machine() is not self._watched:
-            self.kernel.reset_machine()
-            machine = self.kernel.machine()
+        if armed != self._armed or self.kernel.execution.machine() is not self._watched:
+            self.kernel.execution.reset()
+            machine = self.kernel.execution.machine()
             self.registry.watch(machine)
             self._armed, self._watched = armed, machine
         return self.kernel.call(function, *arguments, budget=budget)
@@ -82,7 +85,7 @@ class SimulatedHost:
             raise refused(errno.ENOENT, path)
         return f"{int(patch.enabled)}\n" if attribute == "enabled" else "0\n"
 
-    def _patch(self, name: str) -> livepatch.Livepatch | None:
+    def _patch(self, name: str) -> Livepatch | None:
         """One that is enabled; others have no directory."""
         return next((p for p in self.kernel.livepatches if p.module == name and p.enabled), None)
 
@@ -178,14 +181,14 @@ class SimulatedHost:
             loaded = load_module(self.kernel, module)
             self.registry.coming(loaded.name)
             if loaded.file.is_livepatch:
-                self._start(loaded.name, between or (lambda: None))
+                self._start(loaded, between or (lambda: None))
         except LoadError as error:
             raise OSError(errno.EINVAL, error.message) from None
 
-    def _start(self, name: str, between: Between) -> None:
-        before = set(self.kernel.redirections)
+    def _start(self, loaded: LoadedModule, between: Between) -> None:
+        name, before = loaded.name, set(self.kernel.redirections)
         try:
-            livepatch.run_init(self.kernel, self.kernel.modules[name], between)
+            livepatch.run_init(self.kernel, loaded, between)
             places = [r.place for old, r in self.kernel.redirections.items() if old not in before]
             if self.registry.blocks(places):
                 livepatch.disable_patch(self.kernel, name)
@@ -222,7 +225,7 @@ class SimulatedHost:
         for address, is_return, enabled in [*places, *((d.address, False, True) for d in self.registry.direct)]:
             if address is not None:
                 start, _ = self.registry.function(address)
-                symbol, _, module = self.kernel.describe(start).partition(" ")
+                symbol, _, module = self.kernel.symbols.describe(start).partition(" ")
                 flags = "" if enabled else "[DISABLED]"
                 flags += "[FTRACE]" if self.registry.is_ftrace(address) else ""
                 symbol = symbol.rpartition("+")[0]
@@ -235,13 +238,13 @@ class SimulatedHost:
         return "".join(f"{self._name(address)} (1)   I  \n" for address in held)
 
     def _name(self, address: int) -> str:
-        symbol, _, module = self.kernel.describe(address).partition(" ")
+        symbol, _, module = self.kernel.symbols.describe(address).partition(" ")
         return " ".join(filter(None, [symbol.rpartition("+")[0], module]))
 
     def _kallsyms(self) -> str:
         rows = [
             f"{place:016x} t {name}\t[{module}]"
-            for module, names in self.kernel.symbols_of.items()
+            for module, names in self.kernel.symbols.of_module.items()
             for name in names
             for place in names[name]
         ]

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from builder.errors import ToolError
-from builder.image.machine import LIVEPATCHES, MODULES, TRACING, Host
+from builder.image.machine import MODULES, TRACING, Host, patch_state
+from builder.image.transition import LIVEPATCHES
 from builder.operate.kprobes.events import by_key
 from builder.operate.observe import planted_events
 from builder.operate.trail import STATE, Record, Trail, read_trail
@@ -103,14 +104,12 @@ def _order(host: Host, trail: Trail, names: list[str]) -> list[str]:
 
 def _state(host: Host, name: str, shown: bool, record: Record | None) -> str:
     if shown:
-        try:
-            enabled = host.read(f"{LIVEPATCHES}/{name}/enabled").strip() == "1"
-            changing = host.read(f"{LIVEPATCHES}/{name}/transition").strip() == "1"
-        except OSError:
+        patch = patch_state(host, name)
+        if patch is None:
             return "gone"
-        if changing:
-            return "enabling" if enabled else "disabling"
-        return "enabled" if enabled else "disabled"
+        if patch.transition:
+            return "enabling" if patch.enabled else "disabling"
+        return "enabled" if patch.enabled else "disabled"
     if not host.names(f"{MODULES}/{name}"):
         return "gone"
     return "replaced" if record is not None and record.phase.value == "enabled" else "disabled"

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from builder.binary import elf
 from builder.binary.kernel import Kernel, read_module_bytes
+from builder.binary.module import ModuleFile
 from builder.errors import InputError, LoadError
 from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.image.execute import Fault
+from builder.image.kept import Livepatch
 from builder.load import accept, livepatch
 from builder.load.accept import ENOENT, ENOEXEC, Finding
 from builder.load.boot import boot
 from builder.load.loader import load_module, load_with_dependencies
-from builder.load.module import LoadedModule, ModuleFile, Site, patched_objects
+from builder.load.module import LoadedModule, Site
 from builder.load.relocate import NAMES as RELOCATIONS
 from builder.load.relocate import UncheckedError
 from builder.preflight import problems as problems_of
@@ -169,7 +171,7 @@ class Checker:
         problems += problems_of.in_file(module, self.kernel)
         results: list[CpuCheck] = []
         loaded: LoadedModule | None = None
-        patch: livepatch.Livepatch | None = None
+        patch: Livepatch | None = None
         described: tuple[tuple[Mapping[str, object], ...], tuple[Mapping[str, object], ...]] = ((), ())
         for cpu in cpus:
             simulated = self.simulated(cpu)
@@ -212,9 +214,9 @@ class _Run:
         self.refusals: list[Finding] = []
         self.problems: list[Finding] = []
 
-    def load(self) -> tuple[LoadedModule | None, livepatch.Livepatch | None]:
+    def load(self) -> tuple[LoadedModule | None, Livepatch | None]:
         simulated, module = self._simulated, self._module
-        for name in (*module.depends, *patched_objects(module)):
+        for name in (*module.depends, *module.bound_objects):
             path = self._checker.find_object(name)
             if path is not None and name not in simulated.modules:
                 try:
@@ -248,7 +250,7 @@ class _Run:
                 self.problems += problems_of.missing_objects(simulated, patch)
         return loaded, patch
 
-    def _load_late(self, patch: livepatch.Livepatch) -> None:
+    def _load_late(self, patch: Livepatch) -> None:
         """Objects that only its klp_patch names: loaded now, as they may be on a running kernel."""
         for name in [found.name for found in patch.objects if found.name is not None]:
             path = self._checker.find_object(name)
@@ -260,7 +262,7 @@ class _Run:
                     self.problems.append(Finding("object", said))
 
     def result(self, cpu: str, loaded: LoadedModule) -> CpuCheck:
-        places = tuple(self._simulated.describe(site.address) for site in loaded.sites)
+        places = tuple(self._simulated.symbols.describe(site.address) for site in loaded.sites)
         return CpuCheck(cpu, dict(loaded.counts), tuple(loaded.sites), places)
 
     def undo(self) -> None:
@@ -270,13 +272,13 @@ class _Run:
 def _bindings(simulated: SimulatedKernel, loaded: LoadedModule) -> tuple[Mapping[str, object], ...]:
     """What each symbol of a livepatch was bound to."""
     return tuple(
-        {"symbol": symbol.name, "address": f"{value:#x}", "place": simulated.describe(value)}
+        {"symbol": symbol.name, "address": f"{value:#x}", "place": simulated.symbols.describe(value)}
         for symbol, value in zip(loaded.file.object.symbols, loaded.values, strict=True)
         if symbol.shndx == elf.LIVEPATCH
     )
 
 
-def _replaced(simulated: SimulatedKernel, patch: livepatch.Livepatch | None) -> tuple[Mapping[str, object], ...]:
+def _replaced(simulated: SimulatedKernel, patch: Livepatch | None) -> tuple[Mapping[str, object], ...]:
     """The functions that a livepatch replaces."""
     return tuple(
         {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import random
-import tarfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from builder.binary import elf
 from builder.binary.kernel import Kernel
+from builder.binary.module import ModuleFile
 from builder.errors import BespokeError, GuestError, LoadError
 from builder.image import BootState, SimulatedKernel
 from builder.image.boot import CALL_DEPTH, CAPABILITY_WORDS
@@ -25,12 +24,13 @@ from builder.image.capture import (
 )
 from builder.image.derive import cpu_models, derive_state
 from builder.image.guest import Guest
+from builder.image.guest.live import batches
 from builder.image.guest.modules import ModuleTree
 from builder.load import livepatch
 from builder.load.boot import boot
 from builder.load.layout import lay_out
 from builder.load.loader import free_init, load_module
-from builder.load.module import LoadedModule, ModuleFile, Placed, patched_objects
+from builder.load.module import LoadedModule, Placed
 from builder.load.passes import Context, jump_label, static_call
 
 WRITTEN = ("__jump_table", ".static_call_sites", "__mcount_loc", "__ex_table")
@@ -155,33 +155,12 @@ def in_order(kernel: Kernel, paths: Iterable[Path]) -> list[ModuleFile]:
 def load_in_guest(guest: Guest, modules: Sequence[ModuleFile], say: Callable[[str], None]) -> dict[str, str]:
     """Give the guest's kernel all modules in order; name -> what it said, for those that it refused."""
     refused: dict[str, str] = {}
-    batch: list[ModuleFile] = []
-    size = 0
-    for i, module in enumerate(modules):
-        batch.append(module)
-        size += len(module.data)
-        if size > BATCH or i + 1 == len(modules):
-            refused |= _load_batch(guest, batch)
-            say(f"{i + 1} of {len(modules)} modules given to the guest")
-            batch, size = [], 0
+    given = 0
+    for batch in batches(modules, BATCH):
+        refused |= guest.load_batch(batch)
+        given += len(batch)
+        say(f"{given} of {len(modules)} modules given to the guest")
     return refused
-
-
-def _load_batch(guest: Guest, batch: Sequence[ModuleFile]) -> dict[str, str]:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for module in batch:
-            entry = tarfile.TarInfo(f"{module.name}.ko")
-            entry.size = len(module.data)
-            tar.addfile(entry, io.BytesIO(module.data))
-    guest.put("/run/batch.tar", archive.getvalue(), timeout=300)
-    names = " ".join(module.name for module in batch)
-    answer = guest.run(
-        "mkdir -p /run/batch && cd /run/batch && tar xf ../batch.tar && rm ../batch.tar && "
-        f'for m in {names}; do said=$(insmod $m.ko 2>&1) || echo "$m $said"; rm -f $m.ko; done',
-        timeout=600,
-    )
-    return {line.split()[0]: line.partition(" ")[2] for line in answer.output.splitlines() if line.strip()}
 
 
 def compare(
@@ -208,7 +187,7 @@ def compare(
     kernel's command line.
     """
     chosen = list(paths if paths is not None else choose(kernel, modules, seed))
-    patched = {name for module in extra for name in patched_objects(module)} - {module.name for module in extra}
+    patched = {name for module in extra for name in module.bound_objects} - {module.name for module in extra}
     chosen += [path for name in sorted(patched) if (path := kernel.find_module(name)) is not None]
     wanted = [*in_order(kernel, chosen), *extra]
     files = {module.name: module for module in wanted}
@@ -248,8 +227,8 @@ def compare(
         )
         simulated = boot(kernel, used)
         if kind == "captured":
-            simulated.key_reader = lambda address: memory.number(address, 4, signed=True)
-            simulated.call_reader = lambda address: memory.number(address, 8)
+            simulated.keys.count_reader = lambda address: memory.number(address, 4, signed=True)
+            simulated.keys.target_reader = lambda address: memory.number(address, 8)
         outcome.state_differences += state_differences(kernel, used, state)
         predict(simulated, files, found, memory, outcome)
         outcome.seconds_simulated = time.monotonic() - started
@@ -359,7 +338,7 @@ def bases_of(simulated: SimulatedKernel, module: ModuleFile, sections: Mapping[s
             raise LoadError(f"section {names[index]} is at {address:#x}, expected at {base + offset:#x}")
     for memory in layout.memories:
         if memory not in bases:
-            bases[memory] = simulated.allocate(layout.memories[memory])
+            bases[memory] = simulated.area.allocate(layout.memories[memory])
     return bases
 
 
@@ -398,7 +377,7 @@ def _compare_section(
                 address,
                 ours[at:end],
                 theirs[at:end],
-                simulated.describe(address),
+                simulated.symbols.describe(address),
                 causes.of(address),
             )
         )
@@ -418,7 +397,7 @@ class Causes:
         for at in range(calls.address, calls.end - 7, 8) if calls else ():
             code, key = static_call.ENTRY.unpack(simulated.memory.read(at, 8))
             self._add(at + code, "static call", (at + 4 + key) & ~3, self._call)
-        symbols = simulated.symbols_of[loaded.name]
+        symbols = simulated.symbols.of_module[loaded.name]
         for name, (trampoline, *_) in symbols.items():
             key_of = symbols.get(name.replace("__SCT__", "__SCK__", 1)) if name.startswith("__SCT__") else None
             if key_of is not None:
@@ -427,7 +406,9 @@ class Causes:
     def _add(self, code: int, kind: str, key: int, value: Callable[[int], tuple[str, str]]) -> None:
         ours, theirs = value(key)
         if ours != theirs:
-            cause = f"{kind} {self._simulated.describe(key).removesuffix('+0x0')}: {ours}, in the guest {theirs}"
+            cause = (
+                f"{kind} {self._simulated.symbols.describe(key).removesuffix('+0x0')}: {ours}, in the guest {theirs}"
+            )
             places = [*range(code, code + 6)]
             target = self._memory.number(key, 8) if kind == "static call" else None
             if target and self._simulated.state.has(CALL_DEPTH):
@@ -436,15 +417,15 @@ class Causes:
                 self._by_code.setdefault(at, cause)
 
     def _key(self, key: int) -> tuple[str, str]:
-        ours, theirs = self._simulated.static_key(key), self._memory.number(key, 4, signed=True)
+        ours, theirs = self._simulated.keys.count(key), self._memory.number(key, 4, signed=True)
         return ("off", "on")[ours != 0], "gone" if theirs is None else ("off", "on")[theirs != 0]
 
     def _call(self, key: int) -> tuple[str, str]:
-        ours, theirs = self._simulated.static_call(key), self._memory.number(key, 8)
+        ours, theirs = self._simulated.keys.target(key), self._memory.number(key, 8)
         return self._target(ours), "gone" if theirs is None else self._target(theirs)
 
     def _target(self, address: int) -> str:
-        return self._simulated.describe(address).removesuffix("+0x0") if address else "nothing"
+        return self._simulated.symbols.describe(address).removesuffix("+0x0") if address else "nothing"
 
     def of(self, address: int) -> str:
         """The cause of a difference, "" where none is known."""

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from builder.binary import Relocation, Section, elf, klp
 from builder.binary.kernel import Kernel
+from builder.binary.module import ModuleFile
 from builder.errors import InputError
 from builder.image import SimulatedKernel
-from builder.load import livepatch
+from builder.image.kept import Livepatch
 from builder.load.accept import Finding
-from builder.load.module import LoadedModule, ModuleFile, Site
+from builder.load.module import LoadedModule, Site
 from builder.load.passes import PASSES
 from builder.load.passes.ibt import ENDBR64
 from builder.load.relocate import R32S, R64
@@ -94,7 +95,7 @@ def overlaps(sites: Sequence[Site]) -> Iterator[Finding]:
 
 def _sealed(simulated: SimulatedKernel, loaded: LoadedModule) -> Iterator[Finding]:
     """Pointers to functions of vmlinux that cannot be called indirectly where IBT is enforced."""
-    start, end = simulated.text
+    start, end = simulated.facts.text
     symbols = loaded.file.object.symbols
     for section in loaded.file.object.sections:
         if section.type != elf.SHT_RELA or not loaded.file.object.sections[section.info].is_alloc:
@@ -104,7 +105,7 @@ def _sealed(simulated: SimulatedKernel, loaded: LoadedModule) -> Iterator[Findin
             if kind not in (R64, R32S) or not start <= value < end or symbols[number].shndx not in (0, elf.LIVEPATCH):
                 continue
             if simulated.kernel.symbol_at(value) is not None and simulated.memory.read(value, 4) != ENDBR64:
-                where = simulated.describe(value)
+                where = simulated.symbols.describe(value)
                 yield Finding("sealed-endbr", f"a pointer to {where}, which has no ENDBR any more")
 
 
@@ -120,12 +121,12 @@ def _return_sites(simulated: SimulatedKernel, loaded: LoadedModule) -> Iterator[
         for offset, _, number, _ in elf.LITTLE.rela.iter_unpack(section.data):
             jump = target.address + offset - 1
             if loaded.values[number] == thunk and jump not in patched and target.name != ".altinstr_replacement":
-                where = simulated.describe(jump)
+                where = simulated.symbols.describe(jump)
                 yield Finding("return-sites", f"the return at {where} is in no .return_sites: unpatched return thunk")
                 return
 
 
-def missing_objects(simulated: SimulatedKernel, patch: livepatch.Livepatch) -> Iterator[Finding]:
+def missing_objects(simulated: SimulatedKernel, patch: Livepatch) -> Iterator[Finding]:
     """Objects whose relocations could not be tried, because they are not to be had."""
     for found in patch.objects:
         if found.name is not None and found.name not in simulated.modules:

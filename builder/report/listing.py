@@ -20,7 +20,8 @@ from builder.binary import Relocation
 from builder.compare import Atom, Comparison, View
 from builder.compare.dwarf import LineTable
 from builder.compare.instruction_map import instruction_map
-from builder.compare.meaning import Meaning, string_at
+from builder.compare.meaning import Meaning
+from builder.compare.sequences import rising
 from builder.compare.view import Target
 
 Kind = Literal["same", "changed", "removed", "added"]
@@ -120,7 +121,8 @@ class Listings:
             twin = comparison.correlation.twins.get(part)
             if twin is not None:
                 first, second = _instructions(comparison.old, twin), _instructions(comparison.new, part)
-                self._aligned[part] = _steps(first, second, _in_order(mapped.get(part, [])))
+                # of rows that cross, the fewest are left out
+                self._aligned[part] = _steps(first, second, rising(mapped.get(part, [])))
 
     def _judged(self, old: Atom, new: Atom) -> Iterator[Judged]:
         if new not in self._aligned:
@@ -147,15 +149,10 @@ class Listings:
         if insn.target is not None and not rows:
             outside = None if atom.entry <= insn.target <= atom.end else view.atom_at(atom.section.index, insn.target)
             return insn.mnemonic, outside and self.comparison.correlation.identity(outside)
-        code = bytearray(atom.section.data[insn.offset : insn.end])
-        meanings = []
-        for r in rows:
-            row = view.arch.relocations.get(r.type)
-            size = row.size if row else 4
-            at = r.offset - insn.offset
-            code[at : at + size] = bytes(size)
-            meanings.append((at, _placeless(self.comparison.meanings.of(view, atom, r, lines=False))))
-        return insn.mnemonic, bytes(code[: insn.length]), tuple(meanings)
+        code = view.masked(atom.section, insn.offset, insn.end)
+        of = self.comparison.meanings.of
+        meanings = tuple((r.offset - insn.offset, _placeless(of(view, atom, r, lines=False))) for r in rows)
+        return insn.mnemonic, code, meanings
 
     def _goals(self, view: View, atom: Atom, insn: Instruction) -> Iterator[Place]:
         """Places inside of functions that an instruction leads to, directly or by a table of addresses."""
@@ -274,7 +271,7 @@ def target_text(view: View, atom: Atom, relocation: Relocation) -> str:
     if target.section is None:
         return target.symbol.name + (f"{target.offset:+#x}" if target.offset else "")
     if target.section.is_string:
-        text = string_at(target.section, target.offset).decode("utf-8", "replace")
+        text = str(target.section.string_at(target.offset))
         short = text if len(text) <= _TEXT else text[:_TEXT] + "…"
         return '"' + short.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace('"', '\\"') + '"'
     if not target.section.is_nobits:
@@ -314,22 +311,6 @@ def _landing(view: View, atom: Atom, offset: int) -> Place:
     rows = view.instructions(atom)
     insn = next((i for i in islice(rows, bisect_left(rows, (offset,)), None) if not i.is_nop), None)
     return (atom.section.index, insn.offset) if insn else (-1, 0)
-
-
-def _in_order(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Of pairs in the order of their first numbers, the most whose second numbers rise too: rows cannot cross."""
-    tails: list[int] = []
-    before: list[int] = []
-    for k, (_, new) in enumerate(pairs):
-        at = bisect_left(tails, new, key=lambda tail: pairs[tail][1])
-        before.append(tails[at - 1] if at else -1)
-        tails[at : at + 1] = [k]
-    chain = []
-    k = tails[-1] if tails else -1
-    while k >= 0:
-        chain.append(pairs[k])
-        k = before[k]
-    return chain[::-1]
 
 
 def _steps(old: Sequence[Instruction], new: Sequence[Instruction], pairs: Iterable[tuple[int, int]]) -> list[Step]:

@@ -1,10 +1,11 @@
 """Is what is compiled here the code that runs? Unmodified objects against the stock kernel, by the hundred.
 
-    python -m tests.acquire.campaign [--kernel K] [--source S] [--objects N] [--seed N]
+    python -m tests.acquire.campaign [--kernel K] [--source S] [--objects N | --one-line N] [--seed N]
 
 Every function of every object that the running kernel has must be found there
 byte by byte. With the source of another release the functions that differ are
-the answer, and there must be some.
+the answer, and there must be some. `--one-line` changes one line in each of N files
+over all directories: each is built or refused by a true reason, none is "unchanged".
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import argparse
 import random
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.progress import track
 
-from builder.acquire.compile import Compiled
+from builder.acquire.compile import AS_USUAL, Compiled
 from builder.acquire.kbuild import Command
 from builder.acquire.packages import newest_kernel
 from builder.acquire.source import SourceTree
@@ -32,6 +33,7 @@ from builder.compose.running import Running
 from builder.compose.runpre import Match, Matcher
 from builder.errors import BespokeError
 from builder.pipeline import diff_objects
+from tests.acquire.one_line import Tried, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def judge(command: Command, compiled: Compiled, running: Running) -> Judged:
 def campaign(kernel: Kernel, tree: SourceTree, count: int, seed: int) -> list[Judged]:
     """Half of the objects from vmlinux, half from modules."""
     commands = [*choose(tree, count // 2, seed, modules=False), *choose(tree, count - count // 2, seed, modules=True)]
-    compiled = Work(tree, None, None).compile_old(commands)
+    compiled = Work(tree, AS_USUAL).compile_old(commands)
     objects = Objects(kernel)
     return [
         judge(command, made, objects.get(command.owners[0]))
@@ -98,16 +100,32 @@ def campaign(kernel: Kernel, tree: SourceTree, count: int, seed: int) -> list[Ju
     ]
 
 
+def tell(rows: Iterable[Tried]) -> int:
+    """A line for each file that was not built, and how many there are of each kind; 1 if one is wrong."""
+    total: Counter[str] = Counter()
+    for row in rows:
+        total[row.outcome] += 1
+        for reason in row.reasons or [""] * (row.outcome == "unchanged"):
+            print(f"{row.source}: {row.function}: {row.outcome} {reason}", flush=True)
+            if row.outcome == "refused":
+                total[f"refused {reason.partition(' ')[0]}"] += 1
+    print(", ".join(f"{count} {what}" for what, count in sorted(total.items())))
+    return 1 if total["unchanged"] or total["error"] else 0
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.acquire.campaign")
     parser.add_argument("--kernel", metavar="K", help="image or release (default: the newest 6.1)")
     parser.add_argument("--source", metavar="S", help="another source than the kernel's own")
     parser.add_argument("--objects", type=int, default=200, metavar="N")
+    parser.add_argument("--one-line", type=int, metavar="N", help="patch N files instead, each by one line")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     options = parser.parse_args(arguments)
     try:
         kernel = Kernel.open(options.kernel or newest_kernel("6.1"))
         tree = find_source(options.source, Target(kernel.release, banner=kernel.banner))
+        if options.one_line:
+            return tell(one_line(tree, kernel, options.one_line, options.seed))
         rows = campaign(kernel, tree, options.objects, options.seed)
     except BespokeError as error:
         print(f"error: {error}", file=sys.stderr)

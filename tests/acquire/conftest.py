@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from builder.acquire.source import SourceTree
 from builder.acquire.toolchain import Compiler
-from tests.conftest import lacks
+from tests.conftest import need
 
 FILES = {
     "include/linux/kconfig.h": "#define MINI 1\n",
@@ -27,7 +26,16 @@ FILES = {
     "drivers/net/deep/chip.c": '#include "bus.h"\nint chip(void)\n{\n\treturn BUS;\n}\n',
     "drivers/net/deep/bus.h": '#include "../../common.h"\n#define BUS (COMMON + 1)\n',
     "drivers/common.h": "#define COMMON 7\n",
-    "boot/start.c": "int start(void)\n{\n\treturn 1;\n}\n",
+    "boot/start.c": '#include "clock.h"\nint first = CLOCK;\nint start(void)\n{\n\treturn 1;\n}\n',
+    "boot/clock.h": "#define CLOCK 1\n",
+    "fs/clock.c": (
+        '#include "../boot/clock.h"\n#ifdef NEVER\n#include "never.h"\n#endif\n'
+        "int clock(void)\n{\n\treturn CLOCK + 1;\n}\n"
+    ),
+    "fs/never.h": "#define NEVER_READ 1\n",
+    "fs/again.c": '#define tick tick_again\n#include "tick.c"\n',
+    "fs/hand.c": "int hand(void)\n{\n\treturn 12;\n}\n",
+    "fs/tick.c": "int tick(void)\n{\n\treturn 60;\n}\n",
     "fs/unused.c": "int unused;\n",
     "fs/made.c": '#include "made-table.h"\nint made(void)\n{\n\treturn TABLE;\n}\n',
     "Kconfig": "",
@@ -39,15 +47,17 @@ LINE = (
     " -DKBUILD_BASENAME='\"{base}\"' -DKBUILD_MODNAME='\"{name}\"' -c -o {o} {c}  ; "
     "scripts/basic/fixdep {d} {o} 'gcc -Wp,-MMD,{d} -c -o {o} {c}' > {cmd}\n"
 )
-BUILT_IN = ("fs/read", "fs/write", "fs/whole", "fs/made")
+BUILT_IN = ("fs/read", "fs/write", "fs/whole", "fs/made", "fs/clock", "fs/again", "fs/tick", "fs/hand")
+#: objects that are part of nothing, and what they are compiled from
+UNLINKED = {"boot/start": "boot/start", "boot/hand": "fs/hand"}
 MODULES = {"drivers/net/card": "card", "drivers/net/deep/chip": "chip:chip_lite"}
 
 
-def _line(path: str, name: str, module: str) -> str:
+def _line(path: str, name: str, module: str, source: str = "") -> str:
     folder, _, base = path.rpartition("/")
     return LINE.format(
         o=f"{path}.o",
-        c=f"{path}.c",
+        c=f"{source or path}.c",
         d=f"{folder}/.{base}.o.d",
         cmd=f"{folder}/.{base}.o.cmd",
         base=base,
@@ -57,7 +67,8 @@ def _line(path: str, name: str, module: str) -> str:
 
 
 def makefile() -> str:
-    lines = [_line(path, path.rpartition("/")[2], "") for path in (*BUILT_IN, "boot/start")]
+    lines = [_line(path, path.rpartition("/")[2], "") for path in BUILT_IN]
+    lines += [_line(path, path.rpartition("/")[2], "", source) for path, source in UNLINKED.items()]
     lines += [_line(path, name, "-DMODULE") for path, name in MODULES.items()]
     listed = " ".join(f"{path.removeprefix('fs/')}.o" for path in BUILT_IN)
     archive = f'\tset -e; rm -f fs/built-in.a; printf "fs/%s " {listed} | xargs ar cDPrST fs/built-in.a\n'
@@ -75,9 +86,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tree(tmp_path: Path, cache: Path) -> SourceTree:
     """The miniature tree, prepared; skips without gcc and make."""
-    for tool in ("gcc", "make"):
-        if shutil.which(tool) is None:
-            lacks(f"not installed: {tool}")
+    need("gcc", "make")
     root = tmp_path / "mini"
     for name, text in {**FILES, "Makefile": makefile()}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.acquire import apt
+from builder.acquire.compile import AS_USUAL
 from builder.acquire.packages import cached_kernel, fetch_headers, fetch_kernel, newest_kernel
 from builder.acquire.patch import prepare_patch
 from builder.acquire.source import SourceTree, fetch_source
@@ -21,6 +22,7 @@ from builder.errors import BespokeError, InputError, RefusedError
 from builder.pipeline import ModulePlan, build, diff, patch
 from samples.fixes import PATCHES
 from tests.acquire.campaign import campaign, judge
+from tests.acquire.one_line import one_line
 from tests.conftest import lacks
 
 pytestmark = pytest.mark.kernel
@@ -113,11 +115,20 @@ def test_what_looks_like_other_code_and_is_not(tree: SourceTree, kernel: Kernel)
     """Physical addresses of the kernel's data (a sum that wraps), and weak functions that x86 overrides."""
     with tree.objects() as objects:
         commands = [objects.of_object(name) for name in ("arch/x86/kernel/idt.o", "kernel/entry/common.o")]
-    compiled = Work(tree, None, None).compile_old(commands)
+    compiled = Work(tree, AS_USUAL).compile_old(commands)
     running = Objects(kernel).image
     rows = [judge(command, made, running) for command, made in zip(commands, compiled, strict=True)]
     assert [row.differing for row in rows] == [(), ()]
     assert [row.overridden for row in rows] == [(), ("arch_do_signal_or_restart",)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_line_in_any_directory_is_a_module_or_is_refused(tree: SourceTree, kernel: Kernel) -> None:
+    """`python -m tests.acquire.campaign --one-line 200` does this at large."""
+    rows = list(one_line(tree, kernel, 3, seed=2, first=("kernel/bpf",)))
+    assert rows[0].source.startswith("kernel/bpf/") and rows[0].outcome == "built"
+    assert {row.outcome for row in rows} <= {"built", "refused"}, rows
 
 
 DS = "arch/x86/events/intel/ds.c"
@@ -178,7 +189,7 @@ def test_the_source_of_another_release_is_caught_by_function(older: str, kernel:
     with pytest.raises(BespokeError) as caught:
         path = tmp_path / "fix.patch"
         path.write_text(_touching(source, text, name))
-        patch([path], other, Objects(kernel), ModulePlan("fix"))
+        patch([path], other, Objects(kernel), ModulePlan("fix"), AS_USUAL)
     error = caught.value
     assert isinstance(error, RefusedError)
     assert ("run-pre-mismatch", name) in [(row.code, row.symbol) for row in error.refusals]

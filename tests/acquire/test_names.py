@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from builder.acquire.names import changed_names, items, uses
-from tests.conftest import lacks
+from tests.conftest import need
 
 HEADER = """/* A comment { with ; signs } */
 #ifndef X_H
@@ -94,8 +93,7 @@ FILES = {
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    if shutil.which("grep") is None:
-        lacks("not installed: grep")
+    need("grep")
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)

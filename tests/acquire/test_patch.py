@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from builder.acquire.compile import Compiling
 from builder.acquire.kbuild import VMLINUX
-from builder.acquire.patch import Compiling, PatchObjects, prepare_patch
+from builder.acquire.patch import PatchObjects, prepare_patch
 from builder.acquire.source import SourceTree
-from builder.errors import Allowed, InputError, RefusedError, UsageError
+from builder.errors import Allowed, InputError, RefusedError
 from tests.acquire.conftest import FILES
 
 Edit = Callable[..., PatchObjects]
@@ -136,16 +137,64 @@ def test_patches_stack(patched: Edit) -> None:
     assert "0x3c" in code(result.pairs[0].new)
 
 
+def test_a_hunk_that_has_moved_is_mentioned(patched: Edit) -> None:
+    patch = replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2").replace("@@ -1,5 +1,5 @@", "@@ -11,5 +11,5 @@")
+    result = patched(patch)
+    assert [pair.path for pair in result.pairs] == ["fs/read.o"]
+    (row,) = result.warnings
+    assert (row.code, row.symbol) == ("patch-moved", "fs/read.c") and "10 lines further up" in row.message
+
+
 def test_a_patch_and_its_reverse_are_no_change(patched: Edit) -> None:
     changed = FILES["fs/read.c"].replace("+ LOCAL", "- LOCAL")
     result = patched(diff("fs/read.c", FILES["fs/read.c"], changed), diff("fs/read.c", changed, FILES["fs/read.c"]))
     assert result.pairs == () and result.files == ()
 
 
-def test_what_is_not_built_is_a_warning(patched: Edit) -> None:
-    result = patched(replaced("fs/unused.c", "unused;", "unused = 1;"))
-    assert result.pairs == ()
+def refused(patched: Edit, patch: str, **options: object) -> list[tuple[str, str]]:
+    with pytest.raises(RefusedError) as caught:
+        patched(patch, **options)
+    assert all(row.advice and not row.fatal for row in caught.value.refusals)
+    return [(row.code, row.symbol) for row in caught.value.refusals]
+
+
+def test_what_is_not_built_is_refused_unless_accepted(patched: Edit) -> None:
+    unused = replaced("fs/unused.c", "unused;", "unused = 1;")
+    assert refused(patched, unused) == [("patch-not-built", "fs/unused.c")]
+    good = replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2")
+    result = patched(unused, good, allow={"patch-not-built:fs/unused.c"})
+    assert [pair.path for pair in result.pairs] == ["fs/read.o"]
     assert [(row.code, row.symbol) for row in result.warnings] == [("patch-not-built", "fs/unused.c")]
+
+
+def test_a_header_that_nobody_really_reads_is_not_built(patched: Edit) -> None:
+    """An include line is there, and the configuration keeps everybody from it."""
+    assert refused(patched, replaced("fs/never.h", "READ 1", "READ 2")) == [("patch-not-built", "fs/never.h")]
+
+
+def test_a_header_that_is_read_and_changes_nothing_is_no_refusal(patched: Edit) -> None:
+    result = patched(replaced("fs/local.h", "LOCAL 3", "LOCAL 3 /* three */"))
+    assert result.pairs == () and result.warnings == ()
+
+
+def test_a_header_that_something_beside_the_kernel_reads(patched: Edit) -> None:
+    """boot/start.o is part of nothing that can be patched: it would keep the old text."""
+    patch = replaced("boot/clock.h", "CLOCK 1", "CLOCK 2")
+    assert refused(patched, patch) == [("patch-not-linked", "boot/clock.h")]
+    result = patched(patch, allow={"patch-not-linked:boot/clock.h"})
+    assert [pair.path for pair in result.pairs] == ["fs/clock.o"]
+    assert ["boot/start.o" in row.message for row in result.warnings] == [True]
+
+
+def test_a_source_that_is_part_of_something_beside_the_kernel(patched: Edit) -> None:
+    patch = replaced("fs/hand.c", "12", "24")
+    assert refused(patched, patch) == [("patch-not-linked", "fs/hand.c")]
+    assert [pair.path for pair in patched(patch, allow={"patch-not-linked:fs/hand.c"}).pairs] == ["fs/hand.o"]
+
+
+def test_a_source_of_its_own_that_another_includes(patched: Edit) -> None:
+    result = patched(replaced("fs/tick.c", "60", "61"))
+    assert sorted(pair.path for pair in result.pairs) == ["fs/again.o", "fs/tick.o"]
 
 
 def test_documentation_is_left_out_with_a_warning(patched: Edit) -> None:
@@ -195,8 +244,14 @@ def test_a_patch_that_does_not_compile_names_the_line(patched: Edit, tree: Sourc
 
 
 def test_a_header_that_reaches_too_many_is_asked_about(patched: Edit) -> None:
-    with pytest.raises(UsageError, match="3 objects"):
-        patched(replaced("include/linux/queue.h", ">= 8", ">= 9"), how=Compiling(limit=2))
+    header = replaced("include/linux/queue.h", ">= 8", ">= 9")
+    with pytest.raises(RefusedError, match="3 objects"):
+        patched(header, how=Compiling(limit=2))
+    assert refused(patched, header, how=Compiling(limit=2)) == [("patch-many-users", "include/linux/queue.h")]
+    source = replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2")
+    result = patched(header, source, how=Compiling(limit=2), allow={"patch-many-users:include/linux/queue.h"})
+    assert [pair.path for pair in result.pairs] == ["fs/read.o"]
+    assert [row.code for row in result.warnings] == ["patch-many-users"]
 
 
 def test_an_interrupted_run_leaves_nothing_half_done(patched: Edit, tree: SourceTree, cache: Path) -> None:

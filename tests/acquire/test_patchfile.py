@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import quopri
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,57 @@ def test_a_moved_hunk_applies_where_it_fits(tmp_path: Path) -> None:
 
 
 def test_a_hunk_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"x\.c: hunk 1 of 1 of fix\.patch does not fit \(line 2\)$"):
+    why = r'line 3 is "three", the patch has "THREE"'
+    with pytest.raises(InputError, match=rf"x\.c: hunk 1 of 1 of fix\.patch does not fit \(line 2\): {why}$"):
         one(tmp_path, BODY.replace(" three", " THREE"))
+
+
+FIRST = "@@ -1,2 +1,3 @@\n-one\n+1\n+1b\n two\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "body", "says"),
+    [
+        (
+            "one\n\ttwo\nthree\n",
+            " one\n-    two\n+2\n three\n",
+            r'line 2 is "\\ttwo", the patch has "    two"; .*white',
+        ),
+        ("one\ntwo \nthree\n", " one\n-two\n+2\n three\n", 'line 2 is "two ", the patch has "two"; .*white space only'),
+        ("one\ntwo\n", " one\n-two\n+2\n three\n", 'line 3 is the end of the file, the patch has "three"$'),
+        ("x\ny\nz\nq\none\ntwo\nTHREE\n", " one\n-two\n+2\n three\n", 'line 7 is "THREE", the patch has "three"$'),
+        ("a\nb\nc\n", " one\n-two\n+2\n three\n", "no line of it is there$"),
+    ],
+)
+def test_why_a_hunk_does_not_fit(tmp_path: Path, text: str, body: str, says: str) -> None:
+    (change,) = read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n@@ -1,3 +1,3 @@\n{body}"))
+    with pytest.raises(InputError, match=says):
+        apply_hunks(text, change)
+
+
+def test_lines_are_those_of_the_tree_behind_a_hunk_that_fits(tmp_path: Path) -> None:
+    """The first hunk makes the text longer, which the reader of the message does not see."""
+    (change,) = read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n{FIRST}@@ -5,2 +6,2 @@\n-five\n+5\n SIX\n"))
+    with pytest.raises(InputError, match=r'hunk 2 of 2 .*\(line 5\): line 6 is "six", the patch has "SIX"$'):
+        apply_hunks(OLD, change)
+
+
+def test_all_that_does_not_fit_is_told_together(tmp_path: Path) -> None:
+    first = f"--- a/x.c\n+++ b/x.c\n{BODY.replace(' two', ' TWO')}@@ -7 +7 @@\n-SEVEN\n+7\n"
+    changes = read_patch(written(tmp_path, f"{first}--- a/y.c\n+++ b/y.c\n{BODY}--- a/z.c\n+++ b/z.c\n{BODY}"))
+    texts = {"x.c": OLD.encode(), "y.c": b"one\n"}
+    with pytest.raises(InputError) as caught:
+        apply_all(changes, texts.get)
+    said = str(caught.value)
+    assert said.startswith("x.c: hunk 1 of 2 of fix.patch does not fit") and "; x.c: hunk 2 of 2" in said
+    assert "; y.c: hunk 1 of 1" in said and "z.c: fix.patch changes this file, which the source has not" in said
+
+
+def test_an_offset_is_told(tmp_path: Path) -> None:
+    (change,) = read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n{FIRST}@@ -4,2 +5,2 @@\n-six\n+6\n seven\n"))
+    applied = apply_all([change], lambda name: OLD.encode())
+    assert applied.moved == (("x.c", "hunk 2 of 2 of fix.patch, made for line 4, applies 2 lines further down"),)
+    assert apply_all([replace(change, hunks=change.hunks[:1])], lambda name: OLD.encode()).moved == ()
 
 
 def test_an_applied_patch_is_recognised(tmp_path: Path) -> None:
@@ -97,8 +147,8 @@ def test_line_ends_of_every_kind_survive(tmp_path: Path) -> None:
 def test_bytes_that_are_no_utf8_survive(tmp_path: Path) -> None:
     path = tmp_path / "fix.patch"
     path.write_bytes(b"--- a/x.c\n+++ b/x.c\n@@ -1,2 +1,2 @@\n /* caf\xe9 */\n-a\n+b\xff\n")
-    result = apply_all(read_patch(path), lambda name: b"/* caf\xe9 */\na\n", {})
-    assert result == {"x.c": b"/* caf\xe9 */\nb\xff\n"}
+    result = apply_all(read_patch(path), lambda name: b"/* caf\xe9 */\na\n")
+    assert result.files == {"x.c": b"/* caf\xe9 */\nb\xff\n"}
 
 
 @pytest.mark.parametrize(
@@ -124,12 +174,12 @@ def test_an_unreadable_patch_is_an_error(tmp_path: Path) -> None:
 
 def test_files_that_should_or_should_not_exist(tmp_path: Path) -> None:
     add = read_patch(written(tmp_path, "--- /dev/null\n+++ b/n.h\n@@ -0,0 +1 @@\n+x\n"))
-    assert apply_all(add, lambda name: None, {}) == {"n.h": b"x\n"}
+    assert apply_all(add, lambda name: None).files == {"n.h": b"x\n"}
     with pytest.raises(InputError, match="exists"):
-        apply_all(add, lambda name: b"", {})
+        apply_all(add, lambda name: b"")
     change = read_patch(written(tmp_path, f"--- a/x.c\n+++ b/x.c\n{BODY}"))
     with pytest.raises(InputError, match="source has not"):
-        apply_all(change, lambda name: None, {})
+        apply_all(change, lambda name: None)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +237,17 @@ def test_a_message_may_quote_what_looks_like_a_hunk(tmp_path: Path) -> None:
         ("i/fs/x.c", "w/fs/x.c", "fs/x.c", "modified"),
         ('"a/fs/\\303\\266.c"', '"b/fs/\\303\\266.c"', "fs/\u00f6.c", "modified"),
         ("a/fs/x.c", "b/fs/y.c", "fs/y.c", "renamed"),
+        ("fs/x.c", "fs/x.c.new", "fs/x.c", "modified"),
+        ("fs/x.c.bak", "fs/x.c", "fs/x.c", "modified"),
+        ("fs/x.c~", "fs/x.c", "fs/x.c", "modified"),
+        ("fs/x.c.orig", "fs/x.c.new", "fs/x.c", "modified"),
+        ("linux/fs/x.c", "x.c", "linux/fs/x.c", "modified"),
+        ("x.c", "linux/fs/x.c", "linux/fs/x.c", "modified"),
+        ("linux/fs/x.c", "fs/x.c", "linux/fs/x.c", "modified"),
+        ("linux/fs/x.c.orig", "x.c", "linux/fs/x.c", "modified"),
+        ("/tmp/fs/x.c", "fs/x.c", "fs/x.c", "modified"),
+        ("fs/x.c", "fs/xx.c", "fs/xx.c", "renamed"),
+        ("fs/x.h", "fs/x.h.in", "fs/x.h.in", "renamed"),
     ],
 )
 def test_names_of_files(tmp_path: Path, old: str, new: str, path: str, kind: str) -> None:
@@ -205,6 +266,7 @@ def test_the_name_of_another_tree_is_left_out_of_a_path(tmp_path: Path) -> None:
     assert located(change, {"fs", "fs/x.c"}.__contains__).path == "fs/x.c"
     assert located(change, {"linux", "fs", "fs/x.c"}.__contains__).path == "linux/fs/x.c"
     assert located(change, {"fs"}.__contains__).path == "linux/fs/x.c"
+    assert located(replace(change, path="old/linux/fs/x.c"), {"fs", "fs/x.c"}.__contains__).path == "fs/x.c"
 
 
 @pytest.mark.parametrize(

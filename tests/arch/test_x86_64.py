@@ -7,10 +7,12 @@ import re
 from dataclasses import fields
 from itertools import pairwise
 
+import iced_x86
 import pytest
 
 from builder.arch import by_machine
 from builder.arch.x86_64 import X86_64, decode, immediate, moves_constant_to, writes
+from builder.arch.x86_operands import GENERAL
 from builder.binary.kernel import Features
 from builder.errors import InputError
 
@@ -80,6 +82,15 @@ def test_text_is_what_the_kernel_s_tools_print() -> None:
 def test_an_unknown_machine_is_named() -> None:
     with pytest.raises(InputError, match="AArch64"):
         by_machine(183, where="x.o")
+
+
+def test_the_registers_are_in_the_order_of_the_masks() -> None:
+    """Each is what iced-x86 calls it, and writing it sets its bit."""
+    for k, name in enumerate(X86_64.registers):
+        assert iced_x86.Register.__dict__[name.upper()] == GENERAL[k]
+        pop = bytes((0x41,) if k >= 8 else ()) + bytes((0x58 + k % 8,))
+        assert X86_64.text(pop, 0) == f"popq %{name}"
+        assert X86_64.operation(pop).writes >> k & 1
 
 
 def test_its_rows_name_features_that_a_kernel_can_have() -> None:

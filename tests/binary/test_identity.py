@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, read_object, write_object
 from builder.errors import InputError
 from tests.binary.models import content, objects
-from tests.conftest import data_root, lacks
+from tests.conftest import data_root, need
 
 
 @given(objects())
@@ -92,8 +92,7 @@ def test_objects_of_the_system(path: Path) -> None:
 @pytest.mark.data
 def test_readelf_reads_what_is_written(tmp_path: Path) -> None:
     """Word by word what it says of the original, offsets in the file and table sizes apart."""
-    if shutil.which("readelf") is None:
-        lacks("not installed: binutils (make setup)")
+    need("readelf")
     for path in shared()[::7]:
         again = tmp_path / "again.o"
         again.write_bytes(write_object(read_object(path)))
@@ -158,8 +157,7 @@ def test_more_sections_than_sixteen_bits_count(tmp_path: Path) -> None:
 
 def test_an_assembler_wrote_it(tmp_path: Path) -> None:
     """As GNU as numbers them, which is not how this writer would."""
-    if shutil.which("as") is None:
-        lacks("not installed: binutils (make setup)")
+    need("as")
     path = tmp_path / "wide.o"
     source = "".join(f'.section .text.f{k},"ax"\nf{k}: .long {k}\n' for k in range(MANY))
     subprocess.run(["as", "-o", path, "-"], input=source, text=True, check=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +14,7 @@ from typing import Any
 import pytest
 
 from builder.acquire.packages import fetch_kernel
-from builder.errors import BespokeError
-from tests.conftest import data_root, lacks
+from tests.conftest import data_root, needed
 from tests.running.pairs import RELEASE
 
 
@@ -72,15 +70,5 @@ def pair() -> Path:
 @pytest.fixture(scope="session")
 def image() -> Path:
     """The kernel that the pair is for."""
-    try:
+    with needed():
         return fetch_kernel(RELEASE).image
-    except BespokeError as error:
-        lacks(str(error))
-
-
-@pytest.fixture(scope="session")
-def gcc() -> str:
-    found = shutil.which("gcc-12") or shutil.which("gcc")
-    if found is None:
-        lacks("not installed: gcc (make setup)")
-    return found

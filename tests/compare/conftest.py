@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from builder.binary import ObjectFile, read_object
 from builder.compare import Comparison, compare
-from tests.conftest import lacks
+from tests.support.compiling import Build, builder
 
-FLAGS = (
-    "-c", "-std=gnu11", "-O2", "-ffunction-sections", "-fdata-sections", "-fno-pic", "-mcmodel=kernel",
-    "-mno-red-zone", "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-fno-stack-protector",
-    "-fno-strict-aliasing", "-mno-sse", "-w",
-)  # fmt: skip
-
-Build = Callable[..., ObjectFile]
 Pair = Callable[..., Comparison]
-
-
-@pytest.fixture(scope="session")
-def gcc() -> str:
-    program = shutil.which("gcc-12") or shutil.which("gcc")
-    if program is None:
-        lacks("not installed: gcc (make setup)")
-    return program
 
 
 @pytest.fixture
 def build(gcc: str, tmp_path: Path) -> Build:
     """`build(source, *flags)`: the object of one C file (or of assembler, with `language="assembler"`)."""
-    count = 0
+    return builder(gcc, tmp_path)
 
-    def made(source: str, *flags: str, language: str = "c") -> ObjectFile:
-        nonlocal count
-        count += 1
-        place = tmp_path / str(count)
-        place.mkdir()
-        # One name for all, so that __FILE__ and the FILE symbol are equal.
-        (place / "unit.c").write_text(source)
-        run = subprocess.run(
-            [gcc, *FLAGS, *flags, "-x", language, "unit.c", "-o", "unit.o"], cwd=place, capture_output=True, text=True
-        )
-        assert run.returncode == 0, run.stderr
-        return read_object(place / "unit.o")
 
-    return made
+@pytest.fixture(scope="session")
+def build_once(gcc: str, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The same for what several tests look at."""
+    return builder(gcc, tmp_path_factory.mktemp("objects"))
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from builder.binary import read_object
 from builder.compare import Comparison, Verdict, compare, naming
 from builder.compare.comparison import is_label_table, label_owners
-from tests.compare.conftest import FLAGS, Build, Pair, names
+from tests.compare.conftest import Pair, names
+from tests.support.compiling import FLAGS, Build
 
 HEAD = "extern int sink(int, ...); extern void note(const char *, ...);\n"
 

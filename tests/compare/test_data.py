@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from builder.compare import Comparison
+from builder.compare import Comparison, compare
+from builder.errors import UnknownError
 from tests.compare.conftest import Pair, names
+from tests.support.compiling import Build
 
 HEAD = "extern int sink(int, ...);\n"
 
@@ -93,3 +95,30 @@ def test_the_section_s_end_is_not_the_next_thing(pair: Pair) -> None:
     )
     old = frame.format("SHARED int list[4] = { 1, 2, 3, 4 }; SHARED int tail = 5;")
     assert not pair(old, old + "\nint unrelated;").changed
+
+
+def chain(build: Build, length: int, value: int, *, back: bool = False) -> Comparison:
+    """A function that refers to unnamed data, each of which leads to the next, the last to a number or to the first."""
+
+    def text(value: int) -> str:
+        rows = [f'.section .rodata.c{k},"a"\n.Lc{k}: .quad .Lc{k + 1}\n' for k in range(length - 1)]
+        last = f".Lc0, {value}" if back else f"{value}"
+        rows.append(f'.section .rodata.c{length - 1},"a"\n.Lc{length - 1}: .quad {last}\n')
+        code = "f: movq .Lc0, %rax\n ret\n.size f, .-f\n"
+        return "".join(rows) + '.section .text.f,"ax",@progbits\n.globl f\n.type f,@function\n' + code
+
+    return compare(*(build(text(v), language="assembler") for v in (1, value)))
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 7, 12])
+def test_unnamed_data_counts_however_far_it_lies(build: Build, length: int, back: bool) -> None:
+    """Also where it leads back to where it began."""
+    assert names(chain(build, length, 2, back=back).changed) == ["f"]
+    assert names(chain(build, length, 1, back=back).changed) == []
+
+
+def test_data_nested_too_deep_is_named(build: Build) -> None:
+    """What is not read is not the same."""
+    with pytest.raises(UnknownError, match=r"section \.rodata\.c\d+: the data at 0x0 is nested deeper"):
+        chain(build, 40, 1)

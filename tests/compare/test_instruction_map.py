@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from unidiff import PatchSet  # type: ignore[attr-defined]
 from builder.binary.pair import read_pair
 from builder.compare import Atom, Comparison, compare
 from builder.compare.dwarf import LineTable
-from builder.compare.instruction_map import LEAST, Row, align, instruction_map
+from builder.compare.instruction_map import LEAST, Row, instruction_map
 from builder.compare.unit import Line, unit
 
 LineMap = Callable[[int], int | None]
@@ -121,20 +120,3 @@ def same_line(row: Row, old: LineTable, new: LineTable, follow: dict[str, LineMa
     file = Path(a[0]).name
     line = follow[file](a[1]) if file in follow else a[1]
     return None if line is None else (file, line) == (Path(b[0]).name, b[1])
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        ("abc", "abc", [(0, 0), (1, 1), (2, 2)]),
-        ("abc", "axbc", [(0, 0), (1, 2), (2, 3)]),
-        ("aab", "ab", [(0, 0), (2, 1)]),
-        ("", "abc", []),
-        ("xyz", "abc", []),
-        ("abcdef", "abXdYf", [(0, 0), (1, 1), (3, 3), (5, 5)]),
-    ],
-)
-def test_alignment(first: str, second: str, expected: list[tuple[int, int]]) -> None:
-    found = sorted(align(first, second))
-    assert [(first[i], second[j]) for i, j in found] == [(first[i], second[j]) for i, j in expected]
-    assert all(a < c and b < d for (a, b), (c, d) in pairwise(found))

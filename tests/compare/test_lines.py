@@ -11,7 +11,7 @@ from elftools.elf.elffile import ELFFile
 
 from builder.binary import read_object
 from builder.compare.dwarf import LineTable
-from tests.compare.conftest import FLAGS, Build
+from tests.support.compiling import FLAGS, Build
 
 SOURCE = """
 extern int sink(int, ...);

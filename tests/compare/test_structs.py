@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 from builder.binary import ObjectFile, read_object
 from builder.compare.structs import StructChange, Variables, field_at, flat_fields, struct_changes, types_unknown
 from builder.compare.typeinfo import TypeInfo
-from tests.compare.conftest import Build
+from tests.support.compiling import Build
 
 OLD = """
 typedef unsigned long ulong_t;
@@ -57,6 +57,15 @@ def test_a_field_that_grows_into_padding_is_a_change(build: Build, version: int)
     (change,) = struct_changes(build(OLD, debug), build(OLD.replace("char a; long b;", "short a; long b;"), debug))
     assert (change.name, change.old_size, change.new_size) == ("struct padded", 16, 16)
     assert [(f.name, f.kind, f.old_size, f.new_size) for f in change.fields] == [("a", "resized", 1, 2)]
+
+
+def test_fields_at_one_offset_are_in_the_order_of_their_names(build: Build) -> None:
+    """The same inputs give the same document, whatever order a set has today."""
+    source = "struct s {{ union {{ int {}; }}; int z; }}; int f(struct s *p) {{ return p->z; }}\n"
+    names = [f"{letter}{k}" for k in range(6) for letter in "pq"]
+    old, new = build(source.format(", ".join(names)), "-g"), build(source.format("a, b"), "-g")
+    (change,) = struct_changes(old, new)
+    assert [f.name for f in change.fields] == ["a", "b", *sorted(names)]
 
 
 def test_lines_and_new_types_are_no_change(build: Build) -> None:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from builder.binary import ObjectFile, read_object
 from builder.compose.outcome import Diff
 from builder.errors import Allowed
 from builder.pipeline import diff_objects
-from tests.conftest import lacks
-
-FLAGS = (
-    "-c", "-std=gnu11", "-O2", "-ffunction-sections", "-fdata-sections", "-fno-pic", "-mcmodel=kernel",
-    "-mno-red-zone", "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-fno-stack-protector",
-    "-fno-strict-aliasing", "-mno-sse", "-pg", "-mfentry", "-mrecord-mcount", "-w",
-)  # fmt: skip
+from tests.support.compiling import TRACED, Build, builder
 
 PRELUDE = """
 #define noinline __attribute__((noinline))
@@ -36,39 +27,18 @@ PRELUDE = """
 int printk(const char *format, ...);
 """
 
-Compile = Callable[[str], ObjectFile]
 Judge = Callable[..., Diff]
 
 
-@pytest.fixture(scope="session")
-def gcc() -> str:
-    program = shutil.which("gcc-12") or shutil.which("gcc")
-    if program is None:
-        lacks("not installed: gcc (make setup)")
-    return program
-
-
 @pytest.fixture
-def compiled(gcc: str, tmp_path: Path) -> Callable[..., ObjectFile]:
+def compiled(gcc: str, tmp_path: Path) -> Build:
     """`compiled(source, *flags)`: the object of one C file; the file's name is always the same."""
-    count = 0
-
-    def made(source: str, *flags: str) -> ObjectFile:
-        nonlocal count
-        count += 1
-        place = tmp_path / str(count)
-        place.mkdir()
-        (place / "unit.c").write_text(PRELUDE + source)
-        command = [gcc, *FLAGS, *flags, "unit.c", "-o", "unit.o"]
-        run = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr
-        return read_object(place / "unit.o")
-
-    return made
+    build = builder(gcc, tmp_path, TRACED)
+    return lambda source, *flags: build(PRELUDE + source, *flags)
 
 
 @pytest.fixture
-def judged(compiled: Callable[..., ObjectFile]) -> Judge:
+def judged(compiled: Build) -> Judge:
     """`judged(old, new)`, or `judged(source, (was, becomes), ...)`; `allow` as for --allow, with spaces between."""
 
     def made(old: str, *changes: str | tuple[str, str], allow: str = "", flags: tuple[str, ...] = ()) -> Diff:

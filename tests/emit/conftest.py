@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from builder.acquire.packages import fetch_kernel
 from builder.binary import ObjectFile, read_object
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.emit import Module
-from builder.errors import BespokeError
 from builder.pipeline import ModulePlan, build, diff
 from samples.objects import TARGET_NAME, TargetObjects, target_objects
-from tests.conftest import lacks
+from tests.conftest import needed
+from tests.support.kernels import opened
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,9 @@ class Emitted:
 
 def emitted_for(release: str) -> Emitted:
     """Compile the sample, and build its module."""
-    try:
-        kernel = Kernel.open(fetch_kernel(release).image)
+    kernel = opened(release)
+    with needed():
         target = target_objects(release)
-    except BespokeError as error:
-        lacks(str(error))
     objects = Objects(kernel, {TARGET_NAME: target.module})
     module = build([diff(target.old, target.new)], objects, ModulePlan("demand"))
     assert module is not None

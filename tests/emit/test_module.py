@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +13,17 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from builder.acquire.packages import fetch_kernel
 from builder.arch import by_machine
 from builder.binary import ObjectFile, elf, read_object, write_object
 from builder.binary.kernel import Kernel
 from builder.binary.manifest import SECTION, Manifest
 from builder.emit import Module
 from builder.emit.readback import ReadbackError, verify
-from builder.errors import BespokeError, InputError
-from tests.conftest import ROOT, data_root, lacks
+from builder.errors import InputError
+from tests.conftest import ROOT, data_root, need
 from tests.emit.edits import klp_sections, renamed, with_data
 from tests.running.pairs import ACCEPTED, RELEASE, built, places
+from tests.support.kernels import opened
 
 pytestmark = [pytest.mark.data, pytest.mark.kernel]
 
@@ -34,10 +33,7 @@ NAMES = [name for name in places(data_root()) if name not in NEVER]
 
 @pytest.fixture(scope="module")
 def kernel() -> Kernel:
-    try:
-        return Kernel.open(fetch_kernel(RELEASE).image)
-    except BespokeError as error:
-        lacks(str(error))
+    return opened(RELEASE)
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +174,7 @@ def test_klp_functions_lead_to_the_new_code(module: Module, obj: ObjectFile, ker
 def test_other_readers_agree(module: Module, obj: ObjectFile, tmp_path: Path) -> None:
     file = ELFFile(io.BytesIO(module.content))
     assert [s.name for s in file.iter_sections()] == [s.name for s in obj.sections]
-    if shutil.which("readelf") is None:
-        lacks("not installed: binutils (make setup)")
+    need("readelf")
     path = tmp_path / "module.ko"
     path.write_bytes(module.content)
     done = subprocess.run(["readelf", "--all", "--wide", path], capture_output=True, text=True, check=True)

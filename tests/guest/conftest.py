@@ -11,21 +11,14 @@ from pathlib import Path
 import pytest
 
 from builder.acquire.cache import published
-from builder.acquire.packages import fetch_headers, fetch_kernel
+from builder.acquire.packages import fetch_headers
 from builder.acquire.tools import run
 from builder.binary.kernel import Kernel
-from builder.errors import BespokeError
 from builder.image.guest import Guest
-from tests.conftest import lacks
+from tests.conftest import needed
+from tests.support.kernels import opened
 
 SOURCES = Path(__file__).parent / "modules"
-
-
-def opened(release: str) -> Kernel:
-    try:
-        return Kernel.open(fetch_kernel(release).image)
-    except BespokeError as error:
-        lacks(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +41,8 @@ def guest(kernel: Kernel) -> Iterator[Guest]:
 
 def compiled(release: str) -> Mapping[str, Path]:
     """The modules of `modules/`, made by kbuild against the distribution's headers; kept in the cache."""
-    try:
+    with needed():
         headers = fetch_headers(release)
-    except BespokeError as error:
-        lacks(str(error))
     sources = sorted(path for path in SOURCES.iterdir() if path.is_file())
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.binary.manifest import SECTION, Manifest, TargetKernel
+from builder.binary.module import ModuleFile
 from builder.errors import InputError, ToolError, UsageError
 from builder.image.guest import KernelLog, initramfs, taints
 from builder.image.guest.log import TAINTS, taint_meaning
-from builder.image.guest.modules import ModuleFile, ModuleTree
+from builder.image.guest.modules import ModuleTree
 
 
 def unpacked(archive: bytes, place: Path) -> dict[str, bytes]:
@@ -226,11 +227,11 @@ def test_the_manifest_says_what_a_livepatch_is_for() -> None:
     kernel = TargetKernel("6.1.0-1-amd64", "0" * 64, "6.1.0-1-amd64 SMP")
     whole = Manifest("made", kernel, False, (), ("vmlinux", "xfs", "ext4"), (), (), {}, (), ())
     manifest = minimal(whole.to_bytes().decode(), section=SECTION).replace(b"}\0", b"} ")
-    assert ModuleFile("made", manifest).patched_objects == ("ext4", "xfs")
+    assert ModuleFile.read(manifest, "made").patched_objects == ("ext4", "xfs")
     klp = minimal("", section=".klp.rela.btrfs..text.f")
-    assert ModuleFile("made", klp).patched_objects == ("btrfs",)
+    assert ModuleFile.read(klp, "made").patched_objects == ("btrfs",)
     with pytest.raises(InputError, match="made: its manifest cannot be read"):
-        _ = ModuleFile("made", minimal("{}", section=SECTION)).patched_objects
+        _ = ModuleFile.read(minimal("{}", section=SECTION), "made").patched_objects
 
 
 def test_a_file_that_holds_another_module_than_its_name_says(tmp_path: Path) -> None:
@@ -241,9 +242,9 @@ def test_a_file_that_holds_another_module_than_its_name_says(tmp_path: Path) -> 
 
 
 def test_what_is_no_module_is_said_by_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="thing: not a kernel module"):
+    with pytest.raises(InputError, match="thing: is not an ELF file"):
         ModuleFile.read(b"text", "thing")
     with pytest.raises(InputError, match=r"\.modinfo names none"):
-        ModuleFile.read(minimal("license=GPL"))
+        ModuleFile.read_named(minimal("license=GPL"))
     with pytest.raises(InputError, match=r"absent\.ko: cannot be read"):
         ModuleFile.read(tmp_path / "absent.ko")

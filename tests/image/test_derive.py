@@ -14,7 +14,7 @@ from builder.image.cpu_flags import flag_names, with_flags
 from builder.image.derive import cpu_models, derive_state, with_cpus
 from builder.image.guest import Guest
 from builder.preflight.fidelity import state_differences
-from tests.load.conftest import opened
+from tests.support.kernels import opened
 
 pytestmark = pytest.mark.kernel
 

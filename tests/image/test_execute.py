@@ -14,7 +14,7 @@ import pytest
 
 from builder.image import SimulatedKernel
 from builder.image.execute import Fault
-from tests.load.conftest import booted
+from tests.support.kernels import booted
 
 pytestmark = pytest.mark.kernel
 MASK = (1 << 64) - 1
@@ -23,7 +23,7 @@ MASK = (1 << 64) - 1
 @pytest.fixture
 def kernel(release: str) -> SimulatedKernel:
     found = booted(release, "max")
-    found.heap.clear()
+    found.execution.heap.clear()
     return found
 
 
@@ -79,7 +79,7 @@ CASES: tuple[Case, ...] = (
 def test_a_function_computes_what_it_should(
     kernel: SimulatedKernel, function: str, arguments: tuple[int | bytes | str, ...], expected: int
 ) -> None:
-    if kernel.address(function) is None:
+    if kernel.symbols.address(function) is None:
         pytest.skip(f"this kernel has no {function}")
     found = kernel.call(function, *arguments).value
     assert found & (0xFFFFFFFF if expected >> 32 == 0 else MASK) == expected
@@ -112,7 +112,7 @@ def test_comparisons_have_the_right_sign(kernel: SimulatedKernel, function: str,
     ],
 )
 def test_snprintf(kernel: SimulatedKernel, form: str, values: tuple[int | bytes | str, ...], expected: str) -> None:
-    out = kernel.heap.allocate(256)
+    out = kernel.execution.heap.allocate(256)
     assert kernel.call("snprintf", out, 256, form, *values).int32 == len(expected)
     assert kernel.memory.string(out) == expected
 
@@ -120,14 +120,14 @@ def test_snprintf(kernel: SimulatedKernel, form: str, values: tuple[int | bytes 
 def test_sort(kernel: SimulatedKernel) -> None:
     generator = random.Random(3)
     numbers = [generator.randrange(1 << 31) for _ in range(500)]
-    rows = kernel.heap.put(struct.pack("<500I", *numbers))
-    compare = kernel.heap.put(bytes.fromhex("8b072b06c3"))  # mov (%rdi),%eax; sub (%rsi),%eax; ret
+    rows = kernel.execution.heap.put(struct.pack("<500I", *numbers))
+    compare = kernel.execution.heap.put(bytes.fromhex("8b072b06c3"))  # mov (%rdi),%eax; sub (%rsi),%eax; ret
     kernel.call("sort", rows, 500, 4, compare, 0)
     assert list(struct.unpack("<500I", kernel.memory.read(rows, 2000))) == sorted(numbers)
 
 
 def test_memory_functions(kernel: SimulatedKernel) -> None:
-    there = kernel.heap.allocate(64)
+    there = kernel.execution.heap.allocate(64)
     for function, arguments, expected in (
         ("memset", (there, 0x41, 20), b"A" * 20),
         ("memcpy", (there, TEXT, len(TEXT)), TEXT),
@@ -135,7 +135,7 @@ def test_memory_functions(kernel: SimulatedKernel) -> None:
     ):
         kernel.call(function, *arguments)
         assert kernel.memory.read(there, len(expected)) == expected
-    binary = kernel.heap.allocate(4)
+    binary = kernel.execution.heap.allocate(4)
     assert kernel.call("hex2bin", binary, "deadbeef", 4).value == 0
     assert kernel.memory.read(binary, 4) == binascii.unhexlify("deadbeef")
 
@@ -154,25 +154,25 @@ def test_a_stub_answers_for_a_function(kernel: SimulatedKernel) -> None:
     seen: list[int] = []
 
     def answer(machine: object) -> int:
-        seen.append(kernel.machine().argument(0))
+        seen.append(kernel.execution.machine().argument(0))
         return 99
 
     stub: Callable[..., int] = answer
-    kernel.stub("gcd", stub)
+    kernel.execution.stub("gcd", stub)
     try:
         assert kernel.call("gcd", 12, 18).value == 99
         assert kernel.call("lcm", 12, 18).value == 0, "lcm divides by what gcd says"
         assert seen == [12, 12]
     finally:
-        kernel.stubs.pop(kernel.find_function("gcd"))
-        kernel.reset_machine()
+        kernel.execution.stubs.pop(kernel.symbols.find_function("gcd"))
+        kernel.execution.reset()
     assert kernel.call("gcd", 12, 18).value == 6
 
 
 def test_code_goes_on_behind_an_access_that_failed(kernel: SimulatedKernel) -> None:
     """copy_from_kernel_nofault() has entries in the exception table for what it reads."""
-    there = kernel.heap.allocate(16)
-    assert kernel.call("copy_from_kernel_nofault", there, kernel.heap.put(TEXT), 8).int32 == 0
+    there = kernel.execution.heap.allocate(16)
+    assert kernel.call("copy_from_kernel_nofault", there, kernel.execution.heap.put(TEXT), 8).int32 == 0
     assert kernel.memory.read(there, 8) == TEXT[:8]
     for size in (1, 2, 4, 8):
         assert kernel.call("copy_from_kernel_nofault", there, (1 << 64) - 0x1000, size).int32 == -14  # -EFAULT

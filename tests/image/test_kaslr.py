@@ -15,7 +15,7 @@ from builder.load import livepatch
 from builder.load.boot import boot
 from builder.load.loader import load_module, unload_module
 from tests.guest.conftest import compiled
-from tests.load.conftest import differences, opened, snapshot
+from tests.support.kernels import differences, opened, snapshot
 
 pytestmark = pytest.mark.kernel
 OFFSET = 0x1E00000
@@ -69,7 +69,7 @@ def test_code_runs_and_a_livepatch_is_loaded_where_the_kernel_was_moved(
     moved = kernel.at(OFFSET)
     simulated = boot(moved, derive_state(moved, "max"))
     assert simulated.call("crc32_le", 0xFFFFFFFF, TEXT, len(TEXT)).value == zlib.crc32(TEXT) ^ 0xFFFFFFFF
-    simulated.heap.clear()
+    simulated.execution.heap.clear()
     before = snapshot(simulated)
     module = load_module(simulated, patches["guest_patch_vmlinux"])
     patch = livepatch.run_init(simulated, module)

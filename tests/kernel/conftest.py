@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.acquire.packages import fetch_kernel
 from builder.binary.kernel import Kernel
-from builder.errors import BespokeError
-from tests.conftest import lacks
+from tests.support import kernels
 
 Opener = Callable[[bytes], Kernel]
 
@@ -30,7 +28,4 @@ def opened(tmp_path: Path) -> Opener:
 @pytest.fixture(scope="module")
 def target(release: str) -> Kernel:
     """The distribution's kernels, one after the other; mark the test `kernel` too."""
-    try:
-        return Kernel.open(fetch_kernel(release).image)
-    except BespokeError as error:
-        lacks(f"no kernel {release}: {error}")
+    return kernels.opened(release)

@@ -13,7 +13,7 @@ from builder.binary.kernel import read_module_bytes
 from builder.errors import BespokeError
 from builder.image import SimulatedKernel
 from builder.load.loader import load_module, load_with_dependencies, unload_module
-from tests.load.conftest import booted
+from tests.support.kernels import booted
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 COUNT = 2000
@@ -85,7 +85,7 @@ def intact(release: str) -> tuple[SimulatedKernel, list[bytes]]:
 
 def test_damage_is_an_error_or_harmless(intact: tuple[SimulatedKernel, list[bytes]]) -> None:
     simulated, modules = intact
-    before = sorted(region.name for region in simulated.memory), len(simulated.module_exports)
+    before = sorted(region.name for region in simulated.memory), len(simulated.symbols.exported)
     generator = random.Random(2024)
     outcomes = {"loaded": 0, "refused": 0}
     wanted = [peak(simulated, data) for data in modules]
@@ -102,6 +102,6 @@ def test_damage_is_an_error_or_harmless(intact: tuple[SimulatedKernel, list[byte
             outcomes["refused"] += 1
             assert str(error).strip()
         assert time.monotonic() - started < MOST_SECONDS
-    assert (sorted(region.name for region in simulated.memory), len(simulated.module_exports)) == before
+    assert (sorted(region.name for region in simulated.memory), len(simulated.symbols.exported)) == before
     assert outcomes["refused"] > COUNT // 4
     assert outcomes["loaded"] > COUNT // 10

@@ -7,7 +7,7 @@ import pytest
 from builder.image import SimulatedKernel
 from builder.load.keys import set_static_key, update_static_call
 from builder.load.loader import load_with_dependencies
-from tests.load.conftest import differences, snapshot
+from tests.support.kernels import differences, snapshot
 
 pytestmark = pytest.mark.kernel
 
@@ -17,12 +17,12 @@ def test_a_key_turns_its_branches_in_vmlinux_and_modules(simulated: SimulatedKer
     assert path is not None
     load_with_dependencies(simulated, path)
     names = ("memcg_kmem_enabled_key", "memcg_kmem_online_key")
-    key = simulated.find_function(next(name for name in names if simulated.address(name) is not None))
+    key = simulated.symbols.find_function(next(name for name in names if simulated.symbols.address(name) is not None))
     before = snapshot(simulated)
-    assert simulated.static_key(key) == 0
+    assert simulated.keys.count(key) == 0
     turned = set_static_key(simulated, key, 1)
     assert turned > 5
-    assert simulated.static_key(key) == 1
+    assert simulated.keys.count(key) == 1
     assert "vmlinux[1]" in differences(before, snapshot(simulated))
     assert set_static_key(simulated, key, 1) == 0
     assert set_static_key(simulated, key, 0) == turned
@@ -30,8 +30,8 @@ def test_a_key_turns_its_branches_in_vmlinux_and_modules(simulated: SimulatedKer
 
 
 def test_a_call_goes_elsewhere_and_back(simulated: SimulatedKernel) -> None:
-    key, trampoline = (simulated.find_function(f"__SC{letter}__cond_resched") for letter in "KT")
-    old, new = simulated.static_call(key), simulated.find_function("gcd")
+    key, trampoline = (simulated.symbols.find_function(f"__SC{letter}__cond_resched") for letter in "KT")
+    old, new = simulated.keys.target(key), simulated.symbols.find_function("gcd")
     before = snapshot(simulated)
     moved = update_static_call(simulated, key, new, trampoline)
     assert moved > 100

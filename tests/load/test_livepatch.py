@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from builder.errors import LoadError
 from builder.image import SimulatedKernel
+from builder.image.kept import Livepatch, PatchedFunction, PatchedObject
 from builder.load import livepatch
 from builder.load.loader import load_module, load_with_dependencies, unload_module
 from samples.simulated import seq_file
-from tests.load.conftest import differences, snapshot
+from tests.support.kernels import differences, snapshot
 
 pytestmark = pytest.mark.kernel
 
@@ -23,7 +24,7 @@ def test_a_patched_function_runs_the_new_code_until_it_is_disabled(
     simulated: SimulatedKernel, patches: Mapping[str, Path]
 ) -> None:
     file, text = seq_file(simulated)
-    before = simulated.memory.read(simulated.find_function("cmdline_proc_show"), 16)
+    before = simulated.memory.read(simulated.symbols.find_function("cmdline_proc_show"), 16)
     module = load_module(simulated, patches["guest_patch_vmlinux"])
     patch = livepatch.run_init(simulated, module)
     assert [(o.name, [f.name for f in o.functions]) for o in patch.objects] == [(None, ["cmdline_proc_show"])]
@@ -31,17 +32,18 @@ def test_a_patched_function_runs_the_new_code_until_it_is_disabled(
     assert simulated.memory.string(text) == "patched command line\n"
     simulated.memory.write(text, bytes(64))
     simulated.memory.write_u64(file + simulated.kernel.layout("seq_file").offset_of("count"), 0)
-    simulated.memory.write_u64(simulated.find_function("saved_command_line"), simulated.heap.put(b"quiet\0"))
+    command_line = simulated.symbols.find_function("saved_command_line")
+    simulated.memory.write_u64(command_line, simulated.execution.heap.put(b"quiet\0"))
     both = livepatch.side_by_side(simulated, patch.objects[0].functions[0], file, 0, watch=(text, 32))
     assert both.old_bytes.rstrip(b"\0") == b"quiet\n"
     assert both.new_bytes.rstrip(b"\0") == b"patched command line\n"
     assert both.old.int32 == both.new.int32 == 0
     assert simulated.memory.read(text, 8) == bytes(8)
-    simulated.memory.write_u64(simulated.find_function("saved_command_line"), 0)
+    simulated.memory.write_u64(command_line, 0)
     with pytest.raises(LoadError, match="enabled"):
         unload_module(simulated, module.name)
     livepatch.disable_patch(simulated, module.name)
-    assert simulated.memory.read(simulated.find_function("cmdline_proc_show"), 16) == before
+    assert simulated.memory.read(simulated.symbols.find_function("cmdline_proc_show"), 16) == before
     unload_module(simulated, module.name)
 
 
@@ -57,12 +59,12 @@ def test_an_object_may_be_loaded_after_its_livepatch(simulated: SimulatedKernel,
 
 
 def test_the_newest_of_several_versions_runs(simulated: SimulatedKernel, patches: Mapping[str, Path]) -> None:
-    old, first, second = (simulated.find_function(name) for name in ("lcm", "gcd", "int_sqrt"))
+    old, first, second = (simulated.symbols.find_function(name) for name in ("lcm", "gcd", "int_sqrt"))
 
     def patch(name: str, new: int, replace: bool = False) -> None:
-        function = livepatch.PatchedFunction("lcm", 0, new)
-        objects = [livepatch.PatchedObject(None, [function])]
-        livepatch.enable_patch(simulated, livepatch.Livepatch(name, objects, replace))
+        function = PatchedFunction("lcm", 0, new)
+        objects = [PatchedObject(None, [function])]
+        livepatch.enable_patch(simulated, Livepatch(name, objects, replace))
 
     assert simulated.call(old, 144, 12).value == 144
     patch("one", first)
@@ -81,14 +83,14 @@ def test_the_newest_of_several_versions_runs(simulated: SimulatedKernel, patches
 
 
 def test_a_replacing_patch_gives_back_what_it_does_not_patch(simulated: SimulatedKernel) -> None:
-    lcm, gcd, root = (simulated.find_function(name) for name in ("lcm", "gcd", "int_sqrt"))
+    lcm, gcd, root = (simulated.symbols.find_function(name) for name in ("lcm", "gcd", "int_sqrt"))
 
-    def objects(name: str, new: int) -> list[livepatch.PatchedObject]:
-        return [livepatch.PatchedObject(None, [livepatch.PatchedFunction(name, 0, new)])]
+    def objects(name: str, new: int) -> list[PatchedObject]:
+        return [PatchedObject(None, [PatchedFunction(name, 0, new)])]
 
-    livepatch.enable_patch(simulated, livepatch.Livepatch("one", objects("lcm", root), replace=False))
+    livepatch.enable_patch(simulated, Livepatch("one", objects("lcm", root), replace=False))
     assert simulated.call(lcm, 144, 12).value == 12
-    livepatch.enable_patch(simulated, livepatch.Livepatch("two", objects("gcd", root), replace=True))
+    livepatch.enable_patch(simulated, Livepatch("two", objects("gcd", root), replace=True))
     assert simulated.call(lcm, 36, 5).value == 36 // 6 * 5, "lcm() itself again, by what gcd() now says"
     assert simulated.call(gcd, 144, 7).value == 12
     assert {r.old for r in simulated.redirections.values()} == {gcd}
@@ -106,9 +108,9 @@ def test_a_replacing_patch_gives_back_what_it_does_not_patch(simulated: Simulate
 def test_what_the_kernel_refuses_to_enable(simulated: SimulatedKernel, name: str, sympos: int, words: str) -> None:
     if name == "jhash" and len(simulated.kernel.symbols_named(name)) < 2:
         pytest.skip("there is only one jhash in this kernel")
-    new = simulated.find_function("gcd")
-    good, bad = livepatch.PatchedFunction("lcm", 0, new), livepatch.PatchedFunction(name, sympos, new)
-    patch = livepatch.Livepatch("bad", [livepatch.PatchedObject(None, [good, bad])], replace=False)
+    new = simulated.symbols.find_function("gcd")
+    good, bad = PatchedFunction("lcm", 0, new), PatchedFunction(name, sympos, new)
+    patch = Livepatch("bad", [PatchedObject(None, [good, bad])], replace=False)
     with pytest.raises(LoadError, match=words):
         livepatch.enable_patch(simulated, patch)
     assert simulated.redirections == {}
@@ -141,5 +143,5 @@ def test_unload_after_load_restores_every_byte(
             assert "not loaded" in str(error) or "in use" in str(error) or "nonzero" in str(error), error
     livepatch.unload_all(simulated)
     assert simulated.modules == {}
-    assert simulated.module_exports == {}
+    assert simulated.symbols.exported == {}
     assert differences(before, snapshot(simulated)) == []

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.kernel
 
 
 def test_the_new_function_runs_until_the_bytes_are_back(simulated: SimulatedKernel) -> None:
-    old, new = simulated.find_function("gcd"), simulated.find_function("int_sqrt")
+    old, new = simulated.symbols.find_function("gcd"), simulated.symbols.find_function("int_sqrt")
     before = simulated.memory.read(old, 16)
     done = overwrite.redirect(simulated, old, new)
     assert simulated.call(old, 144, 9).value == 12
@@ -30,14 +30,14 @@ def test_the_new_function_runs_until_the_bytes_are_back(simulated: SimulatedKern
     ],
 )
 def test_a_branch_into_the_overwritten_bytes_is_seen(simulated: SimulatedKernel, code: str, words: str) -> None:
-    function = simulated.find_function("gcd")
+    function = simulated.symbols.find_function("gcd")
     place = overwrite.entry(simulated, function)
     before = simulated.memory.read(place, 16)
     simulated.memory.write(place, bytes.fromhex(code.replace(" ", "")).ljust(16, b"\x90"))
     try:
         assert any(words in text for text in overwrite.objections(simulated, function))
         with pytest.raises(LoadError, match=words):
-            overwrite.redirect(simulated, function, simulated.find_function("lcm"))
+            overwrite.redirect(simulated, function, simulated.symbols.find_function("lcm"))
     finally:
         simulated.memory.write(place, before)
 
@@ -45,15 +45,15 @@ def test_a_branch_into_the_overwritten_bytes_is_seen(simulated: SimulatedKernel,
 def test_a_function_that_is_too_short_is_refused(simulated: SimulatedKernel) -> None:
     short = next(
         symbol
-        for symbol in simulated.kernel.symbols_in(*simulated.text)
-        if 0 < simulated.function_size(symbol.address) < overwrite.JUMP_SIZE
+        for symbol in simulated.kernel.symbols_in(*simulated.facts.text)
+        if 0 < simulated.symbols.function_size(symbol.address) < overwrite.JUMP_SIZE
     )
     assert "a jump needs 5" in overwrite.objections(simulated, short.address)[0]
 
 
 def test_what_something_else_wrote_is_not_restored(simulated: SimulatedKernel) -> None:
-    old = simulated.find_function("gcd")
-    done = overwrite.redirect(simulated, old, simulated.find_function("lcm"))
+    old = simulated.symbols.find_function("gcd")
+    done = overwrite.redirect(simulated, old, simulated.symbols.find_function("lcm"))
     simulated.memory.write(done.place, b"\x90" * 5)
     with pytest.raises(LoadError, match="overwritten by something else"):
         overwrite.restore(simulated, done)

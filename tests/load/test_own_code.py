@@ -23,7 +23,7 @@ CPUS = ("max", "Nehalem", "EPYC-Milan", "Skylake-Server")
 
 
 def bounds(simulated: SimulatedKernel, table: str) -> tuple[int, int] | None:
-    start, stop = (simulated.address(name) for name in BOUNDS[table])
+    start, stop = (simulated.symbols.address(name) for name in BOUNDS[table])
     return (start, stop) if start is not None and stop is not None and start < stop else None
 
 
@@ -35,11 +35,11 @@ def with_kernels_code(kernel: Kernel, cpu: str) -> SimulatedKernel:
         machine.write(machine.argument(0), machine.read(machine.argument(1), machine.argument(2)))
         return 0
 
-    simulated.stub("text_poke_early", poke)
-    if simulated.address("static_call_force_reinit") is not None:
-        simulated.stub("static_call_force_reinit", lambda _: 0)  # warns where no early_initcall has run
+    simulated.execution.stub("text_poke_early", poke)
+    if simulated.symbols.address("static_call_force_reinit") is not None:
+        simulated.execution.stub("static_call_force_reinit", lambda _: 0)  # warns where no early_initcall has run
     for function, table in STEPS.values():
-        found, address = bounds(simulated, table), simulated.address(function)
+        found, address = bounds(simulated, table), simulated.symbols.address(function)
         if found is not None and address is not None:
             simulated.call(address, *found, budget=2_000_000_000)
     return simulated
@@ -53,7 +53,7 @@ def with_our_passes(kernel: Kernel, cpu: str) -> SimulatedKernel:
         for _, table in STEPS.values()
         if (found := bounds(simulated, table)) is not None
     }
-    context = Context(simulated, tables, simulated.text)
+    context = Context(simulated, tables, simulated.facts.text)
     for row in PASSES:
         if row.name in STEPS and row.applies(kernel.features):
             context.step = row.name
@@ -74,7 +74,7 @@ def test_vmlinux_is_patched_as_it_patches_itself(kernel: Kernel, cpu: str) -> No
         a, b = (k.memory.read(found.address, found.size) for k in (ours, theirs))
         if a != b:
             at = next(i for i in range(len(a)) if a[i] != b[i])
-            place = ours.describe(found.address + at)
+            place = ours.symbols.describe(found.address + at)
             wrong.append(f"{section} {place}: {a[at : at + 16].hex()}, not {b[at : at + 16].hex()}")
     assert wrong == []
     assert ours.memory.read(kernel.text_range()[0], 1 << 20) != before

@@ -20,12 +20,14 @@ def test_it_is_the_kernels_own_order(simulated: SimulatedKernel, count: int) -> 
     generator = random.Random(count)
     for spread in (1, 2, 3, 10, 1000):
         keys = [generator.randrange(spread) for _ in range(count)]
-        simulated.heap.clear()
-        rows = simulated.heap.put(b"".join(struct.pack("<II", key, i) for i, key in enumerate(keys)) + bytes(8))
-        simulated.call("sort", rows, count, 8, simulated.heap.put(COMPARE), 0)
+        simulated.execution.heap.clear()
+        rows = simulated.execution.heap.put(
+            b"".join(struct.pack("<II", key, i) for i, key in enumerate(keys)) + bytes(8)
+        )
+        simulated.call("sort", rows, count, 8, simulated.execution.heap.put(COMPARE), 0)
         theirs = [i for _, i in struct.iter_unpack("<II", simulated.memory.read(rows, 8 * count))]
-        assert order(keys, simulated.sorts_pairs) == theirs or len(set(keys)) == len(keys)
-        assert heapsort(count, lambda a, b, keys=keys: keys[a] - keys[b], simulated.sorts_pairs) == theirs  # type: ignore[misc]
+        assert order(keys, simulated.facts.sorts_pairs) == theirs or len(set(keys)) == len(keys)
+        assert heapsort(count, lambda a, b, keys=keys: keys[a] - keys[b], simulated.facts.sorts_pairs) == theirs  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("pairs", [False, True])

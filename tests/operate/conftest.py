@@ -6,21 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from builder.errors import BespokeError
 from builder.load import livepatch
 from builder.operate.simhost import SimulatedHost
 from builder.preflight.check import Checker
-from tests.conftest import lacks
+from tests.conftest import needed
 from tests.operate.scene import SimulatedScene, plant
 from tests.operate.versions import Probed, probed
 
 
 @pytest.fixture(scope="session")
 def made(release_61: str) -> Probed:
-    try:
+    with needed():
         return probed(release_61)
-    except BespokeError as error:
-        lacks(str(error))
 
 
 @pytest.fixture(scope="session")

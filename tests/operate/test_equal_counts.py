@@ -22,9 +22,9 @@ from builder.operate.kprobes.plan import LEAST_CONFIDENCE
 from builder.pipeline import ModulePlan, build, diff
 from samples.objects import TARGET_NAME, target_objects, vmlinux_objects
 from samples.simulated import seq_file
-from tests.load.conftest import opened
 from tests.operate.versions import NAME, Probed
 from tests.samples.test_patched import build_target
+from tests.support.kernels import opened
 
 pytestmark = pytest.mark.kernel
 Work = Callable[[SimulatedKernel], object]
@@ -34,8 +34,8 @@ HERE = -4096 & (1 << 64) - 1
 def counted(simulated: SimulatedKernel, ranges: Mapping[str, tuple[int, int]], work: Work) -> dict[str, Counter[int]]:
     """How often each offset of the functions at `ranges` is executed."""
     found: dict[str, Counter[int]] = {name: Counter() for name in ranges}
-    simulated.reset_machine()
-    machine = simulated.machine()
+    simulated.execution.reset()
+    machine = simulated.execution.machine()
     for name, (start, end) in ranges.items():
 
         def note(address: int, _size: int, name: str = name, start: int = start) -> None:
@@ -43,15 +43,15 @@ def counted(simulated: SimulatedKernel, ranges: Mapping[str, tuple[int, int]], w
 
         machine.trace(note, start, end)
     work(simulated)
-    simulated.reset_machine()
+    simulated.execution.reset()
     return found
 
 
 def ranges_of(simulated: SimulatedKernel, module: str, names: Iterable[str]) -> dict[str, tuple[int, int]]:
     out = {}
     for name in names:
-        start = simulated.find_function(f"{module}:{name}" if module != "vmlinux" else name)
-        out[name] = (start, start + simulated.function_size(start))
+        start = simulated.symbols.find_function(f"{module}:{name}" if module != "vmlinux" else name)
+        out[name] = (start, start + simulated.symbols.function_size(start))
     return out
 
 
@@ -105,7 +105,7 @@ def test_the_sample_module(release_61: str, tmp_path: Path) -> None:
     simulated = boot(kernel, derive_state(kernel, "max"))
     load_module(simulated, objects.module)
     built = build_target(objects, tmp_path / "fix.ko")
-    there = simulated.heap.put(bytes(8))
+    there = simulated.execution.heap.put(bytes(8))
     work = call_all(
         *[(f"{TARGET_NAME}:weigh", (kind, x)) for kind in (0, 1, 2, 3, 5, 6, 7, 99) for x in (3, 1000)],
         *[(f"{TARGET_NAME}:run", (program, 5)) for program in (b"\0", b"\2\2\0", b"\3\2\3\0", b"\1\1\2\0")],

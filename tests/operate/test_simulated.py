@@ -40,7 +40,7 @@ def test_a_second_version_on_top_of_the_first(scene: SimulatedScene, made: Probe
     first.write_bytes(made.build(0, 1, "p1"))
     scene.live().load(first.read_bytes(), "p1.ko")
     scene.call(3, 3)
-    names = scene.host.kernel.symbols_of["p1"]
+    names = scene.host.kernel.symbols.of_module["p1"]
     (entered,) = (names[name][0] for name in names if name.startswith("entered"))
     assert scene.host.kernel.memory.u32(entered) == 3
     scene.live().load(made.build(1, 2, "p2", on=first), "p2.ko")
@@ -110,14 +110,14 @@ def test_what_is_not_proven_the_same_is_reported_and_stays(scene: SimulatedScene
 
 
 def test_probes_of_others_are_reported_by_address(scene: SimulatedScene, made: Probed) -> None:
-    inside = scene.host.kernel.find_function(f"{NAME}:inner") + offsets(made)["mid"]
+    inside = scene.host.kernel.symbols.find_function(f"{NAME}:inner") + offsets(made)["mid"]
     scene.host.registry.register_kprobe(inside)
     outcome = scene.live().load(made.build(0, 1, "p1"), "p1.ko")
     assert [(r.code, r.probe) for r in outcome.reports] == [("not-ours-to-move", f"{inside:#x}")]
 
 
 def test_a_post_handler_is_named_as_what_blocks(scene: SimulatedScene, made: Probed) -> None:
-    entry = scene.host.kernel.find_function(f"{NAME}:outer")
+    entry = scene.host.kernel.symbols.find_function(f"{NAME}:outer")
     scene.host.registry.register_kprobe(entry, post_handler=True)
     with pytest.raises(LoadError, match=r"post_handler holds outer.*outer\+0x0"):
         scene.live().load(made.build(0, 1, "p1"), "p1.ko")

@@ -8,7 +8,8 @@ import os
 import pytest
 
 from builder.errors import LoadError
-from builder.image.machine import KPROBE_EVENTS, LIVEPATCHES, Between
+from builder.image.machine import KPROBE_EVENTS, Between
+from builder.image.transition import LIVEPATCHES
 from builder.operate.live import Live
 from builder.operate.survey import survey
 from tests.operate.killed import KillingHost

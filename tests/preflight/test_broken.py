@@ -16,8 +16,8 @@ from builder.image.guest import Guest
 from builder.pipeline import ModulePlan, build, diff
 from builder.preflight.check import Checker, CheckReport
 from samples.objects import TARGET_NAME, target_objects
-from tests.load.conftest import opened
 from tests.preflight.broken import broken
+from tests.support.kernels import opened
 
 RELEASE = "6.1.0-50-amd64"
 """What `running-6.1.0-50` of the test data was compiled from."""

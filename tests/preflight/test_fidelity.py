@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.binary.kernel import Kernel
-from builder.load.module import ModuleFile
+from builder.binary.module import ModuleFile
 from builder.load.passes import PASSES
 from builder.preflight import fidelity
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from builder.binary import ObjectFile, read_object
 from builder.compose.outcome import Diff
 from builder.pipeline import diff_objects
-from tests.compare.conftest import FLAGS
-from tests.conftest import lacks
+from tests.support.compiling import Build, builder
 
-Compiled = Callable[..., ObjectFile]
 Diffed = Callable[..., Diff]
 
 # Elements without an end tag (HTML Living Standard, 13.1.2).
@@ -75,25 +70,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+def compiled(gcc: str, tmp_path_factory: pytest.TempPathFactory) -> Build:
     """`compiled(source, *flags)`: the object of one C file."""
-    program = shutil.which("gcc-12") or shutil.which("gcc")
-    if program is None:
-        lacks("not installed: gcc (make setup)")
-
-    def made(source: str, *flags: str) -> ObjectFile:
-        place = tmp_path_factory.mktemp("unit")
-        (place / "unit.c").write_text(source)
-        command = [program, *FLAGS, *flags, "-c", "unit.c", "-o", "unit.o"]
-        run = subprocess.run(command, cwd=place, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-        return read_object(place / "unit.o", name="unit.o")
-
-    return made
+    return builder(gcc, tmp_path_factory.mktemp("units"), name="unit.o")
 
 
 @pytest.fixture(scope="session")
-def diffed(compiled: Compiled) -> Diffed:
+def diffed(compiled: Build) -> Diffed:
     """`diffed(old, new, *flags)`: the diff of two sources' objects, traceable as the kernel's are."""
 
     def made(old: str, new: str, *flags: str) -> Diff:

@@ -17,14 +17,15 @@ from builder.binary import ObjectFile, read_object
 from builder.compare.structs import FieldChange, StructChange
 from builder.compose.outcome import Diff
 from builder.emit.templates import render
-from builder.errors import BespokeError, Refusal
+from builder.errors import Refusal
 from builder.pipeline import diff, diff_objects
 from builder.report.html import Advice, Datum, Function, Outcome, Pair, describe, render_page
 from builder.report.listing import Line, Listing, Row, Stretch
 from builder.report.references import Binding, Reference, bindings_in
-from tests.conftest import ROOT, lacks
-from tests.report.conftest import Compiled, Diffed, Page, pair_paths
+from tests.conftest import ROOT, needed
+from tests.report.conftest import Diffed, Page, pair_paths
 from tests.running.pairs import RELEASE
+from tests.support.compiling import Build
 
 EXAMPLE = Path(__file__).with_name("example.html")
 SOURCE = """
@@ -125,7 +126,7 @@ def renamed(obj: ObjectFile, name: str) -> ObjectFile:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_are_shown_and_not_obeyed(compiled: Compiled, diffed: Diffed, name: str) -> None:
+def test_hostile_names_are_shown_and_not_obeyed(compiled: Build, diffed: Diffed, name: str) -> None:
     plain = page_of(diffed(SOURCE, CHANGED))
     flags = ("-pg", "-mfentry", "-mrecord-mcount")
     found = diff_objects(renamed(compiled(SOURCE, *flags), name), renamed(compiled(CHANGED, *flags), name))
@@ -361,10 +362,8 @@ def test_a_page_that_cannot_be_written_is_said_before_anything_is_done(data: Pat
 @pytest.mark.data
 @pytest.mark.kernel
 def test_a_built_module_says_what_it_is_bound_to(data: Path, tmp_path: Path) -> None:
-    try:
+    with needed():
         kernel = fetch_kernel(RELEASE).image
-    except BespokeError as error:
-        lacks(str(error))
     old, new = pair_paths(data, "net__tipc__udp_media")
     module, target = tmp_path / "fix.ko", tmp_path / "report.html"
     ran = run("build", old, new, "--kernel", kernel, "-o", module, "--json", "--html", target)

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from builder.acquire.packages import fetch_kernel
 from builder.binary.kernel import Kernel
-from builder.errors import BespokeError
-from tests.conftest import lacks
 from tests.running.__main__ import outcomes, table, visited
 from tests.running.pairs import ACCEPTED, RELEASE, Outcome
 from tests.running.triggers import TRIGGERS
 from tests.running.visit import NEVER_LEFT, Visit
+from tests.support.kernels import opened
 
 REFUSED = {
     "drivers__net__ppp__ppp_async": "data-changed",
@@ -28,10 +26,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def kernel() -> Kernel:
-    try:
-        return Kernel.open(fetch_kernel(RELEASE).image)
-    except BespokeError as error:
-        lacks(f"the kernel of these pairs is not to be had any more: {error}")
+    return opened(RELEASE)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from builder.load.boot import boot
 from builder.pipeline import ModulePlan, build, diff
 from samples.objects import target_objects, vmlinux_objects
 from samples.simulated import TARGET_CALLS, VERSION_CALLS, walk
-from tests.load.conftest import differences, opened, snapshot
 from tests.samples.test_patched import build_target
+from tests.support.kernels import differences, opened, snapshot
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 ALL = ("before", "with", "after")

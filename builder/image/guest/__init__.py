@@ -13,10 +13,10 @@ people use::
 from __future__ import annotations
 
 from builder.image.guest.channel import Answer
-from builder.image.guest.live import Guest, PatchState
+from builder.image.guest.live import Guest
 from builder.image.guest.log import KernelLog, taints
 from builder.image.guest.modules import BootableKernel
 from builder.image.guest.qemu import MachineConfig
 from builder.image.guest.session import Share
 
-__all__ = ["Answer", "BootableKernel", "Guest", "KernelLog", "MachineConfig", "PatchState", "Share", "taints"]
+__all__ = ["Answer", "BootableKernel", "Guest", "KernelLog", "MachineConfig", "Share", "taints"]

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from builder.binary.module import ModuleFile, plain
 from builder.image.guest import initramfs
 from builder.image.guest.channel import Answer
-from builder.image.guest.modules import ModuleFile, plain
 from builder.image.guest.qemu import MIB
 from builder.image.guest.session import REQUESTS, Session
-
-LIVEPATCHES = "/sys/kernel/livepatch"
-STUCK_TASKS = """\
-for task in /proc/[0-9]*/task/[0-9]*; do
-    state=$(cat $task/patch_state 2>/dev/null) || continue
-    [ "$state" = {target} ] || [ "$state" = -1 ] && continue
-    stack=$(sed -n 's/^\\[<0>\\] //p' $task/stack 2>/dev/null | head -4 | tr '\\n' ' ')
-    echo "${{task##*/}} $(cat $task/comm 2>/dev/null) $stack"
-done
-"""
-
+from builder.image.transition import LIVEPATCHES, PatchState, describe_task, holds_up
 
 LOAD_MANY = """\
 rm -rf /run/batch && mkdir /run/batch && cd /run/batch && cpio -i < ../batch.cpio 2>/dev/null || exit 1
@@ -36,14 +25,7 @@ load() {
 }
 """
 BATCH_SIZE = 64 * MIB
-
-
-@dataclass(frozen=True, slots=True)
-class PatchState:
-    """A livepatch as /sys/kernel/livepatch shows it."""
-
-    enabled: bool
-    transition: bool
+"""What fits into the guest's memory beside what is loaded."""
 
 
 class Guest(Session):
@@ -85,7 +67,7 @@ class Guest(Session):
         `name` is only what its messages call the file; a file on the host may be compressed.
         """
         place = shlex.quote(f"/run/{name}.ko")
-        self.put(f"/run/{name}.ko", source if isinstance(source, bytes) else ModuleFile.read(source).data)
+        self.put(f"/run/{name}.ko", source if isinstance(source, bytes) else ModuleFile.read_named(source).data)
         return self.run(f"insmod {place} {params}; status=$?; rm -f {place}; exit $status", timeout=timeout)
 
     def rmmod(self, name: str, *, timeout: float = 30.0) -> Answer:
@@ -99,15 +81,20 @@ class Guest(Session):
         `params` are by name too; `timeout` is for each. A refusal stops none of the others.
         """
         refused: dict[str, str] = {}
-        for batch in _batches(modules):
-            files = (initramfs.program(f"{module.name}.ko", module.data) for module in batch)
-            self.put("/run/batch.cpio", initramfs.archive(files))
-            words = (f"load {m.name} {(params or {}).get(m.name, '')}" for m in batch)
-            answer = self.check(LOAD_MANY + "\n".join(words), timeout=timeout * len(batch))
-            for line in answer.splitlines():
-                name, _, said = line.partition(" ")
-                refused[name] = said.rpartition(": ")[2]
-        return refused
+        for batch in batches(modules):
+            refused |= self.load_batch(batch, params, timeout=timeout)
+        return {name: said.rpartition(": ")[2] for name, said in refused.items()}
+
+    def load_batch(
+        self, batch: Sequence[ModuleFile], params: Mapping[str, str] | None = None, *, timeout: float = 60.0
+    ) -> dict[str, str]:
+        """Load modules that together fit into the guest's memory; by name, all that insmod said of one refused."""
+        files = (initramfs.program(f"{module.name}.ko", module.data) for module in batch)
+        self.put("/run/batch.cpio", initramfs.archive(files))
+        words = (f"load {m.name} {(params or {}).get(m.name, '')}" for m in batch)
+        answer = self.check(LOAD_MANY + "\n".join(words), timeout=timeout * len(batch))
+        rows = (line.partition(" ") for line in answer.splitlines())
+        return {name: said for name, _, said in rows}
 
     def modprobe(self, *names: str, params: str = "", timeout: float = 60.0) -> tuple[str, ...]:
         """Load modules with what they depend on; the names loaded, in order. `params` go to the last one.
@@ -139,7 +126,7 @@ class Guest(Session):
         """None if there is no livepatch `name`."""
         answer = self.run(f"cd {LIVEPATCHES}/{shlex.quote(plain(name))} && cat enabled transition")
         words = answer.output.split()
-        return PatchState(words[0] == "1", words[1] == "1") if answer.ok and len(words) == 2 else None
+        return PatchState.parse(*words) if answer.ok and len(words) == 2 else None
 
     def livepatch_objects(self, name: str) -> dict[str, bool | None]:
         """The objects that a livepatch names, vmlinux too; True where patched, None where the kernel
@@ -164,7 +151,16 @@ class Guest(Session):
 
     def stuck_tasks(self, *, enabled: bool) -> tuple[str, ...]:
         """`TID COMMAND STACK` of each task that has not reached the state of a running transition."""
-        return tuple(self.run(STUCK_TASKS.format(target=int(enabled))).output.splitlines())
+        states = self.run("grep -H . /proc/[0-9]*/task/[0-9]*/patch_state 2>/dev/null").output.splitlines()
+        rows = (line.rpartition("/patch_state:") for line in states)
+        stuck = [task for task, _, state in rows if holds_up(state, enabled=enabled)]
+        return tuple(filter(None, map(self._task, stuck)))
+
+    def _task(self, task: str) -> str | None:
+        """A task of /proc as it is shown to people; None for one that has ended meanwhile."""
+        answer = self.run(f"cd {task} 2>/dev/null && cat comm stack")
+        command, *stack = answer.output.splitlines() or [""]
+        return describe_task(task.rpartition("/")[2], command, stack) if answer.ok else None
 
     def disable_livepatch(self, name: str, timeout: float = 60.0) -> float:
         """Disable, and wait until the sysfs directory has gone, as only then rmmod works; seconds taken."""
@@ -178,11 +174,11 @@ class Guest(Session):
         return time.monotonic() - started
 
 
-def _batches(modules: Iterable[ModuleFile]) -> Iterator[list[ModuleFile]]:
-    """Runs of modules that together fit into the guest's memory beside what is loaded."""
+def batches(modules: Iterable[ModuleFile], most: int = BATCH_SIZE) -> Iterator[list[ModuleFile]]:
+    """Runs of modules that have together at most so many bytes, or one that has more."""
     batch, size = list[ModuleFile](), 0
     for module in modules:
-        if batch and size + len(module.data) > BATCH_SIZE:
+        if batch and size + len(module.data) > most:
             yield batch
             batch, size = [], 0
         batch.append(module)

@@ -47,7 +47,7 @@ def apply(context: Context) -> None:
     if table is None:
         return
     content = context.content(table)
-    if context.kernel.alternative_size == OLD.size:
+    if context.kernel.facts.alternative_size == OLD.size:
         _apply_old(context, table.address, content)
     else:
         _apply_new(context, table.address, content)
@@ -109,7 +109,7 @@ def _lengthen(code: bytes, size: int) -> bytes | None:
 
 
 def _apply_new(context: Context, start: int, content: bytes) -> None:
-    state, memory, longest = context.kernel.state, context.memory, context.kernel.longest_nop
+    state, memory, longest = context.kernel.state, context.memory, context.kernel.facts.longest_nop
     count = len(content) // NEW.size
     rows = [list(NEW.unpack_from(content, NEW.size * i)) for i in range(count)]
     for i, row in enumerate(rows):
@@ -151,9 +151,9 @@ def _direct_call(context: Context, site: int, code: bytearray, size: int) -> byt
     if len(code) != 5 or code[0] != CALL or size != 6 or original[:2] != b"\xff\x15":
         context.warn(site, "ALT_FLAG_DIRECT_CALL set for an unrecognized call")
         return code
-    bug = context.kernel.symbol("BUG_func").address
+    bug = context.kernel.kernel.symbol("BUG_func").address
     target = context.memory.u64(site + 6 + relative(original, 2)) or bug
-    if target == context.kernel.address("nop_func"):
+    if target == context.kernel.symbols.address("nop_func"):
         return bytearray()
     _S32.pack_into(code, 1, wrap32(relative(code) + target - bug))
     return code

@@ -48,13 +48,13 @@ class Stubs:
     """The accounting stubs, each in the padding before its function. LoadError where the kernel has no template."""
 
     def __init__(self, context: Context) -> None:
-        template, tail = (context.kernel.address(f"skl_call_thunk_{end}") for end in ("template", "tail"))
+        template, tail = (context.kernel.symbols.address(f"skl_call_thunk_{end}") for end in ("template", "tail"))
         if template is None or tail is None:
             raise LoadError("the kernel tracks the depth of calls, but has no skl_call_thunk_template")
         self._context = context
         self._template = template
         self._code = context.memory.read(template, tail - template)
-        self._skipped = {context.kernel.address(name) for name in UNTRACKED}
+        self._skipped = {context.kernel.symbols.address(name) for name in UNTRACKED}
 
     def before(self, target: int) -> int:
         """Where to call in order to be counted on the way to `target`: patch_dest().
@@ -68,7 +68,7 @@ class Stubs:
         if context.memory.find(pad) is None:
             return target
         stub = moved_code(self._code, pad, self._template, size, size)
-        stub = one_nop(stub, context.kernel.longest_nop)
+        stub = one_nop(stub, context.kernel.facts.longest_nop)
         there = context.memory.read(pad, size)
         if there != stub:
             if there != bytes((NOP1,)) * size:
@@ -79,7 +79,7 @@ class Stubs:
 
 def _is_code(context: Context, address: int) -> bool:
     """is_coretext(): text that stays, of the kernel or of a module."""
-    start, end = context.kernel.text
+    start, end = context.kernel.facts.text
     if start <= address < end:
         return True
     module = context.module

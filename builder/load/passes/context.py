@@ -54,6 +54,8 @@ class Context:
     counts: dict[str, int] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    traced: tuple[int, ...] = ()
+    breaks_ftrace: bool = False
     its_page: Region | None = None
     its_offset: int = 0
     its_pages: list[Region] = field(default_factory=list)
@@ -83,7 +85,7 @@ class Context:
 
     def warn(self, address: int, message: str) -> None:
         """What the kernel says with WARN."""
-        self.warnings.append(f"{self.step}: {message} at {self.kernel.describe(address)}")
+        self.warnings.append(f"{self.step}: {message} at {self.kernel.symbols.describe(address)}")
 
     def relative_sites(self, table: Table) -> list[int]:
         """The addresses in a table of s32, each relative to itself."""

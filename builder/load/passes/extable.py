@@ -21,7 +21,7 @@ def apply(context: Context) -> None:
     count = table.size // ENTRY
     words = array("i", context.memory.read(table.address, count * ENTRY))
     instructions = [table.address + ENTRY * i + words[3 * i] for i in range(count)]
-    sorted_to = order(instructions, context.kernel.sorts_pairs)
+    sorted_to = order(instructions, context.kernel.facts.sorts_pairs)
     if sorted_to == list(range(count)):
         return
     out = array("i", words)

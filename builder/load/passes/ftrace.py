@@ -20,7 +20,7 @@ def apply(context: Context) -> None:
     ordered = array("Q", sorted(places))
     if ordered != places:
         context.poke(table.address, ordered.tobytes())
-    fentry = context.kernel.symbol("__fentry__").address
+    fentry = context.kernel.kernel.symbol("__fentry__").address
     moved_zero = context.kernel.kernel.offset  # sorttable's zeros are relocated like all others
     done = []
     for address in ordered:
@@ -28,9 +28,8 @@ def apply(context: Context) -> None:
             continue
         if context.memory.read(address, 5) != branch(CALL, address, fentry):
             context.warn(address, "no call of __fentry__")
-            if context.module is not None:
-                context.module.breaks_ftrace = True
+            context.breaks_ftrace = True
             break  # ftrace_bug(): the rest is left alone
         context.poke(address, NOP5)
         done.append(address)
-    (context.module or context.kernel).ftrace = tuple(done)
+    context.traced = tuple(done)

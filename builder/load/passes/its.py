@@ -13,7 +13,7 @@ LINE = 64
 
 def wants_thunk(context: Context, address: int, register: int) -> bool:
     """cpu_wants_indirect_its_thunk_at(): the last byte of the branch lies in the lower half of a cache line."""
-    return context.kernel.has_its and not (address + 1 + register // 8) & 0x20
+    return context.kernel.facts.has_its and not (address + 1 + register // 8) & 0x20
 
 
 def allocate_thunk(context: Context, register: int) -> int:
@@ -21,7 +21,7 @@ def allocate_thunk(context: Context, register: int) -> int:
     size = 3 + register // 8
     if context.its_page is None or context.its_offset + size - 1 >= PAGE:
         owner = context.module.name if context.module is not None else "vmlinux"
-        base = context.kernel.allocate(PAGE)
+        base = context.kernel.area.allocate(PAGE)
         context.its_page = Region(base, bytearray(bytes((INT3,)) * PAGE), f"{owner}:its{len(context.its_pages)}", "rx")
         context.kernel.memory.add(context.its_page)
         context.its_pages.append(context.its_page)

@@ -31,8 +31,8 @@ def apply(context: Context) -> None:
         rows.append((at + 8 + (key & ~3), at + code, at + 4 + target, key & BRANCH))
     out = bytearray()
     at = start
-    in_init = context.module.in_init if context.module is not None else context.kernel.in_init
-    for number in order([row[:2] for row in rows], context.kernel.sorts_pairs):
+    in_init = context.module.in_init if context.module is not None else context.kernel.facts.in_init
+    for number in order([row[:2] for row in rows], context.kernel.facts.sorts_pairs):
         key, code, target, flag = rows[number]
         out += ENTRY.pack(code - at, target - at - 4, (key - at - 8) | flag | (INIT if in_init(code) else 0))
         at += ENTRY.size
@@ -42,7 +42,7 @@ def apply(context: Context) -> None:
     for key, code, target, flag in rows:
         enabled = counts.get(key)
         if enabled is None:
-            enabled = counts[key] = context.kernel.static_key(key) != 0
+            enabled = counts[key] = context.kernel.keys.count(key) != 0
         patch(context, code, target, enabled != bool(flag))
 
 

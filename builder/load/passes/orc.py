@@ -25,7 +25,7 @@ def apply(context: Context) -> None:
     start = places.address
     addresses = context.relative_sites(places)[:count]
     rows = context.memory.read(entries.address, count * ENTRY)
-    weak = context.kernel.orc_ends_section
+    weak = context.kernel.facts.orc_ends_section
     if all(a < b for a, b in pairwise(addresses)):
         return
     # The comparison never says equal, so entries alike in both keep some order; their bytes do not tell.

@@ -18,7 +18,7 @@ def apply(context: Context) -> None:
     if table is None:
         return
     kernel = context.kernel
-    nop, bug = kernel.address("_paravirt_nop"), kernel.address("paravirt_BUG")
+    nop, bug = kernel.symbols.address("_paravirt_nop"), kernel.symbols.address("paravirt_BUG")
     operations = kernel.state.pv_ops
     content = context.content(table)
     for at in range(0, len(content), _ENTRY.size):

@@ -26,7 +26,7 @@ def apply(context: Context) -> None:
     tracked = retpoline and kernel.kernel.features.call_thunks and state.has(CALL_DEPTH)
     if retpoline and not tracked:
         return
-    thunks = kernel.symbol("__x86_indirect_thunk_array").address
+    thunks = kernel.kernel.symbol("__x86_indirect_thunk_array").address
     for address in context.relative_sites(table):
         code = context.memory.read(address, 6)
         opcode, at = opcode_at(code)
@@ -42,7 +42,7 @@ def apply(context: Context) -> None:
             continue
         if tracked:
             kind = "jump" if opcode != CALL else "call"
-            base = kernel.symbol(f"__x86_indirect_{kind}_thunk_array").address
+            base = kernel.kernel.symbol(f"__x86_indirect_{kind}_thunk_array").address
             context.poke(address, _trampoline(code, address, length, conditional, base + THUNK_SIZE * register))
             continue
         context.poke(address, _direct(context, code, address, length, conditional, register))
@@ -68,7 +68,7 @@ def _direct(context: Context, code: bytes, address: int, length: int, conditiona
     if opcode == JMP32 and len(out) < length:
         out.append(INT3)
     rest = length - len(out)
-    return bytes(out) + (fill(rest, context.kernel.longest_nop) if rest > 1 else bytes((NOP1,)) * rest)
+    return bytes(out) + (fill(rest, context.kernel.facts.longest_nop) if rest > 1 else bytes((NOP1,)) * rest)
 
 
 def _trampoline(code: bytes, address: int, length: int, conditional: bool, target: int) -> bytes:

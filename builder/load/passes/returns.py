@@ -20,7 +20,7 @@ def return_at(context: Context, address: int) -> bytes:
     state = context.kernel.state
     if not state.has(RETHUNK):
         return PLAIN
-    if state.return_thunk == context.kernel.address("its_return_thunk") and address & 0x20:
+    if state.return_thunk == context.kernel.symbols.address("its_return_thunk") and address & 0x20:
         return PLAIN
     return branch(JMP32, address, state.return_thunk)
 
@@ -29,7 +29,7 @@ def apply(context: Context) -> None:
     table = context.table(".return_sites")
     if table is None:
         return
-    thunk = context.kernel.symbol("__x86_return_thunk").address
+    thunk = context.kernel.kernel.symbol("__x86_return_thunk").address
     find = context.memory.find
     rethunk = context.kernel.state.has(RETHUNK)
     for address in context.relative_sites(table):

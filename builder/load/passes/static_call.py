@@ -32,14 +32,14 @@ def apply(context: Context) -> None:
     start = table.address
     content = context.memory.read(start, count * ENTRY.size)
     rows = []
-    text = context.kernel.text
+    text = context.kernel.facts.text
     for at, (code, key) in zip(
         range(start, start + count * ENTRY.size, ENTRY.size), ENTRY.iter_unpack(content), strict=True
     ):
         found = at + 4 + key
         flags, found = found & 3, found & ~3
         if context.module is not None and text[0] <= found < text[1]:
-            known = context.kernel.trampoline_keys.get(found)
+            known = context.kernel.facts.trampoline_keys.get(found)
             if known is None:
                 context.warn(at + code, "Failed to fixup __raw_static_call() usage")
                 return
@@ -47,8 +47,8 @@ def apply(context: Context) -> None:
         rows.append((found, at + code, flags))
     out = bytearray()
     at = start
-    in_init = context.module.in_init if context.module is not None else context.kernel.in_init
-    ordered = [rows[i] for i in order([row[0] for row in rows], context.kernel.sorts_pairs)]
+    in_init = context.module.in_init if context.module is not None else context.kernel.facts.in_init
+    ordered = [rows[i] for i in order([row[0] for row in rows], context.kernel.facts.sorts_pairs)]
     for key, code, flags in ordered:
         flags |= INIT if in_init(code) else 0
         out += ENTRY.pack(code - at, (key | flags) - at - 4)
@@ -62,7 +62,7 @@ def apply(context: Context) -> None:
             first = context.memory.u64(key)
             if first:  # a module's init may turn its own key later; what it was built with has its stub by then
                 stubs.before(first)
-        transform(context, code, context.kernel.static_call(key), bool(flags & TAIL), stubs)
+        transform(context, code, context.kernel.keys.target(key), bool(flags & TAIL), stubs)
 
 
 def stubs_of(context: Context) -> Stubs | None:
@@ -87,7 +87,9 @@ def transform(context: Context, site: int, target: int, tail: bool, stubs: Stubs
     else:
         if stubs is not None:
             target = stubs.before(target)  # callthunks_translate_call_dest()
-        new = XOR5RAX if target == context.kernel.address("__static_call_return0") else branch(CALL, site, target)
+        new = (
+            XOR5RAX if target == context.kernel.symbols.address("__static_call_return0") else branch(CALL, site, target)
+        )
     if now[: len(new)] != new:
         context.poke(site, new)
 
@@ -101,11 +103,11 @@ def follow_keys(context: Context) -> None:
     """Retarget the trampolines that a module defines whose keys no longer hold what they were built with."""
     if context.module is None:
         return
-    symbols = context.kernel.symbols_of[context.module.name]
+    symbols = context.kernel.symbols.of_module[context.module.name]
     for name, (trampoline, *_) in symbols.items():
         key = symbols.get(name.replace("__SCT__", "__SCK__", 1)) if name.startswith("__SCT__") else None
         if key is not None and context.module.holds(key[0]) and context.module.holds(trampoline):
-            target = context.kernel.static_call(key[0])
+            target = context.kernel.keys.target(key[0])
             if target != context.memory.u64(key[0]):
                 retarget(context, trampoline, target)
 
@@ -114,8 +116,8 @@ def _null_return(context: Context) -> int:
     """Where a conditional tail call of nothing goes."""
     kernel = context.kernel
     if not kernel.state.has(RETHUNK):
-        return kernel.symbol("__static_call_return").address
+        return kernel.kernel.symbol("__static_call_return").address
     # v6.1 names the generic thunk, later ones that of the mitigation
     if kernel.kernel.features.module_memory:
         return kernel.state.return_thunk
-    return kernel.symbol("__x86_return_thunk").address
+    return kernel.kernel.symbol("__x86_return_thunk").address

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-REGISTERS: Final = (
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-)  # fmt: skip
+from builder.arch.x86_64 import X86_64
+
+REGISTERS: Final = X86_64.registers
 """In the order of the bits of an instruction map's mask; the bit after them stands for the stack's slots."""
 STACK: Final = 1 << len(REGISTERS)
 

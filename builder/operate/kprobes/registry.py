@@ -86,7 +86,7 @@ class Registry:
         if spot.symbol is None:
             return
         count = len(self.kernel.kernel.symbols_named(spot.symbol))
-        count += sum(len(names.get(spot.symbol, ())) for names in self.kernel.symbols_of.values())
+        count += sum(len(names.get(spot.symbol, ())) for names in self.kernel.symbols.of_module.values())
         if count != 1:
             raise refused(errno.ENOENT if not count else errno.EADDRNOTAVAIL)
 
@@ -105,10 +105,12 @@ class Registry:
         if spot.symbol is None:
             return int(spot.address, 0)
         if spot.module:
-            rows = self.kernel.symbols_of.get(spot.module, {}).get(spot.symbol, ())
+            rows = self.kernel.symbols.of_module.get(spot.module, {}).get(spot.symbol, ())
         else:
             rows = tuple(symbol.address for symbol in self.kernel.kernel.symbols_named(spot.symbol))
-            rows = rows or next((n[spot.symbol] for n in self.kernel.symbols_of.values() if spot.symbol in n), ())
+            rows = rows or next(
+                (n[spot.symbol] for n in self.kernel.symbols.of_module.values() if spot.symbol in n), ()
+            )
         return rows[0] + spot.offset if rows else None
 
     def check(self, address: int, *, is_return: bool = False, offset: int = 0) -> None:
@@ -127,17 +129,17 @@ class Registry:
     def function(self, address: int) -> tuple[int, int]:
         """Start and size of the function that holds an address; size 0 where there is none."""
         kernel = self.kernel
-        for names in kernel.symbols_of.values():
+        for names in kernel.symbols.of_module.values():
             places = sorted({place for rows in names.values() for place in rows})
             starts = [place for place in places if place <= address]
             if starts and (region := kernel.memory.find(address)) is not None and region.base <= starts[-1]:
-                return starts[-1], kernel.function_size(starts[-1])
+                return starts[-1], kernel.symbols.function_size(starts[-1])
         if kernel.memory.find(address) is None:
             return address, 0
         near = kernel.kernel.nearest(address)
         if near is None:
             return address, 0
-        return near.address, kernel.function_size(near.address)
+        return near.address, kernel.symbols.function_size(near.address)
 
     def _reserved(self, address: int) -> Iterator[int]:
         """Places that jump labels and static calls of the module write (jump_label_text_reserved)."""
@@ -146,8 +148,7 @@ class Registry:
                 continue
             for name, stride in zip(_TABLES, (16, 8), strict=True):
                 section = module.section(name)
-                for k in range(section.size // stride if section is not None else 0):
-                    place = section.address + k * stride
+                for place in range(section.address, section.end - stride + 1, stride) if section is not None else ():
                     yield place + self.kernel.memory.s32(place)
 
     def remove(self, key: str, head: str, arguments: tuple[str, ...]) -> None:

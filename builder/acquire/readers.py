@@ -1,0 +1,104 @@
+"""Who may read a changed file that others include, and which of them to look at.
+
+All objects that may are known by the text of the include lines; where they are
+many, only those are looked at that use a name that is changed (see `names`). Whoever
+is not looked at for another reason is named in a refusal, never passed over.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from builder.acquire.includes import OUTSIDE, Includes
+from builder.acquire.kbuild import Objects
+from builder.acquire.names import changed_names, uses
+from builder.acquire.source import INCLUDES, SourceTree
+
+log = logging.getLogger("bespoke.acquire")
+
+#: for a header that more objects may read than this, the users of what is changed in it are looked for first
+NARROW_ABOVE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """The objects that may read the changed file `path`.
+
+    `near` are all of them, those with the fewest files between first; `asked` those
+    whose text is to be compared: the others use nothing that is changed.
+    """
+
+    path: str
+    near: tuple[str, ...]
+    asked: frozenset[str]
+
+
+def beyond(objects: Objects) -> frozenset[str]:
+    """Directories outside the kernel's own that an object is compiled from (such as tools/lib/bpf)."""
+    return frozenset(os.path.dirname(file) for _, file in objects.live() if _is_outside(file))
+
+
+def _is_outside(file: str) -> bool:
+    return file.partition("/")[0] in OUTSIDE
+
+
+def read_includes(tree: SourceTree, objects: Objects) -> Includes:
+    """The include lines of the tree, kept from the first call on."""
+    return Includes.of_tree(tree.root, tree.root / INCLUDES, beyond(objects))
+
+
+def find_readers(
+    shared: Sequence[str], changed: Mapping[str, bytes | None], tree: SourceTree, objects: Objects, limit: int
+) -> list[Readers]:
+    """For each of the `shared` files who may read it, in that order.
+
+    More than `limit` users of a changed name are not told apart from all who may read it.
+    """
+    if not shared:
+        return []
+    includes = read_includes(tree, objects)
+    files = dict(objects.live())
+    everywhere = {
+        os.path.normpath(name) for flags in objects.all_flags() for name in re.findall(r"-include (\S+)", flags)
+    }
+    found: list[Readers] = []
+    for path in shared:
+        steps = includes.distances([path])
+        by_all = bool(everywhere & steps.keys())
+        near = sorted(
+            (name for name, file in files.items() if by_all or file in steps),
+            key=lambda name: (steps.get(files[name], len(steps)), name),
+        )
+        asked = frozenset(near)
+        if len(near) > NARROW_ABOVE:
+            log.info("%d objects may read %s: looking for what is changed in it", len(near), path)
+            users = _users(path, changed, tree, includes, set(files.values()), limit)
+            if users is not None:
+                # The search by names does not look outside.
+                asked = frozenset(name for name in near if files[name] in users or _is_outside(files[name]))
+        found.append(Readers(path, tuple(near), asked))
+    return found
+
+
+def _users(
+    path: str,
+    changed: Mapping[str, bytes | None],
+    tree: SourceTree,
+    includes: Includes,
+    sources: Collection[str],
+    limit: int,
+) -> set[str] | None:
+    """Files that may use what is changed in a header; None when that cannot be told by names."""
+    content, file = changed[path], tree.root / path
+    if content is None or not file.is_file():
+        return None
+    texts = [raw.decode("utf-8", "surrogateescape") for raw in (file.read_bytes(), content)]
+    names = changed_names(*texts)
+    if names is None:
+        return None
+    found = uses(tree.root, names, sources, limit=limit)
+    return set(found.sources | includes.reaching(found.spread)) if found is not None else None

@@ -1,0 +1,175 @@
+"""The listing of objects against what the image and the modules really hold: no directory, no file can be missing.
+
+The evidence is independent of the listing: names of functions in kallsyms and in the modules' symbol tables, and
+the source's text, read by a cheap scan. A file whose own functions run must be compiled by something listed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from builder.acquire.kbuild import VMLINUX, Command, Objects, record
+from builder.acquire.packages import KernelTree, fetch_kernel
+from builder.acquire.readers import read_includes
+from builder.acquire.source import SourceTree, fetch_source
+from builder.binary.kernel import Kernel
+from builder.binary.reader import read_object
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(900)]
+
+#: a function's head at the left margin, as the kernel's style has it, and the brace of its body
+FUNCTION = re.compile(
+    rb"^(?!static inline|#|\s|typedef|extern)[^\n;={}#]*?\b(\w+)\([^;{}=]*\)[^;{}=()]*\n\{", re.MULTILINE
+)
+ENTRY = re.compile(rb"SYM_(?:FUNC|CODE)_START\w*\((\w+)\)")
+
+#: what is no source of this kernel's running code
+ELSEWHERE = {"tools", "Documentation", "samples", "scripts", "rust", "usr", ".bespoke"}
+NOT_RUNNING = ("arch/x86/boot", "arch/x86/tools", "arch/x86/um", "arch/x86/purgatory", "arch/x86/realmode")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`own`: C file -> functions that no other file of the tree defines; `compiled_by`: it and who may include it."""
+
+    own: Mapping[str, frozenset[str]]
+    compiled_by: Mapping[str, frozenset[str]]
+
+
+@pytest.fixture(scope="module")
+def tree(release_61: str) -> SourceTree:
+    return fetch_source(release_61)
+
+
+@pytest.fixture(scope="module")
+def package(release_61: str) -> KernelTree:
+    return fetch_kernel(release_61)
+
+
+@pytest.fixture(scope="module")
+def listing(tree: SourceTree, tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    """Made anew, in a tree where some objects are made already."""
+    with tree.objects() as objects:
+        tree.complete(objects)
+    database = tmp_path_factory.mktemp("listing") / "objects.db"
+    record(tree.root, tree._make(), database)
+    return Objects(database)
+
+
+@pytest.fixture(scope="module")
+def commands(listing: Objects) -> list[Command]:
+    return listing.all()
+
+
+@pytest.fixture(scope="module")
+def evidence(tree: SourceTree, listing: Objects) -> Evidence:
+    where: defaultdict[str, set[str]] = defaultdict(set)
+    for folder, folders, files in os.walk(tree.root):
+        here = os.path.relpath(folder, tree.root)
+        if here == ".":
+            folders[:] = [name for name in folders if name not in ELSEWHERE]
+        elif here == "arch":
+            folders[:] = ["x86"]
+        elif here in NOT_RUNNING:
+            folders[:] = []
+            continue
+        for name in files:
+            if name.endswith((".c", ".h", ".S")):
+                pattern = ENTRY if name.endswith(".S") else FUNCTION
+                for found in pattern.findall(Path(folder, name).read_bytes()):
+                    where[found.decode()].add(os.path.normpath(f"{here}/{name}"))
+    own: defaultdict[str, set[str]] = defaultdict(set)
+    for function, paths in where.items():
+        if len(paths) == 1:
+            own[min(paths)].add(function)
+    own = defaultdict(set, {path: names for path, names in own.items() if path.endswith(".c")})
+    includes = read_includes(tree, listing)
+    return Evidence(
+        {path: frozenset(names) for path, names in own.items()},
+        {path: frozenset(includes.reaching([path])) for path in own},
+    )
+
+
+def unlisted(running: Collection[str], listed: Collection[str], evidence: Evidence) -> list[str]:
+    """Files half of whose own functions are among the names that run, and that nothing `listed` is compiled from."""
+    runs, compiled = frozenset(running), frozenset(listed)
+    return sorted(
+        path
+        for path, names in evidence.own.items()
+        if len(names & runs) * 2 >= len(names) and not evidence.compiled_by[path] & compiled
+    )
+
+
+def owned(commands: Iterable[Command]) -> dict[str, set[str]]:
+    """Owner -> the sources that it is compiled from."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for command in commands:
+        for owner in command.owners:
+            found[owner].add(os.path.normpath(command.source))
+    return found
+
+
+def test_every_source_that_runs_in_the_image_is_listed(
+    listing: Objects, commands: list[Command], evidence: Evidence, release_61: str, tree: SourceTree
+) -> None:
+    running = {symbol.name.partition(".")[0] for symbol in Kernel.open(release_61).all_symbols()}
+    listed = owned(commands)[VMLINUX]
+    assert unlisted(running, listed, evidence) == []
+    # And it would be seen: each directory of the image in turn, and a single file.
+    folders = {os.path.dirname(path) for path in listed if path.endswith(".c")}
+    missed = [folder for folder in folders if not unlisted(running, _without(listed, folder), evidence)]
+    assert len(missed) * 10 < len(folders), missed
+    for gone in ("kernel/bpf", "lib", "mm", "arch/x86/kernel", "net/core", "kernel/module_signature.c", "lib/crc32.c"):
+        assert gone not in missed
+        assert unlisted(running, _without(listed, gone), evidence), gone
+    with tree.objects() as kept:
+        assert kept.linked() == listing.linked()
+
+
+def _without(listed: Collection[str], gone: str) -> set[str]:
+    return {path for path in listed if path != gone and os.path.dirname(path) != gone}
+
+
+def test_every_module_is_listed(commands: list[Command], package: KernelTree) -> None:
+    """All that the package says it has: loadable ones by name, builtin ones by the directory too."""
+    root = package.modules
+    owners = {owner for command in commands for owner in command.owners}
+    loadable = {Path(line).name.partition(".")[0] for line in (root / "modules.order").read_text().splitlines()}
+    assert len(loadable) > 1000
+    assert {name.replace("-", "_") for name in loadable} - owners == set()
+    # "?" is assembler of some module: it is compiled without the module's name.
+    assert owners - {name.replace("-", "_") for name in loadable} == {VMLINUX, "?"}
+    builtin = {
+        line.removeprefix("kernel/").partition(".")[0] for line in (root / "modules.builtin").read_text().splitlines()
+    }
+    named = {
+        match[1]
+        for command in commands
+        if command.owners == (VMLINUX,)
+        for match in re.finditer(r"-DKBUILD_MODFILE=\"([^\"]+)\"", " ".join(command.words))
+    }
+    assert len(builtin) > 50 and builtin - named == set()
+
+
+def test_every_source_of_a_module_is_listed_as_its(
+    commands: list[Command], evidence: Evidence, package: KernelTree
+) -> None:
+    sources = owned(commands)
+    files = sorted((package.modules / "kernel").rglob("*.ko*"))
+    chosen = random.Random(11).sample(files, 200)
+    missing = {}
+    for path in chosen:
+        obj = read_object(path)
+        running = {symbol.name.partition(".")[0] for symbol in obj.symbols if symbol.is_function and symbol.is_defined}
+        name = path.name.partition(".")[0].replace("-", "_")
+        if absent := unlisted(running, sources[name], evidence):
+            missing[name] = absent
+    assert missing == {}
