@@ -120,7 +120,6 @@ class Architecture:
     fentry: str
     entry_reach: int
     entry_mark: EntryMark
-    nop: bytes
     nops: Mapping[int, bytes]
     filler: bytes
     registers: tuple[str, ...]
@@ -128,8 +127,6 @@ class Architecture:
     probe_copy: int
     sites: tuple[SiteTable, ...]
     glue: Glue
-    registers: tuple[str, ...]
-    stack_register: str
     frame_register: str
     fetch_registers: Mapping[str, int | None]
     argument_registers: tuple[str, ...]

@@ -212,11 +212,8 @@ X86_64 = Architecture(
     entry_mark=EntryMark(
         "ENDBR", b"\xf3\x0f\x1e\xfa", "ibt", ".ibt_endbr_seal", "__ibt_endbr_seal", "__ibt_endbr_seal_end"
     ),
-    nop=b"\x90",
-    nops={2: b"\x66\x90", 5: b"\x0f\x1f\x44\x00\x00"},
+    nops={1: b"\x90", 2: b"\x66\x90", 5: b"\x0f\x1f\x44\x00\x00"},
     filler=b"\xcc",
-    registers=REGISTERS,
-    stack_register="rsp",
     probe_copy=5,  # RELATIVEJUMP_SIZE (arch/x86/include/asm/kprobes.h, v6.1): of one that is optimized
     sites=_SITES,
     glue=Glue(

@@ -30,15 +30,11 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.modules != "all" and not (options.modules.isdecimal() and int(options.modules)):
         raise UsageError(f"--modules takes a number, at least 1, or `all`, not {options.modules!r}")
     extra = [ModuleFile.read(path) for path in (*named_paths(options.object).values(), *options.extra)]
-
-    def say(text: str) -> None:
-        if output.plain and output.err.is_terminal:
-            output.err.print(text, style="dim")
-
     kernel = Kernel.open(options.kernel)
     paths = choose(kernel, None if options.modules == "all" else int(options.modules), options.seed)
     machine = replace(CONFIG, cpu=options.cpu, smp=options.smp, kaslr=options.kaslr, cmdline=options.cmdline)
-    outcomes = compare(kernel, paths, machine, extra=extra, say=say)
+    with output.progress() as shown:
+        outcomes = compare(kernel, paths, machine, extra=extra, say=shown.step)
     if output.json:
         output.document({"comparisons": [outcome.as_json() for outcome in outcomes]})
     elif output.plain:

@@ -12,12 +12,13 @@ import pytest
 
 from builder.binary import read_object
 from builder.binary.manifest import SECTION
+from builder.compose.owner import Objects
 from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.load.boot import boot
 from builder.load.livepatch import disable_patch, run_init
 from builder.load.loader import load_module, unload_module
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff
 from samples.objects import TARGET_NAME, target_objects, vmlinux_objects
 from samples.simulated import seq_file
 from tests.operate.versions import NAME, Probed
@@ -119,7 +120,7 @@ def test_the_sample_module(release_61: str, tmp_path: Path) -> None:
 def test_the_kernel_itself(release_61: str) -> None:
     pair, kernel = vmlinux_objects(release_61), opened(release_61)
     simulated = boot(kernel, derive_state(kernel, "max"))
-    module = build([diff(pair.old, pair.new)], kernel, name="version")
+    module = build([diff(pair.old, pair.new)], Objects(kernel), ModulePlan("version"))
     assert module is not None
     file, _ = seq_file(simulated)
     work = call_all(("version_proc_show", (file, 0)))

@@ -13,7 +13,7 @@ from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, GuestError, InputError
 from builder.image.guest import Guest, MachineConfig
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff
 from builder.preflight.check import Checker, CheckReport
 from samples.objects import TARGET_NAME, target_objects
 from tests.preflight.broken import broken
@@ -44,7 +44,7 @@ def of_the_kernel(data: Path) -> Subject:
     except BespokeError as error:
         pytest.skip(f"the archive no longer has {RELEASE}: {error}")
     pair = data / "running-6.1.0-50" / "pairs" / "mm__secretmem"
-    module = build([diff(pair / "orig.o", pair / "patched.o")], kernel, name="broken_patch")
+    module = build([diff(pair / "orig.o", pair / "patched.o")], Objects(kernel), ModulePlan("broken_patch"))
     assert module is not None
     section, symbol = ".klp.rela.vmlinux..text", ".klp.sym.vmlinux.secretmem_vm_ops,0"
     return Subject(kernel, broken(module.content, section, symbol, "secretmem_mmap"), "secretmem_mmap")
@@ -54,7 +54,7 @@ def of_a_module(release: str) -> Subject:
     """A livepatch for the sample module, whose references are bound when it is enabled."""
     made, kernel = target_objects(release), opened(release)
     objects = Objects(kernel, {TARGET_NAME: made.module})
-    module = build([diff(made.old, made.new)], kernel, name="broken_patch", objects=objects)
+    module = build([diff(made.old, made.new)], objects, ModulePlan("broken_patch"))
     assert module is not None
     section, symbol = f".klp.rela.{TARGET_NAME}..text", f".klp.sym.{TARGET_NAME}.mode,0"
     return Subject(kernel, broken(module.content, section, symbol, "weigh"), "weigh", made.module)

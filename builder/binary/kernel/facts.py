@@ -23,8 +23,8 @@ from builder.errors import KernelError, UsageError
 
 SCHEMA: Final = 2
 """Raise it with every change to the tables or to what is decoded."""
-FILE: Final = f"facts-{SCHEMA}.sqlite"
-"""Two versions that use one cache have a file each."""
+FACTS: Final = f"facts-{SCHEMA}.sqlite"
+"""Its name, so that versions of this program that know different facts do not undo each other's."""
 
 _PRAGMAS: Final = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;"
 _TABLES: Final = """
@@ -94,13 +94,14 @@ class Facts:
     def __init__(self, path: Path, make: Callable[[], None]) -> None:
         self._path = path
         self._make = make
+        self._connection = self._open() or self._made()
+
+    def _made(self) -> sqlite3.Connection:
+        self._make()
         connection = self._open()
         if connection is None:
-            make()
-            connection = self._open()
-        if connection is None:
-            raise KernelError("what was just written cannot be read", where=path)
-        self._connection = connection
+            raise KernelError("what was just written cannot be read", where=self._path)
+        return connection
 
     def _open(self) -> sqlite3.Connection | None:
         """The connection, None unless the file is whole and of this schema."""
@@ -120,7 +121,7 @@ class Facts:
         """Make the file again, and read that."""
         self._connection.close()
         self._path.unlink(missing_ok=True)
-        self.__init__(self._path, self._make)  # type: ignore[misc]
+        self._connection = self._made()
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """All rows of a query; a file that turns out to be damaged is made again."""

@@ -15,7 +15,7 @@ from builder.binary.kernel import kallsyms
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.decompress import extract_vmlinux
 from builder.binary.kernel.exports import Export, read_exports
-from builder.binary.kernel.facts import FILE, cache_file, write_facts
+from builder.binary.kernel.facts import FACTS, cache_file, write_facts
 from builder.binary.kernel.static import StaticImage
 from builder.errors import KernelError
 
@@ -95,7 +95,7 @@ def survey(path: Path, folder: Path) -> None:
         with cache_file(folder / "vmlinux") as temporary:
             temporary.write_bytes(content)
     write_facts(
-        folder / FILE,
+        folder / FACTS,
         meta=meta,
         symbols=zip(range(len(table.names)), table.names, table.types, strict=True),
         exports=(
@@ -127,7 +127,7 @@ def _meta(
     index = btf.index if btf else Index(array("I"), array("I"))
     return {
         "vermagic": image.string(first["vermagic"]),
-        "features": json.dumps(asdict(_features(image, first, exports, btf))),
+        "features": json.dumps(asdict(_features(first, exports, btf))),
         "kallsyms_layout": table.layout,
         "llvm_suffixes": int(any(".llvm." in name for name in table.names)),
         "addresses": table.addresses.tobytes(),
@@ -148,7 +148,7 @@ def _btf_span(image: StaticImage, first: Mapping[str, int]) -> tuple[int, int]:
     return (section.address, section.size) if section else (0, 0)
 
 
-def _features(image: StaticImage, first: Mapping[str, int], exports: list[Export], btf: Btf | None) -> Features:
+def _features(first: Mapping[str, int], exports: list[Export], btf: Btf | None) -> Features:
     known = {name: any(symbol in first for symbol in _PROBES.get(name, ())) for name in _names(Features)}
     known["modversions"] = any(row.crc is not None for row in exports)
     known["btf"] = btf is not None
