@@ -12,6 +12,7 @@ import json
 import os
 import sqlite3
 import tempfile
+import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -111,6 +112,8 @@ class Facts:
         if connection is None:
             raise KernelError("what was just written cannot be read", where=path)
         self._connection = connection
+        # Python 3.13 warns of a connection that its last user did not close.
+        weakref.finalize(self, connection.close)
 
     def _open(self) -> sqlite3.Connection | None:
         """The connection, None unless the file is whole and of this schema."""
