@@ -2,18 +2,19 @@
 
     old.o, new.o -> Comparison -> Selection -> Bundle -> X.ko
 
-`diff` stops after the selection; `build` goes on to the module. Each stage
-takes frozen values and returns new ones.
+`diff` stops after the selection; `build` goes on to the module; `patch` begins
+with a source patch, from which it makes the objects. Each stage takes frozen
+values and returns new ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.binary import ObjectFile
-from builder.binary.kernel import Kernel
 from builder.binary.pair import read_pair
 from builder.compare import compare
 from builder.compose import judge, read_macros, select
@@ -25,7 +26,10 @@ from builder.compose.owner import Objects
 from builder.errors import NOTHING, Allowed, Refusal, RefusedError
 
 if TYPE_CHECKING:
+    from builder.acquire.compile import Compiling
+    from builder.acquire.source import SourceTree
     from builder.emit import Module
+    from builder.emit.patched import Patched
 
 
 def diff(old: Path, new: Path, *, allowed: Allowed = NOTHING) -> Diff:
@@ -53,21 +57,26 @@ def running_part(diff: Diff, objects: Objects, inside: str | None = None, *, all
     return without_overridden(diff, objects, inside, allowed)
 
 
+@dataclass(frozen=True, slots=True)
+class ModulePlan:
+    """What is asked of a module.
+
+    `replace` lets it take the place of all earlier livepatches; `on` is an earlier
+    module of ours to stack on (or, with `replace`, to take the place of).
+    """
+
+    name: str
+    replace: bool = False
+    on: Path | None = None
+    allowed: Allowed = NOTHING
+
+
 def build(
-    diffs: Sequence[Diff],
-    kernel: Kernel,
-    *,
-    name: str,
-    objects: Objects | None = None,
-    inside: str | Sequence[str | None] | None = None,
-    replace: bool = False,
-    on: Path | None = None,
-    allowed: Allowed = NOTHING,
+    diffs: Sequence[Diff], objects: Objects, plan: ModulePlan, *, inside: str | Sequence[str | None] | None = None
 ) -> Module | None:
-    """One module from compared pairs; None if nothing in them has to ship.
+    """One module from compared pairs for the kernel of `objects`; None if nothing in them has to ship.
 
     `inside` names the owner of all pairs, or of each of them (None where it is to be found).
-    `on` is an earlier module of ours to stack on (or, with `replace`, to take the place of).
 
     Raises RefusedError with every reason why the change cannot ship, of all
     pairs together, those that only the kernel tells included.
@@ -75,18 +84,17 @@ def build(
     # Here, for what reads the module back is slow to import and diff needs none of it.
     from builder.emit import emit, module_name
 
-    name = module_name(name)
-    kernel.require_livepatch()
+    name = module_name(plan.name)
+    objects.kernel.require_livepatch()
     owners = [inside] * len(diffs) if inside is None or isinstance(inside, str) else list(inside)
-    objects = objects or Objects(kernel)
     # What of it never runs there; no other function is left out later.
-    diffs = [running_part(d, objects, o, allowed=allowed) for d, o in zip(diffs, owners, strict=True)]
+    diffs = [running_part(d, objects, o, allowed=plan.allowed) for d, o in zip(diffs, owners, strict=True)]
     refusals = [r for diff in diffs for r in diff.judged.refusals]
     shipping = [(d, owner) for d, owner in zip(diffs, owners, strict=True) if not d.selection.is_empty]
-    below = Earlier.read(on) if on is not None else None
+    below = Earlier.read(plan.on) if plan.on is not None else None
     # What every reference is bound to; from here on nothing looks at the running code again.
     try:
-        bundle = bind(name, shipping, objects, replace=replace, below=below, allowed=allowed)
+        bundle = bind(name, shipping, objects, replace=plan.replace, below=below, allowed=plan.allowed)
     except RefusedError as refused:
         raise RefusedError(_distinct([*refusals, *refused.refusals])) from None
     if refusals:
@@ -94,8 +102,45 @@ def build(
     return emit(bundle) if shipping else None
 
 
+def patch(
+    patches: Sequence[Path],
+    tree: SourceTree,
+    objects: Objects,
+    plan: ModulePlan,
+    how: Compiling,
+) -> Patched:
+    """One module from source patches, applied one on the other.
+
+    Raises as `build` and, before anything is compared, as `prepare_patch`; refusals
+    of what was compiled come as a PatchRefusedError, with what was found until then.
+    """
+    # Here, as above: who has objects needs none of it.
+    from builder.acquire.patch import prepare_patch
+    from builder.emit.patched import Patched, PatchRefusedError
+
+    # The objects that the patches can change, before and after.
+    found = prepare_patch(patches, tree, allowed=plan.allowed, how=how)
+    # What changed in each, of what the kernel runs.
+    pairs = [(diff(pair.old, pair.new, allowed=plan.allowed), pair.owner) for pair in found.pairs]
+    diffs = tuple(running_part(compared, objects, owner, allowed=plan.allowed) for compared, owner in pairs)
+    try:
+        module = build(diffs, objects, plan, inside=[owner for _, owner in pairs])
+    except RefusedError as refused:
+        raise PatchRefusedError(refused.refusals, found, diffs) from None
+    return Patched(found, diffs, module)
+
+
 def _distinct(refusals: Iterable[Refusal]) -> list[Refusal]:
     return list(dict.fromkeys(refusals))
 
 
-__all__: Sequence[str] = ("Diff", "build", "diff", "diff_objects", "read_pair", "running_part")
+__all__: Sequence[str] = (
+    "Diff",
+    "ModulePlan",
+    "build",
+    "diff",
+    "diff_objects",
+    "patch",
+    "read_pair",
+    "running_part",
+)

@@ -23,15 +23,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from builder.acquire.compile import AS_USUAL
 from builder.acquire.packages import newest_kernel
-from builder.acquire.patch import prepare_patch
 from builder.acquire.sources import Target, find_source
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, InputError
 from builder.image.guest import Answer
 from builder.image.trial import TrialPlan, trial
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, patch
 
 PATCHES = Path(__file__).resolve().parent / "patches"
 
@@ -100,19 +100,12 @@ def make_and_try(fix: Fix, kernel: Kernel, folder: Path) -> Outcome:
     started = built = time.monotonic()
     try:
         tree = find_source(None, Target(kernel.release, banner=kernel.banner))
-        found = prepare_patch([fix.path], tree)
         path = folder / f"{fix.path.stem.replace('-', '_')}.ko"
-        module = build(
-            [diff(pair.old, pair.new) for pair in found.pairs],
-            kernel,
-            name=f"fix_{path.stem}",
-            objects=Objects(kernel),
-            inside=[pair.owner for pair in found.pairs],
-        )
-        if module is None:
+        made = patch([fix.path], tree, Objects(kernel), ModulePlan(f"fix_{path.stem}"), AS_USUAL)
+        if made.module is None:
             raise InputError("changes nothing", where=fix.path)
-        path.write_bytes(module.content)
-        functions = tuple(f.name for f in module.manifest.redirected)
+        path.write_bytes(made.module.content)
+        functions = made.functions
         built = time.monotonic()
         report = trial(path, kernel, TrialPlan(commands=(fix.command,), load=fix.load))
         faults = fix.faults(dict(report.commands[0].answers))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from builder.acquire.cache import cache_path, cache_root, locked, published_unlocked
 from builder.acquire.kbuild import Command
@@ -25,11 +25,27 @@ from builder.acquire.tools import run
 from builder.acquire.whole import write_whole
 from builder.errors import InputError, MissingFileError, ToolError
 
+#: more objects than this are not compiled unless asked for
+OBJECT_LIMIT = 500
+
 #: told after each piece of work: (done, all, what it was)
 Progress = Callable[[int, int, str], None]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Compiling:
+    """How objects are compiled: at most `limit`, `jobs` at once (None: one for each CPU), told to `progress`."""
+
+    limit: int = OBJECT_LIMIT
+    jobs: int | None = None
+    progress: Progress | None = None
+
+
+AS_USUAL: Final = Compiling()
+"""On all CPUs, up to the usual limit, in silence."""
 
 
 @dataclass(frozen=True, slots=True)

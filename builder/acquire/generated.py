@@ -1,9 +1,11 @@
 """Headers that kbuild generates from other headers: constants for assembler, sizes for tables.
 
-`kernel/bounds.c`, `arch/*/kernel/asm-offsets.c` and a few more are compiled to
-assembler text whose `->NAME VALUE` lines become a header (scripts/Makefile.lib
-and `Kbuild`, Linux 6.1). A patch that changes one of those values would change
-objects that no include line leads to.
+kbuild compiles `kernel/bounds.c`, `arch/*/kernel/asm-offsets.c` and a few more to
+assembler text, and makes a header of its `->NAME VALUE` lines, such as the offset
+of a structure's member for assembler (scripts/Makefile.lib and `Kbuild`, Linux 6.1).
+A patch that moves this member changes the generated header, and with it objects
+that no `#include` of the patched file leads to. `changed_values` compiles these
+texts with and without the patch, so that such a patch can be refused by name.
 """
 
 from __future__ import annotations

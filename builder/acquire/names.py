@@ -1,11 +1,14 @@
 """Which names a change to a header is about, and where they are used.
 
-Thousands of objects read a header such as <linux/mm.h>; a changed inline
-function matters to the few that call it. Preprocessing tells for certain, and
-takes a third of a second for each object; so the text is asked first, in a way
-that can name too many objects and not too few: the names of the changed
-macros and inline functions, of those whose text uses them, and so on; and what
-`##` could paste such a name from.
+Thousands of objects read a header such as <linux/mm.h>, but a changed inline
+function matters only to the few that call it. Preprocessing tells for certain
+which they are; it takes a third of a second for each object. So the text is
+searched first, in a way that may find too many objects and never too few:
+
+1. `changed_names`: the macros and inline functions whose text the change touches.
+2. `uses`: the files that have one of these names; in a header, the macro or inline
+   function around it joins the names, and so on until there are no new ones.
+   Where `##` can paste such a name together, its parts are looked for as well.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.acquire.cache import cache_root, clean_name, scratch
-from builder.acquire.compile import Progress
+from builder.acquire.compile import AS_USUAL, Compiling
 from builder.acquire.kbuild import Command, Objects
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
 from builder.acquire.readers import Readers, beyond, find_readers, read_includes
@@ -28,9 +28,6 @@ from builder.acquire.work import Work
 from builder.errors import NOTHING, Allowed, Refusal, RefusedError
 
 log = logging.getLogger("bespoke.acquire")
-
-#: more objects than this are not compiled unless asked for
-OBJECT_LIMIT = 500
 
 #: work on more objects than this is announced before it begins, also where no terminal is
 LONG_RUN = 20
@@ -71,16 +68,14 @@ def prepare_patch(
     tree: SourceTree,
     *,
     allowed: Allowed = NOTHING,
-    limit: int = OBJECT_LIMIT,
-    jobs: int | None = None,
-    progress: Progress | None = None,
+    how: Compiling = AS_USUAL,
 ) -> PatchObjects:
     """Apply `patches` one on top of the other and compile, before and after, each object that they change.
 
     With `allowed`, such as `patch-makefile:fs/ext4/Makefile`, the change to that
     file is left out. Raises `RefusedError` with all files that
     cannot be followed, that reach no object, or whose users cannot all be looked at (more
-    than `limit`, say); `InputError` for a patch that does not fit or compile.
+    than the limit, say); `InputError` for a patch that does not fit or compile.
     """
     changes = [
         located(change, lambda name: (tree.root / name).exists()) for path in patches for change in read_patch(path)
@@ -93,20 +88,19 @@ def prepare_patch(
             return path.endswith((".c", ".h")) and os.path.dirname(path) in beyond(listed())
 
         followed, warnings = sort_out(changes, allowed, is_code)
-        work = Work(tree, jobs, progress)
-        return _compiled(patches[0].stem, followed, warnings, tree, allowed, limit, work, listed())
+        work = Work(tree, how)
+        return _compiled(patches[0].stem, followed, warnings, allowed, work, listed())
 
 
 def _compiled(
     name: str,
     changes: Sequence[FileChange],
     warnings: list[Refusal],
-    tree: SourceTree,
     allowed: Allowed,
-    limit: int,
     work: Work,
     objects: Objects,
 ) -> PatchObjects:
+    tree, limit = work.tree, work.how.limit
     changed, moved = _changed_files(changes, tree)
     direct, shared, unlinked = _split(changed, tree, objects)
     known = {command.object for command in direct}

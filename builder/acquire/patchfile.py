@@ -1,4 +1,10 @@
-"""A source patch: read, judged file by file, applied in memory (see `hunks`)."""
+"""A source patch: read, judged file by file, applied in memory.
+
+`read_patch` parses it into one `FileChange` for each file. `located` gives that
+the name which the source tree has for the file, `judge` says whether a live
+patch can carry it, and `apply_all` makes the file's new content (by `hunks`).
+Nothing here writes to the tree.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +23,12 @@ from builder.errors import InputError, Refusal
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """What a patch does to one file: `kind` is modified, added, removed, renamed, copied or binary."""
+    """What a patch does to one file.
+
+    `path` is the file's name in the tree, with `/`; of a renamed file the new one.
+    `kind` is modified, added, removed, renamed, copied or binary. `hunks` stand in
+    the patch's order, and `patch` is the name of the patch's file, for messages.
+    """
 
     path: str
     kind: str
@@ -66,7 +77,8 @@ def _plain(raw: bytes) -> str:
 
 
 def _unquoted(name: str) -> str:
-    """A path as git quotes it (core.quotePath): in double quotes, other bytes as octal escapes."""
+    """The path that git wrote as `name`: one with other bytes than ASCII stands in double quotes, and these as
+    octal escapes (`"caf\\303\\251.c"` for café.c, core.quotePath)."""
     if len(name) < 2 or not (name.startswith('"') and name.endswith('"')):
         return name
     plain = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), name[1:-1]).replace('\\"', '"')
@@ -97,7 +109,8 @@ def _change(item: unidiff.PatchedFile, patch: Path) -> FileChange:
 
 
 def _strip(source: str, target: str) -> tuple[str, str]:
-    """Both names without a first component that is a mere prefix: `a/` and `b/`, or two trees' names."""
+    """Both names without what `patch -p1` would strip: `a/fs/x.c` and `b/fs/x.c`, or `linux-6.1/fs/x.c` and
+    `linux-6.1-fixed/fs/x.c`, are fs/x.c. Names that do not begin like that stay as they are."""
     (first, _, rest), (other, _, its) = source.partition("/"), target.partition("/")
     if rest and its and ((first in ("a", "b") and other in ("a", "b")) or (first != other and rest == its)):
         return rest, its
@@ -109,8 +122,11 @@ _VERSION = re.compile(r"(\.(orig|old|bak|new)|~)$")
 
 
 def _one_file(source: str, target: str) -> tuple[str, str]:
-    """Both names of a plain `diff` of two files, where they can be names of one: `F` and `F.new`, `F.orig` and
-    `F`, `dir/F` and `F` (the longer one then, whose beginning may be another tree's)."""
+    """Both names alike, where the two names of a plain `diff OLD NEW` can be those of one file; else as they are.
+
+    `fs/x.c.orig` and `fs/x.c` are fs/x.c, and so are `fs/x.c` and `fs/x.c.new`. Of `linux/fs/x.c` and `x.c` it is
+    the longer one: what it begins with may be another tree's name, which `located` takes off.
+    """
     old, new = source, target
     if _VERSION.sub("", old).rpartition("/")[2] == _VERSION.sub("", new).rpartition("/")[2]:
         old, new = _VERSION.sub("", old), _VERSION.sub("", new)
@@ -151,8 +167,11 @@ def apply_hunks(text: str, change: FileChange) -> str:
 
 
 def located(change: FileChange, exists: Callable[[str], bool]) -> FileChange:
-    """The change under the path that the tree has it: first components that the tree has not, the name of
-    another tree, are left out where that leads to a file (to a directory, for a new one)."""
+    """The change under the name that the tree has for its file; `exists(path)` says what the tree has.
+
+    A patch made beside the tree names `linux-6.1/fs/x.c`. Where the tree has no `linux-6.1`, but has `fs/x.c`
+    (or, for a new file, the directory `fs`), that is what is meant. Else the change stays as it is.
+    """
 
     def is_there(path: str) -> bool:
         return exists(path) or (change.kind == "added" and exists(str(PurePosixPath(path).parent)))
@@ -202,8 +221,11 @@ def refusal_row(code: str, path: str, what: str, advice: str) -> Refusal:
 
 
 def judge(change: FileChange) -> Refusal | None:
-    """Why this change cannot become part of a live patch, judged by its path and kind; None if it can."""
+    """Why a live patch cannot carry this change, by the file's name and what is done to it; None where it can.
 
+    Only changes to C files that exist, and to headers, can be carried; `NOT_FOLLOWED` are the others that have
+    a reason of their own. Each refusal may be accepted, which leaves that file's change out.
+    """
     path = change.path
     without = "leave the file out of the patch, or accept that its change is left out"
     for pattern, code, why in NOT_FOLLOWED:

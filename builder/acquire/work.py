@@ -20,7 +20,7 @@ from typing import TypeVar
 from builder.acquire.cache import cache_path
 from builder.acquire.compile import (
     Compiled,
-    Progress,
+    Compiling,
     compile_object,
     generating,
     in_parallel,
@@ -61,10 +61,9 @@ class _EscapedError(Exception):
 class Work:
     """One patch being compiled; `begin` says where and with which files changed."""
 
-    def __init__(self, tree: SourceTree, jobs: int | None, progress: Progress | None) -> None:
+    def __init__(self, tree: SourceTree, how: Compiling) -> None:
         self.tree = tree
-        self.jobs = jobs
-        self.progress = progress
+        self.how = how
         self._turn = threading.Condition()
         self._readers = self._waiting = 0
         self._shadow: Shadow | None = None
@@ -196,5 +195,9 @@ class Work:
 
     def _each(self, what: str, work: Callable[[Command], T], commands: Sequence[Command]) -> list[T]:
         return in_parallel(
-            work, commands, name=lambda command: f"{what} {command.object}", jobs=self.jobs, progress=self.progress
+            work,
+            commands,
+            name=lambda command: f"{what} {command.object}",
+            jobs=self.how.jobs,
+            progress=self.how.progress,
         )

@@ -46,7 +46,8 @@ def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None)
         return 2
     output = Output(json=options.json, verbose=options.verbose, quiet=options.quiet)
     try:
-        return int(options.run(options, output))
+        with output.logged():
+            return int(options.run(options, output))
     except RefusedError as refused:
         output.refused(refused)
         return refused.exit_status

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 from builder.acquire.pairs import find_pairs
 from builder.binary.kernel import Kernel
 from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths, write_output
-from builder.cli.page import add_html, check_html, write_build
+from builder.cli.page import Built, add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.errors import Allowed, RefusedError, UsageError
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff, running_part
 from builder.report.build import next_command, render_build
 
 
@@ -50,29 +50,23 @@ def run(options: argparse.Namespace, output: Output) -> int:
     check_html(options.html, options.output, *(path for pair in pairs for path in pair))
     diffs = [diff(old, new, allowed=allowed) for old, new in pairs]
     kernel = Kernel.open(options.kernel)
-    name = options.name or options.output.name.removesuffix(".ko")
     objects = Objects(kernel, given)
-    labelled = [(str(new), found) for (_, new), found in zip(pairs, diffs, strict=True)]
-    page = partial(write_build, options.html, labelled, kernel, options.output, verbose=output.verbose)
+    # The kernel runs the pairs without these; so does all that is said of them.
+    diffs = [running_part(d, objects, options.inside, allowed=allowed) for d in diffs]
+    name = options.name or options.output.name.removesuffix(".ko")
+    plan = ModulePlan(name, replace=options.replace, on=options.on, allowed=allowed)
+    labelled = tuple((str(new), found) for (_, new), found in zip(pairs, diffs, strict=True))
+    page = Built(labelled, kernel.release, options.output)
     try:
-        module = build(
-            diffs,
-            kernel,
-            name=name,
-            objects=objects,
-            inside=options.inside,
-            replace=options.replace,
-            on=options.on,
-            allowed=allowed,
-        )
+        module = build(diffs, objects, plan, inside=options.inside)
     except RefusedError as refused:
         if options.html:
-            page(None, refused)
+            write_build(options.html, replace(page, refusals=refused.refusals), verbose=output.verbose)
         raise
     if module is not None:
         write_output(options.output, module.content)
     if options.html:
-        page(module)
+        write_build(options.html, replace(page, module=module), verbose=output.verbose)
     if module is None:
         return _nothing(diffs, output)
     if output.json:
@@ -116,5 +110,7 @@ def _nothing(diffs: list[Diff], output: Output) -> int:
     if output.json:
         output.document({"verdict": "unchanged", "pairs": [d.as_json() for d in diffs]})
     else:
+        for warning in dict.fromkeys(w for d in diffs for w in d.judged.warnings):
+            output.error(f"{warning.code}: {warning.message}")
         output.error("nothing changed that has to ship; no module was written")
     return 3

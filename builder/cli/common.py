@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from builder.acquire.whole import check_place, write_whole
+from builder.cli.progress import Shown, logged, shown
 from builder.errors import RefusedError, UsageError
 
 _UNBOUNDED = 4000
@@ -42,9 +44,17 @@ class Output:
         """Whether a result for people is wanted."""
         return not self.json and not self.quiet
 
+    def progress(self) -> AbstractContextManager[Shown]:
+        """Where a command shows how far it is: on a terminal only, and never with -q."""
+        return shown(self.err if self.err.is_terminal and not self.quiet else None)
+
+    def logged(self) -> AbstractContextManager[None]:
+        """While the log is shown."""
+        return logged(self.err, verbose=self.verbose, quiet=self.quiet)
+
     def document(self, document: Any) -> None:
         """The one JSON document of `--json`."""
-        sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
         sys.stdout.flush()
 
     def error(self, message: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from builder.cli.common import Output, add_allow
 from builder.cli.page import add_html, check_html, describer, write_diff
@@ -53,6 +52,3 @@ def _trees(options: argparse.Namespace, output: Output, allowed: Allowed) -> int
     elif not output.quiet:
         output.out.print(render_tree(document, verbose=output.verbose))
     return status
-
-
-Document = dict[str, Any]

@@ -26,13 +26,9 @@ def add_live(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def live(options: argparse.Namespace, output: Output) -> Iterator[Live]:
-    """This machine's kernel under its lock; on a terminal the step that runs is shown."""
+    """This machine's kernel under its lock; the step that runs is shown."""
     if options.timeout <= 0:
         raise UsageError("--timeout takes a number of seconds above 0")
     host = ThisMachine()
-    with host.lock(f"{options.state}/lock"):
-        if output.plain and output.err.is_terminal:
-            with output.err.status("") as status:
-                yield Live(host, state=options.state, timeout=options.timeout, progress=status.update)
-        else:
-            yield Live(host, state=options.state, timeout=options.timeout)
+    with host.lock(f"{options.state}/lock"), output.progress() as shown:
+        yield Live(host, state=options.state, timeout=options.timeout, progress=shown.step)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from builder.binary import read_object
-from builder.binary.kernel import Kernel
 from builder.cli.common import check_output, write_output
 from builder.cli.trees import Describe
 from builder.compose.outcome import Diff
 from builder.emit import Module
-from builder.errors import Refusal, RefusedError, UsageError
+from builder.errors import Refusal, UsageError
 from builder.report.html import MOST_ROWS, Advice, Outcome, Pair, describe, render_page
 from builder.report.references import bindings_in
 
@@ -68,34 +68,38 @@ def write_diff(path: Path, old: Path, new: Path, pairs: Sequence[Pair], unpaired
     write_output(path, render_page(outcome, pairs))
 
 
-def write_build(
-    path: Path,
-    diffs: Sequence[tuple[str, Diff]],
-    kernel: Kernel,
-    output: Path,
-    module: Module | None,
-    refused: RefusedError | None = None,
-    *,
-    verbose: bool = False,
-    notes: Iterable[Refusal] = (),
-) -> None:
-    """The page of a module: of labelled diffs, with what the module that was written is bound to.
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What came of building a module for the kernel `release`, to be written to `output`.
 
-    Refusals that no diff has made are those of the kernel. Without module and refusals nothing changed.
+    `diffs` have labels; refusals that no diff has made are those of the kernel. Without module and
+    refusals nothing changed. `notes` are about no single diff.
     """
+
+    diffs: tuple[tuple[str, Diff], ...]
+    release: str
+    output: Path
+    module: Module | None = None
+    refusals: tuple[Refusal, ...] = ()
+    notes: tuple[Refusal, ...] = ()
+
+
+def write_build(path: Path, built: Built, *, verbose: bool = False) -> None:
+    """The page of a module, with what the module that was written is bound to."""
+    module, diffs = built.module, built.diffs
     bindings = bindings_in(read_object(module.content, name=module.name)) if module else {}
     most = None if verbose else MOST_ROWS
     pairs = [describe(diff, label, bindings, most) for label, diff in diffs]
-    verdict = "refused" if refused else "built" if module else "unchanged"
+    verdict = "refused" if built.refusals else "built" if module else "unchanged"
     own = {r for _, diff in diffs for r in diff.judged.refusals}
-    further = tuple(Advice.of(r) for r in (refused.refusals if refused else ()) if r not in own)
-    noted = [Advice.of(note) for note in notes]
-    facts = [("kernel", kernel.release)]
+    further = tuple(Advice.of(r) for r in built.refusals if r not in own)
+    noted = [Advice.of(note) for note in built.notes]
+    facts = [("kernel", built.release)]
     following = []
     if module:
         manifest = module.manifest
-        facts = [("module", str(output)), *facts, ("patches", ", ".join(manifest.objects))]
-        arguments = [str(output), "--kernel", kernel.release]
+        facts = [("module", str(built.output)), *facts, ("patches", ", ".join(manifest.objects))]
+        arguments = [str(built.output), "--kernel", built.release]
         following.append(
             (shlex.join(["bespoke", "check", *arguments]), "See without a virtual machine whether it loads")
         )
@@ -106,12 +110,12 @@ def write_build(
         late = [w for w in manifest.warnings if (w.code, w.symbol) not in warned]
         noted += [Advice(w.code, w.symbol, "", w.message, "", "") for w in late]
     accept = [a.accept for a in (*further, *(a for pair in pairs for a in pair.refusals))]
-    if refused and accept and all(accept):
+    if built.refusals and accept and all(accept):
         following.append(
             (" ".join(accept), "If each of the reasons below is acceptable, give the same command again with")
         )
     outcome = Outcome(
-        title=module.name if module else output.name.removesuffix(".ko"),
+        title=module.name if module else built.output.name.removesuffix(".ko"),
         verdict=verdict,
         facts=(*facts, *_counted(pairs)),
         refusals=further,

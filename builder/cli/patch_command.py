@@ -7,25 +7,32 @@ import re
 import signal
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from builder.acquire.cache import cache_root
+from builder.acquire.compile import OBJECT_LIMIT, Compiling
 from builder.acquire.packages import fetch_kernel
-from builder.acquire.patch import OBJECT_LIMIT
+from builder.acquire.patch import PatchObjects
 from builder.acquire.series import expand, module_names
+from builder.acquire.source import SourceTree
 from builder.acquire.sources import Target, find_source
 from builder.binary.kernel import Kernel
 from builder.binary.kernel.modules import find_image
-from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths
-from builder.cli.page import add_html, check_html
-from builder.cli.patching import Maker, logged
+from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths, write_output
+from builder.cli.page import Built, add_html, check_html, write_build
+from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import module_name
+from builder.emit.patched import Patched, PatchRefusedError
 from builder.errors import Allowed, BespokeError, KernelError, RefusedError, UsageError
+from builder.pipeline import ModulePlan, patch
 from builder.report.build import next_command
+from builder.report.patch import patch_document, render_patch
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -68,26 +75,65 @@ def run(options: argparse.Namespace, output: Output) -> int:
     patches = expand(options.patches)
     outputs = _outputs(options, patches)
     check_html(options.html, *outputs, *patches)
-    with logged(output):
-        kernel = Kernel.open(_at_hand(options.kernel))
-        objects = Objects(kernel, named_paths(options.object))
-        config = kernel.path.parent / f"config-{kernel.release}"
-        target = Target(kernel.release, config if config.is_file() else None, kernel.banner)
-        tree = find_source(options.source, target, allowed=allowed)
-    maker = Maker(options, output, objects, allowed, tree)
+    kernel = Kernel.open(_at_hand(options.kernel))
+    objects = Objects(kernel, named_paths(options.object))
+    config = kernel.path.parent / f"config-{kernel.release}"
+    target = Target(kernel.release, config if config.is_file() else None, kernel.banner)
+    tree = find_source(options.source, target, allowed=allowed)
+    job = _Job(options, output, objects, tree, allowed)
     if options.each:
-        return _each(maker, patches, outputs, output)
-    made = maker.make(patches, options.output, options.name)
+        return _each(job, patches, outputs)
+    made = job.make(patches, options.output, options.name)
+    following = next_command(options.output, options.kernel, options.object)
     if output.json:
-        output.document(made.as_json())
+        output.document(patch_document(made, options.output, following))
     elif made.module is not None and not output.quiet:
-        output.out.print(made.render(output.verbose))
+        output.out.print(render_patch(made, options.output, output.verbose, following))
     if made.module is None:
         for warning in made.warnings:
             output.error(f"{warning.code}: {warning.message}")
         output.error("nothing that runs changed; no module was written")
         return 3
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all of a run's modules share."""
+
+    options: argparse.Namespace
+    output: Output
+    objects: Objects
+    tree: SourceTree
+    allowed: Allowed
+
+    def make(self, patches: list[Path], path: Path, name: str | None) -> Patched:
+        """Write the module of all `patches` together to `path`, and the page; RefusedError with all reasons."""
+        plan = ModulePlan(name or path.name.removesuffix(".ko"), replace=self.options.replace, allowed=self.allowed)
+        page = Built((), self.objects.kernel.release, path)
+        try:
+            with self.output.progress() as shown:
+                how = Compiling(self.options.limit, self.options.jobs, shown.count)
+                made = patch(patches, self.tree, self.objects, plan, how)
+        except PatchRefusedError as refused:
+            self._write(replace(_told(page, refused.objects, refused.diffs), refusals=refused.refusals))
+            raise
+        except RefusedError as refused:
+            self._write(replace(page, refusals=refused.refusals))
+            raise
+        if made.module is not None:
+            write_output(path, made.module.content)
+        self._write(replace(_told(page, made.objects, made.diffs), module=made.module))
+        return made
+
+    def _write(self, page: Built) -> None:
+        if self.options.html is not None:
+            write_build(self.options.html, page, verbose=self.output.verbose)
+
+
+def _told(page: Built, objects: PatchObjects, diffs: Sequence[Diff]) -> Built:
+    labelled = tuple((pair.path, found) for pair, found in zip(objects.pairs, diffs, strict=True))
+    return replace(page, diffs=labelled, notes=objects.warnings)
 
 
 def _outputs(options: argparse.Namespace, patches: list[Path]) -> list[Path]:
@@ -124,18 +170,19 @@ def _at_hand(kernel: str) -> str:
 EACH_STATUS = (("error", 2), ("refused", 1), ("built", 0))
 
 
-def _each(maker: Maker, patches: list[Path], outputs: list[Path], output: Output) -> int:
+def _each(job: _Job, patches: list[Path], outputs: list[Path]) -> int:
     """One module for each patch; one that is refused, or does not fit, stops no other."""
+    options, output = job.options, job.output
     rows: list[dict[str, Any]] = []
-    for patch, path in zip(patches, outputs, strict=True):
-        row: dict[str, Any] = {"patch": str(patch), "verdict": "built", "module": None, "detail": "", "functions": []}
+    for source, path in zip(patches, outputs, strict=True):
+        row: dict[str, Any] = {"patch": str(source), "verdict": "built", "module": None, "detail": "", "functions": []}
         try:
-            made = maker.make([patch], path, None)
+            made = job.make([source], path, None)
             if made.module is None:
                 row["verdict"] = "unchanged"
                 row["detail"] = "; ".join(f"{w.code}: {w.symbol}" for w in made.warnings)
             else:
-                row |= {"module": str(path), "functions": made.functions, "detail": ", ".join(made.functions)}
+                row |= {"module": str(path), "functions": list(made.functions), "detail": ", ".join(made.functions)}
         except RefusedError as refused:
             row |= {
                 "verdict": "refused",
@@ -146,7 +193,7 @@ def _each(maker: Maker, patches: list[Path], outputs: list[Path], output: Output
             row |= {"verdict": "error", "detail": str(error)}
         rows.append(row)
         if output.plain:
-            output.out.print(Text(f"{row['verdict']:<10} {patch.name:<40} {row['detail']}"))
+            output.out.print(Text(f"{row['verdict']:<10} {source.name:<40} {row['detail']}"))
     counts = Counter(row["verdict"] for row in rows)
     if output.json:
         output.document({"patches": rows, "verdicts": dict(counts)})
@@ -154,6 +201,6 @@ def _each(maker: Maker, patches: list[Path], outputs: list[Path], output: Output
         output.out.print(Text(f"{len(rows)} patches: " + ", ".join(f"{n} {v}" for v, n in sorted(counts.items()))))
         built = next((row["module"] for row in rows if row["module"]), None)
         if built is not None:
-            command = next_command(Path(built), maker.options.kernel, maker.options.object)
+            command = next_command(Path(built), options.kernel, options.object)
             output.out.print(Text(f"next: {command}", style="dim"))
     return next((status for verdict, status in EACH_STATUS if verdict in counts), 3)

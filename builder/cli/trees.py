@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
-
-from rich.progress import track
 
 from builder.acquire.pairs import find_pairs
 from builder.cli.common import Output
@@ -45,10 +43,11 @@ def compare_trees(
     """
     pairs, unpaired = find_pairs(old, new)
     work: list[Job] = [(path, first, second, allowed, describe) for path, first, second in pairs]
-    rows: Iterable[Row] = _all(work, jobs)
-    if output.err.is_terminal and not output.quiet:
-        rows = track(rows, total=len(work), description="comparing", console=output.err, transient=True)
-    done = list(rows)
+    done: list[Row] = []
+    with output.progress() as shown:
+        for row in _all(work, jobs):
+            done.append(row)
+            shown.count(len(done), len(work), "comparing")
     documents = [document for document, _ in done]
     statuses = {_STATUS[document["verdict"]] for document in documents} or {3}
     described = [pair for _, pair in done if pair is not None]

@@ -9,8 +9,8 @@ from builder.binary.kernel import Kernel
 from builder.cli.common import Output, add_kernel, named_paths
 from builder.errors import UsageError
 from builder.image.guest import MachineConfig
-from builder.image.trial import TrialPlan, trial
-from builder.report.trial import render_trial, trial_progress
+from builder.image.trial import Step, TrialPlan, trial
+from builder.report.trial import render_trial, step_line
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -45,14 +45,19 @@ def run(options: argparse.Namespace, output: Output) -> int:
         config=MachineConfig(cpu=options.cpu, smp=options.smp, kaslr=options.kaslr),
     )
     kernel = Kernel.open(options.kernel)
-    if output.plain:
-        with trial_progress(output.err) as progress:
-            report = trial(options.module, kernel, plan, progress=progress)
+    with output.progress() as shown:
+
+        def tell(event: Step | str) -> None:
+            if isinstance(event, str):
+                shown.step(event)
+            else:
+                shown.line(step_line(event))
+
+        report = trial(options.module, kernel, plan, progress=tell)
+    if output.json:
+        output.document(report.as_json())
+    elif output.plain:
         output.out.print(render_trial(report, verbose=output.verbose, steps=not output.err.is_terminal))
-    else:
-        report = trial(options.module, kernel, plan)
-        if output.json:
-            output.document(report.as_json())
-        elif report.failure:
-            output.error(report.failure)
+    elif report.failure:
+        output.error(report.failure)
     return 0 if report.ok else 1

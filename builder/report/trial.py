@@ -1,43 +1,23 @@
-"""A trial as people see it: progress while it runs, and what came of it."""
+"""A trial as people see it: each step of it, and what came of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from builder.image.trial import PHASES, CommandRun, Progress, Step, TrialReport
+from builder.image.trial import PHASES, CommandRun, Step, TrialReport
 
 MOST_LINES = 40
 """Of a command's output or of the kernel's log, unless everything is asked for."""
-
-
-@contextmanager
-def trial_progress(console: Console) -> Iterator[Progress]:
-    """A line for the step that runs, on a terminal; nothing at all elsewhere."""
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("") as status:
-
-        def show(event: Step | str) -> None:
-            if isinstance(event, str):
-                status.update(Text(event))
-            else:
-                console.print(_step_line(event))
-
-        yield show
 
 
 def render_trial(report: TrialReport, *, verbose: bool = False, steps: bool = True) -> RenderableType:
     """The whole report. `steps=False` leaves out the steps, where progress has shown them already."""
     parts: list[RenderableType] = []
     if steps:
-        parts += [Text(_title(report), style="bold"), *map(_step_line, report.steps)]
+        parts += [Text(_title(report), style="bold"), *map(step_line, report.steps)]
     parts += [_command(run, verbose) for run in report.commands if run.answers]
     if report.objects:
         parts.append(Text(f"patched besides vmlinux: {', '.join(report.objects)}"))
@@ -60,7 +40,8 @@ def _title(report: TrialReport) -> str:
     return f"{report.module} in a guest with {report.kernel} (CPU {report.cpu}{kaslr})"
 
 
-def _step_line(step: Step) -> Text:
+def step_line(step: Step) -> Text:
+    """One step: whether it went well, its seconds, what it was."""
     sign = ("✓", "green") if step.ok else ("✗", "bold red")
     return Text.assemble(sign, f" {step.seconds:6.2f} s  ", step.name)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from rich.progress import track
 
-from builder.acquire.compile import Compiled
+from builder.acquire.compile import AS_USUAL, Compiled
 from builder.acquire.kbuild import Command
 from builder.acquire.packages import newest_kernel
 from builder.acquire.source import SourceTree
@@ -92,7 +92,7 @@ def judge(command: Command, compiled: Compiled, running: Running) -> Judged:
 def campaign(kernel: Kernel, tree: SourceTree, count: int, seed: int) -> list[Judged]:
     """Half of the objects from vmlinux, half from modules."""
     commands = [*choose(tree, count // 2, seed, modules=False), *choose(tree, count - count // 2, seed, modules=True)]
-    compiled = Work(tree, None, None).compile_old(commands)
+    compiled = Work(tree, AS_USUAL).compile_old(commands)
     objects = Objects(kernel)
     return [
         judge(command, made, objects.get(command.owners[0]))

@@ -18,15 +18,15 @@ from pathlib import Path
 from rich.progress import track
 
 from builder.acquire.cache import scratch
+from builder.acquire.compile import AS_USUAL
 from builder.acquire.kbuild import Command
-from builder.acquire.patch import prepare_patch
 from builder.acquire.source import SourceTree
 from builder.acquire.work import Work
 from builder.binary.kernel import Kernel
 from builder.binary.reader import read_object
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, RefusedError
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, patch
 
 LINE = '\tasm volatile("pause");\n'
 
@@ -64,7 +64,7 @@ def choose(tree: SourceTree, commands: Sequence[Command], seed: int) -> tuple[st
     for command in commands:
         path = os.path.normpath(command.source)
         text = (tree.root / path).read_text("utf-8", "surrogateescape")
-        (made,) = Work(tree, None, None).compile_old([command])
+        (made,) = Work(tree, AS_USUAL).compile_old([command])
         obj = read_object(made.object)
         compiled = {
             symbol.name
@@ -79,25 +79,22 @@ def choose(tree: SourceTree, commands: Sequence[Command], seed: int) -> tuple[st
     return None
 
 
-def attempt(tree: SourceTree, kernel: Kernel, objects: Objects, chosen: tuple[str, str, str, str]) -> Tried:
+def attempt(tree: SourceTree, objects: Objects, chosen: tuple[str, str, str, str]) -> Tried:
     """The way of `bespoke patch` with one file."""
     path, function, old, new = chosen
     before, after = (re.findall(r"[^\n]*\n|[^\n]+", text) for text in (old, new))
-    with scratch("one-line") as place:
-        patch = Path(place) / "line.patch"
+    with scratch("one-line") as folder:
+        place = Path(folder) / "line.patch"
         text = "".join(difflib.unified_diff(before, after, f"a/{path}", f"b/{path}"))
-        patch.write_text(text, "utf-8", "surrogateescape")
+        place.write_text(text, "utf-8", "surrogateescape")
         try:
-            found = prepare_patch([patch], tree)
-            owners = [pair.owner for pair in found.pairs]
-            diffs = [diff(pair.old, pair.new) for pair in found.pairs]
-            module = build(diffs, kernel, name="one_line", objects=objects, inside=owners)
+            made = patch([place], tree, objects, ModulePlan("one_line"), AS_USUAL)
         except RefusedError as refused:
             rows = dict.fromkeys(f"{row.code} {row.symbol}: {row.message}" for row in refused.refusals)
             return Tried(path, function, "refused", tuple(rows))
         except BespokeError as error:
             return Tried(path, function, "error", (str(error),))
-    return Tried(path, function, "unchanged" if module is None else "built")
+    return Tried(path, function, "unchanged" if made.module is None else "built")
 
 
 def one_line(tree: SourceTree, kernel: Kernel, count: int, seed: int, first: Sequence[str] = ()) -> Iterator[Tried]:
@@ -111,4 +108,4 @@ def one_line(tree: SourceTree, kernel: Kernel, count: int, seed: int, first: Seq
             return
         if (chosen := choose(tree, commands, seed)) is not None:
             done += 1
-            yield attempt(tree, kernel, objects, chosen)
+            yield attempt(tree, objects, chosen)

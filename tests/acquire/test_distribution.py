@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.acquire import apt
+from builder.acquire.compile import AS_USUAL
 from builder.acquire.packages import cached_kernel, fetch_headers, fetch_kernel, newest_kernel
 from builder.acquire.patch import prepare_patch
 from builder.acquire.source import SourceTree, fetch_source
@@ -18,7 +19,7 @@ from builder.acquire.work import Work
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, InputError, RefusedError
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff, patch
 from samples.fixes import PATCHES
 from tests.acquire.campaign import campaign, judge
 from tests.acquire.one_line import one_line
@@ -96,7 +97,7 @@ def test_a_patch_becomes_a_module(name: str, owner: str, tree: SourceTree, kerne
     found = prepare_patch([PATCHES / f"{name}.patch"], tree)
     (pair,) = found.pairs
     assert pair.owner == owner and found.warnings == ()
-    module = build([diff(pair.old, pair.new)], kernel, name="fix", objects=Objects(kernel), inside=owner)
+    module = build([diff(pair.old, pair.new)], Objects(kernel), ModulePlan("fix"), inside=owner)
     assert module is not None
     assert owner in module.manifest.objects
     assert [f.name for f in found.tree.root.glob("*.orig")] == []
@@ -114,7 +115,7 @@ def test_what_looks_like_other_code_and_is_not(tree: SourceTree, kernel: Kernel)
     """Physical addresses of the kernel's data (a sum that wraps), and weak functions that x86 overrides."""
     with tree.objects() as objects:
         commands = [objects.of_object(name) for name in ("arch/x86/kernel/idt.o", "kernel/entry/common.o")]
-    compiled = Work(tree, None, None).compile_old(commands)
+    compiled = Work(tree, AS_USUAL).compile_old(commands)
     running = Objects(kernel).image
     rows = [judge(command, made, running) for command, made in zip(commands, compiled, strict=True)]
     assert [row.differing for row in rows] == [(), ()]
@@ -160,7 +161,7 @@ def test_the_old_code_is_matched_also_where_it_disappears(
         )
         made.append(prepare_patch([patch], tree).pairs[0].new)
     with pytest.raises(RefusedError) as caught:
-        build([diff(*made)], kernel, name="fix", objects=Objects(kernel), inside="vmlinux")
+        build([diff(*made)], Objects(kernel), ModulePlan("fix"), inside="vmlinux")
     assert ("run-pre-mismatch", "get_data_src") in [(row.code, row.symbol) for row in caught.value.refusals]
 
 
@@ -186,16 +187,9 @@ def test_the_source_of_another_release_is_caught_by_function(older: str, kernel:
     name = rows[0].differing[0][0]
     text = (other.root / source).read_text()
     with pytest.raises(BespokeError) as caught:
-        patch = tmp_path / "fix.patch"
-        patch.write_text(_touching(source, text, name))
-        found = prepare_patch([patch], other)
-        build(
-            [diff(pair.old, pair.new) for pair in found.pairs],
-            kernel,
-            name="fix",
-            objects=Objects(kernel),
-            inside=[pair.owner for pair in found.pairs],
-        )
+        path = tmp_path / "fix.patch"
+        path.write_text(_touching(source, text, name))
+        patch([path], other, Objects(kernel), ModulePlan("fix"), AS_USUAL)
     error = caught.value
     assert isinstance(error, RefusedError)
     assert ("run-pre-mismatch", name) in [(row.code, row.symbol) for row in error.refusals]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from builder.acquire.compile import AS_USUAL, Compiling
 from builder.acquire.kbuild import VMLINUX
 from builder.acquire.patch import PatchObjects, prepare_patch
 from builder.acquire.source import SourceTree
-from builder.errors import Allowed, InputError, RefusedError
+from builder.errors import NOTHING, Allowed, InputError, RefusedError
 from tests.acquire.conftest import FILES
 
 Edit = Callable[..., PatchObjects]
@@ -31,12 +32,12 @@ def replaced(path: str, old: str, new: str) -> str:
 
 @pytest.fixture
 def patched(tree: SourceTree, tmp_path: Path) -> Edit:
-    def run(*patches: str, **options: object) -> PatchObjects:
+    def run(*patches: str, allowed: Allowed = NOTHING, how: Compiling = AS_USUAL) -> PatchObjects:
         files = []
         for number, text in enumerate(patches):
             files.append(tmp_path / f"{number}.patch")
             files[-1].write_text(text)
-        return prepare_patch(files, tree, **options)  # type: ignore[arg-type]
+        return prepare_patch(files, tree, allowed=allowed, how=how)
 
     return run
 
@@ -161,7 +162,7 @@ def test_what_is_not_built_is_refused_unless_accepted(patched: Edit) -> None:
     unused = replaced("fs/unused.c", "unused;", "unused = 1;")
     assert refused(patched, unused) == [("patch-not-built", "fs/unused.c")]
     good = replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2")
-    result = patched(unused, good, allow={"patch-not-built:fs/unused.c"})
+    result = patched(unused, good, allowed=Allowed.parse(["patch-not-built:fs/unused.c"]))
     assert [pair.path for pair in result.pairs] == ["fs/read.o"]
     assert [(row.code, row.symbol) for row in result.warnings] == [("patch-not-built", "fs/unused.c")]
 
@@ -180,7 +181,7 @@ def test_a_header_that_something_beside_the_kernel_reads(patched: Edit) -> None:
     """boot/start.o is part of nothing that can be patched: it would keep the old text."""
     patch = replaced("boot/clock.h", "CLOCK 1", "CLOCK 2")
     assert refused(patched, patch) == [("patch-not-linked", "boot/clock.h")]
-    result = patched(patch, allow={"patch-not-linked:boot/clock.h"})
+    result = patched(patch, allowed=Allowed.parse(["patch-not-linked:boot/clock.h"]))
     assert [pair.path for pair in result.pairs] == ["fs/clock.o"]
     assert ["boot/start.o" in row.message for row in result.warnings] == [True]
 
@@ -188,7 +189,9 @@ def test_a_header_that_something_beside_the_kernel_reads(patched: Edit) -> None:
 def test_a_source_that_is_part_of_something_beside_the_kernel(patched: Edit) -> None:
     patch = replaced("fs/hand.c", "12", "24")
     assert refused(patched, patch) == [("patch-not-linked", "fs/hand.c")]
-    assert [pair.path for pair in patched(patch, allow={"patch-not-linked:fs/hand.c"}).pairs] == ["fs/hand.o"]
+    assert [pair.path for pair in patched(patch, allowed=Allowed.parse(["patch-not-linked:fs/hand.c"])).pairs] == [
+        "fs/hand.o"
+    ]
 
 
 def test_a_source_of_its_own_that_another_includes(patched: Edit) -> None:
@@ -245,10 +248,12 @@ def test_a_patch_that_does_not_compile_names_the_line(patched: Edit, tree: Sourc
 def test_a_header_that_reaches_too_many_is_asked_about(patched: Edit) -> None:
     header = replaced("include/linux/queue.h", ">= 8", ">= 9")
     with pytest.raises(RefusedError, match="3 objects"):
-        patched(header, limit=2)
-    assert refused(patched, header, limit=2) == [("patch-many-users", "include/linux/queue.h")]
+        patched(header, how=Compiling(limit=2))
+    assert refused(patched, header, how=Compiling(limit=2)) == [("patch-many-users", "include/linux/queue.h")]
     source = replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2")
-    result = patched(header, source, limit=2, allow={"patch-many-users:include/linux/queue.h"})
+    result = patched(
+        header, source, how=Compiling(limit=2), allowed=Allowed.parse(["patch-many-users:include/linux/queue.h"])
+    )
     assert [pair.path for pair in result.pairs] == ["fs/read.o"]
     assert [row.code for row in result.warnings] == ["patch-many-users"]
 
@@ -262,7 +267,7 @@ def test_an_interrupted_run_leaves_nothing_half_done(patched: Edit, tree: Source
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        patched(patch, progress=interrupt)
+        patched(patch, how=Compiling(progress=interrupt))
     assert content(tree.root) == before
     assert list((cache / "tmp").iterdir()) == []
     assert len(patched(patch).pairs) == 3

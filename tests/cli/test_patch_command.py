@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.acquire.patch import prepare_patch
 from builder.acquire.source import SourceTree, fetch_source
 from samples.fixes import PATCHES
 from tests.cli.conftest import Bespoke
@@ -79,6 +80,29 @@ def test_nothing_that_runs_changed(
         assert (ran.status, ran.document["verdict"]) == (3, "unchanged"), (name, ran)
         assert said in ran.err and "nothing that runs changed" in ran.err
         assert list(out.parent.iterdir()) == []
+
+
+def test_a_weak_function_that_is_overridden_is_left_out_of_a_build_of_its_objects(
+    bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, out: Path
+) -> None:
+    """What `build` says of a pair, in its document, its report and its page, is what the kernel runs of it."""
+    weak = "void __weak arch_release_task_struct(struct task_struct *tsk)\n{"
+    name = "arch_release_task_struct"
+    patch = tmp_path / "weak.patch"
+    patch.write_text(inserted(tree, "kernel/fork.c", weak, "\ttsk->flags = 7;"))
+    (pair,) = prepare_patch([patch], tree).pairs
+    page = tmp_path / "page.html"
+    words = ("build", pair.old, pair.new, "--kernel", release_61, "-o", out)
+    assert bespoke("diff", pair.old, pair.new, "--json").document["functions"]["changed"] == [name]
+    ran = bespoke(*words, "--json", "--html", page)
+    (document,) = ran.document["pairs"]
+    assert (ran.status, ran.document["verdict"], document["verdict"]) == (3, "unchanged", "unchanged")
+    assert [(row["code"], row["symbol"]) for row in document["warnings"]] == [("weak-overridden", name)]
+    assert document["functions"]["changed"] == []
+    assert "weak-overridden" in page.read_text()
+    said = bespoke(*words)
+    assert said.status == 3 and f"weak-overridden: {name} is weak here" in said.err
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_file_of_another_machine_is_refused(

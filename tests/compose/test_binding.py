@@ -21,7 +21,7 @@ from builder.compose.bundle import bind
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, InputError, RefusedError
-from builder.pipeline import build
+from builder.pipeline import ModulePlan, build
 from tests.compose.conftest import Judge
 from tests.support.kernels import opened
 
@@ -363,9 +363,8 @@ def test_an_alternative_of_another_kernel_s_form_is_named(kernel: Kernel, judged
     with pytest.raises(BespokeError, match=r"alt_?instr"):
         build(
             [judged(source, ("x + 1", "x + 5"))],
-            kernel,
-            name="fix",
-            objects=objects(kernel, target=compiled(source)),
+            objects(kernel, target=compiled(source)),
+            ModulePlan("fix"),
             inside="target",
         )
 
@@ -378,7 +377,7 @@ def test_an_earlier_module_is_known_by_its_manifest(
         Earlier.read(Path(there.name))
     new = BASE.replace("+ shared", "+ shared + fresh++").replace("int shared;", "int shared, fresh;")
     targets = objects(kernel, target=there)
-    first = build([judged(BASE, new)], kernel, name="first", objects=targets, inside="target")
+    first = build([judged(BASE, new)], targets, ModulePlan("first"), inside="target")
     assert first is not None
     (tmp_path / "first.ko").write_bytes(first.content)
     below = Earlier.read(tmp_path / "first.ko")
@@ -395,7 +394,7 @@ def test_what_an_earlier_module_brought_stays_its_own(
     """The second version goes on with the first one's new variable, and begins at the first one's code."""
     new = BASE.replace("+ shared", "+ shared + fresh++").replace("int shared;", "int shared, fresh;")
     targets = objects(kernel, target=compiled(BASE))
-    first = build([judged(BASE, new)], kernel, name="first", objects=targets, inside="target")
+    first = build([judged(BASE, new)], targets, ModulePlan("first"), inside="target")
     assert first is not None
     (tmp_path / "first.ko").write_bytes(first.content)
     pair = judged(new, ("fresh++", "fresh--"))

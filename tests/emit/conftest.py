@@ -10,7 +10,7 @@ from builder.binary import ObjectFile, read_object
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.emit import Module
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff
 from samples.objects import TARGET_NAME, TargetObjects, target_objects
 from tests.conftest import needed
 from tests.support.kernels import opened
@@ -39,7 +39,7 @@ def emitted_for(release: str) -> Emitted:
     with needed():
         target = target_objects(release)
     objects = Objects(kernel, {TARGET_NAME: target.module})
-    module = build([diff(target.old, target.new)], kernel, name="demand", objects=objects)
+    module = build([diff(target.old, target.new)], objects, ModulePlan("demand"))
     assert module is not None
     return Emitted(kernel, target, module)
 

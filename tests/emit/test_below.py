@@ -11,10 +11,11 @@ from builder.arch.x86_64 import X86_64
 from builder.binary import elf, ours
 from builder.binary.kernel import Kernel
 from builder.compose.below import Earlier
+from builder.compose.owner import Objects
 from builder.emit import Module
 from builder.emit.glue import GlueFunction, GlueObject, GlueParts, assemble
 from builder.errors import Allowed, BespokeError, InputError, RefusedError
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff
 from tests.conftest import lacks
 from tests.running.pairs import RELEASE, places
 
@@ -38,7 +39,7 @@ def objects(data: Path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def first(kernel: Kernel, objects: tuple[Path, Path]) -> Module:
-    module = build([diff(*objects)], kernel, name="first")
+    module = build([diff(*objects)], Objects(kernel), ModulePlan("first"))
     assert module is not None
     return module
 
@@ -57,7 +58,7 @@ def test_a_module_without_variables_has_no_state_to_lose(path: Path) -> None:
 
 
 def test_it_is_replaced_without_being_asked(kernel: Kernel, objects: tuple[Path, Path], path: Path) -> None:
-    module = build([diff(*objects)], kernel, name="second", on=path, replace=True)
+    module = build([diff(*objects)], Objects(kernel), ModulePlan("second", on=path, replace=True))
     assert module is not None and module.manifest.replace and module.manifest.on == ()
     assert module.manifest.accepted == ()
 
@@ -65,25 +66,25 @@ def test_it_is_replaced_without_being_asked(kernel: Kernel, objects: tuple[Path,
 def test_what_is_accepted_is_told_once(kernel: Kernel, data: Path, tmp_path: Path) -> None:
     """Also where the module is of several pairs."""
     old, new = (places(data)["drivers__net__gtp"] / name for name in ("orig.o", "patched.o"))
-    first = build([diff(old, new)], kernel, name="first")
+    first = build([diff(old, new)], Objects(kernel), ModulePlan("first"))
     assert first is not None
     place = tmp_path / "first.ko"
     place.write_bytes(first.content)
     others = [places(data)[name] for name in ("fs__hugetlbfs__inode", "drivers__net__gtp")]
     pairs = [diff(folder / "orig.o", folder / "patched.o") for folder in others]
     with pytest.raises(RefusedError) as caught:
-        build(pairs, kernel, name="second", on=place, replace=True)
+        build(pairs, Objects(kernel), ModulePlan("second", on=place, replace=True))
     (lost,) = caught.value.refusals
     assert (lost.code, lost.symbol) == ("replace-loses-state", "gtp_pdp_lock")
     allowed = Allowed.parse(["replace-loses-state:gtp_pdp_lock"])
-    module = build(pairs, kernel, name="second", on=place, replace=True, allowed=allowed)
+    module = build(pairs, Objects(kernel), ModulePlan("second", on=place, replace=True, allowed=allowed))
     assert module is not None and [(n.code, n.symbol) for n in module.manifest.accepted] == [(lost.code, lost.symbol)]
 
 
 def test_it_is_stacked_on(kernel: Kernel, objects: tuple[Path, Path], path: Path, tmp_path: Path) -> None:
     """From its version to the original: what stands below is what the map begins at."""
     old, new = objects
-    module = build([diff(new, old)], kernel, name="second", on=path)
+    module = build([diff(new, old)], Objects(kernel), ModulePlan("second", on=path))
     assert module is not None and module.manifest.on == ("first",)
     assert {row.since for row in module.manifest.redirected} == {"first"}
     place = tmp_path / "second.ko"

@@ -14,7 +14,7 @@ from builder.binary.kernel import Kernel
 from builder.errors import InputError
 from builder.image.guest import MachineConfig
 from builder.image.trial import Step, TrialPlan, TrialReport, trial
-from builder.report.trial import render_trial, trial_progress
+from builder.report.trial import render_trial
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 VALUE = "/sys/module/guest_target/parameters/value"
@@ -166,13 +166,3 @@ def test_what_cannot_be_tried_at_all(kernel_61: Kernel, tmp_path: Path) -> None:
     for source in (junk, tmp_path / "absent.ko", b"", b"text"):
         with pytest.raises(InputError):
             trial(source, kernel_61)
-
-
-def test_progress_shows_on_a_terminal_only() -> None:
-    for terminal in (False, True):
-        console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
-        with trial_progress(console) as progress:
-            progress("boot")
-            progress(Step("boot", True, 2.0))
-        assert isinstance(console.file, io.StringIO)
-        assert ("boot" in console.file.getvalue()) is terminal

@@ -46,7 +46,7 @@ def names(kernel: Kernel) -> list[tuple[str, int]]:
 
 
 def facts_of(kernel: Kernel, cache: Path) -> Path:
-    return cache / "kernels" / kernel.sha256 / "facts.sqlite"
+    return cache / "kernels" / kernel.sha256 / facts.FACTS
 
 
 def test_decoded_once(image: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,13 @@ import pytest
 
 from builder.binary import read_object
 from builder.binary.manifest import SECTION
+from builder.compose.owner import Objects
 from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.load.boot import boot
 from builder.load.livepatch import disable_patch, run_init
 from builder.load.loader import load_module, unload_module
-from builder.operate.kprobes.plan import LEAST_CONFIDENCE
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff
 from samples.objects import TARGET_NAME, target_objects, vmlinux_objects
 from samples.simulated import seq_file
 from tests.operate.versions import NAME, Probed
@@ -70,8 +70,8 @@ def compared(simulated: SimulatedKernel, livepatch: bytes, owner: str, work: Wor
     unload_module(simulated, module.name)
     pairs, executed, wrong = 0, 0, []
     for (old, new), table in maps.items():
-        for old_offset, new_offset, confidence, _, *part in table:
-            if confidence < LEAST_CONFIDENCE or not old_offset:
+        for old_offset, new_offset, _, _, *part in table:
+            if not old_offset:
                 continue  # the ftrace location belongs to every version
             pairs += 1
             was, now = olds[old][old_offset], news[part[0] if part else new][new_offset]
@@ -120,7 +120,7 @@ def test_the_sample_module(release_61: str, tmp_path: Path) -> None:
 def test_the_kernel_itself(release_61: str) -> None:
     pair, kernel = vmlinux_objects(release_61), opened(release_61)
     simulated = boot(kernel, derive_state(kernel, "max"))
-    module = build([diff(pair.old, pair.new)], kernel, name="version")
+    module = build([diff(pair.old, pair.new)], Objects(kernel), ModulePlan("version"))
     assert module is not None
     file, _ = seq_file(simulated)
     work = call_all(("version_proc_show", (file, 0)))

@@ -16,7 +16,7 @@ from builder.binary.kernel import Kernel
 from builder.compare import View
 from builder.compose.owner import Objects
 from builder.errors import NOTHING, Allowed
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff
 
 SOURCES = Path(__file__).parent / "module"
 NAME = "bespoke_probed"
@@ -44,12 +44,8 @@ class Probed:
         """The livepatch from one version to another."""
         module = build(
             [diff(self.objects[old], self.objects[new])],
-            self.kernel,
-            name=name,
-            objects=Objects(self.kernel, {NAME: self.module}),
-            on=on,
-            replace=replace,
-            allowed=allowed,
+            Objects(self.kernel, {NAME: self.module}),
+            ModulePlan(name, on=on, replace=replace, allowed=allowed),
         )
         assert module is not None
         return module.content

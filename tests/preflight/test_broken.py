@@ -12,8 +12,8 @@ from builder.acquire.packages import fetch_kernel
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, GuestError, InputError
-from builder.image.guest import Guest
-from builder.pipeline import build, diff
+from builder.image.guest import Guest, MachineConfig
+from builder.pipeline import ModulePlan, build, diff
 from builder.preflight.check import Checker, CheckReport
 from samples.objects import TARGET_NAME, target_objects
 from tests.preflight.broken import broken
@@ -44,7 +44,7 @@ def of_the_kernel(data: Path) -> Subject:
     except BespokeError as error:
         pytest.skip(f"the archive no longer has {RELEASE}: {error}")
     pair = data / "running-6.1.0-50" / "pairs" / "mm__secretmem"
-    module = build([diff(pair / "orig.o", pair / "patched.o")], kernel, name="broken_patch")
+    module = build([diff(pair / "orig.o", pair / "patched.o")], Objects(kernel), ModulePlan("broken_patch"))
     assert module is not None
     section, symbol = ".klp.rela.vmlinux..text", ".klp.sym.vmlinux.secretmem_vm_ops,0"
     return Subject(kernel, broken(module.content, section, symbol, "secretmem_mmap"), "secretmem_mmap")
@@ -54,7 +54,7 @@ def of_a_module(release: str) -> Subject:
     """A livepatch for the sample module, whose references are bound when it is enabled."""
     made, kernel = target_objects(release), opened(release)
     objects = Objects(kernel, {TARGET_NAME: made.module})
-    module = build([diff(made.old, made.new)], kernel, name="broken_patch", objects=objects)
+    module = build([diff(made.old, made.new)], objects, ModulePlan("broken_patch"))
     assert module is not None
     section, symbol = f".klp.rela.{TARGET_NAME}..text", f".klp.sym.{TARGET_NAME}.mode,0"
     return Subject(kernel, broken(module.content, section, symbol, "weigh"), "weigh", made.module)
@@ -107,7 +107,9 @@ class Kernels:
         Unloading included.
         """
         if self._guest is None:
-            self._guest = Guest(self._subject.kernel, panic_on_oops=False, cmdline="no_timer_check").__enter__()
+            self._guest = Guest(
+                self._subject.kernel, MachineConfig(panic_on_oops=False, cmdline="no_timer_check")
+            ).__enter__()
             if self._subject.target is not None:
                 assert self._guest.insmod(self._subject.target, TARGET_NAME).ok
         guest, mark = self._guest, self._guest.mark()

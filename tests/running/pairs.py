@@ -12,7 +12,7 @@ from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.emit import Module
 from builder.errors import Allowed, RefusedError
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff
 
 RELEASE: Final = "6.1.0-50-amd64"
 
@@ -68,7 +68,7 @@ def built(place: Path, kernel: Kernel, accepted: Sequence[tuple[str, str]] = ())
     module, refused = None, tuple[str, ...]()
     try:
         found = diff(place / "orig.o", place / "patched.o", allowed=allowed)
-        module = build([found], kernel, name=module_name(place.name), objects=Objects(kernel))
+        module = build([found], Objects(kernel), ModulePlan(module_name(place.name)))
     except RefusedError as error:
         refused = tuple(dict.fromkeys(refusal.code for refusal in error.refusals))
     spent = (time.process_time() - started) * 1e3

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from builder.binary.kernel import Kernel
+from builder.compose.owner import Objects
 from builder.image.derive import derive_state
 from builder.load.boot import boot
-from builder.pipeline import build, diff
+from builder.pipeline import ModulePlan, build, diff
 from samples.objects import target_objects, vmlinux_objects
 from samples.simulated import TARGET_CALLS, VERSION_CALLS, walk
 from tests.samples.test_patched import build_target
@@ -47,7 +48,7 @@ def test_the_kernel_itself(release_61: str) -> None:
     kernel: Kernel = opened(release_61)
     simulated = boot(kernel, derive_state(kernel, "max"))
     simulated.memory.write_u32(kernel.symbol("nr_threads").address, 50)
-    module = build([diff(pair.old, pair.new)], kernel, name="version")
+    module = build([diff(pair.old, pair.new)], Objects(kernel), ModulePlan("version"))
     assert module is not None
     ((row),) = walk(simulated, module.content, VERSION_CALLS).values()
     line = "This line was added while 50 threads kept running.\n"

@@ -1,4 +1,4 @@
-"""What was decoded from an image, kept beside it in the cache: `kernels/SHA256/{vmlinux,facts.sqlite}`.
+"""What was decoded from an image, kept beside it in the cache: `kernels/SHA256/{vmlinux,facts-N.sqlite}`.
 
 A facts file is written once, under a temporary name, and never changed: two
 processes may make it at the same time, either result will do. One that is
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,8 +22,10 @@ from urllib.parse import quote
 from builder.acquire.whole import whole_file
 from builder.errors import KernelError, UsageError
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Raise it with every change to the tables or to what is decoded."""
+FACTS: Final = f"facts-{SCHEMA}.sqlite"
+"""Its name, so that versions of this program that know different facts do not undo each other's."""
 
 _PRAGMAS: Final = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;"
 _TABLES: Final = """
@@ -92,13 +95,14 @@ class Facts:
     def __init__(self, path: Path, make: Callable[[], None]) -> None:
         self._path = path
         self._make = make
+        self._connection = self._open() or self._made()
+
+    def _made(self) -> sqlite3.Connection:
+        self._make()
         connection = self._open()
         if connection is None:
-            make()
-            connection = self._open()
-        if connection is None:
-            raise KernelError("what was just written cannot be read", where=path)
-        self._connection = connection
+            raise KernelError("what was just written cannot be read", where=self._path)
+        return connection
 
     def _open(self) -> sqlite3.Connection | None:
         """The connection, None unless the file is whole and of this schema."""
@@ -110,7 +114,10 @@ class Facts:
             if not whole or int.from_bytes(header[60:64], "big") != SCHEMA:
                 return None
             where = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
-            return sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
+            # Python 3.13 warns of a connection that its last user did not close.
+            weakref.finalize(self, connection.close)
+            return connection
         except (OSError, sqlite3.Error):
             return None
 
@@ -118,7 +125,7 @@ class Facts:
         """Make the file again, and read that."""
         self._connection.close()
         self._path.unlink(missing_ok=True)
-        self.__init__(self._path, self._make)  # type: ignore[misc]
+        self._connection = self._made()
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """All rows of a query; a file that turns out to be damaged is made again."""

@@ -7,7 +7,6 @@ import mmap
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from builder.acquire.cache import cache_root
 from builder.binary.kernel import modules
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.exports import Export
-from builder.binary.kernel.facts import Facts, image_hash
+from builder.binary.kernel.facts import FACTS, Facts, image_hash
 from builder.binary.kernel.kaslr import KaslrRelocations, check_offset, moved, read_relocations, relocate
 from builder.binary.kernel.layout import StructLayout
 from builder.binary.kernel.static import ImageSection, Segment, StaticImage
@@ -48,13 +47,13 @@ class Kernel:
     Every failure to find what was asked for is a KernelError that names it.
     """
 
-    def __init__(self, path: Path, sha256: str, cache: Path) -> None:
+    def __init__(self, path: Path, sha256: str, cache: Path, *, offset: int = 0) -> None:
         self.path = path
         self.sha256 = sha256
         self._cache = cache
-        self.offset = 0
+        self.offset = offset
         folder = cache / "kernels" / sha256
-        self._facts = Facts(folder / "facts.sqlite", lambda: survey(path, folder))
+        self._facts = Facts(folder / FACTS, lambda: survey(path, folder))
         self.vmlinux = self._find_vmlinux(folder)
         self.release = str(self._facts.meta("release"))
         self.banner = str(self._facts.meta("banner"))
@@ -96,12 +95,8 @@ class Kernel:
         if not offset:
             return self
         check_offset(self.image, offset)
-        other = copy(self)
-        for name in ("_addresses", "_all_exports", "btf", "image"):
-            other.__dict__.pop(name, None)
-        other._symbols, other._exports, other._layouts = {}, {}, dict(self._layouts)
-        other.offset = offset
-        other.image = relocate(self.image, self.kaslr_relocations(), offset)
+        other = Kernel(self.path, self.sha256, self._cache, offset=offset)
+        other.image  # noqa: B018 - its error says what is missing
         return other
 
     def _find_vmlinux(self, folder: Path) -> Path:
@@ -258,7 +253,8 @@ class Kernel:
     def image(self) -> StaticImage:
         """The bytes of the vmlinux by address, before boot has patched anything."""
         with self.vmlinux.open("rb") as file:
-            return StaticImage(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), where=self.vmlinux)
+            linked = StaticImage(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), where=self.vmlinux)
+        return relocate(linked, _kaslr_relocations(linked), self.offset) if self.offset else linked
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes of the static image; KernelError outside it."""
@@ -266,8 +262,7 @@ class Kernel:
 
     def kaslr_relocations(self) -> KaslrRelocations:
         """Every site that a boot with KASLR changes; KernelError where the image carries none."""
-        percpu_at_zero = any(segment.address == 0 for segment in self.segments)
-        return read_relocations(self.image, inverse=percpu_at_zero)
+        return _kaslr_relocations(self.image)
 
     def text_range(self) -> tuple[int, int]:
         """From `_stext` to `_etext`."""
@@ -299,3 +294,8 @@ class Kernel:
     def close(self) -> None:
         """Release the facts file; the object is of no use afterwards."""
         self._facts.close()
+
+
+def _kaslr_relocations(image: StaticImage) -> KaslrRelocations:
+    percpu_at_zero = any(segment.address == 0 for segment in image.segments)
+    return read_relocations(image, inverse=percpu_at_zero)

@@ -1,0 +1,83 @@
+"""What is shown while a command works: a bar or a step on a terminal, and what the log says."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+
+class Shown:
+    """One line of progress, replaced by what comes after it; without a bar it shows nothing at all."""
+
+    def __init__(self, bar: Progress | None = None, task: TaskID | None = None) -> None:
+        self._bar, self._task = bar, task
+
+    def count(self, done: int, total: int, what: str) -> None:
+        """`done` of `total` are done, the last of them was `what`."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, description=what)
+
+    def step(self, what: str) -> None:
+        """`what` is being done, and nobody knows for how long."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=0, total=None, description=what)
+
+    def line(self, text: Text) -> None:
+        """A line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(text)
+
+
+@contextmanager
+def shown(console: Console | None) -> Iterator[Shown]:
+    """Progress on the terminal `console`, gone at the end; nothing without one."""
+    if console is None:
+        yield Shown()
+        return
+    # Here, for it is slow to import and most commands end before it would be seen.
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    what = TextColumn("{task.description}", markup=False)
+    with Progress(what, BarColumn(), TimeElapsedColumn(), console=console, transient=True) as bar:
+        yield Shown(bar, bar.add_task("", total=None))
+
+
+@contextmanager
+def logged(console: Console, *, verbose: bool, quiet: bool) -> Iterator[None]:
+    """What takes time says so on stderr: all of it with -v or on a terminal, else what takes long; -q: nothing."""
+    logger = logging.getLogger("bespoke")
+    handler: logging.Handler = logging.NullHandler()
+    level = logger.level
+    if not quiet and (verbose or console.is_terminal):
+        handler = _ToConsole(console)
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%X"))
+        logger.setLevel(logging.INFO)
+    elif not quiet:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("bespoke: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _ToConsole(logging.Handler):
+    """Prints above the progress that the same console shows."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(Text(self.format(record)))

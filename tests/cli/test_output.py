@@ -1,0 +1,147 @@
+"""What the commands say while they work, and that each document that they print is JSON by itself."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from builder.cli.common import Output
+from builder.cli.progress import logged, shown
+from builder.image.guest import Answer
+from builder.image.trial import CommandRun, Step, TrialReport
+from builder.load.accept import Finding
+from builder.operate.kprobes.plan import Report
+from builder.operate.live import Outcome
+from builder.operate.planting import Planting
+from builder.operate.survey import EventStatus, FunctionStatus, PatchStatus, Status
+from builder.operate.trail import Moved
+from builder.preflight.check import CheckReport, CpuCheck
+from builder.preflight.fidelity import Difference, Fidelity
+
+
+def console(terminal: bool) -> tuple[Console, io.StringIO]:
+    text = io.StringIO()
+    return Console(file=text, force_terminal=terminal, width=80, highlight=False), text
+
+
+def test_progress_shows_on_a_terminal_and_leaves_its_lines_only() -> None:
+    screen, text = console(terminal=True)
+    with shown(screen) as progress:
+        progress.count(1, 2, "compile [old] fs/x.o")
+        progress.step("boot [red]")
+        time.sleep(0.2)
+        progress.line(Text("booted"))
+    assert "boot [red]" in text.getvalue() and "booted\n" in text.getvalue()
+    with shown(None) as progress:
+        progress.count(1, 2, "x")
+        progress.step("x")
+        progress.line(Text("x"))
+
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "seen"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_who_sees_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool, quiet: bool, seen: bool) -> None:
+    screen, text = console(terminal)
+    output = Output(quiet=quiet)
+    monkeypatch.setitem(output.__dict__, "err", screen)
+    with output.progress() as progress:
+        progress.step("working")
+        progress.line(Text("done"))
+        time.sleep(0.2)
+    assert (("working" in text.getvalue()), ("done" in text.getvalue())) == (seen, seen)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "verbose", "quiet", "lines"),
+    [
+        (False, False, False, ["bespoke: long"]),
+        (False, True, False, ["short", "long"]),
+        (True, False, False, ["short", "long"]),
+        (True, True, True, []),
+    ],
+)
+def test_what_is_said_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, verbose: bool, quiet: bool, lines: list[str]
+) -> None:
+    screen, text = console(terminal)
+    monkeypatch.setattr(sys, "stderr", text)
+    log = logging.getLogger("bespoke.test")
+    with logged(screen, verbose=verbose, quiet=quiet):
+        log.info("short")
+        log.warning("long")
+    said = [line if line.startswith("bespoke") else line.partition("] ")[2] for line in text.getvalue().splitlines()]
+    assert said == lines
+    assert not logging.getLogger("bespoke").handlers and not log.isEnabledFor(logging.INFO)
+
+
+REPORT = Report("code", "event", "place", "message")
+
+
+def documents() -> dict[str, Any]:
+    """What each command prints; of values made by hand where the real ones take a guest or a running kernel."""
+    trial = TrialReport(
+        module="m",
+        kernel="6.1",
+        cpu="max",
+        kaslr=False,
+        objects=("vmlinux",),
+        steps=(Step("boot", True, 1.0),),
+        commands=(CommandRun("true", {"before": Answer(0, "output", 0.5)}),),
+        warnings=("warned",),
+        taint=1,
+        failure=None,
+        seconds=2.0,
+    )
+    cpu = CpuCheck("max", MappingProxyType({"alternatives": 3}))
+    check = CheckReport(
+        module="m",
+        kernel="6.1",
+        refusals=(Finding("code", "message", 8),),
+        problems=(),
+        taints=("O",),
+        relocations=MappingProxyType({".text": 1}),
+        bindings=(MappingProxyType({"symbol": "s"}),),
+        replaced=(MappingProxyType({"name": "f"}),),
+        cpus=(cpu,),
+    )
+    difference = Difference("m", ".text", 0xFFFFFFFF81000000, b"\x90", b"\xcc", "f", "static key")
+    patched = PatchStatus(
+        "m", "enabled", None, (FunctionStatus("vmlinux", "f", 0, True),), ({"line": "p:x"},), (REPORT.as_json(),)
+    )
+    status = Status("6.1", (patched,), ("task",), (EventStatus("x", True, ("f+0",)),), None)
+    return {
+        "try": trial.as_json(),
+        "check": check.as_json(),
+        "fidelity": Fidelity("6.1", "max", 1, differences=[difference]).as_json(),
+        "status": status.as_json(),
+        "load": Outcome("m", 0.1234, (Moved("p:x f", "f+0", 90),), (REPORT,)).as_json(),
+        "probe": Planting("x", ("f+0",), (REPORT,)).as_json(),
+    }
+
+
+@pytest.mark.parametrize("command", ["try", "check", "fidelity", "status", "load", "probe"])
+def test_every_document_is_json_by_itself(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Those of `diff`, `build` and `patch` are read in the tests of these commands."""
+    document = documents()[command]
+    Output(json=True).document(document)
+    said = json.loads(capsys.readouterr().out)
+    assert said.keys() == document.keys() and said
+
+
+def test_what_is_not_json_is_no_document(capsys: pytest.CaptureFixture[str]) -> None:
+    """A path or a set would be printed as Python spells it, and nobody would notice."""
+    for value in (Path("x"), {1}, b"x"):
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            Output(json=True).document({"value": value})
+    assert capsys.readouterr().out == ""
