@@ -25,7 +25,7 @@ from rich.table import Table
 
 from builder.acquire.compile import AS_USUAL
 from builder.acquire.packages import newest_kernel
-from builder.acquire.sources import Target, find_source
+from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, InputError
@@ -99,7 +99,7 @@ def make_and_try(fix: Fix, kernel: Kernel, folder: Path) -> Outcome:
     functions: tuple[str, ...] = ()
     started = built = time.monotonic()
     try:
-        tree = find_source(None, Target(kernel.release, banner=kernel.banner))
+        tree = find_source(None, SourceTarget(kernel.release, banner=kernel.banner))
         path = folder / f"{fix.path.stem.replace('-', '_')}.ko"
         made = patch([fix.path], tree, Objects(kernel), ModulePlan(f"fix_{path.stem}"), AS_USUAL)
         if made.module is None:

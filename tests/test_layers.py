@@ -332,6 +332,31 @@ def test_what_every_machine_has_passes(text: str) -> None:
     assert machine_words(text) == []
 
 
+def public_classes(sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """Public class name -> the sources that define one; aliases of types count as classes."""
+    found: dict[str, list[str]] = {}
+    for place, text in sources.items():
+        for node in ast.parse(text).body:
+            names = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            for one in names:
+                if re.fullmatch("[A-Z][a-z]\\w*", one):
+                    found.setdefault(one, []).append(place)
+    return found
+
+
+def test_a_public_class_has_a_name_of_its_own() -> None:
+    found = public_classes({name(source): source.read_text() for source in SOURCES})
+    assert len(found) > 100
+    assert {one: places for one, places in found.items() if len(places) > 1} == {}
+
+
+def test_a_name_that_two_classes_have_is_seen() -> None:
+    found = public_classes({"a.py": "class Row: ...\nLIMIT = 3", "b.py": "Row = tuple[int, str]\n_Other = int"})
+    assert found == {"Row": ["a.py", "b.py"]}
+
+
 @pytest.mark.parametrize("text", CODE, ids=name)
 def test_no_file_is_too_long(text: Path) -> None:
     assert len(text.read_text().splitlines()) <= MOST_LINES

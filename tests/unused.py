@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from builder.arch import x86_64
 from builder.image.guest import qemu
-from builder.report.html import Outcome
+from builder.report.html import PageOutcome
 from tests.compare.campaign import Result
 
 
-def _(outcome: Outcome, result: Result, facts: x86_64._Facts) -> None:
+def _(outcome: PageOutcome, result: Result, facts: x86_64._Facts) -> None:
     qemu._end_all  # atexit calls it
     outcome.sentence  # templates/report.html.j2 reads it
     result.tried  # the campaign writes the whole result into its JSON

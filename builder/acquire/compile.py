@@ -29,7 +29,7 @@ from builder.errors import InputError, MissingFileError, ToolError
 OBJECT_LIMIT = 500
 
 #: told after each piece of work: (done, all, what it was)
-Progress = Callable[[int, int, str], None]
+CompileProgress = Callable[[int, int, str], None]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,7 +41,7 @@ class Compiling:
 
     limit: int = OBJECT_LIMIT
     jobs: int | None = None
-    progress: Progress | None = None
+    progress: CompileProgress | None = None
 
 
 AS_USUAL: Final = Compiling()
@@ -197,7 +197,7 @@ def in_parallel(
     *,
     name: Callable[[T], str],
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: CompileProgress | None = None,
 ) -> list[R]:
     """`work` of each item, in the items' order; the first exception ends all of it."""
     if len(items) == 1:

@@ -180,7 +180,7 @@ def _write(database: Path, rows: Iterable[_Row], built_in: set[str], link_option
     connection.close()
 
 
-class Objects:
+class ListedObjects:
     """The recorded objects of one tree: a read-only view of the database that `record` wrote."""
 
     def __init__(self, database: Path) -> None:
@@ -189,7 +189,7 @@ class Objects:
         self._connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
         self._link_objtool = self._fact("link-objtool")
 
-    def __enter__(self) -> Objects:
+    def __enter__(self) -> ListedObjects:
         return self
 
     def __exit__(self, *_: object) -> None:

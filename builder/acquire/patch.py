@@ -19,7 +19,7 @@ from pathlib import Path
 
 from builder.acquire.cache import cache_root, clean_name, scratch
 from builder.acquire.compile import AS_USUAL, Compiling
-from builder.acquire.kbuild import Command, Objects
+from builder.acquire.kbuild import Command, ListedObjects
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
 from builder.acquire.readers import Readers, beyond, find_readers, read_includes
 from builder.acquire.source import SourceTree
@@ -98,7 +98,7 @@ def _compiled(
     warnings: list[Refusal],
     allowed: Allowed,
     work: Work,
-    objects: Objects,
+    objects: ListedObjects,
 ) -> PatchObjects:
     tree, limit = work.tree, work.how.limit
     changed, moved = _changed_files(changes, tree)
@@ -216,7 +216,7 @@ _WITHOUT_USER = "leave that change out of the patch, or accept that this user ke
 
 
 def _split(
-    changed: Mapping[str, bytes | None], tree: SourceTree, objects: Objects
+    changed: Mapping[str, bytes | None], tree: SourceTree, objects: ListedObjects
 ) -> tuple[list[Command], list[str], list[Refusal]]:
     """The objects compiled from a changed file, the changed files that others include, and refusals of
     those that something is compiled from that cannot be patched."""
@@ -250,7 +250,7 @@ def _is_included(path: str, changed: Mapping[str, bytes | None]) -> bool:
     return any(content is not None and line.search(content) for other, content in changed.items() if other != path)
 
 
-def _is_read(readers: Readers, work: Work, objects: Objects) -> bool:
+def _is_read(readers: Readers, work: Work, objects: ListedObjects) -> bool:
     """Whether one of the nearest objects really reads the file; told by preprocessing, one after the other."""
     return any(readers.path in work.reach([objects.of_object(name)])[0].reads for name in readers.near[:PROBES])
 

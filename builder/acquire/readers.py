@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.acquire.includes import OUTSIDE, Includes
-from builder.acquire.kbuild import Objects
+from builder.acquire.kbuild import ListedObjects
 from builder.acquire.names import changed_names, uses
 from builder.acquire.source import INCLUDES, SourceTree
 
@@ -37,7 +37,7 @@ class Readers:
     asked: frozenset[str]
 
 
-def beyond(objects: Objects) -> frozenset[str]:
+def beyond(objects: ListedObjects) -> frozenset[str]:
     """Directories outside the kernel's own that an object is compiled from (such as tools/lib/bpf)."""
     return frozenset(os.path.dirname(file) for _, file in objects.live() if _is_outside(file))
 
@@ -46,13 +46,13 @@ def _is_outside(file: str) -> bool:
     return file.partition("/")[0] in OUTSIDE
 
 
-def read_includes(tree: SourceTree, objects: Objects) -> Includes:
+def read_includes(tree: SourceTree, objects: ListedObjects) -> Includes:
     """The include lines of the tree, kept from the first call on."""
     return Includes.of_tree(tree.root, tree.root / INCLUDES, beyond(objects))
 
 
 def find_readers(
-    shared: Sequence[str], changed: Mapping[str, bytes | None], tree: SourceTree, objects: Objects, limit: int
+    shared: Sequence[str], changed: Mapping[str, bytes | None], tree: SourceTree, objects: ListedObjects, limit: int
 ) -> list[Readers]:
     """For each of the `shared` files who may read it, in that order.
 

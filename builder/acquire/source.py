@@ -20,7 +20,7 @@ from pathlib import Path
 
 from builder.acquire import apt
 from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch
-from builder.acquire.kbuild import Objects, record
+from builder.acquire.kbuild import ListedObjects, record
 from builder.acquire.packages import fetch_kernel
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import need, run
@@ -90,7 +90,7 @@ class SourceTree:
             raise
         mark.unlink()
 
-    def complete(self, objects: Objects) -> list[str]:
+    def complete(self, objects: ListedObjects) -> list[str]:
         """Generate the sources that objects are compiled from and the tree lacks; those that cannot be.
 
         Once for a tree (about 15 s, 31 sources of a distribution's 13,000): what they
@@ -123,7 +123,7 @@ class SourceTree:
                 raise ToolError("the source was changed while it was in use: run again", where=self.root)
             yield
 
-    def objects(self) -> Objects:
+    def objects(self) -> ListedObjects:
         """The objects of the tree's configuration; listed at the first call (about 20 s), then kept."""
         database = self.root / LISTING
         with locked(f"source-{self.root.name}", inherited=True):
@@ -131,7 +131,7 @@ class SourceTree:
                 with scratch("objects") as work:
                     record(self.root, self._make(), work / "objects.db")
                     os.replace(work / "objects.db", database)
-        return Objects(database)
+        return ListedObjects(database)
 
     def _make(self) -> list[str]:
         # What `prepare` stands for in the top Makefile is made, as far as any object needs it.

@@ -48,7 +48,7 @@ _PRODUCT = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class SourceTarget:
     """The kernel that objects are compiled for.
 
     `release` is what `uname -r` says there; `config` its configuration, where it
@@ -67,7 +67,7 @@ class Target:
         return match[1] if match else None
 
 
-def find_source(spec: str | None, target: Target, *, allowed: Allowed = NOTHING) -> SourceTree:
+def find_source(spec: str | None, target: SourceTarget, *, allowed: Allowed = NOTHING) -> SourceTree:
     """The prepared source tree that `spec` names, configured and compiled as `target` is.
 
     `spec`: None for the target's own package; `linux-source-6.1` (of the version
@@ -104,7 +104,7 @@ def find_source(spec: str | None, target: Target, *, allowed: Allowed = NOTHING)
     )
 
 
-def _config_of(target: Target, spec: str | None) -> Path:
+def _config_of(target: SourceTarget, spec: str | None) -> Path:
     """The release's configuration: installed, cached, from a directory that is configured, or downloaded."""
     for kernel in (installed_kernel(target.release), cached_kernel(target.release)):
         if kernel is not None and kernel.config.is_file():
@@ -114,7 +114,7 @@ def _config_of(target: Target, spec: str | None) -> Path:
     return fetch_kernel(target.release, target.package_version).config
 
 
-def _compiler(target: Target, config: Path, allowed: Allowed) -> Compiler:
+def _compiler(target: SourceTarget, config: Path, allowed: Allowed) -> Compiler:
     compiler = find_compiler(read_config(config), allowed)
     if target.banner:
         built_by = banner_compiler(target.banner)

@@ -133,7 +133,7 @@ class WrittenBinding:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class ManifestNote:
     """A refusal that was accepted, or a warning."""
 
     code: str
@@ -156,8 +156,8 @@ class Manifest:
     functions: tuple[CarriedFunction, ...]
     bindings: tuple[WrittenBinding, ...]
     special_entries: Mapping[str, Mapping[str, int]]
-    accepted: tuple[Note, ...]
-    warnings: tuple[Note, ...]
+    accepted: tuple[ManifestNote, ...]
+    warnings: tuple[ManifestNote, ...]
 
     @property
     def redirected(self) -> tuple[CarriedFunction, ...]:
@@ -319,5 +319,5 @@ def _binding(item: _Item) -> WrittenBinding:
     )
 
 
-def _note(item: _Item) -> Note:
-    return Note(item["code"].as_(str), item["symbol"].as_(str), item["message"].as_(str))
+def _note(item: _Item) -> ManifestNote:
+    return ManifestNote(item["code"].as_(str), item["symbol"].as_(str), item["message"].as_(str))

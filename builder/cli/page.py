@@ -15,7 +15,7 @@ from builder.cli.trees import Describe
 from builder.compose.outcome import Diff
 from builder.emit import Module
 from builder.errors import Refusal, UsageError
-from builder.report.html import MOST_ROWS, Advice, Outcome, Pair, describe, render_page
+from builder.report.html import MOST_ROWS, Advice, PageOutcome, PagePair, describe, render_page
 from builder.report.references import bindings_in
 
 
@@ -42,11 +42,11 @@ def describer(verbose: bool) -> Describe:
     return partial(_describe, most=None if verbose else MOST_ROWS)
 
 
-def _describe(diff: Diff, label: str, most: int | None) -> Pair:
+def _describe(diff: Diff, label: str, most: int | None) -> PagePair:
     return describe(diff, label, most=most)
 
 
-def write_diff(path: Path, old: Path, new: Path, pairs: Sequence[Pair], unpaired: Sequence[str] = ()) -> None:
+def write_diff(path: Path, old: Path, new: Path, pairs: Sequence[PagePair], unpaired: Sequence[str] = ()) -> None:
     """The page of `bespoke diff`: of one pair or of two trees."""
     verdict = _worst(pairs)
     accept = _accepting(pairs)
@@ -57,7 +57,7 @@ def write_diff(path: Path, old: Path, new: Path, pairs: Sequence[Pair], unpaired
         if verdict == "refused":
             purpose = "If each of the reasons below is acceptable, accept them and build the module"
         following.append((" ".join([command, *accept]), purpose))
-    outcome = Outcome(
+    outcome = PageOutcome(
         title=f"{old.name} → {new.name}" if len(pairs) != 1 else _title(pairs[0]),
         verdict=verdict,
         facts=(("old", str(old)), ("new", str(new)), *_counted(pairs)),
@@ -114,7 +114,7 @@ def write_build(path: Path, built: Built, *, verbose: bool = False) -> None:
         following.append(
             (" ".join(accept), "If each of the reasons below is acceptable, give the same command again with")
         )
-    outcome = Outcome(
+    outcome = PageOutcome(
         title=module.name if module else built.output.name.removesuffix(".ko"),
         verdict=verdict,
         facts=(*facts, *_counted(pairs)),
@@ -136,23 +136,23 @@ _SENTENCES = {
 }
 
 
-def _title(pair: Pair) -> str:
+def _title(pair: PagePair) -> str:
     names = [f.name for f in pair.functions if f.role == "changed"]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or Path(pair.new).name
 
 
-def _worst(pairs: Sequence[Pair]) -> str:
+def _worst(pairs: Sequence[PagePair]) -> str:
     verdicts = {pair.verdict for pair in pairs}
     return next((v for v in ("error", "refused", "changed") if v in verdicts), "unchanged")
 
 
-def _accepting(pairs: Sequence[Pair]) -> list[str] | None:
+def _accepting(pairs: Sequence[PagePair]) -> list[str] | None:
     """The arguments that accept all refusals; None where one of them cannot be accepted."""
     rows = [refusal.accept for pair in pairs for refusal in pair.refusals]
     return list(dict.fromkeys(rows)) if all(rows) else None
 
 
-def _counted(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
+def _counted(pairs: Sequence[PagePair]) -> list[tuple[str, str]]:
     """How many pairs have each verdict, where there are several."""
     if len(pairs) < 2:
         return []

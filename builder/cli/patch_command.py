@@ -20,7 +20,7 @@ from builder.acquire.packages import fetch_kernel
 from builder.acquire.patch import PatchObjects
 from builder.acquire.series import expand, module_names
 from builder.acquire.source import SourceTree
-from builder.acquire.sources import Target, find_source
+from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.binary.kernel.modules import find_image
 from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths, write_output
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     kernel = Kernel.open(_at_hand(options.kernel))
     objects = Objects(kernel, named_paths(options.object))
     config = kernel.path.parent / f"config-{kernel.release}"
-    target = Target(kernel.release, config if config.is_file() else None, kernel.banner)
+    target = SourceTarget(kernel.release, config if config.is_file() else None, kernel.banner)
     tree = find_source(options.source, target, allowed=allowed)
     job = _Job(options, output, objects, tree, allowed)
     if options.each:

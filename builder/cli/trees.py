@@ -17,16 +17,16 @@ from builder.cli.common import Output
 from builder.compose.outcome import Diff
 from builder.errors import Allowed, BespokeError
 from builder.pipeline import diff
-from builder.report.html import Pair, unread
+from builder.report.html import PagePair, unread
 
 # The exit status of a tree is the worst of its pairs.
 _WORST = (2, 1, 0, 3)
 _STATUS = {"error": 2, "refused": 1, "changed": 0, "unchanged": 3}
 
 Job = tuple[str, Path, Path, Allowed, "Describe | None"]
-Describe = Callable[[Diff, str], Pair]
+Describe = Callable[[Diff, str], PagePair]
 """What a page says of a pair, by its diff and its path; a function that another process can find."""
-Row = tuple[dict[str, Any], Pair | None]
+PairRow = tuple[dict[str, Any], PagePair | None]
 
 
 def compare_trees(
@@ -36,14 +36,14 @@ def compare_trees(
     jobs: int,
     output: Output,
     describe: Describe | None = None,
-) -> tuple[dict[str, Any], list[Pair], int]:
+) -> tuple[dict[str, Any], list[PagePair], int]:
     """The JSON document of two trees, what a page says of them and the exit status.
 
     An unreadable pair stops no other. Without `describe` there is nothing for a page.
     """
     pairs, unpaired = find_pairs(old, new)
     work: list[Job] = [(path, first, second, allowed, describe) for path, first, second in pairs]
-    done: list[Row] = []
+    done: list[PairRow] = []
     with output.progress() as shown:
         for row in _all(work, jobs):
             done.append(row)
@@ -54,7 +54,7 @@ def compare_trees(
     return {"pairs": documents, "unpaired": unpaired}, described, next(s for s in _WORST if s in statuses)
 
 
-def _all(work: list[Job], jobs: int) -> Iterator[Row]:
+def _all(work: list[Job], jobs: int) -> Iterator[PairRow]:
     if jobs == 1 or len(work) < 2:
         yield from map(compare_one, work)
         return
@@ -82,7 +82,7 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def compare_one(job: Job) -> Row:
+def compare_one(job: Job) -> PairRow:
     """One pair as its JSON document, described if wanted; what cannot be read has the verdict `error`."""
     path, old, new, allowed, describe = job
     try:

@@ -101,7 +101,7 @@ _SLOTS: Final = {
 _NAME, _VALUE, _TYPE, _SIBLING = map(Die._fields.index, ("name", "value", "type", "sibling"))
 
 
-class Row(NamedTuple):
+class DieRow(NamedTuple):
     """One attribute of an abbreviation."""
 
     attribute: int
@@ -127,12 +127,12 @@ class Plain(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DiePlan:
     """One abbreviation. `size` is that of its attributes, an inline name left out; -1 if it varies."""
 
     tag: int
     children: bool
-    rows: tuple[Row, ...]
+    rows: tuple[DieRow, ...]
     size: int
     plain: Plain | None
 
@@ -148,7 +148,7 @@ class Unit:
     start: int
     end: int
     first: int
-    plans: Mapping[int, Plan]
+    plans: Mapping[int, DiePlan]
     str_base: int = 8
     addr_base: int = 8
 
@@ -213,7 +213,7 @@ class Entries:
                 return unit
         raise TypesUnknown(f"entry {offset:#x} lies outside every unit")
 
-    def at(self, offset: int) -> tuple[Plan, Die, int, Unit]:
+    def at(self, offset: int) -> tuple[DiePlan, Die, int, Unit]:
         """The abbreviation, attributes, offset after them, and unit of the entry at `offset`."""
         unit = self.units[0] if len(self.units) == 1 else self.unit_of(offset)
         code, pos = uleb(self.data, offset)
@@ -221,7 +221,7 @@ class Entries:
         die, pos = self.read(unit, plan, pos)
         return plan, die, pos, unit
 
-    def read(self, unit: Unit, plan: Plan, pos: int) -> tuple[Die, int]:
+    def read(self, unit: Unit, plan: DiePlan, pos: int) -> tuple[Die, int]:
         """The attributes that start at `pos`, and the offset after them."""
         slots: list[bytes | int | None] = [None] * len(Die._fields)
         for attribute, form, constant in plan.rows:
@@ -232,7 +232,7 @@ class Entries:
             pos = after
         return Die(*slots), pos  # type: ignore[arg-type]  # the slots' types follow from the attributes
 
-    def skip(self, plan: Plan, pos: int) -> int:
+    def skip(self, plan: DiePlan, pos: int) -> int:
         """The offset after the attributes that start at `pos`."""
         if plan.size >= 0:
             if plan.plain is not None and plan.plain.inline:
@@ -310,9 +310,9 @@ class Entries:
         raise TypesUnknown(f"an attribute of form {form:#x}")
 
 
-def _plans(data: bytes, pos: int) -> dict[int, Plan]:
+def _plans(data: bytes, pos: int) -> dict[int, DiePlan]:
     """The abbreviation table at `pos` of .debug_abbrev, by code."""
-    plans: dict[int, Plan] = {}
+    plans: dict[int, DiePlan] = {}
     while True:
         code, pos = uleb(data, pos)
         if not code:
@@ -320,7 +320,7 @@ def _plans(data: bytes, pos: int) -> dict[int, Plan]:
         tag, pos = uleb(data, pos)
         children = bool(data[pos])
         pos += 1
-        rows: list[Row] = []
+        rows: list[DieRow] = []
         while True:
             attribute, pos = uleb(data, pos)
             form, pos = uleb(data, pos)
@@ -329,23 +329,23 @@ def _plans(data: bytes, pos: int) -> dict[int, Plan]:
                 constant, pos = sleb(data, pos)
             if not attribute and not form:
                 break
-            rows.append(Row(attribute, form, constant))
+            rows.append(DieRow(attribute, form, constant))
         plans[code] = _plan(tag, children, tuple(rows))
 
 
-def _plan(tag: int, children: bool, rows: tuple[Row, ...]) -> Plan:
+def _plan(tag: int, children: bool, rows: tuple[DieRow, ...]) -> DiePlan:
     inline = bool(rows) and rows[0].attribute == dw.DW_AT_name and rows[0].form == dw.DW_FORM_string
     rest = rows[1:] if inline else rows
     if not all(row.form in _FIXED for row in rest):
-        return Plan(tag, children, rows, -1, None)
+        return DiePlan(tag, children, rows, -1, None)
     size = sum(_FIXED[row.form] for row in rest)
     plain = _plain(rest, inline)
     if plain is None and inline:
-        return Plan(tag, children, rows, -1, None)
-    return Plan(tag, children, rows, size, plain)
+        return DiePlan(tag, children, rows, -1, None)
+    return DiePlan(tag, children, rows, size, plain)
 
 
-def _plain(rows: tuple[Row, ...], inline: bool) -> Plain | None:
+def _plain(rows: tuple[DieRow, ...], inline: bool) -> Plain | None:
     """The quick reader of a layout; None where it holds more than a name, type, value and sibling."""
     letters, at, count, name_at, constant = "<", 0, 0, -1, -1
     index = {_TYPE: -1, _VALUE: -1, _SIBLING: -1}

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from builder.compare.comparison import Comparison
 from builder.compare.registers import same_registers
 from builder.compare.sequences import align
-from builder.compare.unit import Line, unit
+from builder.compare.unit import UnitLine, unit
 from builder.compare.view import Atom
 
 LEVELS = EXACT, CONSTANT, REGISTERS = 100, 90, 75
@@ -46,7 +46,7 @@ _RUN = 3
 """Lines in a row that must be equal, and be the only such, for a block to count as moved."""
 
 
-class Row(NamedTuple):
+class MappedRow(NamedTuple):
     """One pair: the instruction at `old_part` + `old_offset` is now the one at `new_part` + `new_offset`.
 
     Parts are the function or one of its `.cold` parts, offsets are in bytes from
@@ -62,7 +62,7 @@ class Row(NamedTuple):
     same: int
 
 
-def instruction_map(comparison: Comparison, atom: Atom) -> tuple[Row, ...]:
+def instruction_map(comparison: Comparison, atom: Atom) -> tuple[MappedRow, ...]:
     """The pairs of a function of the new object (its `.cold` parts included) and its old version, in the old order.
 
     An old instruction in none of them has no counterpart. Empty where the function has no twin.
@@ -75,7 +75,7 @@ def instruction_map(comparison: Comparison, atom: Atom) -> tuple[Row, ...]:
     pairs = _Alignment(old, new).run()
     same = same_registers(comparison, old, new, {i: j for i, (j, _) in pairs.items()})
     return tuple(
-        Row(old[i].part, old[i].offset, new[j].part, new[j].offset, confidence, same[i])
+        MappedRow(old[i].part, old[i].offset, new[j].part, new[j].offset, confidence, same[i])
         for i, (j, confidence) in sorted(pairs.items())
     )
 
@@ -83,7 +83,7 @@ def instruction_map(comparison: Comparison, atom: Atom) -> tuple[Row, ...]:
 class _Alignment:
     """The steps on two units: `pairs` maps an old line to (new line, confidence), `back` a new line to its old one."""
 
-    def __init__(self, old: list[Line], new: list[Line]) -> None:
+    def __init__(self, old: list[UnitLine], new: list[UnitLine]) -> None:
         self.old, self.new = old, new
         self.pairs: dict[int, tuple[int, int]] = {}
         self.back: dict[int, int] = {}
@@ -126,7 +126,7 @@ class _Alignment:
                     self._extend(i, j, level, confidence - _MOVED)
 
     def _runs(
-        self, lines: list[Line], taken: Container[int], level: int
+        self, lines: list[UnitLine], taken: Container[int], level: int
     ) -> dict[tuple[Hashable, ...], tuple[int, int]]:
         out: dict[tuple[Hashable, ...], tuple[int, int]] = {}
         for i in range(len(lines) - _RUN + 1):
@@ -214,7 +214,7 @@ class _Alignment:
         return i not in into and not self.old[i].from_table and self._falls_through(self.old, i - 1)
 
     @staticmethod
-    def _falls_through(lines: Sequence[Line], at: int) -> bool:
+    def _falls_through(lines: Sequence[UnitLine], at: int) -> bool:
         """Whether what follows an instruction in the layout is run next, or may be."""
         return not lines[at].insn.ends_block and at + 1 < len(lines) and lines[at + 1].part is lines[at].part
 
@@ -261,7 +261,7 @@ class _Alignment:
         return max(confidence, 1)
 
 
-def _branches(lines: Sequence[Line]) -> dict[int, list[int]]:
+def _branches(lines: Sequence[UnitLine]) -> dict[int, list[int]]:
     """Line -> the branches that lead to it."""
     out: dict[int, list[int]] = {}
     for at, line in enumerate(lines):
@@ -271,7 +271,12 @@ def _branches(lines: Sequence[Line]) -> dict[int, list[int]]:
 
 
 def _elsewhere(
-    here: Sequence[Line], other: Sequence[Line], pairs: Mapping[int, int], into: Mapping[int, list[int]], i: int, j: int
+    here: Sequence[UnitLine],
+    other: Sequence[UnitLine],
+    pairs: Mapping[int, int],
+    into: Mapping[int, list[int]],
+    i: int,
+    j: int,
 ) -> bool:
     """Whether something that leads to line `i` is paired, and nothing of it leads to line `j` of the other."""
     ways = [other[pairs[k]].target == j for k in into.get(i, ()) if k in pairs]
@@ -280,7 +285,7 @@ def _elsewhere(
     return bool(ways) and not any(ways)
 
 
-def _windows(lines: Sequence[Line], span: range, level: int, width: int) -> list[Hashable]:
+def _windows(lines: Sequence[UnitLine], span: range, level: int, width: int) -> list[Hashable]:
     """For each line of a span, what it and its neighbours are; beyond the span there is nothing."""
     keys = [lines[k].keys[level] for k in span]
     if width == 1:

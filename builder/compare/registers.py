@@ -30,7 +30,7 @@ from typing import Final
 
 from builder.arch import Architecture
 from builder.compare.comparison import Comparison
-from builder.compare.unit import Line
+from builder.compare.unit import UnitLine
 
 _CALLER: Final = 1 << 0
 _UNKNOWN: Final = 1 << 1
@@ -40,7 +40,7 @@ _OWN_CONVENTION: Final = (".isra", ".constprop", ".part")
 
 
 def same_registers(
-    comparison: Comparison, old: Sequence[Line], new: Sequence[Line], pairs: Mapping[int, int]
+    comparison: Comparison, old: Sequence[UnitLine], new: Sequence[UnitLine], pairs: Mapping[int, int]
 ) -> dict[int, int]:
     """For each old line that has a counterpart (`pairs`), the set of registers that hold the same before both.
 
@@ -67,14 +67,14 @@ def _defined_by(line: int) -> int:
     return 1 << line + _FIRST_LINE
 
 
-def _computes_the_same(line: Line, same: int, slots: bool) -> bool:
+def _computes_the_same(line: UnitLine, same: int, slots: bool) -> bool:
     """Whether an instruction that is equal in both versions reads the same (what a call returns is its own matter)."""
     if line.insn.is_call:
         return True
     return not line.operation.reads & ~same and (slots or not line.operation.stack_read)
 
 
-def _same_slots(old: Sequence[Line], new: Sequence[Line], back: Mapping[int, int], trusted: set[int]) -> bool:
+def _same_slots(old: Sequence[UnitLine], new: Sequence[UnitLine], back: Mapping[int, int], trusted: set[int]) -> bool:
     """Whether all that is put on the stack is the same."""
     return all(i in trusted for i, line in enumerate(old) if line.operation.stack_write) and all(
         back.get(j) in trusted for j, line in enumerate(new) if line.operation.stack_write
@@ -98,7 +98,7 @@ def _same(before: Sequence[int], after: Sequence[int], to_new: Mapping[int, int]
     return mask
 
 
-def _reaching(lines: Sequence[Line], arch: Architecture) -> list[tuple[int, ...]]:
+def _reaching(lines: Sequence[UnitLine], arch: Architecture) -> list[tuple[int, ...]]:
     """Before each line, for each register the definitions that reach it.
 
     Lines are taken in blocks that are only entered at their first line. What
@@ -139,7 +139,7 @@ def _reaching(lines: Sequence[Line], arch: Architecture) -> list[tuple[int, ...]
     return out
 
 
-def _after(line: Line, at: int, state: list[int]) -> list[int]:
+def _after(line: UnitLine, at: int, state: list[int]) -> list[int]:
     """The definitions behind line number `at`, from those before it."""
     writes = line.operation.writes
     if not writes:
@@ -152,7 +152,7 @@ def _after(line: Line, at: int, state: list[int]) -> list[int]:
     return out
 
 
-def _block_starts(lines: Sequence[Line]) -> set[int]:
+def _block_starts(lines: Sequence[UnitLine]) -> set[int]:
     """Where control comes from elsewhere than the line before, or may go elsewhere from that."""
     found = {0}
     for at, line in enumerate(lines):
@@ -167,7 +167,7 @@ def _block_starts(lines: Sequence[Line]) -> set[int]:
     return found
 
 
-def _successors(lines: Sequence[Line], at: int) -> list[int]:
+def _successors(lines: Sequence[UnitLine], at: int) -> list[int]:
     """Where control goes after the last line of a block."""
     line = lines[at]
     found = [line.target] if line.insn.is_jump and line.target is not None else []

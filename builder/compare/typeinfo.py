@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from builder.binary import ObjectFile
 from builder.compare import dies
 from builder.compare import dwarf_numbers as dw
-from builder.compare.dies import Die, Entries, Plan, TypesUnknown, Unit, uleb
+from builder.compare.dies import Die, DiePlan, Entries, TypesUnknown, Unit, uleb
 
 _WRAPPERS: Final = frozenset(
     {dw.DW_TAG_typedef, dw.DW_TAG_const_type, dw.DW_TAG_volatile_type, dw.DW_TAG_restrict_type, dw.DW_TAG_atomic_type}
@@ -211,7 +211,7 @@ class TypeInfo:
             out.append((name, value, mark, None))
             pos += plan.size
 
-    def _slow_member(self, unit: Unit, plan: Plan, pos: int) -> tuple[tuple[object, ...] | None, int]:
+    def _slow_member(self, unit: Unit, plan: DiePlan, pos: int) -> tuple[tuple[object, ...] | None, int]:
         """The member at `pos`, if it is one, and the offset after it."""
         die, pos = self._entries.read(unit, plan, pos)
         member = None

@@ -14,7 +14,7 @@ from builder.compare.view import Atom, View
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class UnitLine:
     """One instruction of a unit: what it does, what it refers to, and where control goes (indexes of lines)."""
 
     part: Atom
@@ -38,7 +38,7 @@ class Line:
         return ((loose, self.operation.registers, self.operation.constants), (loose, self.operation.registers), loose)
 
 
-def unit(comparison: Comparison, view: View, parts: Sequence[Atom]) -> list[Line]:
+def unit(comparison: Comparison, view: View, parts: Sequence[Atom]) -> list[UnitLine]:
     """The instructions of a function and its parts."""
     index: dict[tuple[Atom, int], int] = {}
     found: list[tuple[Atom, Instruction]] = []
@@ -72,7 +72,7 @@ def unit(comparison: Comparison, view: View, parts: Sequence[Atom]) -> list[Line
             at = view.atom_at(part.section.index, insn.target or 0)
             meanings.append(("sym", comparison.correlation.identity(at) if at else None))
         operation, leads = view.arch.operation(code), (part, insn.offset) in tabled
-        lines.append(Line(part, insn, operation, tuple(meanings), target, outside, leads))
+        lines.append(UnitLine(part, insn, operation, tuple(meanings), target, outside, leads))
     return lines
 
 

@@ -50,7 +50,7 @@ class GlueObject:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class KlpRecord:
     """A struct to lay out: `fields` are (offset, size, assembler expression or text)."""
 
     size: int
@@ -133,7 +133,7 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
         modinfo=modinfo,
         versions=parts.versions,
         version_name_size=MODULE_NAME,
-        this_module=Record(
+        this_module=KlpRecord(
             module.size,
             tuple(
                 sorted(
@@ -157,15 +157,15 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
     )
 
 
-def _record(layout: StructLayout, **values: str) -> Record:
+def _record(layout: StructLayout, **values: str) -> KlpRecord:
     members = ((layout.member(name), value) for name, value in values.items())
-    return Record(layout.size, tuple(sorted((m.offset, m.size, value) for m, value in members)))
+    return KlpRecord(layout.size, tuple(sorted((m.offset, m.size, value) for m, value in members)))
 
 
 _DIRECTIVES = {1: ".byte", 2: ".value", 4: ".long", 8: ".quad"}
 
 
-def _rendered(record: Record) -> str:
+def _rendered(record: KlpRecord) -> str:
     lines, at = [], 0
     for offset, size, value in record.fields:
         if offset > at:

@@ -34,7 +34,7 @@ class _Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LinkedPlace:
     """Where a fragment came to lie; `entry` is the offset that references to it start from."""
 
     section: str
@@ -48,7 +48,7 @@ class Linker:
     def __init__(self, arch: Architecture, name: str) -> None:
         self.arch = arch
         self.name = name
-        self.places: dict[Key, Place] = {}
+        self.places: dict[Key, LinkedPlace] = {}
         self._outputs: dict[str, _Output] = {}
         self._strings: dict[bytes, int] = {}
         self._globals: dict[str, tuple[str, int, int, int]] = {}
@@ -62,7 +62,7 @@ class Linker:
                 offset = self._string(out, fragment.data)
             else:
                 offset = self._append(out, fragment.data, fragment.size, fragment.align)
-            place = Place(fragment.section, offset, offset + fragment.entry)
+            place = LinkedPlace(fragment.section, offset, offset + fragment.entry)
             self.places[fragment.key] = place
             out.labels += [Label(s.name, offset + s.offset, s.size, s.type) for s in fragment.labels]
 

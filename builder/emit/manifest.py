@@ -13,8 +13,8 @@ from builder.binary.manifest import (
     CarriedFunction,
     CarriedPart,
     Manifest,
+    ManifestNote,
     MapRow,
-    Note,
     Original,
     TargetKernel,
     WrittenBinding,
@@ -46,8 +46,8 @@ def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) 
     )
 
 
-def _note(refusal: Refusal) -> Note:
-    return Note(refusal.code, refusal.symbol, refusal.message)
+def _note(refusal: Refusal) -> ManifestNote:
+    return ManifestNote(refusal.code, refusal.symbol, refusal.message)
 
 
 def _functions(bound: Bound, late: Mapping[str, Sequence[int]]) -> Iterator[CarriedFunction]:

@@ -90,7 +90,7 @@ class TrialPlan:
     config: MachineConfig = field(default_factory=MachineConfig)
 
 
-Progress = Callable[[Step | str], None]
+TrialProgress = Callable[[Step | str], None]
 """Called with the name of a step as it begins and with the Step as it ends."""
 
 
@@ -99,7 +99,7 @@ def trial(
     kernel: BootableKernel,
     plan: TrialPlan | None = None,
     *,
-    progress: Progress | None = None,
+    progress: TrialProgress | None = None,
 ) -> TrialReport:
     """Try a module in a guest; a failure in the guest is in the report, not raised.
 
@@ -113,7 +113,7 @@ def trial(
 class _Trial:
     """The state of one trial while it runs."""
 
-    def __init__(self, module: ModuleFile, kernel: BootableKernel, plan: TrialPlan, progress: Progress) -> None:
+    def __init__(self, module: ModuleFile, kernel: BootableKernel, plan: TrialPlan, progress: TrialProgress) -> None:
         self.module, self.kernel, self.plan, self.progress = module, kernel, plan, progress
         self.tree = ModuleTree(kernel, plan.objects)
         own = tuple(map(plain, plan.objects))

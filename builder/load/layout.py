@@ -28,14 +28,14 @@ MOST_MEMORY = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ModuleLayout:
     """`memories`: name of each allocation -> bytes; `places`: section index -> (allocation, offset, kind)."""
 
     memories: Mapping[str, int]
     places: Mapping[int, tuple[str, int, str]]
 
 
-def lay_out(module: ModuleFile, separate: bool) -> Layout:
+def lay_out(module: ModuleFile, separate: bool) -> ModuleLayout:
     """Offsets of all sections; `separate` where each kind has an allocation of its own (6.4 and later)."""
     sizes: dict[str, int] = {}
     places: dict[int, tuple[str, int, str]] = {}
@@ -63,7 +63,7 @@ def lay_out(module: ModuleFile, separate: bool) -> Layout:
                 raise LoadError(f"its sections need {size} bytes of memory", where=module.where)
             if size:
                 sizes[memory] = size
-    return Layout(sizes, places)
+    return ModuleLayout(sizes, places)
 
 
 def _is(kind: str, section: Section, after_init: bool) -> bool:
@@ -77,7 +77,7 @@ def _is(kind: str, section: Section, after_init: bool) -> bool:
     return section.is_write
 
 
-def place(module: ModuleFile, layout: Layout, base_of: Callable[[str], int]) -> tuple[Placed, ...]:
+def place(module: ModuleFile, layout: ModuleLayout, base_of: Callable[[str], int]) -> tuple[Placed, ...]:
     """Sections with addresses, in index order; `base_of` gives the address of each allocation."""
     bases = {name: base_of(name) for name in layout.memories}
     found = []

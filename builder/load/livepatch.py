@@ -20,7 +20,7 @@ from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
 from builder.load.module import LoadedModule, Placed, loaded_module
 from builder.load.passes.context import CALL, NOP5, branch, trampoline_code
-from builder.load.relocate import Target, apply_relocations, clear_relocations
+from builder.load.relocate import RelocationTarget, apply_relocations, clear_relocations
 
 INIT_BUDGET = 100_000
 MOST_FUNCTIONS = 1 << 16
@@ -55,7 +55,7 @@ def apply_section(kernel: SimulatedKernel, loaded: LoadedModule, table: Section,
                 where=where,
             )
         loaded.values[number] = kernel.symbols.position(owner, found.name, found.sympos)
-    count = apply_relocations(Target.of(kernel.memory, target), table.data, loaded.values, where)
+    count = apply_relocations(RelocationTarget.of(kernel.memory, target), table.data, loaded.values, where)
     kernel.memory.generation += 1
     loaded.relocations[table.name] = count
 
@@ -347,7 +347,7 @@ def module_going(kernel: SimulatedKernel, name: str) -> None:
             if kernel.kernel.features.clear_relocate_add:
                 module = loaded_module(kernel, patch.module)
                 for table, target in _object_tables(module, name):
-                    clear_relocations(Target.of(kernel.memory, target), table.data)
+                    clear_relocations(RelocationTarget.of(kernel.memory, target), table.data)
                 kernel.memory.generation += 1
 
 

@@ -14,9 +14,9 @@ from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
 from builder.load import livepatch
 from builder.load.layout import PROTECTION, lay_out, place
-from builder.load.module import PERCPU, THIS_MODULE, Kallsyms, LoadedModule, Placed, loaded_module
+from builder.load.module import PERCPU, THIS_MODULE, LoadedModule, ModuleKallsyms, Placed, loaded_module
 from builder.load.passes import PASSES, Context, Table
-from builder.load.relocate import Target, apply_relocations
+from builder.load.relocate import RelocationTarget, apply_relocations
 from builder.load.tables import unknown_tables
 
 Source = str | Path | bytes | ModuleFile
@@ -128,7 +128,7 @@ def relocate(kernel: SimulatedKernel, loaded: LoadedModule, index: int, target: 
     """One RELA section."""
     table = loaded.file.object.sections[index]
     where = f"{loaded.file.where}: {table.name}"
-    count = apply_relocations(Target.of(kernel.memory, target), table.data, loaded.values, where)
+    count = apply_relocations(RelocationTarget.of(kernel.memory, target), table.data, loaded.values, where)
     loaded.relocations[table.name] = loaded.relocations.get(table.name, 0) + count
 
 
@@ -207,7 +207,7 @@ def _publish(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
             )
             names.append(name)
             loaded.exports = tuple(names)
-    kernel.symbols.of_module[loaded.name] = Kallsyms(loaded)
+    kernel.symbols.of_module[loaded.name] = ModuleKallsyms(loaded)
 
 
 def load_with_dependencies(

@@ -106,7 +106,7 @@ def loaded_module(kernel: SimulatedKernel, name: str) -> LoadedModule:
     return found
 
 
-class Kallsyms(Mapping[str, tuple[int, ...]]):
+class ModuleKallsyms(Mapping[str, tuple[int, ...]]):
     """The symbols that a module keeps, name -> addresses in the order of its table; made when first asked for.
 
     is_core_symbol (kernel/module/kallsyms.c, with CONFIG_KALLSYMS_ALL); a livepatch keeps all of its symbols.

@@ -22,7 +22,7 @@ _U32: Final = struct.Struct("<I").pack_into
 _U64: Final = struct.Struct("<Q").pack_into
 
 
-class Target(NamedTuple):
+class RelocationTarget(NamedTuple):
     """The section that is relocated: `size` bytes at `at` of `data`, which run at `address`."""
 
     data: bytearray
@@ -31,7 +31,7 @@ class Target(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, memory: Memory, section: Placed) -> Target:
+    def of(cls, memory: Memory, section: Placed) -> RelocationTarget:
         """A section of a module where it lies."""
         if not section.size:
             return cls(bytearray(), 0, section.address, 0)
@@ -47,7 +47,7 @@ class _Relocation(NamedTuple):
     value: int
 
 
-def apply_relocations(target: Target, table: bytes, values: list[int], where: str) -> int:
+def apply_relocations(target: RelocationTarget, table: bytes, values: list[int], where: str) -> int:
     """Write all relocations of one table; the number written.
 
     `values` are symbol values by index. S + A and S + A - P as the psABI has them.
@@ -94,7 +94,7 @@ def apply_relocations(target: Target, table: bytes, values: list[int], where: st
     return count
 
 
-def clear_relocations(target: Target, table: bytes) -> None:
+def clear_relocations(target: RelocationTarget, table: bytes) -> None:
     """clear_relocate_add (v6.3): zeros where the relocations of a table were written."""
     for offset, kind, _, _ in elf.LITTLE.rela.iter_unpack(table):
         if kind != NONE:
@@ -102,7 +102,7 @@ def clear_relocations(target: Target, table: bytes) -> None:
             target.data[target.at + offset : target.at + offset + width] = bytes(width)
 
 
-def _refused(target: Target, row: _Relocation, width: int, where: str) -> LoadError:
+def _refused(target: RelocationTarget, row: _Relocation, width: int, where: str) -> LoadError:
     what, place = f"{NAMES[row.kind]} at {row.offset:#x}", target.at + row.offset
     if row.offset + width > target.size:
         return UncheckedError(f"{what} lies outside a section of {target.size} bytes", where=where)

@@ -21,14 +21,14 @@ from builder.operate.kprobes.events import by_key
 from builder.operate.observe import observe, planted_events
 from builder.operate.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
 
-Progress = Callable[[str], None]
+Say = Callable[[str], None]
 _TICK = 0.1
 _DELETE_PATIENCE = 10.0
 """Seconds for which a module may still be held by what has just been disabled (klp_free_patch_finish)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OperationOutcome:
     """What an operation did: the module, seconds of the transition, probes that follow and those that do not."""
 
     module: str
@@ -48,19 +48,17 @@ class Outcome:
 class Live:
     """One kernel and the trail of it; use under `host.lock`."""
 
-    def __init__(
-        self, host: Host, *, state: str = STATE, timeout: float = 60.0, progress: Progress | None = None
-    ) -> None:
+    def __init__(self, host: Host, *, state: str = STATE, timeout: float = 60.0, progress: Say | None = None) -> None:
         self.host = host
         self.state = state
         self.timeout = timeout
-        self.say: Progress = progress or (lambda _: None)
+        self.say: Say = progress or (lambda _: None)
         self.trail: Trail = read_trail(host, state)
         self._refused: list[Report] = []
 
     # Load
 
-    def load(self, module: bytes, where: str) -> Outcome:
+    def load(self, module: bytes, where: str) -> OperationOutcome:
         """Load a livepatch of ours and wait for its transition; all probes follow, or nothing is changed.
 
         Raises LoadError where the kernel will not have it or a task holds the
@@ -88,7 +86,7 @@ class Live:
             seconds = self._settle(name, enabled=True)
         except LoadError as late:
             self._way_back(name, late)
-        return Outcome(name, seconds, *self._confirm(name, seen.events))
+        return OperationOutcome(name, seconds, *self._confirm(name, seen.events))
 
     def _may_load(self, record: Record, where: str) -> None:
         if (other := self.trail.interrupted) is not None:
@@ -136,7 +134,7 @@ class Live:
 
     # Unload
 
-    def unload(self, name: str) -> Outcome:
+    def unload(self, name: str) -> OperationOutcome:
         """Disable a livepatch of ours, wait for the transition, and take it out with what was planted in it."""
         record = self.trail.find(name)
         if record is None:
@@ -161,7 +159,7 @@ class Live:
             self._note(replace(record, phase=Phase.ENABLED))
             raise LoadError(f"{late.message}; it is enabled again") from None
         reports = self._finish_unload(name)
-        return Outcome(name, seconds, kept, reports)
+        return OperationOutcome(name, seconds, kept, reports)
 
     def _finish_unload(self, name: str) -> tuple[Report, ...]:
         """No task runs its code any more: take out the places, then the module, then the record."""

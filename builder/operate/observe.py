@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from builder.errors import ToolError
 from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, TRACING, Host
 from builder.image.transition import LIVEPATCHES
-from builder.operate.kprobes import Addition, Event, Facts, Plan, Spot, Symbols, parse_events, parse_list, plan
+from builder.operate.kprobes import (
+    Addition,
+    Event,
+    ProbeFacts,
+    ProbePlan,
+    ProbeSymbols,
+    Spot,
+    parse_events,
+    parse_list,
+    plan,
+)
 from builder.operate.kprobes.plan import Coordinate
 from builder.operate.trail import Record, versions
 
@@ -20,13 +30,13 @@ _LIMITED = re.compile(r"^(\S+)(?: \[(\S+)\])? \(\d+\).* I\b")
 class Observation:
     """Facts for the planner; `events` are all of kprobe_events."""
 
-    facts: Facts
+    facts: ProbeFacts
 
     @property
     def events(self) -> Sequence[Event]:
         return self.facts.events
 
-    def plan(self) -> Plan:
+    def plan(self) -> ProbePlan:
         return plan(self.facts)
 
     def orphans(self, module: str) -> tuple[Addition, ...]:
@@ -69,11 +79,11 @@ def observe(host: Host, records: Sequence[Record]) -> Observation:
         for function in version.functions:
             names |= {function.old, function.name}
     limited = frozenset[int]()
-    symbols = Symbols({})
+    symbols = ProbeSymbols({})
     if events or planted:
-        symbols = Symbols.parse(host.read("/proc/kallsyms"), names)
+        symbols = ProbeSymbols.parse(host.read("/proc/kallsyms"), names)
         limited = _limited(host, symbols)
-    return Observation(Facts(events, planted, symbols, ours, limited))
+    return Observation(ProbeFacts(events, planted, symbols, ours, limited))
 
 
 def planted_events(host: Host) -> tuple[Event, ...]:
@@ -88,7 +98,7 @@ def _need(host: Host, path: str, remedy: str) -> str:
         raise ToolError(f"is needed to look after the probes; `{remedy}` makes it", where=path) from None
 
 
-def _limited(host: Host, symbols: Symbols) -> frozenset[int]:
+def _limited(host: Host, symbols: ProbeSymbols) -> frozenset[int]:
     """Functions whose ftrace location something but a livepatch holds alone: flag I of enabled_functions."""
     try:
         text = host.read(f"{TRACING}/enabled_functions")

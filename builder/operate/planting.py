@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from builder.errors import LoadError, UsageError
 from builder.image.machine import KPROBE_EVENTS, TRACING, Host
-from builder.operate.kprobes import Event, Facts, Report, Spot, Symbols, plan
+from builder.operate.kprobes import Event, ProbeFacts, ProbeSymbols, Report, Spot, plan
 from builder.operate.observe import planted_events
 from builder.operate.trail import STATE, read_trail, versions
 
@@ -53,12 +53,12 @@ def probe(host: Host, place: str, options: ProbeOptions = PLAIN, *, state: str =
         raise UsageError(f"there is an event {group}/{event} already; give another name with --name")
     ours = versions(read_trail(host, state).records)
     wanted = {spot.symbol} | {n for version in ours for f in version.functions for n in (f.old, f.name)}
-    symbols = Symbols.parse(host.read("/proc/kallsyms"), wanted)
+    symbols = ProbeSymbols.parse(host.read("/proc/kallsyms"), wanted)
     carriers = frozenset(version.module for version in ours)
     original = _original(spot, symbols, carriers)
     row = Event(options.is_return, group, event, original, options.arguments)
     _write(host, row)
-    found = plan(Facts([row.moved(spot)], [], _without(symbols, carriers), ours))
+    found = plan(ProbeFacts([row.moved(spot)], [], _without(symbols, carriers), ours))
     places, reports = [str(original)], list(found.reports)
     for addition in found.additions:
         try:
@@ -81,7 +81,7 @@ def _names(name: str, spot: Spot) -> tuple[str, str]:
     return group, event
 
 
-def _original(spot: Spot, symbols: Symbols, carriers: frozenset[str]) -> Spot:
+def _original(spot: Spot, symbols: ProbeSymbols, carriers: frozenset[str]) -> Spot:
     """The original's place in a form that is not ambiguous: by its address where versions have its name."""
     assert spot.symbol is not None
     if spot.module is not None:
@@ -100,10 +100,10 @@ def _original(spot: Spot, symbols: Symbols, carriers: frozenset[str]) -> Spot:
     return Spot(None, None, 0, f"{address + spot.offset:#x}")
 
 
-def _without(symbols: Symbols, carriers: frozenset[str]) -> Symbols:
+def _without(symbols: ProbeSymbols, carriers: frozenset[str]) -> ProbeSymbols:
     """The names without those of the versions, of which an original is never one."""
     keys = symbols.addresses.items()
-    return Symbols({(owner, name): rows for (owner, name), rows in keys if owner not in carriers})
+    return ProbeSymbols({(owner, name): rows for (owner, name), rows in keys if owner not in carriers})
 
 
 def _write(host: Host, event: Event) -> None:

@@ -46,7 +46,7 @@ STUB = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ByteDifference:
     """Bytes of a section that are not what the kernel made.
 
     `step` is the pass that writes them and `cause` says of what they depend; "" where that is not known.
@@ -75,7 +75,7 @@ class Fidelity:
     text_bytes: int = 0
     refused: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[ByteDifference] = field(default_factory=list)
     seconds_guest: float = 0.0
     seconds_simulated: float = 0.0
     state: str = "captured"
@@ -308,7 +308,7 @@ def predict(
     for loaded in done:
         before = len(outcome.differences)
         for warning in loaded.warnings:
-            outcome.differences.append(Difference(loaded.name, "", 0, b"", b"", "", warning))
+            outcome.differences.append(ByteDifference(loaded.name, "", 0, b"", b"", "", warning))
         for section in loaded.sections:
             _compare_section(simulated, loaded, section, memory, outcome)
         if len(outcome.differences) == before:
@@ -362,7 +362,7 @@ def _compare_section(
             end += 1
         address = section.address + at
         outcome.differences.append(
-            Difference(
+            ByteDifference(
                 loaded.name,
                 section.name,
                 address,

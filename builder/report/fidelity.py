@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from builder.preflight.fidelity import Difference, Fidelity
+from builder.preflight.fidelity import ByteDifference, Fidelity
 
 MOST_CAUSES = 10
 
@@ -48,7 +48,7 @@ def render_fidelity(outcomes: Sequence[Fidelity], *, verbose: bool = False) -> R
     return Group(*parts)
 
 
-def _cause(difference: Difference) -> str:
+def _cause(difference: ByteDifference) -> str:
     if difference.cause:
         return f"{difference.step}: {difference.cause}"
     return f"unexplained in {difference.module} {difference.section} {difference.symbol}"

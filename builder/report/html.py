@@ -25,7 +25,7 @@ from builder.compose.selection import Role
 from builder.emit.templates import environment, render
 from builder.errors import Refusal
 from builder.report.listing import Listing, Listings
-from builder.report.references import Bindings, Reference, references_of
+from builder.report.references import Bindings, ShownReference, references_of
 
 MOST_ROWS: Final = 600
 """Instructions listed of one function, unless all are asked for."""
@@ -61,7 +61,7 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class PageFunction:
     """One function of a pair: why it is here, its code, what it refers to. Sizes in bytes, 0 for one that is absent."""
 
     name: str
@@ -75,9 +75,9 @@ class Function:
     travels: bool
     redirected: bool
     listing: Listing
-    references: tuple[Reference, ...] = ()
+    references: tuple[ShownReference, ...] = ()
     entries: tuple[tuple[str, int], ...] = ()
-    parts: tuple[Function, ...] = ()
+    parts: tuple[PageFunction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Datum:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PagePair:
     """One pair of objects as the page shows it; `message` says why one could not be compared."""
 
     label: str
@@ -100,7 +100,7 @@ class Pair:
     new: str
     verdict: str
     message: str = ""
-    functions: tuple[Function, ...] = ()
+    functions: tuple[PageFunction, ...] = ()
     removed: tuple[str, ...] = ()
     line_only: tuple[str, ...] = ()
     data: tuple[Datum, ...] = ()
@@ -114,7 +114,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PageOutcome:
     """What a page says above its pairs.
 
     `facts` are rows of a term and its value, `refusals` those that belong to no
@@ -134,14 +134,14 @@ class Outcome:
     bound: bool = False
 
 
-def describe(diff: Diff, label: str = "", bindings: Bindings | None = None, most: int | None = MOST_ROWS) -> Pair:
+def describe(diff: Diff, label: str = "", bindings: Bindings | None = None, most: int | None = MOST_ROWS) -> PagePair:
     """A compared pair; `bindings` are those of the module it went into, `most` the rows of a listing (None: all)."""
     comparison, judged = diff.comparison, diff.judged
     document = diff.as_json()
     listings = Listings(comparison, most)
     functions = _Functions(diff, document["reasons"], listings, bindings or {})
     structs = any(w.code == "struct-layout" for w in judged.warnings)
-    return Pair(
+    return PagePair(
         label=label or diff.new,
         old=diff.old,
         new=diff.new,
@@ -157,9 +157,9 @@ def describe(diff: Diff, label: str = "", bindings: Bindings | None = None, most
     )
 
 
-def unread(document: Mapping[str, Any]) -> Pair:
+def unread(document: Mapping[str, Any]) -> PagePair:
     """A pair of a tree that could not be compared, from its JSON document."""
-    return Pair(document["path"], document["old"], document["new"], document["verdict"], document["message"])
+    return PagePair(document["path"], document["old"], document["new"], document["verdict"], document["message"])
 
 
 class _Functions:
@@ -169,7 +169,7 @@ class _Functions:
         self.diff, self.reasons, self.listings, self.bindings = diff, reasons, listings, bindings
         self.redirected = frozenset(diff.selection.redirected)
 
-    def all(self) -> Iterable[Function]:
+    def all(self) -> Iterable[PageFunction]:
         comparison, selection = self.diff.comparison, self.diff.selection
         parts = {part for row in comparison.children.values() for part in row}
         changed = [a for a in comparison.changed if not selection.macros.ignores(a)]
@@ -180,14 +180,14 @@ class _Functions:
             if atom not in parts and not selection.macros.ignores(atom):
                 yield self.one(atom, roles[atom])
 
-    def one(self, atom: Atom, role: str) -> Function:
+    def one(self, atom: Atom, role: str) -> PageFunction:
         comparison, selection = self.diff.comparison, self.diff.selection
         old = comparison.correlation.twins.get(atom)
         travels = atom in selection.functions
         entries: dict[str, int] = {}
         for entry in selection.entries.get(atom, ()):
             entries[entry.table.name] = entries.get(entry.table.name, 0) + 1
-        return Function(
+        return PageFunction(
             name=atom.name,
             aliases=tuple(n for n in atom.names if n != atom.name),
             role=role,
@@ -215,7 +215,7 @@ def _data(diff: Diff) -> Iterable[Datum]:
             yield Datum(atom.name, atom.section.name, atom.size, "new", True)
 
 
-def render_page(outcome: Outcome, pairs: Sequence[Pair]) -> str:
+def render_page(outcome: PageOutcome, pairs: Sequence[PagePair]) -> str:
     """The page. A listing that would make it too long to be opened is left out, and its place says so."""
     room = _MOST_PAGE
     listed: set[int] = set()
@@ -244,7 +244,7 @@ def render_page(outcome: Outcome, pairs: Sequence[Pair]) -> str:
     return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _with_parts(functions: Iterable[Function]) -> Iterable[Function]:
+def _with_parts(functions: Iterable[PageFunction]) -> Iterable[PageFunction]:
     for function in functions:
         yield function
         yield from function.parts

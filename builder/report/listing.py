@@ -24,12 +24,12 @@ from builder.compare.meaning import Meaning
 from builder.compare.sequences import rising
 from builder.compare.view import Target
 
-Kind = Literal["same", "changed", "removed", "added"]
-Place = tuple[int, int]
+ListedKind = Literal["same", "changed", "removed", "added"]
+ListedPlace = tuple[int, int]
 """Section index and offset."""
-Step = tuple[int | None, int | None]
+Listed = tuple[int | None, int | None]
 """Numbers of an old and a new instruction that stand in one row."""
-Judged = tuple[Kind, Instruction | None, Instruction | None]
+Confidence = tuple[ListedKind, Instruction | None, Instruction | None]
 
 # Unchanged rows shown around a change, and the fewest that are worth folding.
 _CONTEXT = 3
@@ -51,7 +51,7 @@ class Line:
 class Row:
     """`changed` has both sides, `removed` and `added` one; `same` has both, or only the new one of a new function."""
 
-    kind: Kind
+    kind: ListedKind
     old: Line | None
     new: Line | None
 
@@ -84,15 +84,15 @@ class Listings:
     def __init__(self, comparison: Comparison, most: int | None) -> None:
         self.comparison = comparison
         self.most = most
-        self._aligned: dict[Atom, list[Step]] = {}
-        self._moved: dict[Place, Place] = {}
+        self._aligned: dict[Atom, list[Listed]] = {}
+        self._moved: dict[ListedPlace, ListedPlace] = {}
 
     def of(self, atom: Atom) -> Listing:
         """The listing of an atom of the new object, its `.cold` parts not included."""
         old = self.comparison.correlation.twins.get(atom)
         if old is None:
             view = self.comparison.new
-            plain: list[Judged] = [("same", None, i) for i in _instructions(view, atom)]
+            plain: list[Confidence] = [("same", None, i) for i in _instructions(view, atom)]
             return self._cut(atom, None, plain)
         return self._cut(atom, old, list(self._judged(old, atom)))
 
@@ -124,7 +124,7 @@ class Listings:
                 # of rows that cross, the fewest are left out
                 self._aligned[part] = _steps(first, second, rising(mapped.get(part, [])))
 
-    def _judged(self, old: Atom, new: Atom) -> Iterator[Judged]:
+    def _judged(self, old: Atom, new: Atom) -> Iterator[Confidence]:
         if new not in self._aligned:
             self._align(new)
         first, second = _instructions(self.comparison.old, old), _instructions(self.comparison.new, new)
@@ -154,7 +154,7 @@ class Listings:
         meanings = tuple((r.offset - insn.offset, _placeless(of(view, atom, r, lines=False))) for r in rows)
         return insn.mnemonic, code, meanings
 
-    def _goals(self, view: View, atom: Atom, insn: Instruction) -> Iterator[Place]:
+    def _goals(self, view: View, atom: Atom, insn: Instruction) -> Iterator[ListedPlace]:
         """Places inside of functions that an instruction leads to, directly or by a table of addresses."""
         rows = view.relocations_in(atom.section.index, insn.offset, insn.end)
         if insn.target is not None and not rows and atom.entry <= insn.target <= atom.end:
@@ -182,7 +182,7 @@ class Listings:
 
     # What a row says.
 
-    def _cut(self, new: Atom, old: Atom | None, rows: Sequence[Judged]) -> Listing:
+    def _cut(self, new: Atom, old: Atom | None, rows: Sequence[Confidence]) -> Listing:
         """Stretches of rows within the limit: what changed comes first, then what is folded."""
         spans = list(_spans([kind for kind, _, _ in rows])) if old is not None else [(False, 0, len(rows))]
         room = len(rows) if self.most is None else self.most
@@ -301,23 +301,23 @@ def _placeless(meaning: Meaning) -> object:
     return meaning
 
 
-def _inside(view: View, target: Target) -> Iterator[Place]:
+def _inside(view: View, target: Target) -> Iterator[ListedPlace]:
     if target.atom is not None and target.atom.is_function and target.offset:
         yield _landing(view, target.atom, target.atom.entry + target.offset)
 
 
-def _landing(view: View, atom: Atom, offset: int) -> Place:
+def _landing(view: View, atom: Atom, offset: int) -> ListedPlace:
     """The first instruction from an offset on that does something; a place of no section at the end of the function."""
     rows = view.instructions(atom)
     insn = next((i for i in islice(rows, bisect_left(rows, (offset,)), None) if not i.is_nop), None)
     return (atom.section.index, insn.offset) if insn else (-1, 0)
 
 
-def _steps(old: Sequence[Instruction], new: Sequence[Instruction], pairs: Iterable[tuple[int, int]]) -> list[Step]:
+def _steps(old: Sequence[Instruction], new: Sequence[Instruction], pairs: Iterable[tuple[int, int]]) -> list[Listed]:
     """Rows of what is paired, by offsets; what lies between two of them stands side by side."""
     olds, news = {insn.offset: k for k, insn in enumerate(old)}, {insn.offset: k for k, insn in enumerate(new)}
     known = [(olds[a], news[b]) for a, b in pairs if a in olds and b in news]
-    steps: list[Step] = []
+    steps: list[Listed] = []
     i = j = 0
     for a, b in known:
         steps += [*zip_longest(range(i, a), range(j, b)), (a, b)]
@@ -326,7 +326,7 @@ def _steps(old: Sequence[Instruction], new: Sequence[Instruction], pairs: Iterab
     return steps
 
 
-def _spans(kinds: Sequence[Kind]) -> Iterator[tuple[bool, int, int]]:
+def _spans(kinds: Sequence[ListedKind]) -> Iterator[tuple[bool, int, int]]:
     """(folded, start, end): changes with a few rows around them, and the unchanged rows between."""
     near = [False] * len(kinds)
     for k, kind in enumerate(kinds):

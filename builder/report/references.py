@@ -17,7 +17,7 @@ Way = Literal["original", "entry", "elsewhere", "carried"]
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
+class ShownBinding:
     """What a symbol of a written module resolves to; `object` is empty for what the kernel exports to everybody."""
 
     symbol: str
@@ -26,7 +26,7 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ShownReference:
     """What one function refers to, `count` times.
 
     `way`: an `original` of the same object, the original's `entry` of a
@@ -38,14 +38,14 @@ class Reference:
     kind: str
     way: Way
     count: int
-    binding: Binding | None
+    binding: ShownBinding | None
 
 
-Bindings = Mapping[str, tuple[Binding, ...]]
+Bindings = Mapping[str, tuple[ShownBinding, ...]]
 """Function of a module -> what its relocations are bound to."""
 
 
-def references_of(diff: Diff, atom: Atom, bindings: Bindings) -> tuple[Reference, ...]:
+def references_of(diff: Diff, atom: Atom, bindings: Bindings) -> tuple[ShownReference, ...]:
     """What a function that travels refers to by name, in order of way and name; strings and constants left out."""
     selection = diff.selection
     twins = diff.comparison.correlation.twins
@@ -65,7 +65,7 @@ def references_of(diff: Diff, atom: Atom, bindings: Bindings) -> tuple[Reference
     order: tuple[Way, ...] = ("original", "entry", "elsewhere", "carried")
     rows = sorted(found.items(), key=lambda row: (order.index(row[0][0]), row[0][1]))
     return tuple(
-        Reference(name, kind, way, count, next((here[n] for n in names if n in here), None))
+        ShownReference(name, kind, way, count, next((here[n] for n in names if n in here), None))
         for (way, name, kind, names), count in rows
     )
 
@@ -83,7 +83,7 @@ def bindings_in(module: ObjectFile) -> Bindings:
             functions.setdefault(symbol.shndx, []).append((symbol.value, symbol.value + symbol.size, symbol.name))
     for rows in functions.values():
         rows.sort()
-    out: dict[str, dict[Binding, None]] = {}
+    out: dict[str, dict[ShownBinding, None]] = {}
     for index, relocations in module.relocations.items():
         rows = functions.get(module.sections[index].info, [])
         for r in relocations if rows else ():
@@ -94,11 +94,11 @@ def bindings_in(module: ObjectFile) -> Bindings:
     return {name: tuple(found) for name, found in out.items()}
 
 
-def _binding(module: ObjectFile, index: int) -> Binding | None:
+def _binding(module: ObjectFile, index: int) -> ShownBinding | None:
     symbol = module.symbols[index]
     if symbol.is_undefined:
-        return Binding(symbol.name, "", 0)
+        return ShownBinding(symbol.name, "", 0)
     if not klp.is_symbol(symbol.name) or symbol.shndx != elf.LIVEPATCH:
         return None
     found = klp.parse_symbol(symbol.name)
-    return Binding(found.name, found.object, found.sympos)
+    return ShownBinding(found.name, found.object, found.sympos)

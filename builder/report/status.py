@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from builder.operate.kprobes import Report
-from builder.operate.live import Outcome
+from builder.operate.live import OperationOutcome
 from builder.operate.planting import Planting
 from builder.operate.survey import PatchStatus, Status
 
@@ -55,7 +55,7 @@ def _reports(rows: Iterable[Mapping[str, str]]) -> list[RenderableType]:
     return [Text(f"  probe {r['probe']} at {r['place']} stays: {r['message']}", style="yellow") for r in rows]
 
 
-def render_outcome(outcome: Outcome, verb: str) -> RenderableType:
+def render_outcome(outcome: OperationOutcome, verb: str) -> RenderableType:
     """What loading or unloading came to."""
     parts: list[RenderableType] = [
         Text.assemble((outcome.module, "bold"), f" {verb}; the transition took {outcome.seconds:.1f} s")

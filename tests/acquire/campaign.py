@@ -23,7 +23,7 @@ from builder.acquire.compile import AS_USUAL, Compiled
 from builder.acquire.kbuild import Command
 from builder.acquire.packages import newest_kernel
 from builder.acquire.source import SourceTree
-from builder.acquire.sources import Target, find_source
+from builder.acquire.sources import SourceTarget, find_source
 from builder.acquire.work import Work
 from builder.binary.kernel import Kernel
 from builder.binary.reader import read_object
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         kernel = Kernel.open(options.kernel or newest_kernel("6.1"))
-        tree = find_source(options.source, Target(kernel.release, banner=kernel.banner))
+        tree = find_source(options.source, SourceTarget(kernel.release, banner=kernel.banner))
         if options.one_line:
             return tell(one_line(tree, kernel, options.one_line, options.seed))
         rows = campaign(kernel, tree, options.objects, options.seed)

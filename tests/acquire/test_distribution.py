@@ -14,7 +14,7 @@ from builder.acquire.compile import AS_USUAL
 from builder.acquire.packages import cached_kernel, fetch_headers, fetch_kernel, newest_kernel
 from builder.acquire.patch import prepare_patch
 from builder.acquire.source import SourceTree, fetch_source
-from builder.acquire.sources import Target, find_source
+from builder.acquire.sources import SourceTarget, find_source
 from builder.acquire.work import Work
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
@@ -179,7 +179,7 @@ def older(tree: SourceTree) -> Iterator[str]:
 @pytest.mark.timeout(1200)
 def test_the_source_of_another_release_is_caught_by_function(older: str, kernel: Kernel, tmp_path: Path) -> None:
     """The layout of a structure differs between the releases; a changed function that uses it says so by name."""
-    other = find_source(older, Target(kernel.release, banner=kernel.banner))
+    other = find_source(older, SourceTarget(kernel.release, banner=kernel.banner))
     rows = [row for row in campaign(kernel, other, 40, seed=1) if row.differing]
     assert rows, "40 objects are the same in both releases"
     with other.objects() as objects:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.acquire.kbuild import VMLINUX, Command, Objects, record
+from builder.acquire.kbuild import VMLINUX, Command, ListedObjects, record
 from builder.acquire.packages import KernelTree, fetch_kernel
 from builder.acquire.readers import read_includes
 from builder.acquire.source import SourceTree, fetch_source
@@ -55,22 +55,22 @@ def package(release_61: str) -> KernelTree:
 
 
 @pytest.fixture(scope="module")
-def listing(tree: SourceTree, tmp_path_factory: pytest.TempPathFactory) -> Objects:
+def listing(tree: SourceTree, tmp_path_factory: pytest.TempPathFactory) -> ListedObjects:
     """Made anew, in a tree where some objects are made already."""
     with tree.objects() as objects:
         tree.complete(objects)
     database = tmp_path_factory.mktemp("listing") / "objects.db"
     record(tree.root, tree._make(), database)
-    return Objects(database)
+    return ListedObjects(database)
 
 
 @pytest.fixture(scope="module")
-def commands(listing: Objects) -> list[Command]:
+def commands(listing: ListedObjects) -> list[Command]:
     return listing.all()
 
 
 @pytest.fixture(scope="module")
-def evidence(tree: SourceTree, listing: Objects) -> Evidence:
+def evidence(tree: SourceTree, listing: ListedObjects) -> Evidence:
     where: defaultdict[str, set[str]] = defaultdict(set)
     for folder, folders, files in os.walk(tree.root):
         here = os.path.relpath(folder, tree.root)
@@ -118,7 +118,7 @@ def owned(commands: Iterable[Command]) -> dict[str, set[str]]:
 
 
 def test_every_source_that_runs_in_the_image_is_listed(
-    listing: Objects, commands: list[Command], evidence: Evidence, release_61: str, tree: SourceTree
+    listing: ListedObjects, commands: list[Command], evidence: Evidence, release_61: str, tree: SourceTree
 ) -> None:
     running = {symbol.name.partition(".")[0] for symbol in Kernel.open(release_61).all_symbols()}
     listed = owned(commands)[VMLINUX]

@@ -13,8 +13,8 @@ from builder.binary.manifest import (
     CarriedFunction,
     CarriedPart,
     Manifest,
+    ManifestNote,
     MapRow,
-    Note,
     Original,
     TargetKernel,
     WrittenBinding,
@@ -47,8 +47,8 @@ WHOLE = Manifest(
     ),
     bindings=(WrittenBinding(".text", 6, 4, "ext4", "ext4", "counter", 1, -4),),
     special_entries={"__bug_table": {"changed": 2}},
-    accepted=(Note("exit-changed", "leave", "leave changed"),),
-    warnings=(Note("sched-text", "f", "somewhere else"),),
+    accepted=(ManifestNote("exit-changed", "leave", "leave changed"),),
+    warnings=(ManifestNote("sched-text", "f", "somewhere else"),),
 )
 
 

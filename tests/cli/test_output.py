@@ -21,12 +21,12 @@ from builder.image.guest import Answer
 from builder.image.trial import CommandRun, Step, TrialReport
 from builder.load.accept import Finding
 from builder.operate.kprobes.plan import Report
-from builder.operate.live import Outcome
+from builder.operate.live import OperationOutcome
 from builder.operate.planting import Planting
 from builder.operate.survey import EventStatus, FunctionStatus, PatchStatus, Status
 from builder.operate.trail import Moved
 from builder.preflight.check import CheckReport, CpuCheck
-from builder.preflight.fidelity import Difference, Fidelity
+from builder.preflight.fidelity import ByteDifference, Fidelity
 
 
 def console(terminal: bool) -> tuple[Console, io.StringIO]:
@@ -115,7 +115,7 @@ def documents() -> dict[str, Any]:
         replaced=(MappingProxyType({"name": "f"}),),
         cpus=(cpu,),
     )
-    difference = Difference("m", ".text", 0xFFFFFFFF81000000, b"\x90", b"\xcc", "f", "static key")
+    difference = ByteDifference("m", ".text", 0xFFFFFFFF81000000, b"\x90", b"\xcc", "f", "static key")
     patched = PatchStatus(
         "m", "enabled", None, (FunctionStatus("vmlinux", "f", 0, True),), ({"line": "p:x"},), (REPORT.as_json(),)
     )
@@ -125,7 +125,7 @@ def documents() -> dict[str, Any]:
         "check": check.as_json(),
         "fidelity": Fidelity("6.1", "max", 1, differences=[difference]).as_json(),
         "status": status.as_json(),
-        "load": Outcome("m", 0.1234, (Moved("p:x f", "f+0", 90),), (REPORT,)).as_json(),
+        "load": OperationOutcome("m", 0.1234, (Moved("p:x f", "f+0", 90),), (REPORT,)).as_json(),
         "probe": Planting("x", ("f+0",), (REPORT,)).as_json(),
     }
 

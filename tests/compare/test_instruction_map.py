@@ -12,8 +12,8 @@ from unidiff import PatchSet  # type: ignore[attr-defined]
 from builder.binary.pair import read_pair
 from builder.compare import Atom, Comparison, compare
 from builder.compare.dwarf import LineTable
-from builder.compare.instruction_map import LEAST, Row, instruction_map
-from builder.compare.unit import Line, unit
+from builder.compare.instruction_map import LEAST, MappedRow, instruction_map
+from builder.compare.unit import UnitLine, unit
 
 LineMap = Callable[[int], int | None]
 
@@ -24,7 +24,7 @@ def pairs(data: Path) -> Iterator[tuple[Path, Comparison]]:
             yield place, compare(*read_pair(place / "orig.o", place / "patched.o"))
 
 
-def units(comparison: Comparison, atom: Atom) -> tuple[list[Line], list[Line]]:
+def units(comparison: Comparison, atom: Atom) -> tuple[list[UnitLine], list[UnitLine]]:
     old = comparison.correlation.twins[atom]
     return (
         unit(comparison, comparison.old, (old, *comparison.old_children.get(old, ()))),
@@ -111,7 +111,7 @@ def test_pairs_lie_on_corresponding_lines(data: Path) -> None:
     assert right / (right + wrong) >= 0.98
 
 
-def same_line(row: Row, old: LineTable, new: LineTable, follow: dict[str, LineMap]) -> bool | None:
+def same_line(row: MappedRow, old: LineTable, new: LineTable, follow: dict[str, LineMap]) -> bool | None:
     """None where it cannot be told: no line, or one that the patch takes away."""
     a = old.find(row.old_part.section.index, row.old_part.entry + row.old_offset)
     b = new.find(row.new_part.section.index, row.new_part.entry + row.new_offset)

@@ -19,9 +19,9 @@ from builder.compose.outcome import Diff
 from builder.emit.templates import render
 from builder.errors import Refusal
 from builder.pipeline import diff, diff_objects
-from builder.report.html import Advice, Datum, Function, Outcome, Pair, describe, render_page
+from builder.report.html import Advice, Datum, PageFunction, PageOutcome, PagePair, describe, render_page
 from builder.report.listing import Line, Listing, Row, Stretch
-from builder.report.references import Binding, Reference, bindings_in
+from builder.report.references import ShownBinding, ShownReference, bindings_in
 from tests.conftest import ROOT, needed
 from tests.report.conftest import Diffed, Page, pair_paths
 from tests.running.pairs import RELEASE
@@ -39,7 +39,7 @@ CHANGED = SOURCE.replace('outside("work")', 'outside("worked") * 2')
 
 
 def page_of(found: Diff, label: str = "unit.o") -> Page:
-    return Page(render_page(Outcome("a change", found.verdict), [describe(found, label)]))
+    return Page(render_page(PageOutcome("a change", found.verdict), [describe(found, label)]))
 
 
 def assert_sound(page: Page) -> None:
@@ -96,10 +96,10 @@ def test_a_refusal_with_its_advice_and_what_accepts_it(diffed: Diffed) -> None:
 
 
 def test_a_refusal_that_nobody_can_accept() -> None:
-    pair = Pair(
+    pair = PagePair(
         "a.o", "a.o", "b.o", "refused", refusals=(Advice.of(Refusal("noinstr", "f", ".noinstr.text", "m", "a")),)
     )
-    text = Page(render_page(Outcome("t", "refused"), [pair])).text(cls="refusal")
+    text = Page(render_page(PageOutcome("t", "refused"), [pair])).text(cls="refusal")
     assert "Nobody can accept it" in text and "--allow" not in text
 
 
@@ -130,7 +130,7 @@ def test_hostile_names_are_shown_and_not_obeyed(compiled: Build, diffed: Diffed,
     plain = page_of(diffed(SOURCE, CHANGED))
     flags = ("-pg", "-mfentry", "-mrecord-mcount")
     found = diff_objects(renamed(compiled(SOURCE, *flags), name), renamed(compiled(CHANGED, *flags), name))
-    outcome = Outcome(name, found.verdict, facts=((name, name),), unpaired=(name,), following=((name, name),))
+    outcome = PageOutcome(name, found.verdict, facts=((name, name),), unpaired=(name,), following=((name, name),))
     warning = Advice.of(Refusal("code", name, name, name, name, fatal=False))
     pair = replace(describe(found, name), refusals=(warning,), warnings=(warning,), removed=(name,), line_only=(name,))
     text = render_page(outcome, [pair])
@@ -175,11 +175,11 @@ def test_a_limit_says_what_is_left_out(diffed: Diffed) -> None:
     pair = describe(diffed(SOURCE, CHANGED), most=2)
     left = pair.functions[0].listing.left_out
     assert left > 0
-    text = Page(render_page(Outcome("t", "changed"), [pair])).text(id="p1f1")
+    text = Page(render_page(PageOutcome("t", "changed"), [pair])).text(id="p1f1")
     assert f"{left} left out (-v lists all)" in text
 
 
-def example() -> tuple[Outcome, Pair]:
+def example() -> tuple[PageOutcome, PagePair]:
     """Everything that a page can show, in small."""
     rows = (
         Row("same", Line(0, "callq __fentry__", "", "a.c:1"), Line(0, "callq __fentry__", "", "a.c:1")),
@@ -191,14 +191,14 @@ def example() -> tuple[Outcome, Pair]:
     changed = Listing((Stretch(False, rows, 0), Stretch(True, same, 3)), True, 9, 1, 1, 1, 3)
     single = Listing((Stretch(False, (Row("same", None, Line(0, "retq", "", "")),), 0),), False, 1, 0, 0, 0, 0)
     references = (
-        Reference("total", "static variable", "original", 2, Binding("total", "vmlinux", 3)),
-        Reference("work", "function", "entry", 1, Binding("work", "vmlinux", 0)),
-        Reference("kfree", "symbol", "elsewhere", 1, Binding("kfree", "", 0)),
-        Reference("fresh", "function", "carried", 1, None),
+        ShownReference("total", "static variable", "original", 2, ShownBinding("total", "vmlinux", 3)),
+        ShownReference("work", "function", "entry", 1, ShownBinding("work", "vmlinux", 0)),
+        ShownReference("kfree", "symbol", "elsewhere", 1, ShownBinding("kfree", "", 0)),
+        ShownReference("fresh", "function", "carried", 1, None),
     )
-    part = Function("work.cold", (), "part", "", ".text.unlikely.work", "", 4, 4, True, False, single)
+    part = PageFunction("work.cold", (), "part", "", ".text.unlikely.work", "", 4, 4, True, False, single)
     functions = (
-        Function(
+        PageFunction(
             "work",
             ("alias",),
             "changed",
@@ -214,16 +214,16 @@ def example() -> tuple[Outcome, Pair]:
             (("__bug_table", 2), ("__mcount_loc", 1)),
             (part,),
         ),
-        Function("fresh", (), "new", "in the new object only", ".text.fresh", "", 0, 1, True, False, single),
-        Function("bearer", (), "carrier", "unchanged, carries inner", ".text.bearer", "", 8, 8, True, True, single),
-        Function("start", (), "changed", "instruction removed", ".init.text", "", 8, 4, False, False, single),
+        PageFunction("fresh", (), "new", "in the new object only", ".text.fresh", "", 0, 1, True, False, single),
+        PageFunction("bearer", (), "carrier", "unchanged, carries inner", ".text.bearer", "", 8, 8, True, True, single),
+        PageFunction("start", (), "changed", "instruction removed", ".init.text", "", 8, 4, False, False, single),
     )
     fields = (FieldChange("lock", "added", None, 128, None, 4), FieldChange("next", "moved", 8, 16, 8, 8))
     refusal = Refusal(
         "init-changed", "start", ".init.text", "start changed, which runs only at start", "accept it", False
     )
     fatal = Refusal("noinstr", "idle", ".noinstr.text", "idle must not be instrumented", "change its callers")
-    pair = Pair(
+    pair = PagePair(
         "a.o",
         "old/a.o",
         "new/a.o",
@@ -238,7 +238,7 @@ def example() -> tuple[Outcome, Pair]:
         (Advice.of(Refusal("struct-layout", "item", "", "it changed", "mind")),),
         (Advice.of(Refusal("data-changed", "table", "", "the value changed", "mind", False)),),
     )
-    outcome = Outcome(
+    outcome = PageOutcome(
         "work",
         "refused",
         (("old", "old/a.o"), ("new", "new/a.o")),
@@ -267,8 +267,8 @@ def test_the_example_is_as_it_was() -> None:
 
 def test_an_index_of_pairs() -> None:
     outcome, pair = example()
-    same = Pair("b.o", "old/b.o", "new/b.o", "unchanged")
-    bad = Pair("c.o", "old/c.o", "new/c.o", "error", "is not an ELF file")
+    same = PagePair("b.o", "old/b.o", "new/b.o", "unchanged")
+    bad = PagePair("c.o", "old/c.o", "new/c.o", "error", "is not an ELF file")
     page = Page(render_page(replace(outcome, unpaired=("only.o",)), [pair, same, bad]))
     assert_sound(page)
     index = page.text(cls="index")
@@ -378,4 +378,4 @@ def test_a_built_module_says_what_it_is_bound_to(data: Path, tmp_path: Path) -> 
     assert "kfree symbol another file exported by the kernel" in bound
     assert f"bespoke try {module} --kernel {RELEASE}" in page.text(cls="next")
     found = bindings_in(read_object(module.read_bytes(), name="fix.ko"))
-    assert Binding("tipc_net_id", "tipc", 0) in found["tipc_udp_enable"]
+    assert ShownBinding("tipc_net_id", "tipc", 0) in found["tipc_udp_enable"]

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 
 from builder.errors import GuestError
-from builder.image.guest.qemu import MIB, Machine
+from builder.image.guest.qemu import MIB, QemuProcess
 
 PAGE = 4096
 WINDOW_START = 256 * MIB
@@ -47,7 +47,7 @@ class Answer:
 class Channel:
     """Strictly one request after the other; errors are GuestError without the log, which the session adds."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: QemuProcess) -> None:
         self._machine = machine
         self._memory = machine.memory.fileno()
         self._last = 0

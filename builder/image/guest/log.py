@@ -57,7 +57,7 @@ def taint_meaning(letter: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class LogRecord:
     """One line of the kernel log; `level` is None where the source does not give it (the console)."""
 
     level: int | None
@@ -79,14 +79,14 @@ class Record:
 class KernelLog:
     """The log, in order."""
 
-    records: tuple[Record, ...]
+    records: tuple[LogRecord, ...]
 
     @classmethod
     def parse(cls, text: str) -> KernelLog:
         """From `dmesg -r` or a console; lines without a time stamp (user space, firmware) are left out."""
         matches = filter(None, map(RECORD.match, text.splitlines()))
         rows = ((m["level"], float(m["seconds"]), m["text"]) for m in matches)
-        return cls(tuple(Record(int(level) & 7 if level else None, at, said) for level, at, said in rows))
+        return cls(tuple(LogRecord(int(level) & 7 if level else None, at, said) for level, at, said in rows))
 
     @property
     def end(self) -> float:

@@ -70,7 +70,7 @@ class MachineConfig:
         return " ".join(filter(None, [*words, self.cmdline]))
 
 
-class Machine:
+class QemuProcess:
     """One QEMU process, from start to end; use as a context manager.
 
     Raises ToolError where QEMU is absent and GuestError where it ends by
@@ -204,7 +204,7 @@ class Machine:
             file.close()
 
 
-_running: weakref.WeakSet[Machine] = weakref.WeakSet()
+_running: weakref.WeakSet[QemuProcess] = weakref.WeakSet()
 
 
 @atexit.register

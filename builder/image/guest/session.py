@@ -27,7 +27,7 @@ from builder.image.guest.channel import (
 )
 from builder.image.guest.log import KernelLog
 from builder.image.guest.modules import BootableKernel, ModuleTree
-from builder.image.guest.qemu import Machine, MachineConfig
+from builder.image.guest.qemu import MachineConfig, QemuProcess
 
 REQUESTS = "/run/requests"
 """Where the guest's /sbin/modprobe leaves the names that the kernel calls it with."""
@@ -64,7 +64,7 @@ class Session:
         self._files = dict(files or {})
         self._shares = tuple(shares)
         self._boot_timeout = boot_timeout
-        self._machine: Machine | None = None
+        self._machine: QemuProcess | None = None
         self._channel: Channel | None = None
 
     # Life
@@ -85,7 +85,7 @@ class Session:
         if self.config.kaslr and image.read_bytes()[:4] == b"\x7fELF":
             raise InputError("only a bzImage can place itself (KASLR); this is a vmlinux", where=image)
         started = time.monotonic()
-        self._machine = Machine(image, archive, self.config, window=WINDOW, devices=self._devices())
+        self._machine = QemuProcess(image, archive, self.config, window=WINDOW, devices=self._devices())
         try:
             self._channel = Channel(self._machine)
             with self._explained():
@@ -206,7 +206,7 @@ class Session:
         with self._explained():
             return self._agent().request(command, timeout)
 
-    def _started(self) -> Machine:
+    def _started(self) -> QemuProcess:
         if self._machine is None:
             raise UsageError("the guest has not been started: use it as a context manager")
         return self._machine

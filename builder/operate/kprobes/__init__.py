@@ -8,19 +8,19 @@ fetches, `versions` what the manifests map, `plan` decides.
 from __future__ import annotations
 
 from builder.operate.kprobes.events import Event, Planted, Spot, parse_events, parse_list
-from builder.operate.kprobes.plan import Addition, Facts, Plan, Report, plan
-from builder.operate.kprobes.versions import Mapped, Symbols, Version
+from builder.operate.kprobes.plan import Addition, ProbeFacts, ProbePlan, Report, plan
+from builder.operate.kprobes.versions import Mapped, ProbeSymbols, Version
 
 __all__ = [
     "Addition",
     "Event",
-    "Facts",
     "Mapped",
-    "Plan",
     "Planted",
+    "ProbeFacts",
+    "ProbePlan",
+    "ProbeSymbols",
     "Report",
     "Spot",
-    "Symbols",
     "Version",
     "parse_events",
     "parse_list",

@@ -15,7 +15,7 @@ from functools import cached_property
 from builder.arch import TARGET
 from builder.operate.kprobes.arguments import names_of, needs
 from builder.operate.kprobes.events import Event, Planted, Spot, by_key
-from builder.operate.kprobes.versions import Function, Symbols, Version
+from builder.operate.kprobes.versions import ProbedFunction, ProbeSymbols, Version
 
 _ENTRY = (0, len(TARGET.entry_mark.code))
 """Where ftrace's call stands: at the entry, or after the mark of the entry where the kernel has such."""
@@ -50,7 +50,7 @@ class Addition:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ProbePlan:
     """`additions` in order; `reports` on what cannot follow; `blockers` keep the patch from being enabled."""
 
     additions: tuple[Addition, ...]
@@ -70,7 +70,7 @@ class Coordinate:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ProbeFacts:
     """What is known of a kernel. `versions` are the modules of ours, oldest first, those to come included.
 
     `limited` are the traced functions that something holds exclusively (IPMODIFY), by their address.
@@ -78,7 +78,7 @@ class Facts:
 
     events: Sequence[Event]
     planted: Sequence[Planted]
-    symbols: Symbols
+    symbols: ProbeSymbols
     versions: Sequence[Version]
     limited: frozenset[int] = frozenset()
 
@@ -87,12 +87,12 @@ class Facts:
         return {version.module: version for version in self.versions}
 
     @cached_property
-    def bodies(self) -> Sequence[tuple[int, Function]]:
+    def bodies(self) -> Sequence[tuple[int, ProbedFunction]]:
         """Start and function of each original body of which there is another version."""
         rows = ((self.symbols.of(f), f) for version in self.versions for f in version.functions if not f.since)
         return [(start, function) for start, function in rows if start is not None]
 
-    def body_at(self, address: int) -> tuple[int, Function] | None:
+    def body_at(self, address: int) -> tuple[int, ProbedFunction] | None:
         return next(((s, f) for s, f in self.bodies if s <= address < s + max(f.old_size, 1)), None)
 
     def address(self, spot: Spot) -> int | None:
@@ -179,12 +179,12 @@ class Facts:
                     row = function.rows[offset]
                     yield self._original(function, offset), row.confidence, row.same
 
-    def _base(self, function: Function, here: Coordinate) -> int | None:
+    def _base(self, function: ProbedFunction, here: Coordinate) -> int | None:
         """The offset of `here` in what a function's map begins at; None where that is something else."""
         wanted = self._original(function, here.offset)
         return here.offset if wanted == here else None
 
-    def _original(self, function: Function, offset: int) -> Coordinate:
+    def _original(self, function: ProbedFunction, offset: int) -> Coordinate:
         if function.since:
             return Coordinate(function.since, "", function.base, 0, offset)
         return Coordinate("", function.object, function.old, function.sympos, offset)
@@ -197,15 +197,15 @@ class Facts:
         return any(f.redirected for v in self.versions for f in v.functions if (f.object, f.old, f.sympos) == key)
 
 
-def plan(facts: Facts) -> Plan:
+def plan(facts: ProbeFacts) -> ProbePlan:
     """What every event needs so that it counts in every version; pure."""
     found = [row for rows in by_key(facts.events).values() for row in _event(facts, rows)]
     additions = tuple(row for row in found if isinstance(row, Addition))
     reports = [*(row for row in found if isinstance(row, Report)), *_foreign(facts)]
-    return Plan(additions, tuple(dict.fromkeys(reports)), tuple(_blockers(facts)))
+    return ProbePlan(additions, tuple(dict.fromkeys(reports)), tuple(_blockers(facts)))
 
 
-def _event(facts: Facts, rows: Sequence[Event]) -> Iterator[Addition | Report]:
+def _event(facts: ProbeFacts, rows: Sequence[Event]) -> Iterator[Addition | Report]:
     """What one event needs, with all its places."""
     places = [(row, facts.coordinate(row.spot)) for row in rows]
     taken = {place for _, place in places}
@@ -230,7 +230,7 @@ def _event(facts: Facts, rows: Sequence[Event]) -> Iterator[Addition | Report]:
                 yield Addition(row.moved(spot), str(row.spot), version.module, known[target][0], after)
 
 
-def _versions_of(facts: Facts, start: Coordinate, known: Iterable[Coordinate]) -> list[Version]:
+def _versions_of(facts: ProbeFacts, start: Coordinate, known: Iterable[Coordinate]) -> list[Version]:
     """The versions that carry the function that a place lies in, whether or not they have the instruction."""
     originals = {(p.owner, p.function, p.sympos) for p in (start, *known) if not p.module}
     carried = {(p.module, p.function) for p in (start, *known) if p.module}
@@ -262,7 +262,7 @@ def _obstacle(
     return None
 
 
-def _foreign(facts: Facts) -> list[Report]:
+def _foreign(facts: ProbeFacts) -> list[Report]:
     """Probes inside replaced bodies that were not planted through kprobe_events."""
     rows = []
     for row in facts.foreign():
@@ -284,7 +284,7 @@ def _foreign(facts: Facts) -> list[Report]:
     return rows
 
 
-def _blockers(facts: Facts) -> list[Report]:
+def _blockers(facts: ProbeFacts) -> list[Report]:
     """A kprobe with a post_handler holds the ftrace location as a livepatch has to (arm_kprobe_ftrace, v6.1)."""
     rows = []
     alone = {row.address for row in facts.foreign()}

@@ -21,7 +21,7 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class Function:
+class ProbedFunction:
     """A function of a version and the one that it stands for: `old`, of `object`, the `sympos`-th of that name.
 
     `since` is the module whose version `base` the map begins at, empty where that is the original.
@@ -44,7 +44,7 @@ class Version:
     """What one module of ours carries, from its manifest."""
 
     module: str
-    functions: tuple[Function, ...]
+    functions: tuple[ProbedFunction, ...]
     ambiguous: frozenset[str] = frozenset()
     """Names that several functions of the module have: `MODULE:NAME` does not say which."""
     late: Mapping[str, frozenset[int]] = field(default_factory=dict)
@@ -58,13 +58,13 @@ class Version:
         return cls(manifest.name, functions, frozenset(n for n in names if names.count(n) > 1), late)
 
     @cached_property
-    def _old(self) -> Mapping[tuple[str, str], Sequence[Function]]:
-        out: dict[tuple[str, str], list[Function]] = {}
+    def _old(self) -> Mapping[tuple[str, str], Sequence[ProbedFunction]]:
+        out: dict[tuple[str, str], list[ProbedFunction]] = {}
         for function in self.functions:
             out.setdefault((function.object, function.old), []).append(function)
         return out
 
-    def replacing(self, owner: str, name: str) -> Sequence[Function]:
+    def replacing(self, owner: str, name: str) -> Sequence[ProbedFunction]:
         """The functions that stand for `name` of an object; several where only their sympos differs."""
         return self._old.get((owner, name), ())
 
@@ -73,7 +73,7 @@ class Version:
         rows = (f for f in self.functions if f.name == name or any(row.function == name for row in f.rows.values()))
         return next((f.object for f in rows), "")
 
-    def origin(self, name: str, offset: int) -> tuple[Function, int] | None:
+    def origin(self, name: str, offset: int) -> tuple[ProbedFunction, int] | None:
         """The place in the older version that a place of this one stands for."""
         for function in self.functions:
             for at, mapped in function.rows.items():
@@ -82,11 +82,11 @@ class Version:
         return None
 
 
-def _functions(row: CarriedFunction) -> Iterator[Function]:
+def _functions(row: CarriedFunction) -> Iterator[ProbedFunction]:
     """A function that stands for another, and for the `.cold` parts of that one; none for one that is new."""
     if row.map is None or row.old is None:
         return
-    whole = Function(
+    whole = ProbedFunction(
         name=row.name,
         size=row.new_size,
         object=row.object,
@@ -116,13 +116,13 @@ def _rows(name: str, table: Iterable[MapRow]) -> dict[int, Mapped]:
 
 
 @dataclass(frozen=True)
-class Symbols:
+class ProbeSymbols:
     """Some names of /proc/kallsyms: (object, name) -> addresses in the kernel's order."""
 
     addresses: Mapping[tuple[str, str], tuple[int, ...]]
 
     @classmethod
-    def parse(cls, text: str, wanted: Iterable[str]) -> Symbols:
+    def parse(cls, text: str, wanted: Iterable[str]) -> ProbeSymbols:
         """Only the names in `wanted`."""
         names = "|".join(map(re.escape, sorted(set(wanted))))
         found: dict[tuple[str, str], list[int]] = {}
@@ -141,7 +141,7 @@ class Symbols:
             return image[0]
         return next((rows[0] for (_, other), rows in self.addresses.items() if other == name), None)
 
-    def of(self, function: Function) -> int | None:
+    def of(self, function: ProbedFunction) -> int | None:
         """Where the original of a function begins; None while its object is not loaded."""
         rows = self.addresses.get((function.object, function.old), ())
         at = max(function.sympos - 1, 0)
