@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from builder.binary import elf, tables
@@ -13,11 +13,10 @@ from builder.compare.storage import is_private
 from builder.compare.structs import struct_changes
 from builder.compose import identity, references, threads
 from builder.compose.books import balance
+from builder.compose.identity import Findings
 from builder.compose.selection import RODATA_CHANGED, Role, Selection, changed_data, is_redirectable, is_transient
 from builder.compose.traceable import file_has_fentry
 from builder.errors import NOTHING, Allowed, Refusal
-
-Findings = Iterator[Refusal]
 
 
 @dataclass(frozen=True)

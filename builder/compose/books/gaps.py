@@ -25,7 +25,9 @@ def gaps(pair: Pair) -> Iterator[Note]:
 
 def _is_fill(pair: Pair, section: Section, data: bytes) -> bool:
     if section.is_exec:
-        return all(insn.is_nop for insn in pair.new.arch.decode(data, 0)) or not data.strip(b"\x00\x90\xcc")
+        return all(insn.is_nop for insn in pair.new.arch.decode(data, 0)) or not data.strip(
+            b"\0" + pair.new.arch.nops[1] + pair.new.arch.filler
+        )
     return not data.strip(b"\x00")
 
 
