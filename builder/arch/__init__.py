@@ -2,7 +2,7 @@
 
 To add an architecture: write a module beside `x86_64.py` that fills an
 `Architecture`, and add it to `_KNOWN`. Nothing else in the core names a
-machine: tests/test_layers.py says of which folders this is true.
+machine, but for the files that tests/test_layers.py lists with the reason.
 """
 
 from __future__ import annotations

@@ -19,11 +19,9 @@ from builder.image.kept import Livepatch, PatchedFunction, PatchedObject, Redire
 from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
 from builder.load.module import LoadedModule, Placed, loaded_module
-from builder.load.passes.context import CALL, JMP32, NOP5, branch
+from builder.load.passes.context import CALL, NOP5, branch, trampoline_code
 from builder.load.relocate import Target, apply_relocations, clear_relocations
 
-DROP_RETURN = bytes.fromhex("488d642408")
-"""lea 8(%rsp),%rsp: no flag changes"""
 INIT_BUDGET = 100_000
 MOST_FUNCTIONS = 1 << 16
 
@@ -252,10 +250,8 @@ def _redirect(kernel: SimulatedKernel, function: PatchedFunction) -> None:
 
 def _lead(kernel: SimulatedKernel, redirection: Redirection) -> None:
     """Make the trampoline lead to the newest version."""
-    newest = redirection.stack[-1]
-    base = redirection.trampoline.base
-    code = b"\xc3" if newest.nop else DROP_RETURN + branch(JMP32, base + len(DROP_RETURN), newest.new)
-    kernel.memory.write(base, code.ljust(16, b"\xcc"))
+    newest, base = redirection.stack[-1], redirection.trampoline.base
+    kernel.memory.write(base, trampoline_code(base, None if newest.nop else newest.new))
 
 
 def _unredirect(kernel: SimulatedKernel, function: PatchedFunction) -> None:

@@ -13,7 +13,7 @@ from builder.binary.kernel import Kernel
 from builder.binary.module import ModuleFile
 from builder.errors import BespokeError, GuestError, LoadError
 from builder.image import BootState, SimulatedKernel
-from builder.image.boot import CALL_DEPTH, CAPABILITY_WORDS
+from builder.image.boot import CAPABILITY_WORDS, DECIDED
 from builder.image.capture import (
     GuestMemory,
     GuestModule,
@@ -255,7 +255,7 @@ def state_differences(kernel: Kernel, ours: BootState, guests: BootState) -> lis
             if (a ^ b) >> bit & 1:
                 kind = "feature" if word < CAPABILITY_WORDS else "bug"
                 found.append(f"{kind} {word}*32+{bit}: {a >> bit & 1}, in the guest {b >> bit & 1}")
-    for name in ("return_thunk", "pv_ops", "possible_cpus", "uniproc"):
+    for name in DECIDED:
         if getattr(ours, name) != getattr(guests, name):
             found.append(f"{name}: {getattr(ours, name)}, in the guest {getattr(guests, name)}")
     return found
@@ -401,7 +401,7 @@ class Causes:
             cause = f"{AT_RUN_TIME[step]} {name}: {ours}, in the guest {theirs}"
             places = [*range(code, code + 6)]
             target = self._memory.number(key, 8) if step == "static_call" else None
-            if target and self._simulated.state.has(CALL_DEPTH):
+            if target and self._simulated.state.counts_calls:
                 places += range(target - STUB, target)  # written when a call was first sent there
             for at in places:
                 self._by_code.setdefault(at, (cause, step))
