@@ -115,9 +115,6 @@ class Memory:
     def u8(self, address: int) -> int:
         return self.read(address, 1)[0]
 
-    def u16(self, address: int) -> int:
-        return int.from_bytes(self.read(address, 2), "little")
-
     def u32(self, address: int) -> int:
         return int.from_bytes(self.read(address, 4), "little")
 

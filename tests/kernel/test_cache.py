@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from builder.binary.kernel import Kernel, StaticImage, facts, modules, target
+from builder.binary.kernel.facts import FILE
 from builder.binary.kernel.kaslr import read_relocations
 from builder.binary.kernel.survey import survey
 from builder.errors import InputError, KernelError
@@ -46,7 +47,7 @@ def names(kernel: Kernel) -> list[tuple[str, int]]:
 
 
 def facts_of(kernel: Kernel, cache: Path) -> Path:
-    return cache / "kernels" / kernel.sha256 / "facts.sqlite"
+    return cache / "kernels" / kernel.sha256 / FILE
 
 
 def test_decoded_once(image: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What was decoded from an image, kept beside it in the cache: `kernels/SHA256/{vmlinux,facts.sqlite}`.
+"""What was decoded from an image, kept beside it in the cache: `kernels/SHA256/{vmlinux,facts-N.sqlite}`.
 
 A facts file is written once, under a temporary name, and never changed: two
 processes may make it at the same time, either result will do. One that is
@@ -21,8 +21,10 @@ from urllib.parse import quote
 
 from builder.errors import KernelError
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Raise it with every change to the tables or to what is decoded."""
+FILE: Final = f"facts-{SCHEMA}.sqlite"
+"""Two versions that use one cache have a file each."""
 
 _PRAGMAS: Final = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;"
 _TABLES: Final = """

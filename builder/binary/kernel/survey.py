@@ -15,7 +15,7 @@ from builder.binary.kernel import kallsyms
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.decompress import extract_vmlinux
 from builder.binary.kernel.exports import Export, read_exports
-from builder.binary.kernel.facts import whole_file, write_facts
+from builder.binary.kernel.facts import FILE, whole_file, write_facts
 from builder.binary.kernel.static import StaticImage
 from builder.errors import KernelError
 
@@ -37,13 +37,7 @@ class Features:
     """CONFIG_X86_KERNEL_IBT: ENDBR at entries, and the kernel seals those that nothing needs"""
     call_thunks: bool
     """CONFIG_CALL_THUNKS: tables of call sites"""
-    kcfi: bool
-    """functions have `__cfi_` prefixes"""
-    prefix_symbols: bool
-    """padding before functions, under `__pfx_` names"""
     orc: bool
-    reliable_stacktrace: bool
-    """transitions look at stacks (CONFIG_HAVE_RELIABLE_STACKTRACE)"""
     clear_relocate_add: bool
     """a patched module can be reloaded while its livepatch stays (6.3)"""
     paravirt_table: bool
@@ -54,8 +48,6 @@ class Features:
     """one `__ksymtab` with `__kflagstab` (7.x)"""
     smp_locks: bool
     static_call: bool
-    module_sig_force: bool
-    """the kernel was built to refuse unsigned modules"""
 
     def has(self, name: str) -> bool:
         """One of them by its name, as a row of an architecture says it."""
@@ -70,7 +62,6 @@ _PROBES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "ibt": ("__ibt_endbr_seal",),
         "call_thunks": ("__call_sites",),
         "orc": ("__start_orc_unwind",),
-        "reliable_stacktrace": ("arch_stack_walk_reliable",),
         "clear_relocate_add": ("clear_relocate_add",),
         "paravirt_table": ("__parainstructions",),
         "flags_table": ("__start___kflagstab",),
@@ -104,7 +95,7 @@ def survey(path: Path, folder: Path) -> None:
         with whole_file(folder / "vmlinux") as temporary:
             temporary.write_bytes(content)
     write_facts(
-        folder / "facts.sqlite",
+        folder / FILE,
         meta=meta,
         symbols=zip(range(len(table.names)), table.names, table.types, strict=True),
         exports=(
@@ -161,12 +152,7 @@ def _features(image: StaticImage, first: Mapping[str, int], exports: list[Export
     known = {name: any(symbol in first for symbol in _PROBES.get(name, ())) for name in _names(Features)}
     known["modversions"] = any(row.crc is not None for row in exports)
     known["btf"] = btf is not None
-    known["kcfi"] = any(name.startswith("__cfi_") for name in first)
-    known["prefix_symbols"] = any(name.startswith("__pfx_") for name in first)
     known["module_memory"] = btf is not None and btf.layout("module").has("mem")
-    # static bool sig_enforce = IS_ENABLED(CONFIG_MODULE_SIG_FORCE), kernel/module/signing.c
-    force = first.get("sig_enforce")
-    known["module_sig_force"] = force is not None and image.read(force, 1) != b"\0"
     return Features(**known)
 
 

@@ -18,7 +18,7 @@ from builder.acquire.cache import cache_root
 from builder.binary.kernel import modules
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.exports import Export
-from builder.binary.kernel.facts import Facts, image_hash
+from builder.binary.kernel.facts import FILE, Facts, image_hash
 from builder.binary.kernel.kaslr import KaslrRelocations, check_offset, moved, read_relocations, relocate
 from builder.binary.kernel.layout import StructLayout
 from builder.binary.kernel.static import ImageSection, Segment, StaticImage
@@ -54,7 +54,7 @@ class Kernel:
         self._cache = cache
         self.offset = 0
         folder = cache / "kernels" / sha256
-        self._facts = Facts(folder / "facts.sqlite", lambda: survey(path, folder))
+        self._facts = Facts(folder / FILE, lambda: survey(path, folder))
         self.vmlinux = self._find_vmlinux(folder)
         self.release = str(self._facts.meta("release"))
         self.banner = str(self._facts.meta("banner"))

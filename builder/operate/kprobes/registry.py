@@ -177,9 +177,6 @@ class Registry:
         self.direct.append(direct)
         return direct
 
-    def unregister_kprobe(self, direct: Direct) -> None:
-        self.direct.remove(direct)
-
     def blocks(self, places: Iterable[int]) -> bool:
         """Whether a probe with a post_handler holds one of these ftrace locations (kprobe_ipmodify_ops)."""
         held = {direct.address for direct in self.direct if direct.post_handler}
