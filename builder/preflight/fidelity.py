@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.binary import elf
@@ -62,24 +62,65 @@ class Difference:
     step: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One module, or all of them: bytes that were compared, those of code among them, and what differs."""
+
+    bytes: int
+    text_bytes: int
+    differences: tuple[Difference, ...]
+
+    @classmethod
+    def of(cls, parts: Iterable[Compared]) -> Compared:
+        parts = list(parts)
+        differences = tuple(d for part in parts for d in part.differences)
+        return cls(sum(part.bytes for part in parts), sum(part.text_bytes for part in parts), differences)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The modules that were loaded here, each compared, and why others could not be, by name."""
+
+    compared: tuple[Compared, ...]
+    failed: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Fidelity:
-    """The outcome of one comparison."""
+    """The outcome of one comparison; `state` is `captured` or `derived`, `refused` by the guest's kernel."""
 
     release: str
     cpu: str
     smp: int
-    modules: int = 0
-    identical: int = 0
-    bytes: int = 0
-    text_bytes: int = 0
-    refused: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    differences: list[Difference] = field(default_factory=list)
-    seconds_guest: float = 0.0
-    seconds_simulated: float = 0.0
-    state: str = "captured"
-    state_differences: list[str] = field(default_factory=list)
+    state: str
+    prediction: Prediction
+    state_differences: tuple[str, ...]
+    refused: Mapping[str, str]
+    seconds_guest: float
+    seconds_simulated: float
+
+    @property
+    def modules(self) -> int:
+        """Modules of the guest that were to be loaded here."""
+        return len(self.prediction.compared) + len(self.failed)
+
+    @property
+    def identical(self) -> int:
+        """Modules of which every byte is as the kernel made it."""
+        return sum(not module.differences for module in self.prediction.compared)
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        return self.prediction.failed
+
+    @property
+    def whole(self) -> Compared:
+        """All modules together."""
+        return Compared.of(self.prediction.compared)
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        return self.whole.differences
 
     @property
     def exact(self) -> bool:
@@ -89,6 +130,7 @@ class Fidelity:
 
     def as_json(self) -> dict[str, object]:
         """Counts, and every difference with module, section, symbol, pass and cause."""
+        whole = self.whole
         return {
             "kernel": self.release,
             "cpu": self.cpu,
@@ -97,11 +139,11 @@ class Fidelity:
             "exact": self.exact,
             "modules": self.modules,
             "identical": self.identical,
-            "bytes": self.bytes,
-            "text_bytes": self.text_bytes,
-            "refused_by_guest": self.refused,
-            "failed": self.failed,
-            "state_differences": self.state_differences,
+            "bytes": whole.bytes,
+            "text_bytes": whole.text_bytes,
+            "refused_by_guest": dict(self.refused),
+            "failed": dict(self.failed),
+            "state_differences": list(self.state_differences),
             "seconds_guest": round(self.seconds_guest, 3),
             "seconds_simulated": round(self.seconds_simulated, 3),
             "differences": [
@@ -115,7 +157,7 @@ class Fidelity:
                     "kernels": d.kernels[:64].hex(),
                     "cause": d.cause,
                 }
-                for d in self.differences
+                for d in whole.differences
             ],
         }
 
@@ -208,16 +250,23 @@ def compare(
     say(f"memory of {len(found)} modules taken after {seconds:.1f} s")
     outcomes = []
     for kind in ("captured", "derived"):
-        outcome = Fidelity(kernel.release, config.cpu, config.smp, state=kind, refused=refused, seconds_guest=seconds)
         started = time.monotonic()
         used = state if kind == "captured" else _derived(kernel, config, unknown)
         simulated = boot(kernel, used)
         if kind == "captured":
             simulated.keys.count_reader = lambda address: memory.number(address, 4, signed=True)
             simulated.keys.target_reader = lambda address: memory.number(address, 8)
-        outcome.state_differences += state_differences(kernel, used, state)
-        predict(simulated, files, found, memory, outcome)
-        outcome.seconds_simulated = time.monotonic() - started
+        outcome = Fidelity(
+            release=kernel.release,
+            cpu=config.cpu,
+            smp=config.smp,
+            state=kind,
+            prediction=predict(simulated, files, found, memory),
+            state_differences=tuple(state_differences(kernel, used, state)),
+            refused=refused,
+            seconds_guest=seconds,
+            seconds_simulated=time.monotonic() - started,
+        )
         outcomes.append(outcome)
         say(f"{kind} state: {outcome.identical} of {outcome.modules} modules identical")
     return outcomes[0], outcomes[1]
@@ -277,19 +326,18 @@ def predict(
     files: Mapping[str, ModuleFile],
     found: Sequence[GuestModule],
     memory: GuestMemory,
-    outcome: Fidelity,
-) -> None:
+) -> Prediction:
     """Load each module at the addresses that the guest's kernel gave it, and then compare the bytes of all.
 
     Only then, because loading one may write to another: the stubs of call depth tracking, a livepatch's relocations.
     """
     done: list[LoadedModule] = []
+    failed: dict[str, str] = {}
     percpu_at = simulated.kernel.layout("module").offset_of("percpu")
     for seen in found:
         module = files.get(seen.name)
         if module is None or not seen.sections:
             continue
-        outcome.modules += 1
         try:
             this = seen.sections.get(".gnu.linkonce.this_module", 0)
             bases = bases_of(simulated, module, seen.sections)
@@ -300,19 +348,19 @@ def predict(
                 livepatch.run_init(simulated, loaded)
                 livepatch.disable_patch(simulated, seen.name)
         except BespokeError as error:
-            outcome.failed[seen.name] = str(error)
+            failed[seen.name] = str(error)
             continue
         static_call.follow_keys(Context(simulated, {}, (0, 0), loaded, step="static_call"))
         free_init(simulated, loaded)
         done.append(loaded)
-    for loaded in done:
-        before = len(outcome.differences)
-        for warning in loaded.warnings:
-            outcome.differences.append(Difference(loaded.name, "", 0, b"", b"", "", warning))
-        for section in loaded.sections:
-            _compare_section(simulated, loaded, section, memory, outcome)
-        if len(outcome.differences) == before:
-            outcome.identical += 1
+    return Prediction(tuple(_compare(simulated, loaded, memory) for loaded in done), failed)
+
+
+def _compare(simulated: SimulatedKernel, loaded: LoadedModule, memory: GuestMemory) -> Compared:
+    """One module; what the kernel would have warned of is a difference."""
+    warned = tuple(Difference(loaded.name, "", 0, b"", b"", "", warning) for warning in loaded.warnings)
+    sections = [_compare_section(simulated, loaded, s, memory) for s in loaded.sections if compared(s)]
+    return Compared.of([Compared(0, 0, warned), *sections])
 
 
 def bases_of(simulated: SimulatedKernel, module: ModuleFile, sections: Mapping[str, int]) -> dict[str, int]:
@@ -341,37 +389,31 @@ def compared(section: Placed) -> bool:
 
 
 def _compare_section(
-    simulated: SimulatedKernel, loaded: LoadedModule, section: Placed, memory: GuestMemory, outcome: Fidelity
-) -> None:
-    if not compared(section):
-        return
+    simulated: SimulatedKernel, loaded: LoadedModule, section: Placed, memory: GuestMemory
+) -> Compared:
     ours, theirs = simulated.memory.read(section.address, section.size), memory.read(section.address, section.size)
-    outcome.bytes += section.size
-    if section.flags & elf.SHF_EXECINSTR:
-        outcome.text_bytes += section.size
+    text = section.size if section.flags & elf.SHF_EXECINSTR else 0
     if ours == theirs:
-        return
-    causes = Causes(simulated, loaded, memory)
+        return Compared(section.size, text, ())
+    causes, found = Causes(simulated, loaded, memory), []
+    for start, end in _runs(ours, theirs):
+        address = section.address + start
+        where, why = simulated.symbols.describe(address), causes.of(address)
+        found.append(Difference(loaded.name, section.name, address, ours[start:end], theirs[start:end], where, *why))
+    return Compared(section.size, text, tuple(found))
+
+
+def _runs(ours: bytes, theirs: bytes) -> Iterator[tuple[int, int]]:
+    """Where both differ, from and to; differences with less than four equal bytes between them are one."""
     at = 0
-    while at < section.size:
+    while at < len(ours):
         if ours[at] == theirs[at]:
             at += 1
             continue
         end = at + 1
-        while end < section.size and ours[end : end + 4] != theirs[end : end + 4]:
+        while end < len(ours) and ours[end : end + 4] != theirs[end : end + 4]:
             end += 1
-        address = section.address + at
-        outcome.differences.append(
-            Difference(
-                loaded.name,
-                section.name,
-                address,
-                ours[at:end],
-                theirs[at:end],
-                simulated.symbols.describe(address),
-                *causes.of(address),
-            )
-        )
+        yield at, end
         at = end
 
 

@@ -7,7 +7,6 @@ import mmap
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,10 +95,7 @@ class Kernel:
         if not offset:
             return self
         check_offset(self.image, offset)
-        other = copy(self)
-        for name in ("_addresses", "_all_exports", "btf", "image"):
-            other.__dict__.pop(name, None)
-        other._symbols, other._exports, other._layouts = {}, {}, dict(self._layouts)
+        other = Kernel(self.path, self.sha256, self._cache)
         other.offset = offset
         other.image = relocate(self.image, self.kaslr_relocations(), offset)
         return other
