@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from builder.preflight.fidelity import Difference, Fidelity
+from builder.preflight.differences import Difference
+from builder.preflight.fidelity import Fidelity
 
 MOST_CAUSES = 10
 
