@@ -21,7 +21,7 @@ FOR_ALL = {"errors", "arch", "__init__"}
 """What every folder may import: the exceptions, the rows of an architecture, the version."""
 MOST_LINES = 500
 
-NAMES_NO_MACHINE = ("compose", "emit", "image", "load", "operate", "preflight")
+NAMES_NO_MACHINE = ("compare", "compose", "emit", "image", "load", "operate", "preflight")
 """Folders that ask `builder.arch` for what a machine is, and name none themselves."""
 ABOUT_A_MACHINE = {
     "image/boot.py": "the capability bits that arch/x86/kernel decides by",
