@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,7 +130,23 @@ class GuestError(BespokeError):
 
 
 class LoadError(BespokeError):
-    """A module that the kernel (or its simulation) would not load."""
+    """A module that the kernel (or its simulation) would not load; `errno` is what init_module(2) would say."""
+
+    errno = errno.ENOEXEC
+
+
+class UnknownSymbolError(LoadError):
+    """A module that needs symbols which nothing exports; `symbols` are their names."""
+
+    errno = errno.ENOENT
+
+    def __init__(self, symbols: Sequence[str], *, where: str | Path | None = None) -> None:
+        super().__init__(f"Unknown symbol {', '.join(symbols)} (err -{self.errno})", where=where)
+        self.symbols = tuple(symbols)
+
+
+class UncheckedError(LoadError):
+    """What the kernel does not check and would write all the same."""
 
 
 class RefusedError(BespokeError):

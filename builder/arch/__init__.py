@@ -2,15 +2,19 @@
 
 To add an architecture: write a module beside `x86_64.py` that fills an
 `Architecture`, and add it to `_KNOWN`. Nothing else in the core names a
-machine: tests/test_layers.py says of which folders this is true.
+machine, but for the files that tests/test_layers.py lists with the reason.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from builder.arch.model import Architecture, EntryMark, Glue, Instruction, Operation, RelocationRow, SiteTable
 from builder.arch.x86_64 import X86_64
 from builder.errors import InputError
 
+TARGET: Final = X86_64
+"""That of the kernels that can be targets (builder/binary/kernel/static.py)."""
 _KNOWN = {X86_64.machine: X86_64}
 _NAMES = {3: "i386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S/390", 40: "ARM", 62: "x86-64",
           183: "AArch64", 243: "RISC-V", 258: "LoongArch"}  # fmt: skip
@@ -27,6 +31,7 @@ def by_machine(machine: int, *, where: str) -> Architecture:
 
 
 __all__ = [
+    "TARGET",
     "Architecture",
     "EntryMark",
     "Glue",

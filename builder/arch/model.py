@@ -103,10 +103,12 @@ class Architecture:
 
     A relocation of `branch_types` is only ever the last field of a call or jump. The call of `fentry`
     begins within `entry_reach` bytes of a function's entry. `nops` are by their length, that of one byte is what
-    compilers pad with before a function; `filler` stands between functions. `registers` are the general ones in the
-    order of their encoding, which is that of the bits in the masks of an `Operation`; `stack_register` is one of
-    them. A kprobe may run a copy of `probe_copy` bytes. Features go by their names in
-    `builder.binary.kernel.Features`.
+    compilers pad with before a function; `filler` stands between functions. A kprobe may run a copy of `probe_copy`
+    bytes. Features go by their names in `builder.binary.kernel.Features`.
+    `registers` are the general ones in the order of their encoding, which is
+    that of the bits in the masks of an `Operation`; `stack_register` and
+    `frame_register` are two of them. `fetch_registers` are the names that a kprobe's fetch arguments have for
+    them, each with its place in `registers`, and None for a register that holds the same everywhere in the kernel.
     """
 
     name: str
@@ -118,7 +120,6 @@ class Architecture:
     fentry: str
     entry_reach: int
     entry_mark: EntryMark
-    nop: bytes
     nops: Mapping[int, bytes]
     filler: bytes
     registers: tuple[str, ...]
@@ -126,6 +127,8 @@ class Architecture:
     probe_copy: int
     sites: tuple[SiteTable, ...]
     glue: Glue
+    frame_register: str
+    fetch_registers: Mapping[str, int | None]
     argument_registers: tuple[str, ...]
     decode: Callable[[bytes, int], list[Instruction]]
     moves_constant_to: Callable[[bytes], str | None]

@@ -185,6 +185,11 @@ def is_direct_transfer(code: bytes) -> bool:
     return insn is not None and insn.op_count > 0 and insn.op0_kind in _NEAR
 
 
+# regoffset_table (arch/x86/kernel/ptrace.c, v6.1) names the eight old registers without their r; those of the
+# segments are the same wherever kernel code runs.
+_FETCH: dict[str, int | None] = {name.removeprefix("r"): k for k, name in enumerate(REGISTERS[:8])}
+_FETCH |= {name: k for k, name in enumerate(REGISTERS)} | {"cs": None, "ss": None}
+
 _FENTRY, _RETURN_THUNK = "__fentry__", "__x86_return_thunk"
 # What objtool makes of a module that it links: create_return_sites_sections(), create_retpoline_sites_sections(),
 # create_direct_call_sections() (tools/objtool/check.c, v6.12).
@@ -207,11 +212,8 @@ X86_64 = Architecture(
     entry_mark=EntryMark(
         "ENDBR", b"\xf3\x0f\x1e\xfa", "ibt", ".ibt_endbr_seal", "__ibt_endbr_seal", "__ibt_endbr_seal_end"
     ),
-    nop=b"\x90",
-    nops={2: b"\x66\x90", 5: b"\x0f\x1f\x44\x00\x00"},
+    nops={1: b"\x90", 2: b"\x66\x90", 5: b"\x0f\x1f\x44\x00\x00"},
     filler=b"\xcc",
-    registers=REGISTERS,
-    stack_register="rsp",
     probe_copy=5,  # RELATIVEJUMP_SIZE (arch/x86/include/asm/kprobes.h, v6.1): of one that is optimized
     sites=_SITES,
     glue=Glue(
@@ -220,6 +222,10 @@ X86_64 = Architecture(
         modinfo=(("retpoline", "retpoline", "Y"),),
         imports=(("return_thunk", _RETURN_THUNK),),
     ),
+    registers=REGISTERS,
+    stack_register="rsp",
+    frame_register="rbp",
+    fetch_registers=_FETCH,
     argument_registers=("rdi", "rsi", "rdx", "rcx", "r8", "r9"),
     decode=decode,
     moves_constant_to=moves_constant_to,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from builder.binary.kernel import Kernel
 from builder.binary.module import ModuleFile
 from builder.cli.common import Output, add_kernel, named_paths
 from builder.errors import UsageError
-from builder.preflight.fidelity import compare
+from builder.preflight.fidelity import CONFIG, choose, compare
 from builder.report.fidelity import render_fidelity
 
 
@@ -29,18 +30,11 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.modules != "all" and not (options.modules.isdecimal() and int(options.modules)):
         raise UsageError(f"--modules takes a number, at least 1, or `all`, not {options.modules!r}")
     extra = [ModuleFile.read(path) for path in (*named_paths(options.object).values(), *options.extra)]
+    kernel = Kernel.open(options.kernel)
+    paths = choose(kernel, None if options.modules == "all" else int(options.modules), options.seed)
+    machine = replace(CONFIG, cpu=options.cpu, smp=options.smp, kaslr=options.kaslr, cmdline=options.cmdline)
     with output.progress() as shown:
-        outcomes = compare(
-            Kernel.open(options.kernel),
-            cpu=options.cpu,
-            smp=options.smp,
-            modules=None if options.modules == "all" else int(options.modules),
-            extra=extra,
-            seed=options.seed,
-            kaslr=options.kaslr,
-            cmdline=options.cmdline,
-            say=shown.step,
-        )
+        outcomes = compare(kernel, paths, machine, extra=extra, say=shown.step)
     if output.json:
         output.document({"comparisons": [outcome.as_json() for outcome in outcomes]})
     elif output.plain:

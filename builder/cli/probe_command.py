@@ -6,7 +6,7 @@ import argparse
 
 from builder.cli.common import Output
 from builder.image.machine import ThisMachine
-from builder.operate.planting import probe
+from builder.operate.planting import ProbeOptions, probe
 from builder.operate.trail import STATE
 from builder.report.status import render_planting
 
@@ -25,10 +25,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     planting = probe(
         ThisMachine(),
         options.place,
-        options.fetch,
-        name=options.name,
-        is_return=options.is_return,
-        enable=not options.disabled,
+        ProbeOptions(tuple(options.fetch), options.name, options.is_return, not options.disabled),
         state=options.state,
     )
     if output.json:

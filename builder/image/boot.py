@@ -20,6 +20,8 @@ CALL_DEPTH: Final = 11 * 32 + 19
 IBT: Final = 18 * 32 + 20
 CAPABILITY_WORDS: Final = 22
 BUG_WORDS: Final = 2
+DECIDED: Final = ("return_thunk", "pv_ops", "possible_cpus", "uniproc")
+"""What a BootState holds besides capabilities that is decided once, at boot."""
 
 _NONE: Final[Mapping[int, int]] = MappingProxyType({})
 
@@ -46,6 +48,11 @@ class BootState:
     static_calls: Mapping[int, int] = field(default_factory=lambda: _NONE)
     data: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
     """What the kernel's data held, where it was taken from a booted one: (address, bytes)."""
+
+    @property
+    def counts_calls(self) -> bool:
+        """Whether the depth of calls is tracked: a stub before each function that is called counts."""
+        return self.has(CALL_DEPTH)
 
     def has(self, feature: int) -> bool:
         """boot_cpu_has(): whether the bit `word * 32 + bit` is set."""

@@ -129,7 +129,7 @@ class _Trial:
 
     def run(self) -> TrialReport:
         started, failure, dmesg, booted = time.monotonic(), None, "", False
-        guest = Guest(self.kernel, modules=self.plan.objects, **asdict(self.plan.config))
+        guest = Guest(self.kernel, self.plan.config, modules=self.plan.objects)
         try:
             with self._step("boot"):
                 guest.__enter__()

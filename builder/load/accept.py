@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from builder.arch import TARGET
 from builder.binary import elf
 from builder.binary.kernel import Kernel
 from builder.binary.module import ModuleFile
@@ -45,7 +46,7 @@ def elf_refusals(data: bytes, strict: bool) -> Iterator[Finding]:
         return
     header = elf.LITTLE.header.unpack_from(data, elf.IDENT)
     kind, machine, shoff, shentsize, shnum, shstrndx = header[0], header[1], header[5], *header[10:13]
-    if kind != elf.ET_REL or machine != elf.EM_X86_64 or data[4] != 2 or data[5] != 1:
+    if kind != elf.ET_REL or machine != TARGET.machine or data[4] != 2 or data[5] != 1:
         yield refuse(f"Invalid ELF header: type {kind}, machine {machine}")
         return
     row = elf.LITTLE.section

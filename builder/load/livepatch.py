@@ -19,11 +19,9 @@ from builder.image.kept import Livepatch, PatchedFunction, PatchedObject, Redire
 from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
 from builder.load.module import LoadedModule, Placed, loaded_module
-from builder.load.passes.context import CALL, JMP32, NOP5, branch
-from builder.load.relocate import apply_relocations, clear_relocations
+from builder.load.passes.context import CALL, NOP5, branch, trampoline_code
+from builder.load.relocate import Target, apply_relocations, clear_relocations
 
-DROP_RETURN = bytes.fromhex("488d642408")
-"""lea 8(%rsp),%rsp: no flag changes"""
 INIT_BUDGET = 100_000
 MOST_FUNCTIONS = 1 << 16
 
@@ -57,10 +55,7 @@ def apply_section(kernel: SimulatedKernel, loaded: LoadedModule, table: Section,
                 where=where,
             )
         loaded.values[number] = kernel.symbols.position(owner, found.name, found.sympos)
-    region = kernel.memory.region(target.address, max(target.size, 1))
-    count = apply_relocations(
-        region.data, target.address - region.base, target.address, target.size, table.data, loaded.values, where
-    )
+    count = apply_relocations(Target.of(kernel.memory, target), table.data, loaded.values, where)
     kernel.memory.generation += 1
     loaded.relocations[table.name] = count
 
@@ -255,10 +250,8 @@ def _redirect(kernel: SimulatedKernel, function: PatchedFunction) -> None:
 
 def _lead(kernel: SimulatedKernel, redirection: Redirection) -> None:
     """Make the trampoline lead to the newest version."""
-    newest = redirection.stack[-1]
-    base = redirection.trampoline.base
-    code = b"\xc3" if newest.nop else DROP_RETURN + branch(JMP32, base + len(DROP_RETURN), newest.new)
-    kernel.memory.write(base, code.ljust(16, b"\xcc"))
+    newest, base = redirection.stack[-1], redirection.trampoline.base
+    kernel.memory.write(base, trampoline_code(base, None if newest.nop else newest.new))
 
 
 def _unredirect(kernel: SimulatedKernel, function: PatchedFunction) -> None:
@@ -354,8 +347,7 @@ def module_going(kernel: SimulatedKernel, name: str) -> None:
             if kernel.kernel.features.clear_relocate_add:
                 module = loaded_module(kernel, patch.module)
                 for table, target in _object_tables(module, name):
-                    region = kernel.memory.region(target.address, max(target.size, 1))
-                    clear_relocations(region.data, target.address - region.base, table.data)
+                    clear_relocations(Target.of(kernel.memory, target), table.data)
                 kernel.memory.generation += 1
 
 

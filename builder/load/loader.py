@@ -8,7 +8,7 @@ from pathlib import Path
 
 from builder.binary import elf
 from builder.binary.module import ModuleFile
-from builder.errors import LoadError, UnknownError
+from builder.errors import LoadError, UncheckedError, UnknownError, UnknownSymbolError
 from builder.image.kept import ModuleExport
 from builder.image.memory import PAGE, Region
 from builder.image.simulated import SimulatedKernel
@@ -16,7 +16,7 @@ from builder.load import livepatch
 from builder.load.layout import PROTECTION, lay_out, place
 from builder.load.module import PERCPU, THIS_MODULE, Kallsyms, LoadedModule, Placed, loaded_module
 from builder.load.passes import PASSES, Context, Table
-from builder.load.relocate import UncheckedError, apply_relocations
+from builder.load.relocate import Target, apply_relocations
 from builder.load.tables import unknown_tables
 
 Source = str | Path | bytes | ModuleFile
@@ -127,16 +127,8 @@ def _fill(kernel: SimulatedKernel, loaded: LoadedModule, record: bool) -> None:
 def relocate(kernel: SimulatedKernel, loaded: LoadedModule, index: int, target: Placed) -> None:
     """One RELA section."""
     table = loaded.file.object.sections[index]
-    region = kernel.memory.region(target.address, max(target.size, 1)) if target.size else None
-    count = apply_relocations(
-        region.data if region else bytearray(),
-        target.address - region.base if region else 0,
-        target.address,
-        target.size,
-        table.data,
-        loaded.values,
-        f"{loaded.file.where}: {table.name}",
-    )
+    where = f"{loaded.file.where}: {table.name}"
+    count = apply_relocations(Target.of(kernel.memory, target), table.data, loaded.values, where)
     loaded.relocations[table.name] = loaded.relocations.get(table.name, 0) + count
 
 
@@ -165,7 +157,7 @@ def _simplify_symbols(kernel: SimulatedKernel, loaded: LoadedModule) -> list[int
             raise LoadError(f"please compile with -fno-common (symbol {symbol.name})", where=module.where)
         values.append(value)
     if unknown:
-        raise LoadError(f"Unknown symbol {', '.join(unknown)} (err -2)", where=module.where)
+        raise UnknownSymbolError(unknown, where=module.where)
     return values
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from builder.binary import elf
-from builder.errors import LoadError
-from builder.image.memory import U32, U64
+from builder.errors import LoadError, UncheckedError
+from builder.image.memory import U32, U64, Memory
+from builder.load.module import Placed
 
 # System V psABI for x86-64, table 4.10
 NONE, R64, PC32, PLT32, R32, R32S, PC64 = 0, 1, 2, 4, 10, 11, 24
@@ -21,47 +22,66 @@ _U32: Final = struct.Struct("<I").pack_into
 _U64: Final = struct.Struct("<Q").pack_into
 
 
-class UncheckedError(LoadError):
-    """What the kernel does not check and would write all the same."""
+class Target(NamedTuple):
+    """The section that is relocated: `size` bytes at `at` of `data`, which run at `address`."""
+
+    data: bytearray
+    at: int
+    address: int
+    size: int
+
+    @classmethod
+    def of(cls, memory: Memory, section: Placed) -> Target:
+        """A section of a module where it lies."""
+        if not section.size:
+            return cls(bytearray(), 0, section.address, 0)
+        region = memory.region(section.address, section.size)
+        return cls(region.data, section.address - region.base, section.address, section.size)
 
 
-def apply_relocations(
-    data: bytearray, at: int, address: int, size: int, table: bytes, values: list[int], where: str
-) -> int:
+class _Relocation(NamedTuple):
+    """One that is refused: `value` is what would be written."""
+
+    kind: int
+    offset: int
+    value: int
+
+
+def apply_relocations(target: Target, table: bytes, values: list[int], where: str) -> int:
     """Write all relocations of one table; the number written.
 
-    The section is `size` bytes at `at` of `data` and runs at `address`;
     `values` are symbol values by index. S + A and S + A - P as the psABI has them.
     Raises LoadError as the kernel refuses: a target that is not zero, a value
     that does not fit, an unknown type. A target outside the section, which the
     kernel would write, is refused too.
     """
+    data, at, address, size = target
     count, offset, kind, symbol, addend, value = 0, 0, 0, 0, 0, 0
     try:
         for offset, kind, symbol, addend in elf.LITTLE.rela.iter_unpack(table):
             value = values[symbol] + addend
-            target = at + offset
+            place = at + offset
             if kind == PLT32 or kind == PC32:  # noqa: SIM109 - the hottest line of all
-                if data[target : target + 4] != _ZERO4 or offset + 4 > size:
-                    raise _refused(data, target, offset, 4, size, kind, value, where)
+                if data[place : place + 4] != _ZERO4 or offset + 4 > size:
+                    raise _refused(target, _Relocation(kind, offset, value), 4, where)
                 value -= address + offset
-                _U32(data, target, value & U32)
+                _U32(data, place, value & U32)
                 if (value + 0x80000000) & U64 > U32:
                     raise UncheckedError(f"{NAMES[kind]} at {offset:#x}: a distance of {value:#x} bytes", where=where)
             elif kind == R32S:
-                if data[target : target + 4] != _ZERO4 or offset + 4 > size:
-                    raise _refused(data, target, offset, 4, size, kind, value, where)
-                _U32(data, target, value & U32)
+                if data[place : place + 4] != _ZERO4 or offset + 4 > size:
+                    raise _refused(target, _Relocation(kind, offset, value), 4, where)
+                _U32(data, place, value & U32)
                 if (value + 0x80000000) & U64 > U32:
                     raise _overflow(kind, value, where)
             elif kind in (R64, PC64):
-                if data[target : target + 8] != _ZERO8 or offset + 8 > size:
-                    raise _refused(data, target, offset, 8, size, kind, value, where)
-                _U64(data, target, (value if kind == R64 else value - address - offset) & U64)
+                if data[place : place + 8] != _ZERO8 or offset + 8 > size:
+                    raise _refused(target, _Relocation(kind, offset, value), 8, where)
+                _U64(data, place, (value if kind == R64 else value - address - offset) & U64)
             elif kind == R32:
-                if data[target : target + 4] != _ZERO4 or offset + 4 > size:
-                    raise _refused(data, target, offset, 4, size, kind, value, where)
-                _U32(data, target, value & U32)
+                if data[place : place + 4] != _ZERO4 or offset + 4 > size:
+                    raise _refused(target, _Relocation(kind, offset, value), 4, where)
+                _U32(data, place, value & U32)
                 if value & U64 > U32:
                     raise _overflow(kind, value, where)
             elif kind != NONE:
@@ -74,23 +94,21 @@ def apply_relocations(
     return count
 
 
-def clear_relocations(data: bytearray, at: int, table: bytes) -> None:
+def clear_relocations(target: Target, table: bytes) -> None:
     """clear_relocate_add (v6.3): zeros where the relocations of a table were written."""
     for offset, kind, _, _ in elf.LITTLE.rela.iter_unpack(table):
         if kind != NONE:
             width = 8 if kind in (R64, PC64) else 4
-            data[at + offset : at + offset + width] = bytes(width)
+            target.data[target.at + offset : target.at + offset + width] = bytes(width)
 
 
-def _refused(
-    data: bytearray, target: int, offset: int, width: int, size: int, kind: int, value: int, where: str
-) -> LoadError:
-    if offset + width > size:
-        return UncheckedError(f"{NAMES[kind]} at {offset:#x} lies outside a section of {size} bytes", where=where)
-    found = bytes(data[target : target + width]).hex(" ")
+def _refused(target: Target, row: _Relocation, width: int, where: str) -> LoadError:
+    what, place = f"{NAMES[row.kind]} at {row.offset:#x}", target.at + row.offset
+    if row.offset + width > target.size:
+        return UncheckedError(f"{what} lies outside a section of {target.size} bytes", where=where)
+    found = bytes(target.data[place : place + width]).hex(" ")
     return LoadError(
-        f"invalid relocation target, existing value is nonzero ({found}) for {NAMES[kind]} at {offset:#x}, "
-        f"val {value & U64:x}",
+        f"invalid relocation target, existing value is nonzero ({found}) for {what}, val {row.value & U64:x}",
         where=where,
     )
 

@@ -30,6 +30,8 @@ TABLES = frozenset((
     ".ctors", ".init_array", "__obsparm",
 ))  # fmt: skip
 """Tables that the kernel registers as they are (find_module_sections) and no pass rewrites."""
+READ_AT_ONCE = ("__jump_table", ".static_call_sites", ".altinstructions", ".altinstr_replacement", ".parainstructions")
+"""What the kernel has read by the time that relocations naming another object are written."""
 
 
 def unknown_tables(module: ModuleFile) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from builder.errors import LoadError, UsageError
@@ -27,25 +26,29 @@ class Planting:
         return {"event": self.event, "places": list(self.places), "reports": [r.as_json() for r in self.reports]}
 
 
-def probe(
-    host: Host,
-    place: str,
-    arguments: Sequence[str] = (),
-    *,
-    name: str = "",
-    is_return: bool = False,
-    enable: bool = True,
-    state: str = STATE,
-) -> Planting:
+@dataclass(frozen=True, slots=True)
+class ProbeOptions:
+    """What is planted: `arguments` as kprobe_events takes them, `name` as `[GROUP/]EVENT` (else after the place)."""
+
+    arguments: tuple[str, ...] = ()
+    name: str = ""
+    is_return: bool = False
+    enable: bool = True
+
+
+PLAIN = ProbeOptions()
+
+
+def probe(host: Host, place: str, options: ProbeOptions = PLAIN, *, state: str = STATE) -> Planting:
     """Plant `[MODULE:]FUNC[+OFF]`, an offset in the original, there and in every version of it that is loaded.
 
-    `name` is `[GROUP/]EVENT`. UsageError for a place that does not exist or an
-    event that does already; LoadError where the kernel will not have it.
+    UsageError for a place that does not exist or an event that does already;
+    LoadError where the kernel will not have it.
     """
     spot = Spot.parse(place)
     if spot.symbol is None:
         raise UsageError("a probe that is to follow the code is given by a function's name, not by an address")
-    group, event = _names(name, spot)
+    group, event = _names(options.name, spot)
     if any(row.key == f"{group}/{event}" for row in planted_events(host)):
         raise UsageError(f"there is an event {group}/{event} already; give another name with --name")
     ours = versions(read_trail(host, state).records)
@@ -53,10 +56,9 @@ def probe(
     symbols = Symbols.parse(host.read("/proc/kallsyms"), wanted)
     carriers = frozenset(version.module for version in ours)
     original = _original(spot, symbols, carriers)
-    row = Event(is_return, group, event, original, tuple(arguments))
+    row = Event(options.is_return, group, event, original, options.arguments)
     _write(host, row)
-    first = Event(is_return, group, event, spot, tuple(arguments))
-    found = plan(Facts([first], [], _without(symbols, carriers), ours))
+    found = plan(Facts([row.moved(spot)], [], _without(symbols, carriers), ours))
     places, reports = [str(original)], list(found.reports)
     for addition in found.additions:
         try:
@@ -64,7 +66,7 @@ def probe(
             places.append(str(addition.event.spot))
         except LoadError as refused:
             reports.append(Report("kernel-refused", row.key, str(addition.event.spot), refused.message))
-    if enable:
+    if options.enable:
         host.write(f"{TRACING}/events/{row.key}/enable", "1")
     return Planting(row.key, tuple(places), tuple(reports))
 

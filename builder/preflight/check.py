@@ -9,18 +9,17 @@ from pathlib import Path
 from builder.binary import elf
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.binary.module import ModuleFile
-from builder.errors import InputError, LoadError
+from builder.errors import InputError, LoadError, UncheckedError
 from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.image.execute import Fault
 from builder.image.kept import Livepatch
 from builder.load import accept, livepatch
-from builder.load.accept import ENOENT, ENOEXEC, Finding
+from builder.load.accept import Finding
 from builder.load.boot import boot
 from builder.load.loader import load_module, load_with_dependencies
 from builder.load.module import LoadedModule, Site
 from builder.load.relocate import NAMES as RELOCATIONS
-from builder.load.relocate import UncheckedError
 from builder.preflight import problems as problems_of
 
 
@@ -232,7 +231,7 @@ class _Run:
             self.problems.append(Finding("memory", f"the kernel would not notice: {error}"))
             return None, None
         except LoadError as error:
-            self.refusals.append(Finding("load", str(error), ENOENT if "Unknown symbol" in str(error) else ENOEXEC))
+            self.refusals.append(Finding("load", str(error), error.errno))
             return None, None
         self.problems += problems_of.when_loaded(simulated, loaded)
         patch = None

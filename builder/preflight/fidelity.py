@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.binary import elf
@@ -13,7 +13,7 @@ from builder.binary.kernel import Kernel
 from builder.binary.module import ModuleFile
 from builder.errors import BespokeError, GuestError, LoadError
 from builder.image import BootState, SimulatedKernel
-from builder.image.boot import CALL_DEPTH, CAPABILITY_WORDS
+from builder.image.boot import CAPABILITY_WORDS, DECIDED
 from builder.image.capture import (
     GuestMemory,
     GuestModule,
@@ -22,8 +22,9 @@ from builder.image.capture import (
     guest_modules,
     where_it_is,
 )
+from builder.image.cpu_flags import Leaves
 from builder.image.derive import cpu_models, derive_state
-from builder.image.guest import Guest
+from builder.image.guest import Guest, MachineConfig
 from builder.image.guest.live import batches
 from builder.image.guest.modules import ModuleTree
 from builder.load import livepatch
@@ -35,15 +36,21 @@ from builder.load.passes import Context, jump_label, static_call
 
 WRITTEN = ("__jump_table", ".static_call_sites", "__mcount_loc", "__ex_table")
 """Tables that passes write though a section of data; other data is the module's own from its init on."""
-_STEPS = {"static key ": "jump_label", "static call ": "static_call"}
+AT_RUN_TIME = {"jump_label": "static key", "static_call": "static call"}
+"""Passes that follow what may change while the kernel runs: by the pass, what that is called."""
 BATCH = 12 << 20
+CONFIG = MachineConfig(memory_mb=3072)
+"""Room for hundreds of modules."""
 STUB = 16
 """Bytes of padding before a function (CONFIG_FUNCTION_PADDING_BYTES), where its stub of call depth tracking goes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Bytes of a section that are not what the kernel made; `cause` says of what they depend, as far as is known."""
+    """Bytes of a section that are not what the kernel made.
+
+    `step` is the pass that writes them and `cause` says of what they depend; "" where that is not known.
+    """
 
     module: str
     section: str
@@ -52,11 +59,7 @@ class Difference:
     kernels: bytes
     symbol: str
     cause: str
-
-    @property
-    def step(self) -> str:
-        """The pass that writes what `cause` names, "" where that is not known."""
-        return next((step for kind, step in _STEPS.items() if self.cause.startswith(kind)), "")
+    step: str = ""
 
 
 @dataclass(slots=True)
@@ -81,7 +84,7 @@ class Fidelity:
     @property
     def exact(self) -> bool:
         """Every byte, and the state itself; what keys became at run time cannot be derived, and is named."""
-        unexplained = [d for d in self.differences if self.state == "captured" or not d.cause.startswith("static ")]
+        unexplained = [d for d in self.differences if self.state == "captured" or d.step not in AT_RUN_TIME]
         return not unexplained and not self.failed and not self.state_differences and self.modules > 0
 
     def as_json(self) -> dict[str, object]:
@@ -117,7 +120,7 @@ class Fidelity:
         }
 
 
-def choose(kernel: Kernel, count: int | None, seed: int = 1) -> list[Path]:
+def choose(kernel: Kernel, count: int | None = 500, seed: int = 1) -> list[Path]:
     """Module files of the kernel's tree: all, or `count` of them drawn with a seed."""
     root = kernel.modules_root
     if root is None:
@@ -165,42 +168,27 @@ def load_in_guest(guest: Guest, modules: Sequence[ModuleFile], say: Callable[[st
 
 def compare(
     kernel: Kernel,
+    paths: Sequence[Path],
+    config: MachineConfig = CONFIG,
     *,
-    cpu: str = "max",
-    smp: int = 1,
-    modules: int | None = 500,
-    paths: Sequence[Path] | None = None,
     extra: Sequence[ModuleFile] = (),
-    seed: int = 1,
-    memory_mb: int = 3072,
-    kaslr: bool = False,
-    cmdline: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Fidelity, Fidelity]:
     """Boot a guest, let it load modules, take everything out, predict the same, compare.
 
     Twice: with the state that the guest was found in, and with what is derived
-    from image and CPU model alone. `modules` None means all of the tree; `extra`
+    from image and CPU model alone. `paths` are modules of the kernel's tree (see `choose`); `extra`
     are modules of ours, loaded last, livepatches among them: those are enabled and
     disabled again, which leaves their relocations written and entries as before.
-    With `kaslr` the guest boots at a random address, and the kernel is simulated there. `cmdline` is added to the
-    kernel's command line.
+    With `config.kaslr` the guest boots at a random address, and the kernel is simulated there.
     """
-    chosen = list(paths if paths is not None else choose(kernel, modules, seed))
     patched = {name for module in extra for name in module.bound_objects} - {module.name for module in extra}
-    chosen += [path for name in sorted(patched) if (path := kernel.find_module(name)) is not None]
-    wanted = [*in_order(kernel, chosen), *extra]
+    needed = [path for name in sorted(patched) if (path := kernel.find_module(name)) is not None]
+    wanted = [*in_order(kernel, [*paths, *needed]), *extra]
     files = {module.name: module for module in wanted}
     started = time.monotonic()
-    with Guest(
-        kernel,
-        cpu=cpu,
-        smp=smp,
-        memory_mb=memory_mb,
-        panic_on_oops=False,
-        cmdline=f"no_timer_check {cmdline}".rstrip(),
-        kaslr=kaslr,
-    ) as guest:
+    machine = replace(config, panic_on_oops=False, cmdline=f"no_timer_check {config.cmdline}".rstrip())
+    with Guest(kernel, machine) as guest:
         kernel = where_it_is(guest, kernel)
         say(f"guest up after {guest.boot_seconds:.1f} s, its kernel moved by {kernel.offset:#x}")
         refused = load_in_guest(guest, wanted[: len(wanted) - len(extra)], say)
@@ -215,16 +203,14 @@ def compare(
         memory = GuestMemory(guest)
         state = capture_state(guest, kernel, memory)
         memory.keep_spans(_ranges(found, files))
-        unknown = None if cpu in cpu_models() else cpuid_leaves(guest)
+        unknown = None if config.cpu in cpu_models() else cpuid_leaves(guest)
         seconds = time.monotonic() - started
     say(f"memory of {len(found)} modules taken after {seconds:.1f} s")
     outcomes = []
     for kind in ("captured", "derived"):
-        outcome = Fidelity(kernel.release, cpu, smp, state=kind, refused=refused, seconds_guest=seconds)
+        outcome = Fidelity(kernel.release, config.cpu, config.smp, state=kind, refused=refused, seconds_guest=seconds)
         started = time.monotonic()
-        used = (
-            state if kind == "captured" else derive_state(kernel, cpu, smp, unknown, by_bzimage=kaslr, cmdline=cmdline)
-        )
+        used = state if kind == "captured" else _derived(kernel, config, unknown)
         simulated = boot(kernel, used)
         if kind == "captured":
             simulated.keys.count_reader = lambda address: memory.number(address, 4, signed=True)
@@ -235,6 +221,11 @@ def compare(
         outcomes.append(outcome)
         say(f"{kind} state: {outcome.identical} of {outcome.modules} modules identical")
     return outcomes[0], outcomes[1]
+
+
+def _derived(kernel: Kernel, config: MachineConfig, leaves: Leaves | None) -> BootState:
+    """The state of that machine; `leaves` is its CPUID where the model is not known."""
+    return derive_state(kernel, config.cpu, config.smp, leaves, by_bzimage=config.kaslr, cmdline=config.cmdline)
 
 
 def _disable_livepatches(guest: Guest, names: Sequence[str]) -> None:
@@ -264,7 +255,7 @@ def state_differences(kernel: Kernel, ours: BootState, guests: BootState) -> lis
             if (a ^ b) >> bit & 1:
                 kind = "feature" if word < CAPABILITY_WORDS else "bug"
                 found.append(f"{kind} {word}*32+{bit}: {a >> bit & 1}, in the guest {b >> bit & 1}")
-    for name in ("return_thunk", "pv_ops", "possible_cpus", "uniproc"):
+    for name in DECIDED:
         if getattr(ours, name) != getattr(guests, name):
             found.append(f"{name}: {getattr(ours, name)}, in the guest {getattr(guests, name)}")
     return found
@@ -378,7 +369,7 @@ def _compare_section(
                 ours[at:end],
                 theirs[at:end],
                 simulated.symbols.describe(address),
-                causes.of(address),
+                *causes.of(address),
             )
         )
         at = end
@@ -389,32 +380,31 @@ class Causes:
 
     def __init__(self, simulated: SimulatedKernel, loaded: LoadedModule, memory: GuestMemory) -> None:
         self._simulated, self._memory = simulated, memory
-        self._by_code: dict[int, str] = {}
+        self._by_code: dict[int, tuple[str, str]] = {}
         jumps, calls = loaded.section("__jump_table"), loaded.section(".static_call_sites")
         for at in range(jumps.address, jumps.end - 15, 16) if jumps else ():
             code, _, key = jump_label.ENTRY.unpack(simulated.memory.read(at, 16))
-            self._add(at + code, "static key", (at + 8 + key) & ~3, self._key)
+            self._add(at + code, "jump_label", (at + 8 + key) & ~3, self._key)
         for at in range(calls.address, calls.end - 7, 8) if calls else ():
             code, key = static_call.ENTRY.unpack(simulated.memory.read(at, 8))
-            self._add(at + code, "static call", (at + 4 + key) & ~3, self._call)
+            self._add(at + code, "static_call", (at + 4 + key) & ~3, self._call)
         symbols = simulated.symbols.of_module[loaded.name]
         for name, (trampoline, *_) in symbols.items():
             key_of = symbols.get(name.replace("__SCT__", "__SCK__", 1)) if name.startswith("__SCT__") else None
             if key_of is not None:
-                self._add(trampoline, "static call", key_of[0], self._call)
+                self._add(trampoline, "static_call", key_of[0], self._call)
 
-    def _add(self, code: int, kind: str, key: int, value: Callable[[int], tuple[str, str]]) -> None:
+    def _add(self, code: int, step: str, key: int, value: Callable[[int], tuple[str, str]]) -> None:
         ours, theirs = value(key)
         if ours != theirs:
-            cause = (
-                f"{kind} {self._simulated.symbols.describe(key).removesuffix('+0x0')}: {ours}, in the guest {theirs}"
-            )
+            name = self._simulated.symbols.describe(key).removesuffix("+0x0")
+            cause = f"{AT_RUN_TIME[step]} {name}: {ours}, in the guest {theirs}"
             places = [*range(code, code + 6)]
-            target = self._memory.number(key, 8) if kind == "static call" else None
-            if target and self._simulated.state.has(CALL_DEPTH):
+            target = self._memory.number(key, 8) if step == "static_call" else None
+            if target and self._simulated.state.counts_calls:
                 places += range(target - STUB, target)  # written when a call was first sent there
             for at in places:
-                self._by_code.setdefault(at, cause)
+                self._by_code.setdefault(at, (cause, step))
 
     def _key(self, key: int) -> tuple[str, str]:
         ours, theirs = self._simulated.keys.count(key), self._memory.number(key, 4, signed=True)
@@ -427,6 +417,6 @@ class Causes:
     def _target(self, address: int) -> str:
         return self._simulated.symbols.describe(address).removesuffix("+0x0") if address else "nothing"
 
-    def of(self, address: int) -> str:
-        """The cause of a difference, "" where none is known."""
-        return self._by_code.get(address, "")
+    def of(self, address: int) -> tuple[str, str]:
+        """The cause of a difference and the pass that follows it, "" where none is known."""
+        return self._by_code.get(address, ("", ""))

@@ -14,12 +14,8 @@ from builder.image.kept import Livepatch
 from builder.load.accept import Finding
 from builder.load.module import LoadedModule, Site
 from builder.load.passes import PASSES
-from builder.load.passes.ibt import ENDBR64
-from builder.load.relocate import R32S, R64
-from builder.load.tables import TABLES, unknown_tables
-
-LATE = ("__jump_table", ".static_call_sites", ".altinstructions", ".altinstr_replacement", ".parainstructions")
-"""What the kernel has read by the time that relocations naming another object are written."""
+from builder.load.passes.left import sealed_pointers, unpatched_return
+from builder.load.tables import READ_AT_ONCE, TABLES, unknown_tables
 
 
 def in_file(module: ModuleFile, kernel: Kernel) -> Iterator[Finding]:
@@ -53,7 +49,7 @@ def _klp_section(module: ModuleFile, section: Section) -> Iterator[Finding]:
             yield Finding(
                 "klp-target", f"section {section.name} is written to what is not in memory: section {section.info}"
             )
-        elif target.name in LATE:
+        elif target.name in READ_AT_ONCE:
             yield Finding("klp-late", f"section {section.name} is written after {target.name} has been used")
 
 
@@ -79,10 +75,8 @@ def when_loaded(simulated: SimulatedKernel, loaded: LoadedModule) -> Iterator[Fi
     """What its loading showed: warnings of the kernel, sites that overlap, pointers and returns that go wrong."""
     yield from (Finding("warning", text) for text in loaded.warnings)
     yield from overlaps(loaded.sites)
-    if simulated.kernel.features.ibt:
-        yield from _sealed(simulated, loaded)
-    if simulated.kernel.features.return_thunk:
-        yield from _return_sites(simulated, loaded)
+    yield from (Finding("sealed-endbr", text) for text in sealed_pointers(simulated, loaded))
+    yield from (Finding("return-sites", text) for text in unpatched_return(simulated, loaded))
 
 
 def overlaps(sites: Sequence[Site]) -> Iterator[Finding]:
@@ -91,39 +85,6 @@ def overlaps(sites: Sequence[Site]) -> Iterator[Finding]:
     for before, after in itertools.pairwise(code):
         if before.step != after.step and before.address + len(before.new) > after.address != before.address:
             yield Finding("overlap", f"{before.step} and {after.step} both write {after.address:#x}")
-
-
-def _sealed(simulated: SimulatedKernel, loaded: LoadedModule) -> Iterator[Finding]:
-    """Pointers to functions of vmlinux that cannot be called indirectly where IBT is enforced."""
-    start, end = simulated.facts.text
-    symbols = loaded.file.object.symbols
-    for section in loaded.file.object.sections:
-        if section.type != elf.SHT_RELA or not loaded.file.object.sections[section.info].is_alloc:
-            continue
-        for _, kind, number, addend in elf.LITTLE.rela.iter_unpack(section.data):
-            value = loaded.values[number] + addend
-            if kind not in (R64, R32S) or not start <= value < end or symbols[number].shndx not in (0, elf.LIVEPATCH):
-                continue
-            if simulated.kernel.symbol_at(value) is not None and simulated.memory.read(value, 4) != ENDBR64:
-                where = simulated.symbols.describe(value)
-                yield Finding("sealed-endbr", f"a pointer to {where}, which has no ENDBR any more")
-
-
-def _return_sites(simulated: SimulatedKernel, loaded: LoadedModule) -> Iterator[Finding]:
-    """Returns through the thunk that no table names stay as they are; later kernels warn of each."""
-    thunk = simulated.kernel.symbol("__x86_return_thunk").address
-    at = {section.index: section for section in loaded.sections}
-    patched = {site.address for site in loaded.sites if site.step == "apply_returns"}
-    for section in loaded.file.object.sections:
-        target = at.get(section.info)
-        if section.type != elf.SHT_RELA or target is None or not target.flags & elf.SHF_EXECINSTR:
-            continue
-        for offset, _, number, _ in elf.LITTLE.rela.iter_unpack(section.data):
-            jump = target.address + offset - 1
-            if loaded.values[number] == thunk and jump not in patched and target.name != ".altinstr_replacement":
-                where = simulated.symbols.describe(jump)
-                yield Finding("return-sites", f"the return at {where} is in no .return_sites: unpatched return thunk")
-                return
 
 
 def missing_objects(simulated: SimulatedKernel, patch: Livepatch) -> Iterator[Finding]:

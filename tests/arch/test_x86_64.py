@@ -84,15 +84,6 @@ def test_an_unknown_machine_is_named() -> None:
         by_machine(183, where="x.o")
 
 
-def test_the_registers_are_in_the_order_of_the_masks() -> None:
-    """Each is what iced-x86 calls it, and writing it sets its bit."""
-    for k, name in enumerate(X86_64.registers):
-        assert iced_x86.Register.__dict__[name.upper()] == GENERAL[k]
-        pop = bytes((0x41,) if k >= 8 else ()) + bytes((0x58 + k % 8,))
-        assert X86_64.text(pop, 0) == f"popq %{name}"
-        assert X86_64.operation(pop).writes >> k & 1
-
-
 def test_its_rows_name_features_that_a_kernel_can_have() -> None:
     features = {row.feature for row in X86_64.sites} | {X86_64.entry_mark.feature}
     features |= {row[0] for row in (*X86_64.glue.modinfo, *X86_64.glue.imports)}
@@ -119,3 +110,12 @@ def test_each_nop_is_one_instruction_as_long_as_it_says() -> None:
 )
 def test_what_a_call_belongs_in(target: str, tables: set[str]) -> None:
     assert {row.name for row in X86_64.sites if re.fullmatch(row.target, target)} == tables
+
+
+def test_the_registers_are_in_the_order_of_the_masks() -> None:
+    """Each is what iced-x86 calls it, and writing it sets its bit."""
+    for k, name in enumerate(X86_64.registers):
+        assert iced_x86.Register.__dict__[name.upper()] == GENERAL[k]
+        pop = bytes((0x41,) if k >= 8 else ()) + bytes((0x58 + k % 8,))
+        assert X86_64.text(pop, 0) == f"popq %{name}"
+        assert X86_64.operation(pop).writes >> k & 1

@@ -9,7 +9,7 @@ import pytest
 
 from builder.binary import read_object, write_object
 from builder.errors import GuestError
-from builder.image.guest import Guest, taints
+from builder.image.guest import Guest, MachineConfig, taints
 from samples.objects import TARGET_NAME
 from tests.emit.conftest import Emitted
 from tests.emit.demands import ROWS, Answer, Row
@@ -21,7 +21,7 @@ USE = f"echo s > /proc/{TARGET_NAME}; cat /proc/{TARGET_NAME}"
 
 @contextmanager
 def machine(emitted: Emitted, cpu: str = "max") -> Iterator[Guest]:
-    with Guest(emitted.kernel, cpu=cpu, modules={TARGET_NAME: emitted.target.module}) as guest:
+    with Guest(emitted.kernel, MachineConfig(cpu=cpu), modules={TARGET_NAME: emitted.target.module}) as guest:
         guest.modprobe(TARGET_NAME)
         yield guest
 

@@ -20,7 +20,7 @@ def text_address(guest: Guest) -> int:
 
 def test_addresses_are_those_of_the_image_unless_kaslr_is_wanted(guest: Guest, kernel: Kernel) -> None:
     assert text_address(guest) == kernel.symbol("_text").address
-    with Guest(kernel, kaslr=True) as moved:
+    with Guest(kernel, MachineConfig(kaslr=True)) as moved:
         assert "nokaslr" not in moved.check("cat /proc/cmdline")
         assert text_address(moved) != kernel.symbol("_text").address
         data = bytes(range(256)) * 400
@@ -39,14 +39,14 @@ def test_kaslr_needs_a_bzimage(kernel_61: Kernel) -> None:
         def find_module(self, name: str) -> Path | None:
             return None
 
-    with pytest.raises(InputError, match="bzImage"), Guest(Unpacked(), kaslr=True):
+    with pytest.raises(InputError, match="bzImage"), Guest(Unpacked(), MachineConfig(kaslr=True)):
         pass
 
 
 def test_cpus_memory_command_line_and_files(kernel_61: Kernel, tmp_path: Path) -> None:
     (tmp_path / "tool").write_text("#!/bin/sh\necho run with $1\n")
     files: dict[str, bytes | Path] = {"/opt/tool": tmp_path / "tool", "etc/motd": b"hello\n"}
-    with Guest(kernel_61, smp=2, memory_mb=768, cmdline="bespoke.word=1", files=files) as guest:
+    with Guest(kernel_61, MachineConfig(smp=2, memory_mb=768, cmdline="bespoke.word=1"), files=files) as guest:
         assert guest.check("nproc") == "2\n"
         assert 600_000 < int(guest.check("sed -n 's/MemTotal: *//p' /proc/meminfo").split()[0]) < 768 * 1024
         assert "bespoke.word=1" in guest.check("cat /proc/cmdline")
@@ -56,7 +56,7 @@ def test_cpus_memory_command_line_and_files(kernel_61: Kernel, tmp_path: Path) -
 @pytest.mark.parametrize(("cpu", "thunk"), [("qemu64", False), ("Nehalem", True), ("Skylake-Server", True)])
 def test_the_cpu_model_is_what_the_kernel_sees(kernel_61: Kernel, cpu: str, thunk: bool) -> None:
     """The models differ in what the kernel patches: Intel's before IBRS take retpolines, AMD's too."""
-    with Guest(kernel_61, cpu=cpu) as guest:
+    with Guest(kernel_61, MachineConfig(cpu=cpu)) as guest:
         vendor = guest.check("sed -n 's/^vendor_id.*: //p' /proc/cpuinfo").strip()
         assert vendor == ("GenuineIntel" if thunk else "AuthenticAMD")
         assert guest.check("cat /sys/devices/system/cpu/vulnerabilities/spectre_v2")

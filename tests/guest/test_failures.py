@@ -15,7 +15,7 @@ import pytest
 
 from builder.binary.kernel import Kernel
 from builder.errors import GuestError, ToolError
-from builder.image.guest import BootableKernel, Guest, channel, initramfs
+from builder.image.guest import BootableKernel, Guest, MachineConfig, channel, initramfs
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def gone(pid: int, seconds: float = 10.0) -> bool:
 
 def fails_to_boot(kernel: BootableKernel, **options: object) -> GuestError:
     before = children()
-    with pytest.raises(GuestError) as caught, Guest(kernel, **options):  # type: ignore[arg-type]
+    with pytest.raises(GuestError) as caught, Guest(kernel, MachineConfig(**options)):  # type: ignore[arg-type]
         pass
     assert children() == before
     return caught.value
@@ -89,7 +89,7 @@ def test_a_panic_is_told_with_its_reason_and_the_log(kernel_61: Kernel) -> None:
 def test_an_oops_ends_the_guest_unless_it_may_go_on(kernel_61: Kernel, built_61: Mapping[str, Path]) -> None:
     oops = "echo o > /sys/module/guest_target/parameters/value"
     for panic in (True, False):
-        with Guest(kernel_61, panic_on_oops=panic) as guest:
+        with Guest(kernel_61, MachineConfig(panic_on_oops=panic)) as guest:
             assert guest.insmod(built_61["guest_target"]).ok
             if panic:
                 with pytest.raises(GuestError, match="NULL pointer dereference"):

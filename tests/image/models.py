@@ -17,7 +17,7 @@ from builder.binary.kernel import Kernel
 from builder.errors import GuestError
 from builder.image import derive
 from builder.image.capture import cpuid_leaves
-from builder.image.guest import Guest
+from builder.image.guest import Guest, MachineConfig
 
 PLACE = Path(derive.__file__).with_name("cpu_models.json")
 TOO_OLD = ("486", "athlon", "coreduo", "kvm32", "n270", "pentium", "qemu32")
@@ -39,7 +39,7 @@ def _listed(text: str) -> list[str]:
 
 def leaves_of(kernel: Kernel, cpu: str) -> dict[str, str]:
     """As the file has them: `LEAF.SUBLEAF` -> EAX EBX ECX EDX, all hexadecimal; without leaves that do not exist."""
-    with Guest(kernel, cpu=cpu, cmdline="no_timer_check", panic_on_oops=False) as guest:
+    with Guest(kernel, MachineConfig(cpu=cpu, cmdline="no_timer_check", panic_on_oops=False)) as guest:
         found = cpuid_leaves(guest)
     highest = {first: found[first, 0][0] for first in (0, 0x40000000, 0x80000000) if (first, 0) in found}
     real = {at: row for at, row in found.items() if at[0] <= highest.get(at[0] & 0xF0000000, 0)}

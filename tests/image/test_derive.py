@@ -12,7 +12,7 @@ from builder.image.boot import CALL_DEPTH, IBT, RETHUNK, RETPOLINE, RETPOLINE_LF
 from builder.image.capture import GuestMemory, capture_state, cpuid_leaves
 from builder.image.cpu_flags import flag_names, with_flags
 from builder.image.derive import cpu_models, derive_state, with_cpus
-from builder.image.guest import Guest
+from builder.image.guest import Guest, MachineConfig
 from builder.preflight.fidelity import state_differences
 from tests.support.kernels import opened
 
@@ -112,7 +112,7 @@ def test_a_command_line_that_does_not_fit_is_refused(kernel: Kernel) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("cpu", "smp"), [("max", 2), ("Haswell", 1), ("EPYC-Rome", 2), ("Icelake-Server", 1)])
 def test_it_is_what_a_guest_decides(kernel: Kernel, cpu: str, smp: int) -> None:
-    with Guest(kernel, cpu=cpu, smp=smp, cmdline="no_timer_check") as guest:
+    with Guest(kernel, MachineConfig(cpu=cpu, smp=smp, cmdline="no_timer_check")) as guest:
         memory = GuestMemory(guest)
         state = capture_state(guest, kernel, memory)
         leaves = cpuid_leaves(guest)

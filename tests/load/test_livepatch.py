@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.errors import LoadError
+from builder.binary.kernel import read_module_bytes
+from builder.errors import LoadError, UnknownSymbolError
 from builder.image import SimulatedKernel
 from builder.image.kept import Livepatch, PatchedFunction, PatchedObject
 from builder.load import livepatch
@@ -145,3 +147,13 @@ def test_unload_after_load_restores_every_byte(
     assert simulated.modules == {}
     assert simulated.symbols.exported == {}
     assert differences(before, snapshot(simulated)) == []
+
+
+def test_symbols_that_nothing_exports_are_an_error_of_their_own(
+    simulated: SimulatedKernel, patches: Mapping[str, Path]
+) -> None:
+    module = read_module_bytes(patches["guest_patch_vmlinux"]).replace(b"klp_enable_patch\0", b"klp_enable_other\0")
+    with pytest.raises(UnknownSymbolError, match=r"Unknown symbol klp_enable_other \(err -2\)") as caught:
+        load_module(simulated, module)
+    assert (caught.value.symbols, caught.value.errno) == (("klp_enable_other",), errno.ENOENT)
+    assert simulated.modules == {}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.binary import elf
-from builder.errors import LoadError
+from builder.errors import LoadError, UncheckedError
 from builder.load.relocate import (
     NAMES,
     NONE,
@@ -17,7 +17,7 @@ from builder.load.relocate import (
     R32,
     R32S,
     R64,
-    UncheckedError,
+    Target,
     apply_relocations,
     clear_relocations,
 )
@@ -32,7 +32,7 @@ def row(offset: int, kind: int, symbol: int = 1, addend: int = 0) -> bytes:
 
 def apply(table: bytes, value: int, size: int = 64) -> bytearray:
     data = bytearray(size)
-    apply_relocations(data, 0, BASE, size, table, [0, value], "x.ko: .rela.text")
+    apply_relocations(Target(data, 0, BASE, size), table, [0, value], "x.ko: .rela.text")
     return data
 
 
@@ -95,5 +95,5 @@ def test_what_the_kernel_would_not_notice_is_told_apart(table: bytes, words: str
 def test_clearing_leaves_zeros(value: int) -> None:
     table = row(0, R64) + row(8, PC32) + row(16, R32S) + row(24, NONE)
     data = apply(table, value)
-    clear_relocations(data, 0, table)
+    clear_relocations(Target(data, 0, BASE, len(data)), table)
     assert not any(data)

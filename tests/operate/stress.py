@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from builder.acquire.packages import newest_kernel
-from builder.image.guest import Guest, Share
+from builder.image.guest import Guest, MachineConfig, Share
 from builder.image.machine import KPROBE_EVENTS, TRACING, GuestHost
 from builder.operate.kprobes import parse_events
 from builder.operate.trail import manifest_of
@@ -57,7 +57,7 @@ def main() -> int:
     options = parser.parse_args()
     made = probed(options.release or newest_kernel("6.1"))
     module = made.build(0, 1, "p1")
-    with Guest(made.kernel, smp=2, memory_mb=2048, shares=[Share(Path("/"), PLACE)]) as guest:
+    with Guest(made.kernel, MachineConfig(smp=2, memory_mb=2048), shares=[Share(Path("/"), PLACE)]) as guest:
         guest.check(MOUNTS)
         guest.put(f"{PLACE}/run/p1.ko", module)
         host = GuestHost(guest)

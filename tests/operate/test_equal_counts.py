@@ -18,7 +18,6 @@ from builder.image.derive import derive_state
 from builder.load.boot import boot
 from builder.load.livepatch import disable_patch, run_init
 from builder.load.loader import load_module, unload_module
-from builder.operate.kprobes.plan import LEAST_CONFIDENCE
 from builder.pipeline import ModulePlan, build, diff
 from samples.objects import TARGET_NAME, target_objects, vmlinux_objects
 from samples.simulated import seq_file
@@ -71,8 +70,8 @@ def compared(simulated: SimulatedKernel, livepatch: bytes, owner: str, work: Wor
     unload_module(simulated, module.name)
     pairs, executed, wrong = 0, 0, []
     for (old, new), table in maps.items():
-        for old_offset, new_offset, confidence, _, *part in table:
-            if confidence < LEAST_CONFIDENCE or not old_offset:
+        for old_offset, new_offset, _, _, *part in table:
+            if not old_offset:
                 continue  # the ftrace location belongs to every version
             pairs += 1
             was, now = olds[old][old_offset], news[part[0] if part else new][new_offset]

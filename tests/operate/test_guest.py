@@ -13,7 +13,7 @@ from builder.image.guest import Guest
 from builder.image.machine import KPROBE_EVENTS, TRACING, GuestHost
 from builder.operate.kprobes import parse_events
 from builder.operate.live import Live
-from builder.operate.planting import probe
+from builder.operate.planting import ProbeOptions, probe
 from builder.operate.survey import survey
 from tests.operate.scene import COUNTED, FOLLOWING, PROBES, expected, facts, histogram, plant
 from tests.operate.versions import NAME, Probed, offsets
@@ -169,7 +169,7 @@ def test_a_version_that_replaces(scene: GuestScene, made: Probed, tmp_path: Path
 def test_a_probe_planted_on_the_patched_name_follows(scene: GuestScene, made: Probed) -> None:
     scene.live().load(made.build(0, 1, "p1"), "p1.ko")
     mid = offsets(made)["mid"]
-    planting = probe(scene.host, f"{NAME}:inner+{mid}", name="b/after")
+    planting = probe(scene.host, f"{NAME}:inner+{mid}", ProbeOptions(name="b/after"))
     assert len(planting.places) == 2 and planting.reports == ()
     scene.host.write(f"{TRACING}/events/b/after/trigger", "hist:keys=common_type")
     scene.call(1, 6)

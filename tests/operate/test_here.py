@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builder.image.guest import Guest, Share
+from builder.image.guest import Guest, MachineConfig, Share
 from builder.image.machine import TRACING, GuestHost
 from tests.operate.chroot import MOUNTS, PLACE, python
 from tests.operate.scene import FOLLOWING, expected, plant
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def guest(made: Probed) -> Iterator[Guest]:
     """A guest that has the host's files, read-only; the module is loaded, its probes planted."""
-    with Guest(made.kernel, memory_mb=2048, shares=[Share(Path("/"), PLACE)]) as running:
+    with Guest(made.kernel, MachineConfig(memory_mb=2048), shares=[Share(Path("/"), PLACE)]) as running:
         running.check(MOUNTS)
         assert running.insmod(made.module, NAME).ok
         plant(GuestHost(running), made)

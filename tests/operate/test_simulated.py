@@ -10,7 +10,7 @@ import pytest
 from builder.errors import Allowed, LoadError, RefusedError
 from builder.image.machine import KPROBE_EVENTS, TRACING
 from builder.operate.live import Live
-from builder.operate.planting import probe
+from builder.operate.planting import ProbeOptions, probe
 from builder.operate.survey import survey
 from builder.operate.trail import manifest_of
 from tests.operate.killed import KillingHost
@@ -83,7 +83,7 @@ def test_a_version_that_replaces(scene: SimulatedScene, made: Probed, tmp_path: 
 
 def test_a_probe_planted_on_the_patched_name_follows(scene: SimulatedScene, made: Probed) -> None:
     scene.live().load(made.build(0, 1, "p1"), "p1.ko")
-    planting = probe(scene.host, f"{NAME}:inner+{offsets(made)['mid']}", name="b/after")
+    planting = probe(scene.host, f"{NAME}:inner+{offsets(made)['mid']}", ProbeOptions(name="b/after"))
     assert len(planting.places) == 2 and planting.reports == ()
     scene.call(1, 6)
     assert scene.host.hits("b/after") == 6

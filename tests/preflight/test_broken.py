@@ -12,7 +12,7 @@ from builder.acquire.packages import fetch_kernel
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import BespokeError, GuestError, InputError
-from builder.image.guest import Guest
+from builder.image.guest import Guest, MachineConfig
 from builder.pipeline import ModulePlan, build, diff
 from builder.preflight.check import Checker, CheckReport
 from samples.objects import TARGET_NAME, target_objects
@@ -107,7 +107,9 @@ class Kernels:
         Unloading included.
         """
         if self._guest is None:
-            self._guest = Guest(self._subject.kernel, panic_on_oops=False, cmdline="no_timer_check").__enter__()
+            self._guest = Guest(
+                self._subject.kernel, MachineConfig(panic_on_oops=False, cmdline="no_timer_check")
+            ).__enter__()
             if self._subject.target is not None:
                 assert self._guest.insmod(self._subject.target, TARGET_NAME).ok
         guest, mark = self._guest, self._guest.mark()

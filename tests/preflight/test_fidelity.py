@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,8 @@ def ours(patches: Mapping[str, Path]) -> list[ModuleFile]:
 def test_every_byte_is_the_kernels(
     kernel: Kernel, patches: Mapping[str, Path], cpu: str, smp: int, kaslr: bool, cmdline: str
 ) -> None:
-    captured, derived = fidelity.compare(
-        kernel, cpu=cpu, smp=smp, kaslr=kaslr, cmdline=cmdline, paths=chosen(kernel), extra=ours(patches)
-    )
+    machine = replace(fidelity.CONFIG, cpu=cpu, smp=smp, kaslr=kaslr, cmdline=cmdline)
+    captured, derived = fidelity.compare(kernel, chosen(kernel), machine, extra=ours(patches))
     assert captured.modules >= len(NAMES) + 1
     assert (captured.failed, captured.state_differences, captured.differences) == ({}, [], [])
     assert captured.identical == captured.modules
@@ -51,7 +51,7 @@ def test_every_byte_is_the_kernels(
 
 def test_a_pass_left_out_is_seen(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.load.loader.PASSES", tuple(p for p in PASSES if p.name != "apply_returns"))
-    captured, derived = fidelity.compare(kernel, paths=chosen(kernel)[-3:-2])
+    captured, derived = fidelity.compare(kernel, chosen(kernel)[-3:-2])
     for outcome in (captured, derived):
         assert not outcome.exact
         assert outcome.identical == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from builder.binary.kernel import Kernel
 from builder.errors import BespokeError, GuestError
-from builder.image.guest import Guest, Share, taints
+from builder.image.guest import Guest, MachineConfig, Share, taints
 from builder.image.guest.log import EXPECTED_TAINTS
 from tests.running.pairs import Outcome
 from tests.running.triggers import TRIGGERS, Trigger
@@ -51,7 +51,7 @@ class Visit:
 def machine(kernel: Kernel) -> Iterator[Guest]:
     """A guest that can run the host's Python, with memfd_secret() switched on."""
     share = Share(Path("/"), HOST)
-    with Guest(kernel, memory_mb=2048, cmdline="secretmem.enable=1", shares=[share]) as guest:
+    with Guest(kernel, MachineConfig(memory_mb=2048, cmdline="secretmem.enable=1"), shares=[share]) as guest:
         guest.check("mkdir -p /dev/pts && mount -t devpts none /dev/pts")
         guest.check(f"for place in dev proc sys run; do mount --rbind /$place {HOST}/$place; done")
         yield guest

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -113,7 +114,10 @@ class Facts:
             if not whole or int.from_bytes(header[60:64], "big") != SCHEMA:
                 return None
             where = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
-            return sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
+            # Python 3.13 warns of a connection that its last user did not close.
+            weakref.finalize(self, connection.close)
+            return connection
         except (OSError, sqlite3.Error):
             return None
 

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sqlite3
+import weakref
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -53,6 +54,8 @@ class ModuleIndex:
                 self._connection = _open(store)
             for path, reason in reasons.items():
                 log.warning("a module is not looked at: %s", reason or path)
+
+        weakref.finalize(self, self._connection.close)  # Python 3.13 warns of one that its last user did not close
 
     def modules_with(self, functions: Sequence[str]) -> list[str]:
         """Names of the modules that define all of these functions, sorted; none for no functions."""

@@ -108,7 +108,7 @@ def busybox() -> Path:
 def is_static(path: Path) -> bool:
     """An ELF-64 program without PT_INTERP, so that it runs where there is no C library."""
     data = path.read_bytes()
-    if data[:5] != b"\x7fELF\x02":
+    if data[:4] != b"\x7fELF" or data[4] != 2:  # ELFCLASS64
         return False
     start = int.from_bytes(data[32:40], "little")
     size, count = (int.from_bytes(data[at : at + 2], "little") for at in (54, 56))

@@ -49,14 +49,8 @@ class Session:
     def __init__(
         self,
         kernel: BootableKernel,
+        config: MachineConfig | None = None,
         *,
-        cpu: str = "max",
-        smp: int = 1,
-        memory_mb: int = 1024,
-        kaslr: bool = False,
-        cmdline: str = "",
-        accel: str = "tcg",
-        panic_on_oops: bool = True,
         files: Mapping[str, bytes | Path] | None = None,
         modules: Mapping[str, Path] | None = None,
         shares: Iterable[Share] = (),
@@ -64,7 +58,7 @@ class Session:
     ) -> None:
         """`files`: by path in the guest. `modules`: the caller's own, by name, before the kernel's tree."""
         self.kernel = kernel
-        self.config = MachineConfig(cpu, smp, memory_mb, kaslr, accel, cmdline, panic_on_oops)
+        self.config = config or MachineConfig()
         self.tree = ModuleTree(kernel, modules)
         self.boot_seconds = 0.0
         self._files = dict(files or {})

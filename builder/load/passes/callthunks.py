@@ -10,7 +10,6 @@ there when it is first needed, be it in another module: there it stays when this
 from __future__ import annotations
 
 from builder.errors import LoadError
-from builder.image.boot import CALL_DEPTH
 from builder.load.passes.alternatives import NEW, moved_code, one_nop
 from builder.load.passes.context import CALL, NOP1, Context, branch, relative
 
@@ -22,7 +21,7 @@ UNTRACKED = (
 
 
 def apply(context: Context) -> None:
-    if not context.kernel.state.has(CALL_DEPTH):
+    if not context.kernel.state.counts_calls:
         return
     sites = []
     calls, alternatives = context.table(".call_sites"), context.table(".altinstructions")

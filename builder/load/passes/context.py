@@ -24,6 +24,8 @@ NOPS: Final = tuple(
     )
 )  # fmt: skip
 NOP5: Final = NOPS[5]
+DROP_RETURN: Final = bytes.fromhex("488d642408")
+"""lea 8(%rsp),%rsp: no flag changes"""
 _S32: Final = struct.Struct("<i")
 _PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3, *range(0x40, 0x50)))
 
@@ -97,6 +99,13 @@ class Context:
 def branch(opcode: int, address: int, target: int) -> bytes:
     """`call rel32` or `jmp rel32` at `address`: __text_gen_insn (asm/text-patching.h)."""
     return bytes((opcode,)) + _S32.pack(wrap32(target - address - 5))
+
+
+def trampoline_code(address: int, target: int | None) -> bytes:
+    """Code at `address` that was called at a function's entry: it goes on in `target`, or with None where it was."""
+    back = bytes((RET,))
+    code = DROP_RETURN + branch(JMP32, address + len(DROP_RETURN), target) if target is not None else back
+    return code.ljust(16, bytes((INT3,)))
 
 
 def wrap32(value: int) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 
-from builder.image.boot import CALL_DEPTH, RETHUNK
+from builder.image.boot import RETHUNK
 from builder.load.passes.callthunks import Stubs
 from builder.load.passes.context import CALL, JMP32, NOP5, RET, Context, branch
 from builder.load.passes.returns import return_at
@@ -67,7 +67,7 @@ def apply(context: Context) -> None:
 
 def stubs_of(context: Context) -> Stubs | None:
     """Where calls are to be sent through, None where their depth is not tracked."""
-    return Stubs(context) if context.kernel.state.has(CALL_DEPTH) else None
+    return Stubs(context) if context.kernel.state.counts_calls else None
 
 
 def transform(context: Context, site: int, target: int, tail: bool, stubs: Stubs | None) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from builder.arch import TARGET
 from builder.image.execute import Machine
-from builder.operate.kprobes.arguments import REGISTERS
 
 _TYPE = re.compile(r"[usx](8|16|32|64)")
 _CLAUSE = re.compile(r"\s*(\w+)\s*(==|!=|<=|>=|<|>|&)\s*(-?(?:0x[0-9a-fA-F]+|\d+))\s*")
@@ -71,10 +71,10 @@ def fetch(machine: Machine, arguments: Iterable[str]) -> Iterator[tuple[str, int
 
 def _value(machine: Machine, source: str) -> int:
     if source.startswith("%"):
-        name = source[1:]
-        return machine.register(next(r for r in REGISTERS if name in (r, r.removeprefix("r"))))
+        register = TARGET.fetch_registers[source[1:]]
+        return machine.register(source[1:] if register is None else TARGET.registers[register])
     if source.startswith("$stack"):
-        stack = machine.register("rsp")
+        stack = machine.register(TARGET.stack_register)
         number = source.removeprefix("$stack")
         return stack if not number else int.from_bytes(machine.read(stack + 8 * int(number), 8), "little")
     if source.startswith("\\"):

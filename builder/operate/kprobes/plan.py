@@ -8,18 +8,17 @@ versions; an event that has one of them is to have them all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
+from builder.arch import TARGET
 from builder.operate.kprobes.arguments import names_of, needs
 from builder.operate.kprobes.events import Event, Planted, Spot, by_key
 from builder.operate.kprobes.versions import Function, Symbols, Version
 
-LEAST_CONFIDENCE = 50
-"""Of 100: below it the map is a guess, and a probe that counts something else is worse than one that stays."""
-_ENTRY = (0, 4)
-"""Where __fentry__ is called: at the entry, or after its ENDBR64 (CONFIG_X86_KERNEL_IBT)."""
+_ENTRY = (0, len(TARGET.entry_mark.code))
+"""Where ftrace's call stands: at the entry, or after the mark of the entry where the kernel has such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +199,14 @@ class Facts:
 
 def plan(facts: Facts) -> Plan:
     """What every event needs so that it counts in every version; pure."""
-    additions: list[Addition] = []
-    reports: list[Report] = []
-    for rows in by_key(facts.events).values():
-        _event(facts, rows, additions, reports)
-    reports += _foreign(facts)
-    return Plan(tuple(additions), tuple(dict.fromkeys(reports)), tuple(_blockers(facts)))
+    found = [row for rows in by_key(facts.events).values() for row in _event(facts, rows)]
+    additions = tuple(row for row in found if isinstance(row, Addition))
+    reports = [*(row for row in found if isinstance(row, Report)), *_foreign(facts)]
+    return Plan(additions, tuple(dict.fromkeys(reports)), tuple(_blockers(facts)))
 
 
-def _event(facts: Facts, rows: Sequence[Event], additions: list[Addition], reports: list[Report]) -> None:
-    """One event with all its places."""
+def _event(facts: Facts, rows: Sequence[Event]) -> Iterator[Addition | Report]:
+    """What one event needs, with all its places."""
     places = [(row, facts.coordinate(row.spot)) for row in rows]
     taken = {place for _, place in places}
     for row, start in places:
@@ -223,14 +220,14 @@ def _event(facts: Facts, rows: Sequence[Event], additions: list[Addition], repor
             if target is None or why is not None:
                 if target not in taken:
                     code, text = why or ("no-counterpart", f"{version.module} has no instruction that stands for it")
-                    reports.append(Report(code, row.key, str(row.spot), text))
+                    yield Report(code, row.key, str(row.spot), text)
                 continue
             if target not in taken:
                 taken.add(target)
                 spot = Spot(target.module, target.function, target.offset)
                 late = target.offset in version.late.get(target.function, ())
                 after = version.owner(target.function) if late else ""
-                additions.append(Addition(row.moved(spot), str(row.spot), version.module, known[target][0], after))
+                yield Addition(row.moved(spot), str(row.spot), version.module, known[target][0], after)
 
 
 def _versions_of(facts: Facts, start: Coordinate, known: Iterable[Coordinate]) -> list[Version]:
@@ -255,9 +252,7 @@ def _obstacle(
 ) -> tuple[str, str] | None:
     if target is None:
         return None
-    confidence, same = known[target]
-    if confidence < LEAST_CONFIDENCE:
-        return "no-counterpart", f"what stands for it in {version.module} is only likely ({confidence} of 100)"
+    _, same = known[target]
     if impossible is not None:
         return "arguments", f"it fetches {impossible}, which no map can prove the same in {version.module}"
     if mask & ~same:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from builder.arch.x86_64 import X86_64
+from builder.arch import TARGET
 from builder.image.execute import Machine
 from builder.image.simulated import SimulatedKernel
 from builder.load.livepatch import ftrace_location
@@ -121,7 +121,7 @@ class Registry:
         if is_return and offset:
             raise refused(errno.EINVAL)
         code = self.kernel.memory.read(start, min(size, address - start + _LONGEST))
-        if address not in {insn.offset for insn in X86_64.decode(code, start)}:
+        if address not in {insn.offset for insn in TARGET.decode(code, start)}:
             raise refused(errno.EILSEQ)
         if any(site <= address < site + 5 for site in self._reserved(address)):
             raise refused(errno.EBUSY)
@@ -176,9 +176,6 @@ class Registry:
         direct = Direct(address, post_handler)
         self.direct.append(direct)
         return direct
-
-    def unregister_kprobe(self, direct: Direct) -> None:
-        self.direct.remove(direct)
 
     def blocks(self, places: Iterable[int]) -> bool:
         """Whether a probe with a post_handler holds one of these ftrace locations (kprobe_ipmodify_ops)."""
