@@ -27,20 +27,21 @@ from builder.errors import NOTHING, Allowed, Refusal, RefusedError
 
 if TYPE_CHECKING:
     from builder.acquire.compile import Compiling
+    from builder.acquire.shifts import Shift
     from builder.acquire.source import SourceTree
     from builder.emit import Module
     from builder.emit.patched import Patched
 
 
-def diff(old: Path, new: Path, *, allowed: Allowed = NOTHING) -> Diff:
-    """What changed between two objects, and whether it can ship."""
-    return diff_objects(*read_pair(old, new), allowed=allowed)
+def diff(old: Path, new: Path, *, shifts: Sequence[Shift] = (), allowed: Allowed = NOTHING) -> Diff:
+    """What changed between two objects, and whether it can ship; `shifts`: what their source patch moves, if known."""
+    return diff_objects(*read_pair(old, new), shifts=shifts, allowed=allowed)
 
 
-def diff_objects(old: ObjectFile, new: ObjectFile, *, allowed: Allowed = NOTHING) -> Diff:
+def diff_objects(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = (), allowed: Allowed = NOTHING) -> Diff:
     """The same for objects in memory."""
     # What really changed, by meaning.
-    comparison = compare(old, new)
+    comparison = compare(old, new, shifts=shifts)
     macros = read_macros(comparison.new)
     # What must travel; from here on the set of functions is final.
     selection = select(comparison, macros, allowed)
@@ -121,7 +122,7 @@ def patch(
     # The objects that the patches can change, before and after.
     found = prepare_patch(patches, tree, allowed=plan.allowed, how=how)
     # What changed in each, of what the kernel runs.
-    pairs = [(diff(pair.old, pair.new, allowed=plan.allowed), pair.owner) for pair in found.pairs]
+    pairs = [(diff(pair.old, pair.new, shifts=found.shifts, allowed=plan.allowed), pair.owner) for pair in found.pairs]
     diffs = tuple(running_part(compared, objects, owner, allowed=plan.allowed) for compared, owner in pairs)
     try:
         module = build(diffs, objects, plan, inside=[owner for _, owner in pairs])

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.whole import check_place, write_whole
 from builder.cli.progress import Shown, logged, shown
 from builder.errors import RefusedError, UsageError
@@ -92,6 +93,25 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow", action="append", default=[], metavar="CODE:SYMBOL", help="accept this refusal of judgement"
     )
+
+
+def add_source_diff(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source-diff",
+        type=Path,
+        metavar="FIX.patch",
+        help="the patch of the source between OLD and NEW: it proves line numbers where there is no debug information",
+    )
+
+
+def source_shifts(patch: Path | None) -> tuple[Shift, ...]:
+    """How the patch of `--source-diff` moves lines; InputError where it cannot be read."""
+    if patch is None:
+        return ()
+    # Here, for the parser is slow to import.
+    from builder.acquire.patchfile import read_patch
+
+    return shifts_of(read_patch(patch))
 
 
 def add_kernel(parser: argparse.ArgumentParser) -> None:

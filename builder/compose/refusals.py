@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from builder.binary import elf, tables
 from builder.compare import Atom, Comparison, naming
@@ -381,6 +382,26 @@ def _layouts(selection: Selection) -> Findings:
 _FIELDS = 6
 
 
+def _not_compared(selection: Selection) -> Findings:
+    """What only debug information tells; a source patch proves line numbers too."""
+    comparison = selection.comparison
+    sides = comparison.old.obj, comparison.new.obj
+    lines = bool(comparison.shifts) or all(".debug_line" in obj.by_name for obj in sides)
+    layouts = all(".debug_info" in obj.by_name for obj in sides)
+    if selection.is_empty or (lines and layouts):
+        return
+    missing = [what for what, known in (("line numbers", lines), ("structure layouts", layouts)) if not known]
+    yield Refusal(
+        "not-compared",
+        PurePath(sides[1].name).name,
+        "",
+        f"{' and '.join(missing)} were not compared: there is no debug information"
+        + ("" if lines else "; a function may be called changed of which only lines moved"),
+        "compile both objects with -g" + ("" if lines else ", or give the source's patch with --source-diff"),
+        fatal=False,
+    )
+
+
 def _scheduler(selection: Selection) -> Findings:
     for atom, role in selection.functions.items():
         if role in (Role.CHANGED, Role.CARRIER) and atom.section.name.startswith(".sched.text"):
@@ -398,4 +419,4 @@ _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
     _removed_exports, identity.storage, identity.aliases, identity.borders, identity.gone_memory, identity.left_init,
     identity.unwritten, threads.never_left,
 )  # fmt: skip
-_WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_layouts, _added_exports, _scheduler)
+_WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_layouts, _not_compared, _added_exports, _scheduler)
