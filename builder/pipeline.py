@@ -9,7 +9,7 @@ values and returns new ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,10 @@ from builder.compare import compare
 from builder.compose import judge, read_macros, select
 from builder.compose.below import Earlier
 from builder.compose.bundle import bind
-from builder.compose.outcome import Diff
+from builder.compose.outcome import ChangeRefusedError, Diff
 from builder.compose.overridden import without_overridden
 from builder.compose.owner import Objects
-from builder.errors import NOTHING, Allowed, Refusal, RefusedError
+from builder.errors import NOTHING, Allowed, RefusedError
 
 if TYPE_CHECKING:
     from builder.acquire.compile import Compiling
@@ -79,7 +79,7 @@ def build(
 
     `inside` names the owner of all pairs, or of each of them (None where it is to be found).
 
-    Raises RefusedError with every reason why the change cannot ship, of all
+    Raises ChangeRefusedError with every reason why the change cannot ship, of all
     pairs together, those that only the kernel tells included.
     """
     # Here, for what reads the module back is slow to import and diff needs none of it.
@@ -97,9 +97,9 @@ def build(
     try:
         bundle = bind(name, shipping, objects, replace=plan.replace, below=below, allowed=plan.allowed)
     except RefusedError as refused:
-        raise RefusedError(_distinct([*refusals, *refused.refusals])) from None
+        raise ChangeRefusedError([*refusals, *refused.refusals], diffs) from None
     if refusals:
-        raise RefusedError(_distinct(refusals))
+        raise ChangeRefusedError(refusals, diffs)
     return emit(bundle) if shipping else None
 
 
@@ -129,10 +129,6 @@ def patch(
     except RefusedError as refused:
         raise PatchRefusedError(refused.refusals, found, diffs) from None
     return Patched(found, diffs, module)
-
-
-def _distinct(refusals: Iterable[Refusal]) -> list[Refusal]:
-    return list(dict.fromkeys(refusals))
 
 
 __all__: Sequence[str] = (

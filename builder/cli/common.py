@@ -62,15 +62,27 @@ class Output:
         self.err.print(f"bespoke: {message}", markup=False)
 
     def refused(self, refused: RefusedError) -> None:
-        """All refusals together, each with its advice."""
+        """All refusals together, and what else was found, each with its advice."""
         if self.json:
-            rows = [r.as_json() for r in refused.refusals]
-            self.document({"verdict": "refused", "refusals": rows})
+            self.document({"verdict": "refused", **refused_rows(refused)})
         for refusal in refused.refusals:
             self.error(f"refused: {refusal.code}: {refusal.message}")
             if not self.quiet:
                 allow = "" if refusal.fatal else f" (accept: --allow {refusal.code}:{refusal.symbol})"
                 self.err.print(f"         {refusal.advice}{allow}", markup=False, style="dim")
+        for warning in refused.warnings:
+            self.error(f"warning: {warning.code}: {warning.message}")
+            if warning.advice and not self.quiet:
+                self.err.print(f"         {warning.advice}", markup=False, style="dim")
+
+
+def refused_rows(refused: RefusedError) -> dict[str, Any]:
+    """What the document of a refused change has in common with that of a diff."""
+    return {
+        "functions": refused.functions,
+        "refusals": [row.as_json() for row in refused.refusals],
+        "warnings": [row.as_json() for row in refused.warnings],
+    }
 
 
 def check_output(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from builder.binary import elf, tables
@@ -40,7 +40,8 @@ def judge(selection: Selection, allowed: Allowed = NOTHING) -> Judged:
     found = list(dict.fromkeys((*(f for rule in _REFUSALS for f in rule(selection)), *books.refusals)))
     accepted = [f for f in found if allowed.covers(f)]
     refused = [f for f in found if not allowed.covers(f)]
-    warnings = list(dict.fromkeys(f for rule in _WARNINGS for f in rule(selection)))
+    # A warning stops nothing, whatever it is of.
+    warnings = list(dict.fromkeys(replace(f, fatal=False) for rule in _WARNINGS for f in rule(selection)))
     return Judged(tuple(refused), tuple(warnings), tuple(accepted), books.ignored, allowed)
 
 
