@@ -195,8 +195,10 @@ def _unshipped_users(selection: Selection, atom: Atom) -> list[str]:
 def _statics(selection: Selection) -> Findings:
     """Static locals whose counterpart is unclear or gone."""
     comparison = selection.comparison
+    unclear: set[Atom] = set()
     for atom, why in comparison.correlation.ambiguous:
         if atom in selection and atom.section.is_write:
+            unclear.add(atom)
             yield Refusal(
                 "static-ambiguous",
                 atom.name,
@@ -212,8 +214,11 @@ def _statics(selection: Selection) -> Findings:
         old = comparison.correlation.twins.get(atom)
         if old is None:
             continue
+        # One that may be the original of what is unclear is not gone.
+        used = {t.atom for _, t in references.of_atom(comparison.new, atom)}
+        told = {naming.family(other.name) for other in unclear if other in used}
         for _, target in references.of_atom(comparison.old, old):
-            if target.atom in gone and target.atom is not None:
+            if target.atom in gone and target.atom is not None and naming.family(target.atom.name) not in told:
                 yield Refusal(
                     "static-removed",
                     target.atom.name,
