@@ -17,6 +17,7 @@ from rich.console import Console
 
 from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.whole import check_place, write_whole
+from builder.binary.module import ModuleFile, plain
 from builder.cli.progress import Shown, logged, shown
 from builder.errors import RefusedError, UsageError
 
@@ -139,7 +140,10 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
 
 
 def named_paths(values: Sequence[str]) -> Mapping[str, Path]:
-    """`NAME=PATH` rows; UsageError names one that is not or whose file is missing."""
+    """`NAME=PATH` rows; UsageError names one that is not, whose file is missing, or is that of another module.
+
+    The kernel knows a module by the name that its file says, wherever that lies; `-` and `_` are one.
+    """
     out = {}
     for value in values:
         name, equals, path = value.partition("=")
@@ -147,5 +151,8 @@ def named_paths(values: Sequence[str]) -> Mapping[str, Path]:
             raise UsageError(f"--object takes NAME=PATH, not {value!r}")
         if not Path(path).is_file():
             raise UsageError(f"--object {name}: there is no file {path}")
+        own = ModuleFile.read_named(Path(path)).name
+        if plain(name) != plain(own):
+            raise UsageError(f"--object {name}: {path} is the module {own}; say --object {own}={path}")
         out[name] = Path(path)
     return out
