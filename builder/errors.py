@@ -8,10 +8,10 @@ here.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,9 @@ class Refusal:
     advice: str
     fatal: bool = True
 
-    def as_json(self) -> dict[str, str]:
-        """The five strings of the command-line contract."""
-        row = asdict(self)
-        del row["fatal"]
-        return row
+    def as_json(self) -> dict[str, Any]:
+        """The row of the command-line contract: five strings, and `fatal`."""
+        return asdict(self)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -70,6 +68,9 @@ class Allowed:
 
 NOTHING: Final = Allowed()
 """Nothing is accepted."""
+
+NO_FUNCTIONS: Final[Mapping[str, Sequence[str]]] = {"changed": (), "new": (), "removed": (), "line_only": ()}
+"""The names of functions by what became of them, as a diff's document has them, where there are none."""
 
 
 class BespokeError(Exception):
@@ -150,10 +151,23 @@ class UncheckedError(LoadError):
 
 
 class RefusedError(BespokeError):
-    """The change cannot ship; all reasons together."""
+    """The change cannot ship; all reasons together.
+
+    `functions` and `warnings` are what was found until then: names as in the document of a diff, none where
+    nothing was compared.
+    """
 
     exit_status = 1
 
-    def __init__(self, refusals: Sequence[Refusal], *, where: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        refusals: Sequence[Refusal],
+        *,
+        where: str | Path | None = None,
+        functions: Mapping[str, Sequence[str]] = NO_FUNCTIONS,
+        warnings: Sequence[Refusal] = (),
+    ) -> None:
         self.refusals = tuple(refusals)
+        self.functions = {kind: tuple(names) for kind, names in functions.items()}
+        self.warnings = tuple(warnings)
         super().__init__("; ".join(map(str, self.refusals)), where=where)

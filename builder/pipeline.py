@@ -9,7 +9,7 @@ values and returns new ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,27 +20,28 @@ from builder.compare import compare
 from builder.compose import judge, read_macros, select
 from builder.compose.below import Earlier
 from builder.compose.bundle import bind
-from builder.compose.outcome import Diff
+from builder.compose.outcome import ChangeRefusedError, Diff
 from builder.compose.overridden import without_overridden
 from builder.compose.owner import Objects
-from builder.errors import NOTHING, Allowed, Refusal, RefusedError
+from builder.errors import NOTHING, Allowed, RefusedError
 
 if TYPE_CHECKING:
     from builder.acquire.compile import Compiling
+    from builder.acquire.shifts import Shift
     from builder.acquire.source import SourceTree
     from builder.emit import Module
     from builder.emit.patched import Patched
 
 
-def diff(old: Path, new: Path, *, allowed: Allowed = NOTHING) -> Diff:
-    """What changed between two objects, and whether it can ship."""
-    return diff_objects(*read_pair(old, new), allowed=allowed)
+def diff(old: Path, new: Path, *, shifts: Sequence[Shift] = (), allowed: Allowed = NOTHING) -> Diff:
+    """What changed between two objects, and whether it can ship; `shifts`: what their source patch moves, if known."""
+    return diff_objects(*read_pair(old, new), shifts=shifts, allowed=allowed)
 
 
-def diff_objects(old: ObjectFile, new: ObjectFile, *, allowed: Allowed = NOTHING) -> Diff:
+def diff_objects(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = (), allowed: Allowed = NOTHING) -> Diff:
     """The same for objects in memory."""
     # What really changed, by meaning.
-    comparison = compare(old, new)
+    comparison = compare(old, new, shifts=shifts)
     macros = read_macros(comparison.new)
     # What must travel; from here on the set of functions is final.
     selection = select(comparison, macros, allowed)
@@ -78,7 +79,7 @@ def build(
 
     `inside` names the owner of all pairs, or of each of them (None where it is to be found).
 
-    Raises RefusedError with every reason why the change cannot ship, of all
+    Raises ChangeRefusedError with every reason why the change cannot ship, of all
     pairs together, those that only the kernel tells included.
     """
     # Here, for what reads the module back is slow to import and diff needs none of it.
@@ -96,9 +97,9 @@ def build(
     try:
         bundle = bind(name, shipping, objects, replace=plan.replace, below=below, allowed=plan.allowed)
     except RefusedError as refused:
-        raise RefusedError(_distinct([*refusals, *refused.refusals])) from None
+        raise ChangeRefusedError([*refusals, *refused.refusals], diffs) from None
     if refusals:
-        raise RefusedError(_distinct(refusals))
+        raise ChangeRefusedError(refusals, diffs)
     return emit(bundle) if shipping else None
 
 
@@ -121,17 +122,13 @@ def patch(
     # The objects that the patches can change, before and after.
     found = prepare_patch(patches, tree, allowed=plan.allowed, how=how)
     # What changed in each, of what the kernel runs.
-    pairs = [(diff(pair.old, pair.new, allowed=plan.allowed), pair.owner) for pair in found.pairs]
+    pairs = [(diff(pair.old, pair.new, shifts=found.shifts, allowed=plan.allowed), pair.owner) for pair in found.pairs]
     diffs = tuple(running_part(compared, objects, owner, allowed=plan.allowed) for compared, owner in pairs)
     try:
         module = build(diffs, objects, plan, inside=[owner for _, owner in pairs])
     except RefusedError as refused:
         raise PatchRefusedError(refused.refusals, found, diffs) from None
     return Patched(found, diffs, module)
-
-
-def _distinct(refusals: Iterable[Refusal]) -> list[Refusal]:
-    return list(dict.fromkeys(refusals))
 
 
 __all__: Sequence[str] = (

@@ -9,23 +9,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """`start` is the first line in the old file (from 1; 0 for an empty one); lines keep their line ends."""
+    """`start` is the first line in the old file (from 1; 0 for an empty one); lines keep their line ends.
+
+    `kept` are the lines that stay: (number in `old`, number in `new`), from 0.
+    """
 
     start: int
     old: tuple[str, ...]
     new: tuple[str, ...]
+    kept: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A text after the hunks that fit; `moved` tells of those that stand elsewhere, `misfits` of the others."""
+    """A text after the hunks that fit; `moved` tells of those that stand elsewhere, `misfits` of the others.
+
+    `hunks` are those that fit, by where they really stand in the old text.
+    """
 
     text: str
+    hunks: tuple[Hunk, ...]
     moved: tuple[str, ...]
     misfits: tuple[str, ...]
 
@@ -35,6 +43,7 @@ def fit(text: str, hunks: Sequence[Hunk], patch: str) -> Fitted:
     # Not splitlines(): a form feed ends no line of a patch.
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     shift = grown = floor = 0
+    fitted: list[Hunk] = []
     moved: list[str] = []
     misfits: list[str] = []
     for number, hunk in enumerate(hunks, start=1):
@@ -47,11 +56,12 @@ def fit(text: str, hunks: Sequence[Hunk], patch: str) -> Fitted:
             continue
         if place - grown != named:
             moved.append(f"{name}, made for line {hunk.start}, applies {_offset(place - grown - named)}")
+        fitted.append(replace(hunk, start=hunk.start + place - grown - named))
         lines[place : place + len(hunk.old)] = hunk.new
         shift += place - wanted + len(hunk.new) - len(hunk.old)
         grown += len(hunk.new) - len(hunk.old)
         floor = place + len(hunk.new)
-    return Fitted("".join(lines), tuple(moved), tuple(misfits))
+    return Fitted("".join(lines), tuple(fitted), tuple(moved), tuple(misfits))
 
 
 def _offset(lines: int) -> str:

@@ -22,6 +22,7 @@ from builder.acquire.compile import AS_USUAL, Compiling
 from builder.acquire.kbuild import Command, ListedObjects
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
 from builder.acquire.readers import Readers, beyond, find_readers, read_includes
+from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.source import SourceTree
 from builder.acquire.whole import write_whole
 from builder.acquire.work import Work
@@ -50,13 +51,14 @@ class ObjectPair:
 class PatchObjects:
     """What a patch makes of a tree.
 
-    `files` are the files that it changes, `considered` the number of objects that
-    may read one of them, `pairs` those whose text changes, compiled. `log` is what
-    the compiler said.
+    `files` are the files that it changes, `shifts` how their lines move, `considered` the
+    number of objects that may read one of them, `pairs` those whose text changes, compiled.
+    `log` is what the compiler said.
     """
 
     tree: SourceTree
     files: tuple[str, ...]
+    shifts: tuple[Shift, ...]
     considered: int
     pairs: tuple[ObjectPair, ...]
     warnings: tuple[Refusal, ...]
@@ -101,7 +103,7 @@ def _compiled(
     objects: ListedObjects,
 ) -> PatchObjects:
     tree, limit = work.tree, work.how.limit
-    changed, moved = _changed_files(changes, tree)
+    changed, applied, moved = _changed_files(changes, tree)
     direct, shared, unlinked = _split(changed, tree, objects)
     known = {command.object for command in direct}
     absent = tree.complete(objects) if shared else []  # before the include lines are read
@@ -144,6 +146,7 @@ def _compiled(
     return PatchObjects(
         tree=tree,
         files=tuple(sorted(changed)),
+        shifts=shifts_of(applied),
         considered=len(direct) + len(candidates),
         pairs=pairs,
         warnings=tuple(warnings),
@@ -197,8 +200,11 @@ def sort_out(
     return followed, warnings + accepted(refusals, allowed)
 
 
-def _changed_files(changes: Iterable[FileChange], tree: SourceTree) -> tuple[dict[str, bytes], list[Refusal]]:
-    """The new content of each file that differs, and a warning for each hunk that has moved."""
+def _changed_files(
+    changes: Iterable[FileChange], tree: SourceTree
+) -> tuple[dict[str, bytes], tuple[FileChange, ...], list[Refusal]]:
+    """The new content of each file that differs, the changes as they stand in the tree's files, and a warning for
+    each hunk that has moved."""
 
     def read(path: str) -> bytes | None:
         try:
@@ -208,7 +214,8 @@ def _changed_files(changes: Iterable[FileChange], tree: SourceTree) -> tuple[dic
 
     applied = apply_all(changes, read)
     moved = [refusal_row("patch-moved", path, f"has moved: {what}", "") for path, what in applied.moved]
-    return {path: content for path, content in applied.files.items() if content != read(path)}, moved
+    changed = {path: content for path, content in applied.files.items() if content != read(path)}
+    return changed, applied.changes, moved
 
 
 _WITHOUT = "leave the file out of the patch, or accept that its change is left out"

@@ -141,6 +141,7 @@ def _one_file(source: str, target: str) -> tuple[str, str]:
 def _hunk(hunk: unidiff.Hunk) -> Hunk:
     old: list[str] = []
     new: list[str] = []
+    kept: list[tuple[int, int]] = []
     last: list[list[str]] = []
     for line in hunk:
         if line.line_type == "\\":
@@ -148,6 +149,8 @@ def _hunk(hunk: unidiff.Hunk) -> Hunk:
             for side in last:
                 side[-1] = side[-1].removesuffix("\n")
             continue
+        if line.is_context:
+            kept.append((len(old), len(new)))
         last = [
             side
             for side, wanted in ((old, line.is_context or line.is_removed), (new, line.is_context or line.is_added))
@@ -155,7 +158,7 @@ def _hunk(hunk: unidiff.Hunk) -> Hunk:
         ]
         for side in last:
             side.append(line.value)
-    return Hunk(start=hunk.source_start, old=tuple(old), new=tuple(new))
+    return Hunk(start=hunk.source_start, old=tuple(old), new=tuple(new), kept=tuple(kept))
 
 
 def apply_hunks(text: str, change: FileChange) -> str:
@@ -248,9 +251,13 @@ def judge(change: FileChange) -> Refusal | None:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The new content of every changed file, and (path, what) of each hunk that stands elsewhere than it says."""
+    """The new content of every changed file, and (path, what) of each hunk that stands elsewhere than it says.
+
+    `changes` are those that were given, their hunks where they really stand.
+    """
 
     files: dict[str, bytes]
+    changes: tuple[FileChange, ...]
     moved: tuple[tuple[str, str], ...]
 
 
@@ -260,6 +267,7 @@ def apply_all(changes: Iterable[FileChange], read: Callable[[str], bytes | None]
     Raises `InputError` that names each file and hunk that does not fit, of all patches together.
     """
     files: dict[str, bytes] = {}
+    placed: list[FileChange] = []
     moved: list[tuple[str, str]] = []
     problems: list[tuple[str, str]] = []
     for change in changes:
@@ -273,9 +281,10 @@ def apply_all(changes: Iterable[FileChange], read: Callable[[str], bytes | None]
             continue
         fitted = fit((old or b"").decode("utf-8", "surrogateescape"), change.hunks, change.patch)
         files[path] = fitted.text.encode("utf-8", "surrogateescape")
+        placed.append(replace(change, hunks=fitted.hunks))
         moved += [(path, what) for what in fitted.moved]
         problems += [(path, what) for what in fitted.misfits]
     if problems:
         (first, what), *others = problems
         raise InputError("; ".join([what, *(f"{path}: {more}" for path, more in others)]), where=first)
-    return Applied(files, tuple(moved))
+    return Applied(files, tuple(placed), tuple(moved))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 from builder.binary.objects import ObjectFile
-from builder.errors import InputError
+from builder.errors import InputError, Refusal
 
 SECTION: Final = ".bespoke.manifest"
 FORMAT: Final = 1
@@ -133,15 +133,6 @@ class WrittenBinding:
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestNote:
-    """A refusal that was accepted, or a warning."""
-
-    code: str
-    symbol: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     """The document. `on` are the modules below that this one is bound to, the nearest first.
 
@@ -156,8 +147,8 @@ class Manifest:
     functions: tuple[CarriedFunction, ...]
     bindings: tuple[WrittenBinding, ...]
     special_entries: Mapping[str, Mapping[str, int]]
-    accepted: tuple[ManifestNote, ...]
-    warnings: tuple[ManifestNote, ...]
+    accepted: tuple[Refusal, ...]
+    warnings: tuple[Refusal, ...]
 
     @property
     def redirected(self) -> tuple[CarriedFunction, ...]:
@@ -176,8 +167,8 @@ class Manifest:
             "functions": [row.as_json() for row in self.functions],
             "bindings": [asdict(row) for row in self.bindings],
             "special_entries": {table: dict(row) for table, row in self.special_entries.items()},
-            "accepted": [asdict(row) for row in self.accepted],
-            "warnings": [asdict(row) for row in self.warnings],
+            "accepted": [row.as_json() for row in self.accepted],
+            "warnings": [row.as_json() for row in self.warnings],
         }
 
     def to_bytes(self) -> bytes:
@@ -319,5 +310,8 @@ def _binding(item: _Item) -> WrittenBinding:
     )
 
 
-def _note(item: _Item) -> ManifestNote:
-    return ManifestNote(item["code"].as_(str), item["symbol"].as_(str), item["message"].as_(str))
+def _note(item: _Item) -> Refusal:
+    """A refusal that was accepted, or a warning: neither is fatal. The first modules tell only the three."""
+    code, symbol, message = (item[key].as_(str) for key in ("code", "symbol", "message"))
+    section, advice = (item[key].as_(str) if item.has(key) else "" for key in ("section", "advice"))
+    return Refusal(code, symbol, section, message, advice, fatal=False)

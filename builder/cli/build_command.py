@@ -8,7 +8,16 @@ from pathlib import Path
 
 from builder.acquire.pairs import find_pairs
 from builder.binary.kernel import Kernel
-from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths, write_output
+from builder.cli.common import (
+    Output,
+    add_allow,
+    add_kernel,
+    add_source_diff,
+    check_output,
+    named_paths,
+    source_shifts,
+    write_output,
+)
 from builder.cli.page import ModulePage, add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
@@ -37,6 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on", type=Path, metavar="V1.ko", help="stack on an earlier module of ours and share its state"
     )
+    add_source_diff(parser)
     add_allow(parser)
     add_html(parser)
     parser.set_defaults(run=run)
@@ -48,7 +58,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     pairs = _pairs(options)
     check_output(options.output)
     check_html(options.html, options.output, *(path for pair in pairs for path in pair))
-    diffs = [diff(old, new, allowed=allowed) for old, new in pairs]
+    shifts = source_shifts(options.source_diff)
+    diffs = [diff(old, new, shifts=shifts, allowed=allowed) for old, new in pairs]
     kernel = Kernel.open(options.kernel)
     objects = Objects(kernel, given)
     # The kernel runs the pairs without these; so does all that is said of them.

@@ -15,7 +15,9 @@ from typing import Any
 
 from rich.console import Console
 
+from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.whole import check_place, write_whole
+from builder.binary.module import ModuleFile, plain
 from builder.cli.progress import Shown, logged, shown
 from builder.errors import RefusedError, UsageError
 
@@ -61,15 +63,27 @@ class Output:
         self.err.print(f"bespoke: {message}", markup=False)
 
     def refused(self, refused: RefusedError) -> None:
-        """All refusals together, each with its advice."""
+        """All refusals together, and what else was found, each with its advice."""
         if self.json:
-            rows = [r.as_json() for r in refused.refusals]
-            self.document({"verdict": "refused", "refusals": rows})
+            self.document({"verdict": "refused", **refused_rows(refused)})
         for refusal in refused.refusals:
             self.error(f"refused: {refusal.code}: {refusal.message}")
             if not self.quiet:
                 allow = "" if refusal.fatal else f" (accept: --allow {refusal.code}:{refusal.symbol})"
                 self.err.print(f"         {refusal.advice}{allow}", markup=False, style="dim")
+        for warning in refused.warnings:
+            self.error(f"warning: {warning.code}: {warning.message}")
+            if warning.advice and not self.quiet:
+                self.err.print(f"         {warning.advice}", markup=False, style="dim")
+
+
+def refused_rows(refused: RefusedError) -> dict[str, Any]:
+    """What the document of a refused change has in common with that of a diff."""
+    return {
+        "functions": refused.functions,
+        "refusals": [row.as_json() for row in refused.refusals],
+        "warnings": [row.as_json() for row in refused.warnings],
+    }
 
 
 def check_output(path: Path) -> None:
@@ -94,6 +108,25 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_source_diff(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source-diff",
+        type=Path,
+        metavar="FIX.patch",
+        help="the patch of the source between OLD and NEW: it proves line numbers where there is no debug information",
+    )
+
+
+def source_shifts(patch: Path | None) -> tuple[Shift, ...]:
+    """How the patch of `--source-diff` moves lines; InputError where it cannot be read."""
+    if patch is None:
+        return ()
+    # Here, for the parser is slow to import.
+    from builder.acquire.patchfile import read_patch
+
+    return shifts_of(read_patch(patch))
+
+
 def add_kernel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel",
@@ -107,7 +140,10 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
 
 
 def named_paths(values: Sequence[str]) -> Mapping[str, Path]:
-    """`NAME=PATH` rows; UsageError names one that is not or whose file is missing."""
+    """`NAME=PATH` rows; UsageError names one that is not, whose file is missing, or is that of another module.
+
+    The kernel knows a module by the name that its file says, wherever that lies; `-` and `_` are one.
+    """
     out = {}
     for value in values:
         name, equals, path = value.partition("=")
@@ -115,5 +151,8 @@ def named_paths(values: Sequence[str]) -> Mapping[str, Path]:
             raise UsageError(f"--object takes NAME=PATH, not {value!r}")
         if not Path(path).is_file():
             raise UsageError(f"--object {name}: there is no file {path}")
+        own = ModuleFile.read_named(Path(path)).name
+        if plain(name) != plain(own):
+            raise UsageError(f"--object {name}: {path} is the module {own}; say --object {own}={path}")
         out[name] = Path(path)
     return out

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from builder.cli.common import Output, add_allow
+from builder.acquire.shifts import Shift
+from builder.cli.common import Output, add_allow, add_source_diff, source_shifts
 from builder.cli.page import add_html, check_html, describer, write_diff
 from builder.cli.trees import compare_trees
 from builder.errors import Allowed, UsageError
@@ -17,6 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", type=Path, metavar="OLD", help="the old object, or a tree of objects")
     parser.add_argument("new", type=Path, metavar="NEW", help="the new one")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="compare N pairs of a tree at once")
+    add_source_diff(parser)
     add_allow(parser)
     add_html(parser)
     parser.set_defaults(run=run)
@@ -29,9 +32,10 @@ def run(options: argparse.Namespace, output: Output) -> int:
         raise UsageError("-j takes a number from 1 on")
     allowed = Allowed.parse(options.allow)
     check_html(options.html, options.old, options.new)
+    shifts = source_shifts(options.source_diff)
     if options.old.is_dir():
-        return _trees(options, output, allowed)
-    found = diff(options.old, options.new, allowed=allowed)
+        return _trees(options, output, shifts, allowed)
+    found = diff(options.old, options.new, shifts=shifts, allowed=allowed)
     if options.html:
         pair = describer(output.verbose)(found, options.new.name)
         write_diff(options.html, options.old, options.new, [pair])
@@ -42,9 +46,10 @@ def run(options: argparse.Namespace, output: Output) -> int:
     return found.exit_status
 
 
-def _trees(options: argparse.Namespace, output: Output, allowed: Allowed) -> int:
+def _trees(options: argparse.Namespace, output: Output, shifts: Sequence[Shift], allowed: Allowed) -> int:
     describe = describer(output.verbose) if options.html else None
-    document, pairs, status = compare_trees(options.old, options.new, allowed, options.jobs, output, describe)
+    old, new, jobs = options.old, options.new, options.jobs
+    document, pairs, status = compare_trees(old, new, shifts, allowed, jobs, output, describe)
     if options.html:
         write_diff(options.html, options.old, options.new, pairs, document["unpaired"])
     if output.json:

@@ -108,7 +108,7 @@ def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None
         )
         warned = {(w.code, w.symbol) for _, diff in diffs for w in diff.judged.warnings}
         late = [w for w in manifest.warnings if (w.code, w.symbol) not in warned]
-        noted += [Advice(w.code, w.symbol, "", w.message, "", "") for w in late]
+        noted += [Advice.of(w) for w in late]
     accept = [a.accept for a in (*further, *(a for pair in pairs for a in pair.refusals))]
     if built.refusals and accept and all(accept):
         following.append(

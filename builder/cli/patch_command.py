@@ -23,7 +23,7 @@ from builder.acquire.source import SourceTree
 from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.binary.kernel.modules import find_image
-from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths, write_output
+from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths, refused_rows, write_output
 from builder.cli.page import ModulePage, add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
@@ -186,7 +186,8 @@ def _each(job: _Job, patches: list[Path], outputs: list[Path]) -> int:
         except RefusedError as refused:
             row |= {
                 "verdict": "refused",
-                "refusals": [r.as_json() for r in refused.refusals],
+                **refused_rows(refused),
+                "functions": list(refused.functions["changed"]),
                 "detail": "; ".join(f"{r.code}: {r.symbol}" for r in refused.refusals),
             }
         except BespokeError as error:

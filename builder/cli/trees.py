@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.acquire.pairs import find_pairs
+from builder.acquire.shifts import Shift
 from builder.cli.common import Output
 from builder.compose.outcome import Diff
 from builder.errors import Allowed, BespokeError
@@ -23,7 +24,7 @@ from builder.report.html import PagePair, unread
 _WORST = (2, 1, 0, 3)
 _STATUS = {"error": 2, "refused": 1, "changed": 0, "unchanged": 3}
 
-Job = tuple[str, Path, Path, Allowed, "Describe | None"]
+Job = tuple[str, Path, Path, Sequence[Shift], Allowed, "Describe | None"]
 Describe = Callable[[Diff, str], PagePair]
 """What a page says of a pair, by its diff and its path; a function that another process can find."""
 PairRow = tuple[dict[str, Any], PagePair | None]
@@ -32,6 +33,7 @@ PairRow = tuple[dict[str, Any], PagePair | None]
 def compare_trees(
     old: Path,
     new: Path,
+    shifts: Sequence[Shift],
     allowed: Allowed,
     jobs: int,
     output: Output,
@@ -42,7 +44,7 @@ def compare_trees(
     An unreadable pair stops no other. Without `describe` there is nothing for a page.
     """
     pairs, unpaired = find_pairs(old, new)
-    work: list[Job] = [(path, first, second, allowed, describe) for path, first, second in pairs]
+    work: list[Job] = [(path, first, second, shifts, allowed, describe) for path, first, second in pairs]
     done: list[PairRow] = []
     with output.progress() as shown:
         for row in _all(work, jobs):
@@ -84,9 +86,9 @@ def _uninterrupted() -> Iterator[None]:
 
 def compare_one(job: Job) -> PairRow:
     """One pair as its JSON document, described if wanted; what cannot be read has the verdict `error`."""
-    path, old, new, allowed, describe = job
+    path, old, new, shifts, allowed, describe = job
     try:
-        found = diff(old, new, allowed=allowed)
+        found = diff(old, new, shifts=shifts, allowed=allowed)
         return {"path": path, **found.as_json()}, describe(found, path) if describe else None
     except (BespokeError, OSError) as problem:
         message = str(problem)

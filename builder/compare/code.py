@@ -12,10 +12,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
+from builder.acquire.shifts import Shift
 from builder.arch import Instruction
 from builder.binary import Relocation, tables
 from builder.compare.correlate import Correlation
-from builder.compare.lines import LineProof, Shift
+from builder.compare.lines import LineProof
 from builder.compare.meaning import Meaning, Meanings
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
 from builder.compare.view import Atom, Target, View

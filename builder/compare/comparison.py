@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from builder.acquire.shifts import Shift
 from builder.binary import ObjectFile, tables
 from builder.compare import naming
 from builder.compare.code import CodeComparer
 from builder.compare.correlate import Correlation, correlate
-from builder.compare.lines import Shift
 from builder.compare.meaning import Meanings, is_readonly
 from builder.compare.structs import field_at
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
@@ -34,6 +34,8 @@ class Comparison:
     removed_functions: tuple[Atom, ...]
     new_data: tuple[Atom, ...]
     removed_data: tuple[Atom, ...]
+    shifts: tuple[Shift, ...] = ()
+    """What the source patch moves, where it was known."""
 
     @property
     def old(self) -> View:
@@ -111,6 +113,7 @@ def compare(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = ()) -
         removed_functions=tuple(a for a in correlation.old.functions if a not in versions and not _is_cold(a)),
         new_data=tuple(a for a in correlation.new.data if a not in twins and _has_identity(a)),
         removed_data=tuple(a for a in correlation.old.data if a not in versions and _has_identity(a)),
+        shifts=tuple(shifts),
     )
 
 

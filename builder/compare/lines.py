@@ -10,12 +10,13 @@ number that is merely near, is no line number.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Final
 
+from builder.acquire.shifts import Shift
 from builder.arch import Instruction
 from builder.binary import elf
 from builder.compare.calls import Call, given_to
@@ -25,29 +26,6 @@ from builder.compare.view import Atom, View
 
 _SOURCE: Final = re.compile(r"[\w./+-]+\.[chS]")
 _FUNCTION_NAMES: Final = ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__")
-
-
-@dataclass(frozen=True, slots=True)
-class Shift:
-    """How a source patch moves the lines of one file (its path in the tree): (old, count, new, count) of each hunk.
-
-    Lines count from 1; those of a hunk that stay are in `kept`, old line -> new line.
-    """
-
-    path: str
-    hunks: tuple[tuple[int, int, int, int], ...]
-    kept: Mapping[int, int] = field(default_factory=dict)
-
-    def moved(self, line: int) -> int | None:
-        """Where an old line is in the new file; None for one that the patch removes."""
-        offset = 0
-        for old, count, new, fresh in self.hunks:
-            if line < old:
-                break
-            if line < old + count:
-                return self.kept.get(line)
-            offset = new + fresh - old - count
-        return line + offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +139,12 @@ def _same_kind(first: _Given, second: _Given) -> bool:
 
 
 def _is_of(shift: Shift, view: View, found: _Given) -> bool:
-    """Whether a line of this call may be one of the shift's file."""
+    """Whether a line of this call may be one of the shift's file; the FILE symbol goes with the debug information."""
     if found.kind == FILE:
         return _one_ends_as_the_other(PurePosixPath(shift.path).parts, PurePosixPath(found.sibling).parts)
     name = PurePosixPath(shift.path).name
-    return name.endswith(".h") or any(s.type == elf.STT_FILE and s.name == name for s in view.obj.symbols)
+    files = {s.name for s in view.obj.symbols if s.type == elf.STT_FILE and s.name}
+    return name.endswith(".h") or not files or name in files
 
 
 def _one_ends_as_the_other(first: tuple[str, ...], second: tuple[str, ...]) -> bool:

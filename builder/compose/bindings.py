@@ -6,11 +6,12 @@ becomes `.klp.sym.OBJECT.NAME,SYMPOS` (Documentation/livepatch/module-elf-format
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
-from builder.binary import klp, tables
+from builder.binary import Symbol, klp, tables
 from builder.binary.kernel import Kernel
 from builder.binary.names import MODULE_NAME, SYMBOL_NAME
 from builder.compare import Atom, View, naming
@@ -21,8 +22,8 @@ from builder.compose.outcome import Diff
 from builder.compose.overridden import is_overridden
 from builder.compose.owner import Objects
 from builder.compose.references import Piece
-from builder.compose.running import Running, RunningImage, RunningModule, RunningSymbol
-from builder.compose.runpre import Match, Matcher, Mismatch
+from builder.compose.running import Running, RunningImage, RunningModule, RunningSymbol, file_groups
+from builder.compose.runpre import Match, Matcher
 from builder.compose.selection import Role, is_trampoline, is_transient
 from builder.errors import Refusal
 
@@ -110,6 +111,7 @@ class _Binder:
         self.refusals: list[Refusal] = []
         self.matches: dict[Atom, Match] = {}
         self._extra: dict[Atom, Match | None] = {}
+        self._asking: set[Atom] = set()
         self._matcher = Matcher(diff.comparison.old, owner)
         self._below = below
         self._kept = kept
@@ -146,6 +148,7 @@ class _Binder:
                     self.matches[part] = found
                 elif part is old or self._exists(part):
                     self.refusals.append(found)
+                    break  # where the function is another one, so are its parts
         for old in self._absorbed():
             other = self._find_below(old) or self._find(old)
             if isinstance(other, Refusal) and other.code == "run-pre-mismatch" and not is_overridden(old, self.owner):
@@ -188,16 +191,8 @@ class _Binder:
     def _find(self, atom: Atom) -> Match | Refusal:
         """The one running function that matches `atom`, or why there is none."""
         where = f"{self.owner.name} of {self.kernel.release}"
-        reasons: list[str] = []
-        found: dict[int, Match] = {}
-        for name in atom.names:
-            for symbol in self.owner.named(name):
-                result = self._matcher.match(atom, symbol.place, name=name, sympos=symbol.sympos, limit=symbol.size)
-                if isinstance(result, Mismatch):
-                    reasons.append(result.reason)
-                elif symbol.place not in found:
-                    found[symbol.place] = result
-        if not found and not reasons:
+        rows, others = self._matcher.all_of(atom)
+        if not rows and not others:
             return Refusal(
                 "function-not-found",
                 atom.name,
@@ -205,26 +200,79 @@ class _Binder:
                 f"{where} has no function {atom.name}",
                 "it was inlined or configured out there, or the objects were built for another kernel",
             )
-        if not found:
+        if not rows:
             return Refusal(
                 "run-pre-mismatch",
                 atom.name,
                 atom.section.name,
-                f"the old {atom.name} is not the code of {where}: {reasons[0]}",
+                f"the old {atom.name} is not the code of {where}: {others[0].reason}",
                 "build both objects from the source, config and compiler of the kernel that runs",
             )
-        rows = list(found.values())
-        if len(rows) > 1:
-            rows = self._by_neighbours(atom, rows)
+        rows = self._told_apart(atom, rows)
         if len(rows) > 1:
             return Refusal(
                 "ambiguous-symbol",
                 atom.name,
                 atom.section.name,
-                f"{where} has {len(rows)} functions {atom.name} with the same code and like neighbours",
+                f"{where} has {len(rows)} functions {atom.name} with the same code, like neighbours, and nobody beside "
+                "them who tells by calling one or by what else it uses",
                 "the kernel's symbol table cannot tell which is meant",
             )
         return rows[0]
+
+    def _told_apart(self, atom: Atom, rows: list[Match]) -> list[Match]:
+        """Of functions with equal code, those that the rest of the object does not speak against."""
+        if len(rows) < 2 or atom in self._asking:
+            return rows
+        self._asking.add(atom)
+        for means in (self._by_users, self._by_what_they_use, self._by_file, self._by_neighbours):
+            rows = means(atom, rows) or rows
+            if len(rows) == 1:
+                break
+        self._asking.discard(atom)
+        return rows
+
+    def _by_users(self, atom: Atom, rows: list[Match]) -> list[Match]:
+        """Those that the object's other functions, where they run, really refer to."""
+        places = {match.solved[atom] for match in self._users(atom)}
+        return [row for row in rows if row.place in places]
+
+    def _by_what_they_use(self, atom: Atom, rows: list[Match]) -> list[Match]:
+        """Those that refer to the very variables and functions that the object's other functions refer to."""
+        for used in dict.fromkeys(used for row in rows for used in row.solved if used is not atom):
+            places = {match.solved[used] for match in self._users(used)}
+            if len(places) == 1:
+                rows = [row for row in rows if row.solved.get(used) in places] or rows
+        return rows
+
+    def _by_file(self, atom: Atom, rows: list[Match]) -> list[Match]:
+        """Those whose source file has just the local names that this object has."""
+        mine = next((names for symbols, names in self._groups if atom.symbol in symbols), None)
+        return [row for row in rows if mine and self.owner.beside(row.place, row.name) == mine]
+
+    @cached_property
+    def _groups(self) -> Sequence[tuple[Sequence[Symbol], frozenset[str]]]:
+        return list(file_groups(self.diff.comparison.old.obj))
+
+    def _users(self, old: Atom) -> Iterator[Match]:
+        """Matches of old functions that refer to an atom and tell its place: those found so far, then further ones."""
+        view: View = self.diff.comparison.old
+        for match in list(self.matches.values()):
+            if old in match.solved:
+                yield match
+        for atom in view.functions:
+            if is_transient(atom) or atom in self.matches or atom in self._asking:
+                continue
+            if not any(t.atom is old for _, t in references.of_atom(view, atom)):
+                continue
+            if atom not in self._extra:
+                found = self._find(atom)
+                if isinstance(found, Refusal) and self._asking:
+                    continue  # who asks may be the one who would tell
+                self._extra[atom] = found if isinstance(found, Match) else None
+            match_there = self._extra[atom]
+            if match_there is not None and old in match_there.solved:
+                yield match_there
 
     def _by_neighbours(self, atom: Atom, rows: list[Match]) -> list[Match]:
         """Of equal functions, the one among whose neighbours are most of this object's symbols."""
@@ -343,29 +391,17 @@ class _Binder:
         return places.pop() if len(places) == 1 else None
 
     def _by_reference(self, old: Atom) -> RunningSymbol | None:
-        """Match other functions of the object that refer to the datum, until one tells its place."""
-        view: View = self.diff.comparison.old
-        for atom in view.functions:
-            if is_transient(atom) or atom in self.matches:
-                continue
-            if not any(t.atom is old for _, t in references.of_atom(view, atom)):
-                continue
-            if atom not in self._extra:
-                found = self._find(atom)
-                self._extra[atom] = found if isinstance(found, Match) else None
-            match = self._extra[atom]
-            if match is not None and old in match.solved:
-                here = self.owner.at(match.solved[old])
-                for symbol in here:
-                    if symbol.name in old.names:
-                        return symbol
-        return None
+        """The symbol at the place that the object's other functions tell."""
+        places = {match.solved[old] for match in self._users(old)}
+        if len(places) != 1:
+            return None
+        return next((s for s in self.owner.at(places.pop()) if s.name in old.names), None)
 
     def _undefined(self, name: str) -> Binding | None:
         """A symbol that the object takes from elsewhere."""
         exported = self._export((name,))
         if isinstance(self.owner, RunningModule):
-            own = self.owner.named(name)
+            own = [symbol for symbol in self.owner.named(name) if symbol.is_global]
             if own:
                 return Binding("klp", name, self.owner.name, self.owner.name, own[0].sympos)
             if exported is None:

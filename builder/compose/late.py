@@ -82,6 +82,7 @@ class _Checker:
                     f"the tracepoint key {binding.name} belongs to module {binding.exporter}: the tracepoint stays off "
                     "in the new version",
                     "nothing to do unless that tracepoint is used",
+                    fatal=False,
                 )
             )
         elif table == "__jump_table":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from builder.compare import Atom, Comparison, View
 from builder.compose.refusals import Judged
 from builder.compose.selection import Role, Selection
+from builder.errors import NO_FUNCTIONS, Refusal, RefusedError
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,17 @@ class Diff:
         """Names of functions whose own code changed."""
         return tuple(self._names(self.comparison.new, self.comparison.changed))
 
+    @cached_property
+    def functions(self) -> dict[str, list[str]]:
+        """Names of functions by what became of them, as the document has them."""
+        comparison = self.comparison
+        return {
+            "changed": list(self.changed),
+            "new": self._names(comparison.new, comparison.new_functions),
+            "removed": self._names(comparison.old, comparison.removed_functions),
+            "line_only": self._names(comparison.new, comparison.line_only),
+        }
+
     def entry_counts(self) -> dict[str, dict[str, int]]:
         """Special table -> function -> kept entries."""
         out: dict[str, Counter[str]] = {}
@@ -85,12 +97,7 @@ class Diff:
             "verdict": self.verdict,
             "old": self.old,
             "new": self.new,
-            "functions": {
-                "changed": list(self.changed),
-                "new": self._names(comparison.new, comparison.new_functions),
-                "removed": self._names(comparison.old, comparison.removed_functions),
-                "line_only": self._names(comparison.new, comparison.line_only),
-            },
+            "functions": self.functions,
             "data": {
                 "new": sorted(a.name for a in selection.data if a in comparison.new_data),
                 "changed": sorted(a.name for a, d in comparison.data.items() if d.is_changed),
@@ -112,3 +119,14 @@ class Diff:
             "accepted": [r.as_json() for r in self.judged.accepted],
             "ignored": {rule: list(what) for rule, what in self.judged.ignored.items()},
         }
+
+
+class ChangeRefusedError(RefusedError):
+    """Compared pairs that cannot ship together, with what was found of each."""
+
+    def __init__(self, refusals: Sequence[Refusal], diffs: Sequence[Diff], *, noted: Sequence[Refusal] = ()) -> None:
+        """`noted` are warnings from before the pairs were compared."""
+        functions = {kind: sorted({name for d in diffs for name in d.functions[kind]}) for kind in NO_FUNCTIONS}
+        warnings = dict.fromkeys([*noted, *(w for d in diffs for w in d.judged.warnings)])
+        super().__init__(list(dict.fromkeys(refusals)), functions=functions, warnings=list(warnings))
+        self.diffs = tuple(diffs)

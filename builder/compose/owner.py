@@ -1,7 +1,7 @@
 """Whose code a pair of objects is: vmlinux, or one of the modules.
 
-Found by the functions and the FILE symbol of the old object. None or several
-candidates is the refusal `owner-ambiguous`.
+Found by the functions of the old object, all of them, then by the code that runs, then by the FILE symbol. None or
+several candidates is the refusal `owner-ambiguous`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from builder.binary.kernel.module_index import ModuleIndex
 from builder.compare import Atom
 from builder.compose.outcome import Diff
 from builder.compose.running import Running, RunningImage, RunningModule
-from builder.compose.selection import is_transient
+from builder.compose.runpre import Matcher
+from builder.compose.selection import is_trampoline, is_transient
 from builder.errors import InputError, Refusal, RefusedError
 
 
@@ -78,22 +79,16 @@ def find_owner(diff: Diff, objects: Objects, inside: str | None = None) -> Runni
     """The object that the old code of a pair runs in; `inside` is the user's word for it."""
     if inside is not None:
         return objects.get(inside)
-    wanted = _telling_functions(diff)
-    found: list[Running] = []
-    if wanted and all(_has(objects.image, a) for a in wanted):
-        found.append(objects.image)
-    candidates = {n.replace("-", "_") for n in objects.given}
-    if not found:
-        candidates.update(objects.modules_with([a.name for a in wanted]))
-    for name in sorted(candidates):
-        module = objects.module(name)
-        if module is not None and wanted and all(_has(module, a) for a in wanted):
-            found.append(module)
+    replaced = [diff.comparison.correlation.twins[a] for a in diff.selection.redirected]
+    functions = [a for a in diff.comparison.old.functions if not is_transient(a) and not is_trampoline(a)]
+    wanted = replaced or functions
+    # A function may be missing where another compiler inlined it: then those that are replaced have to do.
+    found = _who_has(diff, objects, functions, wanted) or _who_has(diff, objects, replaced, wanted)
+    if len(found) > 1 and objects.image not in found:
+        files = set(_files(diff))
+        found = [r for r in found if isinstance(r, RunningModule) and r.files & files] or found
     if len(found) == 1:
         return found[0]
-    named = [r for r in found if isinstance(r, RunningModule) and r.files & set(_files(diff))]
-    if len(named) == 1 and objects.image not in found:
-        return named[0]
     names = ", ".join(r.name for r in found) or "none"
     raise RefusedError(
         [
@@ -111,18 +106,27 @@ def find_owner(diff: Diff, objects: Objects, inside: str | None = None) -> Runni
     )
 
 
-def _telling_functions(diff: Diff) -> list[Atom]:
-    """Old functions that must be there: the replaced ones, else all of the object."""
-    comparison = diff.comparison
-    twins = comparison.correlation.twins
-    replaced = [twins[a] for a in diff.selection.redirected]
-    if replaced:
-        return replaced
-    return [a for a in comparison.old.functions if a.is_global and not is_transient(a)]
+def _who_has(diff: Diff, objects: Objects, functions: Sequence[Atom], wanted: Sequence[Atom]) -> Sequence[Running]:
+    """Who has all of the functions and, if anybody, runs the code of those that are wanted.
 
+    The modules of the release are looked at only where neither vmlinux nor a module that was given does.
+    """
 
-def _has(running: Running, atom: Atom) -> bool:
-    return any(running.named(name) for name in atom.names)
+    def has_all(running: Running) -> bool:
+        return bool(functions) and all(any(running.named(name) for name in a.names) for a in functions)
+
+    def runs(running: Running) -> bool:
+        matcher = Matcher(diff.comparison.old, running)
+        return all(matcher.all_of(a)[0] for a in wanted if a.symbol.bind != elf.STB_WEAK)
+
+    names = dict.fromkeys(n.replace("-", "_") for n in sorted(objects.given))
+    here = [r for r in (objects.image, *map(objects.module, names)) if r is not None and has_all(r)]
+    found = [r for r in here if runs(r)]
+    if not found:
+        others = [n for n in objects.modules_with([a.name for a in functions]) if n not in names]
+        here += [r for r in map(objects.module, others) if r is not None and has_all(r)]
+        found = [r for r in here if runs(r)]
+    return found or here
 
 
 def _files(diff: Diff) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 from builder.binary import elf, tables
 from builder.compare import Atom, Comparison, naming
@@ -39,7 +40,8 @@ def judge(selection: Selection, allowed: Allowed = NOTHING) -> Judged:
     found = list(dict.fromkeys((*(f for rule in _REFUSALS for f in rule(selection)), *books.refusals)))
     accepted = [f for f in found if allowed.covers(f)]
     refused = [f for f in found if not allowed.covers(f)]
-    warnings = list(dict.fromkeys(f for rule in _WARNINGS for f in rule(selection)))
+    # A warning stops nothing, whatever it is of.
+    warnings = list(dict.fromkeys(replace(f, fatal=False) for rule in _WARNINGS for f in rule(selection)))
     return Judged(tuple(refused), tuple(warnings), tuple(accepted), books.ignored, allowed)
 
 
@@ -193,8 +195,10 @@ def _unshipped_users(selection: Selection, atom: Atom) -> list[str]:
 def _statics(selection: Selection) -> Findings:
     """Static locals whose counterpart is unclear or gone."""
     comparison = selection.comparison
+    unclear: set[Atom] = set()
     for atom, why in comparison.correlation.ambiguous:
         if atom in selection and atom.section.is_write:
+            unclear.add(atom)
             yield Refusal(
                 "static-ambiguous",
                 atom.name,
@@ -210,8 +214,11 @@ def _statics(selection: Selection) -> Findings:
         old = comparison.correlation.twins.get(atom)
         if old is None:
             continue
+        # One that may be the original of what is unclear is not gone.
+        used = {t.atom for _, t in references.of_atom(comparison.new, atom)}
+        told = {naming.family(other.name) for other in unclear if other in used}
         for _, target in references.of_atom(comparison.old, old):
-            if target.atom in gone and target.atom is not None:
+            if target.atom in gone and target.atom is not None and naming.family(target.atom.name) not in told:
                 yield Refusal(
                     "static-removed",
                     target.atom.name,
@@ -381,6 +388,26 @@ def _layouts(selection: Selection) -> Findings:
 _FIELDS = 6
 
 
+def _not_compared(selection: Selection) -> Findings:
+    """What only debug information tells; a source patch proves line numbers too."""
+    comparison = selection.comparison
+    sides = comparison.old.obj, comparison.new.obj
+    lines = bool(comparison.shifts) or all(".debug_line" in obj.by_name for obj in sides)
+    layouts = all(".debug_info" in obj.by_name for obj in sides)
+    if selection.is_empty or (lines and layouts):
+        return
+    missing = [what for what, known in (("line numbers", lines), ("structure layouts", layouts)) if not known]
+    yield Refusal(
+        "not-compared",
+        PurePath(sides[1].name).name,
+        "",
+        f"{' and '.join(missing)} were not compared: there is no debug information"
+        + ("" if lines else "; a function may be called changed of which only lines moved"),
+        "compile both objects with -g" + ("" if lines else ", or give the source's patch with --source-diff"),
+        fatal=False,
+    )
+
+
 def _scheduler(selection: Selection) -> Findings:
     for atom, role in selection.functions.items():
         if role in (Role.CHANGED, Role.CARRIER) and atom.section.name.startswith(".sched.text"):
@@ -398,4 +425,4 @@ _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
     _removed_exports, identity.storage, identity.aliases, identity.borders, identity.gone_memory, identity.left_init,
     identity.unwritten, threads.never_left,
 )  # fmt: skip
-_WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_layouts, _added_exports, _scheduler)
+_WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_layouts, _not_compared, _added_exports, _scheduler)

@@ -7,7 +7,7 @@ module file takes from elsewhere is an `Extern`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -37,6 +37,7 @@ class RunningSymbol(NamedTuple):
     sympos: int
     size: int
     is_weak: bool = False
+    is_global: bool = True
 
 
 class Running(Protocol):
@@ -52,6 +53,9 @@ class Running(Protocol):
 
     def near(self, place: int, count: int) -> frozenset[str]:
         """Names of up to `count` symbols on each side."""
+
+    def beside(self, place: int, name: str) -> frozenset[str]:
+        """The FILE symbol that a local symbol stands behind, and all local names there; empty without FILE symbols."""
 
     def code(self, place: int, size: int) -> bytes:
         """Up to `size` bytes from a place on; fewer where the section ends."""
@@ -73,7 +77,7 @@ class RunningImage:
     def named(self, name: str) -> Sequence[RunningSymbol]:
         kernel = self.kernel
         return [
-            RunningSymbol(name, s.address, kernel.sympos(s), kernel.size_of(s), s.type in "Ww")
+            RunningSymbol(name, s.address, kernel.sympos(s), kernel.size_of(s), s.type in "Ww", s.type.isupper())
             for s in kernel.symbols_named(name)
         ]
 
@@ -83,6 +87,9 @@ class RunningImage:
 
     def near(self, place: int, count: int) -> frozenset[str]:
         return frozenset(s.name for s in self.kernel.symbols_in(place - 64 * count, place + 64 * count))
+
+    def beside(self, place: int, name: str) -> frozenset[str]:
+        return frozenset()  # kallsyms has none
 
     def code(self, place: int, size: int) -> bytes:
         while size > 0:
@@ -129,7 +136,14 @@ class RunningModule:
                 rows.setdefault(symbol.name, []).append(symbol)
         return {
             name: [
-                RunningSymbol(name, self.place(s), k if len(row) > 1 else 0, s.size, s.bind == elf.STB_WEAK)
+                RunningSymbol(
+                    name,
+                    self.place(s),
+                    k if len(row) > 1 else 0,
+                    s.size,
+                    s.bind == elf.STB_WEAK,
+                    s.bind != elf.STB_LOCAL,
+                )
                 for k, s in enumerate(row, 1)
             ]
             for name, row in rows.items()
@@ -169,6 +183,18 @@ class RunningModule:
         index = next((k for k, (p, _) in enumerate(row) if p >= place), len(row))
         return frozenset(n for _, n in row[max(index - count, 0) : index + count])
 
+    @cached_property
+    def _groups(self) -> Mapping[tuple[int, str], frozenset[str]]:
+        return {
+            (self.place(symbol), symbol.name): names
+            for rows, names in file_groups(self.obj)
+            for symbol in rows
+            if symbol.is_defined
+        }
+
+    def beside(self, place: int, name: str) -> frozenset[str]:
+        return self._groups.get((place, name), frozenset())
+
     def code(self, place: int, size: int) -> bytes:
         section, start = _unpacked(place)
         return self.obj.sections[section].data[start : start + size]
@@ -200,6 +226,22 @@ class RunningModule:
             return frozenset()
         rows = self.obj.relocations_of(section.index)
         return frozenset(self.place(self.obj.symbols[r.symbol]) + r.addend for r in rows)
+
+
+def file_groups(obj: ObjectFile) -> Iterator[tuple[Sequence[Symbol], frozenset[str]]]:
+    """The local symbols behind each FILE symbol of a name, and their names with that of the file.
+
+    The linker keeps them together, one group for each object that it was given (gABI, Symbol Table).
+    """
+    groups: list[list[Symbol]] = []
+    for symbol in obj.symbols:
+        if symbol.type == elf.STT_FILE:
+            groups.append([symbol])
+        elif groups and symbol.bind == elf.STB_LOCAL and symbol.type != elf.STT_SECTION:
+            groups[-1].append(symbol)
+    for rows in groups:
+        if rows[0].name:
+            yield rows[1:], frozenset(s.name for s in rows if s.name and not s.name.startswith(".L"))
 
 
 _SPACE = 40  # bits of offset in a packed module place

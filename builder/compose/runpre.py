@@ -71,6 +71,19 @@ class Matcher:
             return Mismatch(str(found))
         return Match(atom, place, sympos, name, attempt.solved, attempt.names, attempt.externs)
 
+    def all_of(self, atom: Atom) -> tuple[list[Match], list[Mismatch]]:
+        """`atom` held against everything that has a name of it: a match for each place, and why others are none."""
+        found: dict[int, Match] = {}
+        reasons: list[Mismatch] = []
+        for name in atom.names:
+            for symbol in self.running.named(name):
+                result = self.match(atom, symbol.place, name=name, sympos=symbol.sympos, limit=symbol.size)
+                if isinstance(result, Mismatch):
+                    reasons.append(result)
+                else:
+                    found.setdefault(symbol.place, result)
+        return list(found.values()), reasons
+
 
 class _Attempt:
     """One function held against `code`, the bytes that run at `place`; what its references tell comes together."""

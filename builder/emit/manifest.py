@@ -13,7 +13,6 @@ from builder.binary.manifest import (
     CarriedFunction,
     CarriedPart,
     Manifest,
-    ManifestNote,
     MapRow,
     Original,
     TargetKernel,
@@ -24,7 +23,6 @@ from builder.compare.instruction_map import instruction_map
 from builder.compose.bindings import Bound
 from builder.compose.bundle import Bundle
 from builder.emit.fragments import Fragment
-from builder.errors import Refusal
 
 
 def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) -> Manifest:
@@ -41,13 +39,9 @@ def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) 
         functions=tuple(row for bound in bundle.pairs for row in _functions(bound, late)),
         bindings=tuple(_bindings(linked)),
         special_entries=_entries(fragments),
-        accepted=tuple(dict.fromkeys(map(_note, (*accepted, *bundle.accepted)))),
-        warnings=tuple(map(_note, dict.fromkeys(bundle.warnings))),
+        accepted=tuple(dict.fromkeys((*accepted, *bundle.accepted))),
+        warnings=tuple(dict.fromkeys(bundle.warnings)),
     )
-
-
-def _note(refusal: Refusal) -> ManifestNote:
-    return ManifestNote(refusal.code, refusal.symbol, refusal.message)
 
 
 def _functions(bound: Bound, late: Mapping[str, Sequence[int]]) -> Iterator[CarriedFunction]:

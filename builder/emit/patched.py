@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from builder.acquire.patch import PatchObjects
-from builder.compose.outcome import Diff
+from builder.compose.outcome import ChangeRefusedError, Diff
 from builder.emit.module import Module
-from builder.errors import Refusal, RefusedError
+from builder.errors import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,9 @@ class Patched:
         return tuple(dict.fromkeys([*self.objects.warnings, *found]))
 
 
-class PatchRefusedError(RefusedError):
+class PatchRefusedError(ChangeRefusedError):
     """Patches whose objects were compiled and compared, and may not ship; what was known of them by then."""
 
     def __init__(self, refusals: Sequence[Refusal], objects: PatchObjects, diffs: Sequence[Diff]) -> None:
-        super().__init__(refusals)
+        super().__init__(refusals, diffs, noted=objects.warnings)
         self.objects = objects
-        self.diffs = tuple(diffs)

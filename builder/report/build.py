@@ -22,18 +22,24 @@ def render_build(
 ) -> RenderableType:
     """The functions with their reasons, what they are bound to, and `following`, the command to run next."""
     reasons: dict[str, str] = {}
-    warnings: list[Mapping[str, str]] = []
+    warnings: list[Mapping[str, Any]] = []
+    fresh: list[str] = []
     for document in diffs:
         reasons.update(document["reasons"])
         warnings += document["warnings"]
+        fresh += document["data"]["new"]
+    # What only the kernel tells: tracepoints that stay off, say.
+    warnings += [row for row in (w.as_json() for w in manifest.warnings) if row not in warnings]
     release = manifest.kernel.release
     title = Text.assemble(("built ", "bold green"), (str(path), "bold"), f"  for {release}")
     parts: list[RenderableType] = [title, _functions(manifest, reasons), _bindings(manifest, verbose)]
     if manifest.special_entries:
         parts.append(_entries(manifest))
+    if fresh:
+        parts.append(Text(f"  data of its own, which starts with its initial value: {', '.join(fresh)}", style="dim"))
     parts += render_refusals(warnings, "warning")
     for row in manifest.accepted:
-        parts.append(Text(f"  accepted: {row.code}:{row.symbol}", style="yellow"))
+        parts.append(Text(f"  accepted: {row.code}:{row.symbol}: {row.message}", style="yellow"))
     parts.append(Text(f"next: {following}", style="dim"))
     return Group(*parts)
 

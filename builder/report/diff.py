@@ -41,13 +41,14 @@ def render_diff(document: Mapping[str, Any], *, verbose: bool = False) -> Render
     return Group(*parts)
 
 
-def render_refusals(rows: Iterable[Mapping[str, str]], word: str) -> list[RenderableType]:
+def render_refusals(rows: Iterable[Mapping[str, Any]], word: str) -> list[RenderableType]:
     """Refusals or warnings, each with its advice."""
     style = "red" if word == "refused" else "yellow"
     out: list[RenderableType] = []
     for row in rows:
         out.append(Text.assemble("  ", (f"{word}: {row['code']}", style), f": {row['message']}"))
-        out.append(Text(f"      {row['advice']}", style="dim"))
+        if row["advice"]:
+            out.append(Text(f"      {row['advice']}", style="dim"))
     return out
 
 

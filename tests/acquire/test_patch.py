@@ -62,7 +62,7 @@ def test_a_touched_source_gives_its_own_object_and_leaves_the_tree_alone(patched
     assert code(result.pairs[0].old) != code(result.pairs[0].new)
     assert "0x6(" in code(result.pairs[0].new) or "$0x6" in code(result.pairs[0].new)
     assert content(tree.root) == before
-    assert result.files == ("fs/read.c",)
+    assert result.files == ("fs/read.c",) and [shift.path for shift in result.shifts] == ["fs/read.c"]
     assert result.log.is_file()
 
 

@@ -13,13 +13,12 @@ from builder.binary.manifest import (
     CarriedFunction,
     CarriedPart,
     Manifest,
-    ManifestNote,
     MapRow,
     Original,
     TargetKernel,
     WrittenBinding,
 )
-from builder.errors import InputError
+from builder.errors import InputError, Refusal
 
 WHOLE = Manifest(
     name="fix",
@@ -47,8 +46,8 @@ WHOLE = Manifest(
     ),
     bindings=(WrittenBinding(".text", 6, 4, "ext4", "ext4", "counter", 1, -4),),
     special_entries={"__bug_table": {"changed": 2}},
-    accepted=(ManifestNote("exit-changed", "leave", "leave changed"),),
-    warnings=(ManifestNote("sched-text", "f", "somewhere else"),),
+    accepted=(Refusal("exit-changed", "leave", ".exit.text", "leave changed", "accept it", fatal=False),),
+    warnings=(Refusal("sched-text", "f", ".sched.text", "somewhere else", "nothing to do", fatal=False),),
 )
 
 
@@ -119,6 +118,14 @@ def test_what_is_wrong_is_named(change: Callable[[Any], None], said: str) -> Non
     with pytest.raises(InputError) as caught:
         Manifest.from_bytes(json.dumps(document).encode(), where="fix.ko")
     assert str(caught.value) == f"fix.ko: its manifest cannot be read: {said}"
+
+
+def test_notes_of_the_first_modules_are_read() -> None:
+    """They told code, symbol and message only."""
+    document = copy.deepcopy(WHOLE.as_json())
+    document["warnings"] = [{"code": "sched-text", "symbol": "f", "message": "somewhere else"}]
+    (row,) = Manifest.from_json(document, where="fix.ko").warnings
+    assert row == Refusal("sched-text", "f", "", "somewhere else", "", fatal=False)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[", b"[]", b"null", b"7"])

@@ -6,6 +6,8 @@ Each class has tests on sources of its own beside the code that it concerns
 
 from __future__ import annotations
 
+import difflib
+import json
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from builder.acquire.patchfile import read_patch
+from builder.acquire.shifts import shifts_of
+from builder.cli import run
 from builder.compose.outcome import Diff
 from builder.pipeline import diff
 from tests.conftest import data_root, lacks
@@ -37,6 +42,8 @@ class Right:
     """What stays an original of the kernel's."""
     travels: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    patched: bool = False
+    """Whether the patch between the two sources is given."""
 
     def faults(self, found: Diff) -> list[str]:
         functions, codes = found.as_json()["functions"], [refusal.code for refusal in found.judged.refusals]
@@ -62,6 +69,7 @@ RIGHT = {
     "end-of-array": Right(changed=("f",), refused=("address-ambiguous", "unaccounted"), bound=("arr",)),
     "label-table-entries-swapped": Right(changed=("f",)),
     "leaves-init-text": Right(changed=("run",), travels=("setup",)),
+    "line-number-without-dwarf": Right(changed=("k",), line_only=("f",), patched=True),
     "percpu-to-plain": Right(refused=("storage-changed",)),
     "same-named-statics-swapped": Right(refused=("static-ambiguous",)),
     "table-of-unknown-section": Right(changed=("f",), refused=("unknown-table",)),
@@ -92,12 +100,42 @@ def pair(name: str, place: Path, flags: tuple[str, ...] = ()) -> tuple[Path, Pat
     return compiled(place, source, "old", flags), compiled(place, source, "new", flags)
 
 
+def source_patch(place: Path) -> Path:
+    """The patch between the sources that were compiled there."""
+    old, new = ((place / side / "unit.c").read_text().splitlines(keepends=True) for side in ("old", "new"))
+    path = place / "fix.patch"
+    path.write_text("".join(difflib.unified_diff(old, new, "a/unit.c", "b/unit.c")))
+    return path
+
+
 @pytest.mark.parametrize("name", sorted(RIGHT))
 def test_a_case_gives_what_is_right(name: str, tmp_path: Path) -> None:
     right = RIGHT[name]
-    assert right.faults(diff(*pair(name, tmp_path, right.flags))) == []
+    old, new = pair(name, tmp_path, right.flags)
+    shifts = shifts_of(read_patch(source_patch(tmp_path))) if right.patched else ()
+    assert right.faults(diff(old, new, shifts=shifts)) == []
+
+
+@pytest.mark.parametrize("jobs", [None, 1, 2])
+def test_the_command_takes_the_patch(tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: int | None) -> None:
+    """For one pair and for trees, compared in this process and in others."""
+    pair("line-number-without-dwarf", tmp_path)
+    shutil.copy(tmp_path / "old/unit.o", tmp_path / "old/again.o")
+    shutil.copy(tmp_path / "new/unit.o", tmp_path / "new/again.o")
+    sides = [str(tmp_path / side / ("unit.o" if jobs is None else ".")) for side in ("old", "new")]
+    more = ["-j", str(jobs)] if jobs is not None else []
+    patch = source_patch(tmp_path)
+    for given, changed in ((["--source-diff", str(patch)], ["k"]), ([], ["f", "k"])):
+        assert run(["diff", *sides, *more, *given, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        for found in document.get("pairs", [document]):
+            assert found["functions"]["changed"] == changed
+            assert [row["code"] for row in found["warnings"]] == ["not-compared"]
+    patch.write_text("no patch")
+    assert run(["diff", *sides, "--source-diff", str(patch)]) == 2
+    assert "fix.patch" in capsys.readouterr().err
 
 
 def test_no_case_is_left_out() -> None:
     found = {place.name for place in (data_root() / "cases/objects").glob("*")}
-    assert found - {*RIGHT, "line-number-without-dwarf"} == set()
+    assert found - RIGHT.keys() == set()

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.data
 
 STATUS = {"changed": 0, "refused": 1, "unchanged": 3}
 REFUSAL = {"code", "symbol", "section", "message", "advice"}
+"""Strings; beside them stands `fatal`."""
 
 
 def pairs() -> list[tuple[Path, Path]]:
@@ -57,7 +58,8 @@ def check_contract(document: dict[str, Any]) -> None:
     for rows in (document["refusals"], document["warnings"]):
         assert isinstance(rows, list)
         for row in rows:
-            assert set(row) == REFUSAL and all(isinstance(text, str) for text in row.values())
+            assert row.keys() - {"fatal"} == REFUSAL and all(isinstance(row[key], str) for key in REFUSAL)
+            assert row["fatal"] in (True, False) and not (row["fatal"] and row in document["warnings"])
             assert row["code"] and row["message"] and row["advice"]
     assert isinstance(document["children"], dict) and all(map(strings, document["children"].values()))
     assert isinstance(document["carriers"], dict) and all(map(strings, document["carriers"].values()))
@@ -129,7 +131,7 @@ def test_a_refused_build_says_why_on_both_streams(bespoke: Bespoke, pair: Path, 
     ran = bespoke(*words, "--json")
     assert ran.status == 1 and not out.exists()
     assert [row["code"] for row in ran.document["refusals"]] == ["exit-changed"]
-    assert all(set(row) == REFUSAL for row in ran.document["refusals"])
+    assert all(set(row) == {*REFUSAL, "fatal"} for row in ran.document["refusals"])
     assert "refused: exit-changed" in ran.err and "--allow exit-changed:tipc_exit" in ran.err
     fatal = pair.parent / "kernel__trace__blktrace"
     ran = bespoke(
@@ -154,6 +156,24 @@ def test_the_manifest_is_the_document_of_a_build(bespoke: Bespoke, pair: Path, i
     assert ran.document == json.loads(read_object(out).by_name[SECTION].data)
     assert ran.document["name"] == "fix_2" and ran.document["objects"] == ["vmlinux"]
     assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.kernel
+def test_a_refused_build_tells_what_a_diff_tells(bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path) -> None:
+    """The functions and the warnings too, in the document and as text."""
+    refused = pair.parent / "net__tipc__core"
+    sides = []
+    for name in ("orig.o", "patched.o"):
+        sides.append(tmp_path / name)
+        subprocess.run(["objcopy", "--strip-debug", refused / name, sides[-1]], check=True)
+    words = (*sides, "--kernel", image, "-o", tmp_path / "fix.ko")
+    plain, ran = bespoke("diff", *sides, "--json").document, bespoke("build", *words, "--json")
+    assert ran.status == 1 and set(ran.document) == {"verdict", "functions", "refusals", "warnings"}
+    assert ran.document["functions"] == plain["functions"] and plain["functions"]["changed"]
+    assert ran.document["warnings"] == plain["warnings"] and "not-compared" in [w["code"] for w in plain["warnings"]]
+    assert all(row in ran.document["refusals"] for row in plain["refusals"])
+    shown = bespoke("build", *words)
+    assert shown.status == 1 and shown.out == "" and "bespoke: warning: not-compared: " in shown.err
 
 
 @pytest.mark.kernel

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.acquire.shifts import Shift
 from builder.binary import ObjectFile
 from builder.compare import compare
 from builder.compare.line_takers import TAKERS, conversions, takers_of
-from builder.compare.lines import Shift
 from builder.compare.verdict import Verdict
 from tests.support.compiling import Build
 

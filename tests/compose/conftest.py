@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.acquire.shifts import Shift
 from builder.compose.outcome import Diff
 from builder.errors import Allowed
 from builder.pipeline import diff_objects
@@ -41,7 +42,13 @@ def compiled(gcc: str, tmp_path: Path) -> Build:
 def judged(compiled: Build) -> Judge:
     """`judged(old, new)`, or `judged(source, (was, becomes), ...)`; `allow` as for --allow, with spaces between."""
 
-    def made(old: str, *changes: str | tuple[str, str], allow: str = "", flags: tuple[str, ...] = ()) -> Diff:
+    def made(
+        old: str,
+        *changes: str | tuple[str, str],
+        allow: str = "",
+        flags: tuple[str, ...] = (),
+        shifts: tuple[Shift, ...] = (),
+    ) -> Diff:
         new = old
         for change in changes:
             if isinstance(change, str):
@@ -50,7 +57,7 @@ def judged(compiled: Build) -> Judge:
                 assert change[0] in new, "nothing to change"
                 new = new.replace(*change)
         allowed = Allowed.parse(allow.split())
-        return diff_objects(compiled(old, *flags), compiled(new, *flags), allowed=allowed)
+        return diff_objects(compiled(old, *flags), compiled(new, *flags), shifts=shifts, allowed=allowed)
 
     return made
 

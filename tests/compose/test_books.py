@@ -20,7 +20,8 @@ int limit __attribute__((section(".data..read_mostly"))) = 3;
 static int hits;
 __attribute__((section(".init.text"))) int start(int x) { return sink(x, 1); }
 static const int startup[2] __attribute__((section(".init.rodata"), used)) = { 1, 2 };
-__attribute__((noinline)) int f(int x) { static int __key; hits += x; return sink(limit, names[x & 1], "a text", &__key); }
+__attribute__((noinline)) int f(int x)
+{ static int __key; hits += x; return sink(limit, names[x & 1], "a text", &__key); }
 int g(int x) { return x ? f(x - 1) + 1 : 0; }
 __asm__(".section .rodata.str1.1,\"aMS\",@progbits,1\n.asciz \"nobody finds this\"\n"
         ".section .strange,\"a\"\n.long 7\n.text\n");
