@@ -18,7 +18,7 @@ from builder.cli.common import (
     source_shifts,
     write_output,
 )
-from builder.cli.page import Built, add_html, check_html, write_build
+from builder.cli.page import ModulePage, add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.errors import Allowed, RefusedError, UsageError
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     name = options.name or options.output.name.removesuffix(".ko")
     plan = ModulePlan(name, replace=options.replace, on=options.on, allowed=allowed)
     labelled = tuple((str(new), found) for (_, new), found in zip(pairs, diffs, strict=True))
-    page = Built(labelled, kernel.release, options.output)
+    page = ModulePage(labelled, kernel.release, options.output)
     try:
         module = build(diffs, objects, plan, inside=options.inside)
     except RefusedError as refused:

@@ -69,7 +69,7 @@ def write_diff(path: Path, old: Path, new: Path, pairs: Sequence[PagePair], unpa
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class ModulePage:
     """What came of building a module for the kernel `release`, to be written to `output`.
 
     `diffs` have labels; refusals that no diff has made are those of the kernel. Without module and
@@ -84,7 +84,7 @@ class Built:
     notes: tuple[Refusal, ...] = ()
 
 
-def write_build(path: Path, built: Built, *, verbose: bool = False) -> None:
+def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None:
     """The page of a module, with what the module that was written is bound to."""
     module, diffs = built.module, built.diffs
     bindings = bindings_in(read_object(module.content, name=module.name)) if module else {}

@@ -24,7 +24,7 @@ from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.binary.kernel.modules import find_image
 from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths, refused_rows, write_output
-from builder.cli.page import Built, add_html, check_html, write_build
+from builder.cli.page import ModulePage, add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import module_name
@@ -110,7 +110,7 @@ class _Job:
     def make(self, patches: list[Path], path: Path, name: str | None) -> Patched:
         """Write the module of all `patches` together to `path`, and the page; RefusedError with all reasons."""
         plan = ModulePlan(name or path.name.removesuffix(".ko"), replace=self.options.replace, allowed=self.allowed)
-        page = Built((), self.objects.kernel.release, path)
+        page = ModulePage((), self.objects.kernel.release, path)
         try:
             with self.output.progress() as shown:
                 how = Compiling(self.options.limit, self.options.jobs, shown.count)
@@ -126,12 +126,12 @@ class _Job:
         self._write(replace(_told(page, made.objects, made.diffs), module=made.module))
         return made
 
-    def _write(self, page: Built) -> None:
+    def _write(self, page: ModulePage) -> None:
         if self.options.html is not None:
             write_build(self.options.html, page, verbose=self.output.verbose)
 
 
-def _told(page: Built, objects: PatchObjects, diffs: Sequence[Diff]) -> Built:
+def _told(page: ModulePage, objects: PatchObjects, diffs: Sequence[Diff]) -> ModulePage:
     labelled = tuple((pair.path, found) for pair, found in zip(objects.pairs, diffs, strict=True))
     return replace(page, diffs=labelled, notes=objects.warnings)
 

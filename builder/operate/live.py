@@ -45,6 +45,19 @@ class OperationOutcome:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Planted:
+    """The places that stand in the kernel now, and why others do not."""
+
+    there: tuple[Addition, ...]
+    refused: tuple[Report, ...]
+
+
+def _absent(row: Addition) -> Report:
+    text = f"{row.after} is not loaded; `bespoke status --repair` plants it once it is"
+    return Report("object-absent", row.event.key, str(row.event.spot), text)
+
+
 class Live:
     """One kernel and the trail of it; use under `host.lock`."""
 
@@ -54,7 +67,6 @@ class Live:
         self.timeout = timeout
         self.say: Say = progress or (lambda _: None)
         self.trail: Trail = read_trail(host, state)
-        self._refused: list[Report] = []
 
     # Load
 
@@ -74,8 +86,12 @@ class Live:
         self._note(record)
         self.say(f"loading {name}, planting probes in the new code")
 
+        refused: list[Report] = []
+
         def plant() -> None:
-            self._note(replace(record, moved=_moved(self._plant(found.additions), name)))
+            done = self._plant(found.additions)
+            refused.extend(done.refused)
+            self._note(replace(record, moved=_moved(done.there, name)))
 
         try:
             self.host.insert(module, name, plant)
@@ -86,7 +102,7 @@ class Live:
             seconds = self._settle(name, enabled=True)
         except LoadError as late:
             self._way_back(name, late)
-        return OperationOutcome(name, seconds, *self._confirm(name, seen.events))
+        return OperationOutcome(name, seconds, *self._confirm(name, seen.events, refused))
 
     def _may_load(self, record: Record, where: str) -> None:
         if (other := self.trail.interrupted) is not None:
@@ -115,8 +131,10 @@ class Live:
         self._delete(name)
         self._drop(name)
 
-    def _confirm(self, name: str, seen: Iterable[Event] = ()) -> tuple[tuple[Moved, ...], tuple[Report, ...]]:
-        """The transition is over: probes that came meanwhile follow too, and those the kernel refused are named.
+    def _confirm(
+        self, name: str, seen: Iterable[Event] = (), refused: Iterable[Report] = ()
+    ) -> tuple[tuple[Moved, ...], tuple[Report, ...]]:
+        """The transition is over: probes that came meanwhile follow too, and those `refused` by the kernel are named.
 
         `seen` are the events that the record was made for: where none has come since, they are not looked at again.
         """
@@ -126,9 +144,10 @@ class Live:
         before = {row.line for row in moved} | {str(event) for event in seen}
         if not {str(event) for event in planted_events(self.host)} <= before:
             found = observe(self.host, self.trail.records).plan()
-            moved = tuple(dict.fromkeys((*moved, *_moved(self._plant(found.additions), name))))
-            planned = found.reports
-        reports = tuple(dict.fromkeys((*planned, *self._refused)))
+            done = self._plant(found.additions)
+            moved = tuple(dict.fromkeys((*moved, *_moved(done.there, name))))
+            planned, refused = found.reports, (*refused, *done.refused)
+        reports = tuple(dict.fromkeys((*planned, *refused)))
         self._note(replace(record, phase=Phase.ENABLED, moved=moved, reports=reports))
         return moved, reports
 
@@ -254,31 +273,28 @@ class Live:
         self.trail = self.trail.without(name)
         write_trail(self.host, self.trail, self.state)
 
-    def _plant(self, additions: tuple[Addition, ...]) -> tuple[Addition, ...]:
-        """Plant what can be: in one write, or one by one where the kernel objects. What then stands there."""
-        there = []
-        for row in additions:
-            if row.after in ("", "vmlinux") or self.is_loaded(row.after):
-                there.append(row)
-            else:
-                text = f"{row.after} is not loaded; `bespoke status --repair` plants it once it is"
-                self._refused.append(Report("object-absent", row.event.key, str(row.event.spot), text))
+    def _plant(self, additions: tuple[Addition, ...]) -> _Planted:
+        """Plant what can be: in one write, or one by one where the kernel objects."""
+        absent = [row for row in additions if row.after not in ("", "vmlinux") and not self.is_loaded(row.after)]
+        wanted = tuple(row for row in additions if row not in absent)
+        refused = [_absent(row) for row in absent]
         try:
-            if there:
-                self.host.write(KPROBE_EVENTS, "".join(f"{row.event}\n" for row in there), append=True)
-            return tuple(there)
+            if wanted:
+                self.host.write(KPROBE_EVENTS, "".join(f"{row.event}\n" for row in wanted), append=True)
+            return _Planted(wanted, tuple(refused))
         except OSError:
-            return tuple(row for row in there if self._plant_one(row))
+            answers = [(row, self._plant_one(row)) for row in wanted]
+        there = tuple(row for row, why in answers if why is None)
+        return _Planted(there, (*refused, *(why for _, why in answers if why is not None)))
 
-    def _plant_one(self, row: Addition) -> bool:
+    def _plant_one(self, row: Addition) -> Report | None:
+        """None where it stands there by now, else why not."""
         try:
             self.host.write(KPROBE_EVENTS, f"{row.event}\n", append=True)
         except OSError as error:
             if error.errno != errno.EEXIST:  # else it stands there already
-                text = f"not planted: {error.strerror}"
-                self._refused.append(Report("kernel-refused", row.event.key, str(row.event.spot), text))
-                return False
-        return True
+                return Report("kernel-refused", row.event.key, str(row.event.spot), f"not planted: {error.strerror}")
+        return None
 
     def _uproot(self, name: str) -> list[Event]:
         """Take out every place in a module; those that are left are the last of their event and enabled."""

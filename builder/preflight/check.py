@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -170,18 +170,18 @@ class Checker:
         problems += problems_of.in_file(module, self.kernel)
         results: list[CpuCheck] = []
         loaded: LoadedModule | None = None
-        patch: Livepatch | None = None
         described: tuple[tuple[Mapping[str, object], ...], tuple[Mapping[str, object], ...]] = ((), ())
         for cpu in cpus:
             simulated = self.simulated(cpu)
             run = _Run(self, simulated, module)
             try:
-                loaded, patch = run.load()
+                tried = run.load()
+                loaded = tried.loaded
                 if loaded is not None:
                     results.append(run.result(cpu, loaded))
-                    described = _bindings(simulated, loaded), _replaced(simulated, patch)
-                refusals += [f for f in run.refusals if f not in refusals]
-                problems += [f for f in run.problems if f not in problems]
+                    described = _bindings(simulated, loaded), _replaced(tried.patch)
+                refusals += [f for f in tried.refusals if f not in refusals]
+                problems += [f for f in tried.problems if f not in problems]
             finally:
                 run.undo()
         return CheckReport(
@@ -202,6 +202,20 @@ class Checker:
         return self._objects.get(name) or self.kernel.find_module(name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What came of one run: the module and its patch, as far as they got, and what stood in the way."""
+
+    loaded: LoadedModule | None
+    patch: Livepatch | None
+    refusals: Sequence[Finding]
+    problems: Sequence[Finding]
+
+
+def _unchecked(error: UncheckedError) -> Finding:
+    return Finding("memory", f"the kernel would not notice: {error}")
+
+
 class _Run:
     """One module on one simulated kernel, which is as before when `undo` is done."""
 
@@ -210,55 +224,49 @@ class _Run:
         self._simulated = simulated
         self._module = module
         self._before = set(simulated.modules)
-        self.refusals: list[Finding] = []
-        self.problems: list[Finding] = []
 
-    def load(self) -> tuple[LoadedModule | None, Livepatch | None]:
+    def load(self) -> _Tried:
+        """Load it with what it needs, and enable it if it is a livepatch."""
         simulated, module = self._simulated, self._module
-        for name in (*module.depends, *module.bound_objects):
-            path = self._checker.find_object(name)
-            if path is not None and name not in simulated.modules:
-                try:
-                    load_with_dependencies(simulated, path, self._checker._objects)
-                except LoadError as error:
-                    self.problems.append(Finding("object", f"module {name}, which it needs, cannot be loaded: {error}"))
-        self.refusals += accept.symbol_refusals(module, simulated)
-        if any(finding.code == "unknown-symbol" for finding in self.refusals):
-            return None, None
+        problems = self._load_objects((*module.depends, *module.bound_objects), "needs")
+        refusals = list(accept.symbol_refusals(module, simulated))
+        if any(finding.code == "unknown-symbol" for finding in refusals):
+            return _Tried(None, None, refusals, problems)
         try:
             loaded = load_module(simulated, module, record=True, unknown=True)
         except UncheckedError as error:
-            self.problems.append(Finding("memory", f"the kernel would not notice: {error}"))
-            return None, None
+            return _Tried(None, None, refusals, [*problems, _unchecked(error)])
         except LoadError as error:
-            self.refusals.append(Finding("load", str(error), error.errno))
-            return None, None
-        self.problems += problems_of.when_loaded(simulated, loaded)
+            return _Tried(None, None, [*refusals, Finding("load", str(error), error.errno)], problems)
+        problems += problems_of.when_loaded(simulated, loaded)
         patch = None
         if module.is_livepatch or any(s.name == "klp_enable_patch" for s in module.object.symbols if s.is_undefined):
             try:
                 patch = livepatch.run_init(simulated, loaded)
             except UncheckedError as error:
-                self.problems.append(Finding("memory", f"the kernel would not notice: {error}"))
+                problems.append(_unchecked(error))
             except Fault as error:
-                self.problems.append(Finding("init", f"its init function crashes: {error}"))
+                problems.append(Finding("init", f"its init function crashes: {error}"))
             except LoadError as error:
-                self.refusals.append(Finding("enable", str(error), accept.EINVAL))
+                refusals.append(Finding("enable", str(error), accept.EINVAL))
             if patch is not None:
-                self._load_late(patch)
-                self.problems += problems_of.missing_objects(simulated, patch)
-        return loaded, patch
+                # Objects that only its klp_patch names: loaded now, as they may be on a running kernel.
+                named = [found.name for found in patch.objects if found.name is not None]
+                problems += self._load_objects(named, "patches")
+                problems += problems_of.missing_objects(simulated, patch)
+        return _Tried(loaded, patch, refusals, problems)
 
-    def _load_late(self, patch: Livepatch) -> None:
-        """Objects that only its klp_patch names: loaded now, as they may be on a running kernel."""
-        for name in [found.name for found in patch.objects if found.name is not None]:
+    def _load_objects(self, names: Iterable[str], why: str) -> list[Finding]:
+        """Load modules that are to be had and not there yet; a finding for each that cannot be."""
+        found = []
+        for name in names:
             path = self._checker.find_object(name)
-            if name not in self._simulated.modules and path is not None:
+            if path is not None and name not in self._simulated.modules:
                 try:
                     load_with_dependencies(self._simulated, path, self._checker._objects)
                 except LoadError as error:
-                    said = f"module {name}, which it patches, cannot be loaded: {error}"
-                    self.problems.append(Finding("object", said))
+                    found.append(Finding("object", f"module {name}, which it {why}, cannot be loaded: {error}"))
+        return found
 
     def result(self, cpu: str, loaded: LoadedModule) -> CpuCheck:
         places = tuple(self._simulated.symbols.describe(site.address) for site in loaded.sites)
@@ -277,7 +285,7 @@ def _bindings(simulated: SimulatedKernel, loaded: LoadedModule) -> tuple[Mapping
     )
 
 
-def _replaced(simulated: SimulatedKernel, patch: Livepatch | None) -> tuple[Mapping[str, object], ...]:
+def _replaced(patch: Livepatch | None) -> tuple[Mapping[str, object], ...]:
     """The functions that a livepatch replaces."""
     return tuple(
         {

@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.binary import elf
 from builder.binary.kernel import Kernel
 from builder.binary.module import ModuleFile
 from builder.errors import BespokeError, GuestError, LoadError
@@ -31,55 +30,60 @@ from builder.load import livepatch
 from builder.load.boot import boot
 from builder.load.layout import lay_out
 from builder.load.loader import free_init, load_module
-from builder.load.module import LoadedModule, Placed
-from builder.load.passes import Context, jump_label, static_call
+from builder.load.module import LoadedModule
+from builder.load.passes import Context, static_call
+from builder.preflight.differences import AT_RUN_TIME, ByteDifference, Compared, compare_module
 
-WRITTEN = ("__jump_table", ".static_call_sites", "__mcount_loc", "__ex_table")
-"""Tables that passes write though a section of data; other data is the module's own from its init on."""
-AT_RUN_TIME = {"jump_label": "static key", "static_call": "static call"}
-"""Passes that follow what may change while the kernel runs: by the pass, what that is called."""
 BATCH = 12 << 20
+"""Bytes of modules that the guest is given at once."""
 CONFIG = MachineConfig(memory_mb=3072)
 """Room for hundreds of modules."""
-STUB = 16
-"""Bytes of padding before a function (CONFIG_FUNCTION_PADDING_BYTES), where its stub of call depth tracking goes."""
 
 
 @dataclass(frozen=True, slots=True)
-class ByteDifference:
-    """Bytes of a section that are not what the kernel made.
+class Prediction:
+    """The modules that were loaded here, each compared, and why others could not be, by name."""
 
-    `step` is the pass that writes them and `cause` says of what they depend; "" where that is not known.
-    """
-
-    module: str
-    section: str
-    address: int
-    ours: bytes
-    kernels: bytes
-    symbol: str
-    cause: str
-    step: str = ""
+    compared: tuple[Compared, ...]
+    failed: Mapping[str, str]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Fidelity:
-    """The outcome of one comparison."""
+    """The outcome of one comparison; `state` is `captured` or `derived`, `refused` by the guest's kernel."""
 
     release: str
     cpu: str
     smp: int
-    modules: int = 0
-    identical: int = 0
-    bytes: int = 0
-    text_bytes: int = 0
-    refused: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    differences: list[ByteDifference] = field(default_factory=list)
-    seconds_guest: float = 0.0
-    seconds_simulated: float = 0.0
-    state: str = "captured"
-    state_differences: list[str] = field(default_factory=list)
+    state: str
+    prediction: Prediction
+    state_differences: tuple[str, ...]
+    refused: Mapping[str, str]
+    seconds_guest: float
+    seconds_simulated: float
+
+    @property
+    def modules(self) -> int:
+        """Modules of the guest that were to be loaded here."""
+        return len(self.prediction.compared) + len(self.failed)
+
+    @property
+    def identical(self) -> int:
+        """Modules of which every byte is as the kernel made it."""
+        return sum(not module.differences for module in self.prediction.compared)
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        return self.prediction.failed
+
+    @property
+    def whole(self) -> Compared:
+        """All modules together."""
+        return Compared.of(self.prediction.compared)
+
+    @property
+    def differences(self) -> tuple[ByteDifference, ...]:
+        return self.whole.differences
 
     @property
     def exact(self) -> bool:
@@ -89,6 +93,7 @@ class Fidelity:
 
     def as_json(self) -> dict[str, object]:
         """Counts, and every difference with module, section, symbol, pass and cause."""
+        whole = self.whole
         return {
             "kernel": self.release,
             "cpu": self.cpu,
@@ -97,11 +102,11 @@ class Fidelity:
             "exact": self.exact,
             "modules": self.modules,
             "identical": self.identical,
-            "bytes": self.bytes,
-            "text_bytes": self.text_bytes,
-            "refused_by_guest": self.refused,
-            "failed": self.failed,
-            "state_differences": self.state_differences,
+            "bytes": whole.bytes,
+            "text_bytes": whole.text_bytes,
+            "refused_by_guest": dict(self.refused),
+            "failed": dict(self.failed),
+            "state_differences": list(self.state_differences),
             "seconds_guest": round(self.seconds_guest, 3),
             "seconds_simulated": round(self.seconds_simulated, 3),
             "differences": [
@@ -115,7 +120,7 @@ class Fidelity:
                     "kernels": d.kernels[:64].hex(),
                     "cause": d.cause,
                 }
-                for d in self.differences
+                for d in whole.differences
             ],
         }
 
@@ -208,16 +213,23 @@ def compare(
     say(f"memory of {len(found)} modules taken after {seconds:.1f} s")
     outcomes = []
     for kind in ("captured", "derived"):
-        outcome = Fidelity(kernel.release, config.cpu, config.smp, state=kind, refused=refused, seconds_guest=seconds)
         started = time.monotonic()
         used = state if kind == "captured" else _derived(kernel, config, unknown)
         simulated = boot(kernel, used)
         if kind == "captured":
             simulated.keys.count_reader = lambda address: memory.number(address, 4, signed=True)
             simulated.keys.target_reader = lambda address: memory.number(address, 8)
-        outcome.state_differences += state_differences(kernel, used, state)
-        predict(simulated, files, found, memory, outcome)
-        outcome.seconds_simulated = time.monotonic() - started
+        outcome = Fidelity(
+            release=kernel.release,
+            cpu=config.cpu,
+            smp=config.smp,
+            state=kind,
+            prediction=predict(simulated, files, found, memory),
+            state_differences=tuple(state_differences(kernel, used, state)),
+            refused=refused,
+            seconds_guest=seconds,
+            seconds_simulated=time.monotonic() - started,
+        )
         outcomes.append(outcome)
         say(f"{kind} state: {outcome.identical} of {outcome.modules} modules identical")
     return outcomes[0], outcomes[1]
@@ -277,19 +289,18 @@ def predict(
     files: Mapping[str, ModuleFile],
     found: Sequence[GuestModule],
     memory: GuestMemory,
-    outcome: Fidelity,
-) -> None:
+) -> Prediction:
     """Load each module at the addresses that the guest's kernel gave it, and then compare the bytes of all.
 
     Only then, because loading one may write to another: the stubs of call depth tracking, a livepatch's relocations.
     """
     done: list[LoadedModule] = []
+    failed: dict[str, str] = {}
     percpu_at = simulated.kernel.layout("module").offset_of("percpu")
     for seen in found:
         module = files.get(seen.name)
         if module is None or not seen.sections:
             continue
-        outcome.modules += 1
         try:
             this = seen.sections.get(".gnu.linkonce.this_module", 0)
             bases = bases_of(simulated, module, seen.sections)
@@ -300,19 +311,12 @@ def predict(
                 livepatch.run_init(simulated, loaded)
                 livepatch.disable_patch(simulated, seen.name)
         except BespokeError as error:
-            outcome.failed[seen.name] = str(error)
+            failed[seen.name] = str(error)
             continue
         static_call.follow_keys(Context(simulated, {}, (0, 0), loaded, step="static_call"))
         free_init(simulated, loaded)
         done.append(loaded)
-    for loaded in done:
-        before = len(outcome.differences)
-        for warning in loaded.warnings:
-            outcome.differences.append(ByteDifference(loaded.name, "", 0, b"", b"", "", warning))
-        for section in loaded.sections:
-            _compare_section(simulated, loaded, section, memory, outcome)
-        if len(outcome.differences) == before:
-            outcome.identical += 1
+    return Prediction(tuple(compare_module(simulated, loaded, memory) for loaded in done), failed)
 
 
 def bases_of(simulated: SimulatedKernel, module: ModuleFile, sections: Mapping[str, int]) -> dict[str, int]:
@@ -331,92 +335,3 @@ def bases_of(simulated: SimulatedKernel, module: ModuleFile, sections: Mapping[s
         if memory not in bases:
             bases[memory] = simulated.area.allocate(layout.memories[memory])
     return bases
-
-
-def compared(section: Placed) -> bool:
-    """Text, read-only data and every table that a pass writes; not what is gone after init."""
-    if section.kind.startswith("init") or not section.size or section.type == elf.SHT_NOBITS:
-        return False
-    return not section.flags & elf.SHF_WRITE or section.name in WRITTEN
-
-
-def _compare_section(
-    simulated: SimulatedKernel, loaded: LoadedModule, section: Placed, memory: GuestMemory, outcome: Fidelity
-) -> None:
-    if not compared(section):
-        return
-    ours, theirs = simulated.memory.read(section.address, section.size), memory.read(section.address, section.size)
-    outcome.bytes += section.size
-    if section.flags & elf.SHF_EXECINSTR:
-        outcome.text_bytes += section.size
-    if ours == theirs:
-        return
-    causes = Causes(simulated, loaded, memory)
-    at = 0
-    while at < section.size:
-        if ours[at] == theirs[at]:
-            at += 1
-            continue
-        end = at + 1
-        while end < section.size and ours[end : end + 4] != theirs[end : end + 4]:
-            end += 1
-        address = section.address + at
-        outcome.differences.append(
-            ByteDifference(
-                loaded.name,
-                section.name,
-                address,
-                ours[at:end],
-                theirs[at:end],
-                simulated.symbols.describe(address),
-                *causes.of(address),
-            )
-        )
-        at = end
-
-
-class Causes:
-    """Which static key or static call a byte of code depends on, and how the guest's differs."""
-
-    def __init__(self, simulated: SimulatedKernel, loaded: LoadedModule, memory: GuestMemory) -> None:
-        self._simulated, self._memory = simulated, memory
-        self._by_code: dict[int, tuple[str, str]] = {}
-        jumps, calls = loaded.section("__jump_table"), loaded.section(".static_call_sites")
-        for at in range(jumps.address, jumps.end - 15, 16) if jumps else ():
-            code, _, key = jump_label.ENTRY.unpack(simulated.memory.read(at, 16))
-            self._add(at + code, "jump_label", (at + 8 + key) & ~3, self._key)
-        for at in range(calls.address, calls.end - 7, 8) if calls else ():
-            code, key = static_call.ENTRY.unpack(simulated.memory.read(at, 8))
-            self._add(at + code, "static_call", (at + 4 + key) & ~3, self._call)
-        symbols = simulated.symbols.of_module[loaded.name]
-        for name, (trampoline, *_) in symbols.items():
-            key_of = symbols.get(name.replace("__SCT__", "__SCK__", 1)) if name.startswith("__SCT__") else None
-            if key_of is not None:
-                self._add(trampoline, "static_call", key_of[0], self._call)
-
-    def _add(self, code: int, step: str, key: int, value: Callable[[int], tuple[str, str]]) -> None:
-        ours, theirs = value(key)
-        if ours != theirs:
-            name = self._simulated.symbols.describe(key).removesuffix("+0x0")
-            cause = f"{AT_RUN_TIME[step]} {name}: {ours}, in the guest {theirs}"
-            places = [*range(code, code + 6)]
-            target = self._memory.number(key, 8) if step == "static_call" else None
-            if target and self._simulated.state.counts_calls:
-                places += range(target - STUB, target)  # written when a call was first sent there
-            for at in places:
-                self._by_code.setdefault(at, (cause, step))
-
-    def _key(self, key: int) -> tuple[str, str]:
-        ours, theirs = self._simulated.keys.count(key), self._memory.number(key, 4, signed=True)
-        return ("off", "on")[ours != 0], "gone" if theirs is None else ("off", "on")[theirs != 0]
-
-    def _call(self, key: int) -> tuple[str, str]:
-        ours, theirs = self._simulated.keys.target(key), self._memory.number(key, 8)
-        return self._target(ours), "gone" if theirs is None else self._target(theirs)
-
-    def _target(self, address: int) -> str:
-        return self._simulated.symbols.describe(address).removesuffix("+0x0") if address else "nothing"
-
-    def of(self, address: int) -> tuple[str, str]:
-        """The cause of a difference and the pass that follows it, "" where none is known."""
-        return self._by_code.get(address, ("", ""))

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from builder.preflight.fidelity import ByteDifference, Fidelity
+from builder.preflight.differences import ByteDifference
+from builder.preflight.fidelity import Fidelity
 
 MOST_CAUSES = 10
 
@@ -26,8 +27,8 @@ def render_fidelity(outcomes: Sequence[Fidelity], *, verbose: bool = False) -> R
             outcome.state,
             str(outcome.modules),
             Text(str(outcome.identical), style="green" if outcome.exact else "yellow"),
-            f"{outcome.bytes:,}",
-            f"{outcome.text_bytes:,}",
+            f"{outcome.whole.bytes:,}",
+            f"{outcome.whole.text_bytes:,}",
             f"{outcome.seconds_guest:.1f}",
             f"{outcome.seconds_simulated:.1f}",
         )

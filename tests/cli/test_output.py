@@ -26,7 +26,8 @@ from builder.operate.planting import Planting
 from builder.operate.survey import EventStatus, FunctionStatus, PatchStatus, Status
 from builder.operate.trail import Moved
 from builder.preflight.check import CheckReport, CpuCheck
-from builder.preflight.fidelity import ByteDifference, Fidelity
+from builder.preflight.differences import ByteDifference, Compared
+from builder.preflight.fidelity import Fidelity, Prediction
 
 
 def console(terminal: bool) -> tuple[Console, io.StringIO]:
@@ -116,6 +117,8 @@ def documents() -> dict[str, Any]:
         cpus=(cpu,),
     )
     difference = ByteDifference("m", ".text", 0xFFFFFFFF81000000, b"\x90", b"\xcc", "f", "static key")
+    prediction = Prediction((Compared(16, 16, (difference,)),), MappingProxyType({}))
+    fidelity = Fidelity("6.1", "max", 1, "captured", prediction, (), MappingProxyType({}), 1.0, 2.0)
     patched = PatchStatus(
         "m", "enabled", None, (FunctionStatus("vmlinux", "f", 0, True),), ({"line": "p:x"},), (REPORT.as_json(),)
     )
@@ -123,7 +126,7 @@ def documents() -> dict[str, Any]:
     return {
         "try": trial.as_json(),
         "check": check.as_json(),
-        "fidelity": Fidelity("6.1", "max", 1, differences=[difference]).as_json(),
+        "fidelity": fidelity.as_json(),
         "status": status.as_json(),
         "load": OperationOutcome("m", 0.1234, (Moved("p:x f", "f+0", 90),), (REPORT,)).as_json(),
         "probe": Planting("x", ("f+0",), (REPORT,)).as_json(),

@@ -3,28 +3,34 @@
 Run as a program of its own, beside whichever package is in PYTHONPATH: a fresh
 kernel for every module. A livepatch is enabled, before what it patches is
 loaded. Without a module it is the kernel's own memory, once it has booted.
+What can be read in the file's bytes is read there: the fewer names of the
+package this needs, the more versions of it can be asked.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from builder.binary.kernel import Kernel
-from builder.binary.module import ModuleFile
 from builder.errors import BespokeError
-from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.load.boot import boot
 from builder.load.livepatch import run_init
 from builder.load.loader import load_with_dependencies
 from builder.load.module import LoadedModule
 
+if TYPE_CHECKING:
+    from builder.image import SimulatedKernel
+
 CPU: Final = "max"
 CHUNK: Final = 1 << 16
+LIVEPATCH: Final = b"livepatch=Y\0"
+PATCHED: Final = re.compile(rb"\0\.klp\.(?:rela|sym)\.([\w-]+)\.")
 
 
 def row(data: bytes, address: int, name: str) -> str:
@@ -40,11 +46,11 @@ def rows_of_kernel(simulated: SimulatedKernel) -> Iterator[str]:
 
 def rows_of_module(simulated: SimulatedKernel, path: Path, objects: Mapping[str, Path]) -> Iterator[str]:
     """All sections of a module, and of the modules that it patches."""
-    module = ModuleFile.read(path)
-    loaded = [load_with_dependencies(simulated, module, objects)]
-    if module.is_livepatch:
+    loaded = [load_with_dependencies(simulated, path, objects)]
+    data = path.read_bytes()
+    if LIVEPATCH in data:
         run_init(simulated, loaded[0])
-    for name in module.patched_objects:
+    for name in sorted({one.decode() for one in PATCHED.findall(data)} - {"vmlinux"}):
         other = objects.get(name) or simulated.kernel.find_module(name)
         if name not in simulated.modules and other is not None:
             load_with_dependencies(simulated, other, objects)
