@@ -63,9 +63,12 @@ def gone(pid: int, seconds: float = 10.0) -> bool:
     return False
 
 
-def fails_to_boot(kernel: BootableKernel, **options: object) -> GuestError:
+def fails_to_boot(
+    kernel: BootableKernel, *, cpu: str = "max", boot_timeout: float = 120.0, files: Mapping[str, bytes] | None = None
+) -> GuestError:
     before = children()
-    with pytest.raises(GuestError) as caught, Guest(kernel, MachineConfig(**options)):  # type: ignore[arg-type]
+    guest = Guest(kernel, MachineConfig(cpu=cpu), files=files, boot_timeout=boot_timeout)
+    with pytest.raises(GuestError) as caught, guest:
         pass
     assert children() == before
     return caught.value
