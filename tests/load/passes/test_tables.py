@@ -112,7 +112,7 @@ def test_calls_of_ftrace_become_nops_in_a_sorted_table(old: Bench) -> None:
     assert struct.unpack("<5Q", old.kernel.memory.read(at, 40)) == (0, 0, first, second, third)
     assert [old.code(place, 6) for place in (first, second, third)] == [NOP5.hex() + "cc"] * 3
     assert old.code(unlisted, 5) == before
-    assert old.kernel.ftrace == (first, second, third) and context.warnings == []
+    assert context.traced == (first, second, third) and context.warnings == []
 
 
 def test_what_is_no_call_of_ftrace_stops_it(old: Bench) -> None:
@@ -123,7 +123,7 @@ def test_what_is_no_call_of_ftrace_stops_it(old: Bench) -> None:
     context = old.run(ftrace.apply)
     assert old.code(first, 5) == NOP5.hex() and old.code(other, 1) == old.code(third, 1) == "e8"
     assert len(context.warnings) == 1 and "no call of __fentry__" in context.warnings[0]
-    assert old.kernel.ftrace == (first,)
+    assert context.traced == (first,) and context.breaks_ftrace
 
 
 @pytest.mark.parametrize("apply", [extable.apply, orc.apply, ftrace.apply])
