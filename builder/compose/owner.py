@@ -126,7 +126,8 @@ def _who_has(diff: Diff, objects: Objects, functions: Sequence[Atom], wanted: Se
         others = [n for n in objects.modules_with([a.name for a in functions]) if n not in names]
         here += [r for r in map(objects.module, others) if r is not None and has_all(r)]
         found = [r for r in here if runs(r)]
-    return found or here
+    # Where nobody runs the code, vmlinux is held against it first: the mismatch says what differs.
+    return found or [r for r in here if r is objects.image] or here
 
 
 def _files(diff: Diff) -> list[str]:
