@@ -142,6 +142,20 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
     return tuple(out)
 
 
+def companion(obj: ObjectFile, entry: Entry) -> tuple[Section, int, int]:
+    """Where [start, end) of a section lies what goes with an entry (.orc_unwind beside .orc_unwind_ip).
+
+    Raises UnknownError where the paired table is not there or has another number of rows.
+    """
+    first = obj.sections[entry.section]
+    section = obj.by_name.get(entry.table.paired)
+    count = first.size // (entry.end - entry.start)
+    if section is None or section.size % count:
+        raise UnknownError(f"section {entry.table.paired} does not go with {first.name}", where=obj.name)
+    stride = section.size // count
+    return section, entry.index * stride, (entry.index + 1) * stride
+
+
 def table_stride(obj: ObjectFile, section: Section, row: TableRow, relocations: Sequence[Relocation]) -> int:
     """Size of one entry in bytes, from sh_entsize or from how the relocations repeat."""
     if section.entsize and section.size % section.entsize == 0:

@@ -11,7 +11,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from itertools import chain
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
@@ -224,6 +223,11 @@ class View:
         """The instruction whose bytes hold `offset`."""
         return _holder(self.instructions(atom), offset)
 
+    def references(self, atom: Atom, insn: Instruction) -> list[tuple[Relocation, Target]]:
+        """Relocations of one instruction of a function, and where they lead."""
+        found = self.relocations_in(atom.section.index, insn.offset, insn.end)
+        return [(r, self.target(r, self.bias(atom, r))) for r in found]
+
     def leads(self, section: Section, start: int, end: int) -> Iterator[tuple[Relocation, Target]]:
         """Relocations of bytes [start, end) that are no function, and where they lead."""
         relocations = self.relocations_in(section.index, start, end)
@@ -250,7 +254,7 @@ class View:
     @cached_property
     def entries(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """Function -> the special-table entries that it owns, by table and order."""
-        return _grouped(self._entries_of(row) if row.derived else self._told[row] for row in tables.TABLES)
+        return _grouped(map(self.owned, tables.TABLES))
 
     @cached_property
     def label_tables(self) -> Mapping[Atom, tuple[Atom, ...]]:
@@ -271,20 +275,20 @@ class View:
     @cached_property
     def telling(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
         """As `entries`, for the tables that say more than the instructions do."""
-        return _grouped(self._told.values())
+        return _grouped(self.owned(row) for row in tables.TABLES if not row.derived)
+
+    def owned(self, row: tables.TableRow) -> Mapping[Atom | None, tuple[tables.Entry, ...]]:
+        """The entries of one table by the function that they belong to; None for code without a symbol."""
+        return self._owned[row]
 
     @cached_property
-    def _told(self) -> Mapping[tables.TableRow, list[tuple[Atom, tables.Entry]]]:
-        return {row: self._entries_of(row) for row in tables.TABLES if not row.derived}
-
-    def _entries_of(self, row: tables.TableRow) -> list[tuple[Atom, tables.Entry]]:
-        """The entries of one table with their owners."""
-        return [
-            (owner, entry)
-            for section in self.sections_named(row.name)
-            for entry in tables.entries(self.obj, section, row)
-            if (owner := self.owner(entry)) is not None
-        ]
+    def _owned(self) -> Mapping[tables.TableRow, Mapping[Atom | None, tuple[tables.Entry, ...]]]:
+        found: dict[tables.TableRow, dict[Atom | None, list[tables.Entry]]] = {row: {} for row in tables.TABLES}
+        for row, owners in found.items():
+            for section in self.sections_named(row.name):
+                for entry in tables.entries(self.obj, section, row):
+                    owners.setdefault(self.owner(entry), []).append(entry)
+        return {row: {owner: tuple(rows) for owner, rows in owners.items()} for row, owners in found.items()}
 
     def owner(self, entry: tables.Entry) -> Atom | None:
         """The atom that an entry's site lies in; None for code without a symbol."""
@@ -366,11 +370,16 @@ def _ordinals(instructions: Callable[[Atom], list[Instruction]], atom: Atom) -> 
     return out
 
 
-def _grouped(rows: Iterable[list[tuple[Atom, tables.Entry]]]) -> Mapping[Atom, tuple[tables.Entry, ...]]:
-    out: dict[Atom, list[tables.Entry]] = {}
-    for owner, entry in chain.from_iterable(rows):
-        out.setdefault(owner, []).append(entry)
-    return {atom: tuple(found) for atom, found in out.items()}
+def _grouped(
+    parts: Iterable[Mapping[Atom | None, tuple[tables.Entry, ...]]],
+) -> Mapping[Atom, tuple[tables.Entry, ...]]:
+    """What each function has in several tables, one table after the other."""
+    out: dict[Atom, tuple[tables.Entry, ...]] = {}
+    for part in parts:
+        for owner, found in part.items():
+            if owner is not None:
+                out[owner] = out.get(owner, ()) + found
+    return out
 
 
 def _holder(rows: Sequence[Instruction], offset: int) -> Instruction | None:

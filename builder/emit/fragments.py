@@ -12,7 +12,7 @@ from typing import Any
 
 from builder.binary import Section, elf, tables
 from builder.compare import Atom
-from builder.compare.meaning import is_readonly
+from builder.compare.storage import is_readonly
 from builder.compare.view import Target, View
 from builder.compose import references
 from builder.compose.bindings import Binding, Bound
@@ -144,13 +144,7 @@ class _Cutter:
 
     def _paired(self, atom: Atom, entry: tables.Entry) -> Fragment:
         """The companion of an entry in a table without relocations (.orc_unwind beside .orc_unwind_ip)."""
-        first = self.view.obj.sections[entry.section]
-        section = next((s for s in self.view.sections_named(entry.table.paired)), None)
-        count = first.size // (entry.end - entry.start)
-        if section is None or section.size % count:
-            raise UnknownError(f"section {entry.table.paired} does not go with {first.name}", where=self.view.obj.name)
-        stride = section.size // count
-        start = entry.index * stride
+        section, start, end = tables.companion(self.view.obj, entry)
         return Fragment(
             key=(self.number, entry, "paired"),
             section=section.name,
@@ -158,8 +152,8 @@ class _Cutter:
             nobits=False,
             align=section.align,
             entsize=section.entsize,
-            data=section.data[start : start + stride],
-            size=stride,
+            data=section.data[start:end],
+            size=end - start,
             owner=atom.name,
             entry_of=section.name,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from builder.binary import tables
 from builder.compare import Atom, View
@@ -12,21 +12,21 @@ from builder.compose.books.rules import Ignored, Note, Pair, left
 def entries(pair: Pair) -> Iterator[Note]:
     """Entries of code that stays are the same, those of the derived tables too; entries of code without a name."""
     for row in tables.TABLES:
-        before, after = _owned(pair.old, row), _owned(pair.new, row)
+        before, after = pair.old.owned(row), pair.new.owned(row)
         for owner, entries in after.items():
             if owner is not None and pair.moves(owner):
                 continue
-            old = before.get(pair.twins[owner] if owner is not None else None, [])
+            old = before.get(pair.twins[owner] if owner is not None else None, ())
             yield from _same_entries(pair, row, owner, old, entries)
         for old_owner, entries in before.items():
             new_owner = pair.versions.get(old_owner) if old_owner is not None else None
             stays = old_owner is None or (new_owner is not None and not pair.moves(new_owner))
             if stays and new_owner not in after:
-                yield from _same_entries(pair, row, new_owner, entries, [])
+                yield from _same_entries(pair, row, new_owner, entries, ())
 
 
 def _same_entries(
-    pair: Pair, row: tables.TableRow, owner: Atom | None, old: list[tables.Entry], new: list[tables.Entry]
+    pair: Pair, row: tables.TableRow, owner: Atom | None, old: Sequence[tables.Entry], new: Sequence[tables.Entry]
 ) -> Iterator[Note]:
     if owner is not None and not row.derived:
         # The comparison has judged them with their function, all but the lines of the bug table.
@@ -55,15 +55,6 @@ def _entry(pair: Pair, view: View, entry: tables.Entry) -> tuple[object, ...]:
     return (view.masked(section, entry.start, entry.end), tuple(rows), _paired_bytes(view, entry))
 
 
-def _owned(view: View, row: tables.TableRow) -> dict[Atom | None, list[tables.Entry]]:
-    """All entries of a table by the function that they belong to; None for code without a symbol."""
-    out: dict[Atom | None, list[tables.Entry]] = {}
-    for section in view.sections_named(row.name):
-        for entry in tables.entries(view.obj, section, row):
-            out.setdefault(view.owner(entry), []).append(entry)
-    return out
-
-
 def _bytes(view: View, entries: Iterable[tables.Entry]) -> list[bytes]:
     return [view.masked(view.obj.sections[entry.section], entry.start, entry.end) for entry in entries]
 
@@ -72,9 +63,5 @@ def _paired_bytes(view: View, entry: tables.Entry) -> bytes:
     """What stands beside an entry in the table that goes with its own (.orc_unwind beside .orc_unwind_ip)."""
     if not entry.table.paired:
         return b""
-    section = next(iter(view.sections_named(entry.table.paired)), None)
-    count = view.obj.sections[entry.section].size // (entry.end - entry.start)
-    if section is None or not count or section.size % count:
-        return b""
-    stride = section.size // count
-    return section.data[entry.index * stride : (entry.index + 1) * stride]
+    section, start, end = tables.companion(view.obj, entry)
+    return section.data[start:end]

@@ -8,7 +8,6 @@ from typing import Final
 
 from builder.binary import tables
 from builder.compare import Atom, View
-from builder.compare.correlate import Correlation
 from builder.compare.meaning import Meanings
 from builder.compare.storage import Lifetime, lifetime
 from builder.compose.selection import Selection
@@ -75,16 +74,12 @@ class Pair:
         return self.selection.comparison.new
 
     @property
-    def correlation(self) -> Correlation:
-        return self.selection.comparison.correlation
-
-    @property
     def twins(self) -> Mapping[Atom, Atom]:
-        return self.correlation.twins
+        return self.selection.comparison.correlation.twins
 
     @property
     def versions(self) -> Mapping[Atom, Atom]:
-        return self.correlation.versions
+        return self.selection.comparison.correlation.versions
 
     @property
     def meanings(self) -> Meanings:

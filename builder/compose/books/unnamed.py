@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from builder.binary import Relocation, Section, tables
 from builder.compare import View
@@ -11,6 +12,8 @@ from builder.compare.storage import is_private
 from builder.compose.books.attributes import by_name
 from builder.compose.books.rules import Ignored, Note, Pair, is_discarded, section_rule
 from builder.errors import Refusal
+
+_PAIRED: Final = frozenset(row.paired for row in tables.TABLES if row.paired)
 
 
 def unnamed(pair: Pair) -> Iterator[Note]:
@@ -76,8 +79,7 @@ def _without_names(view: View) -> dict[str, list[Section]]:
 def _is_unnamed(view: View, section: Section) -> bool:
     if not section.is_alloc or not section.size or view.atoms_in(section.index) or is_private(section):
         return False
-    paired = {row.paired for row in tables.TABLES if row.paired}
-    return section.name not in tables.BY_NAME and section.name not in paired
+    return section.name not in tables.BY_NAME and section.name not in _PAIRED
 
 
 def _is_pieces(section: Section) -> bool:
