@@ -141,4 +141,3 @@ class Architecture:
     operation: Callable[[bytes], Operation]
     memory_access: Callable[[bytes], str]
     is_indexed: Callable[[bytes], bool]
-    is_compare: Callable[[bytes], bool]

@@ -106,12 +106,6 @@ def pushes(code: bytes) -> bool:
     return insn is not None and insn.mnemonic == Mnemonic.PUSH
 
 
-def is_compare(code: bytes) -> bool:
-    """Whether an instruction only compares: its operands stay as they are."""
-    insn = next(iter(iced_x86.Decoder(64, code)), None)
-    return insn is not None and insn.mnemonic in (Mnemonic.CMP, Mnemonic.SUB) and insn.op1_kind in _IMMEDIATES
-
-
 _IMMEDIATES = {
     OpKind.IMMEDIATE8, OpKind.IMMEDIATE16, OpKind.IMMEDIATE32, OpKind.IMMEDIATE64, OpKind.IMMEDIATE8TO16,
     OpKind.IMMEDIATE8TO32, OpKind.IMMEDIATE8TO64, OpKind.IMMEDIATE32TO64,
@@ -252,5 +246,4 @@ X86_64 = Architecture(
     operation=operation,
     memory_access=memory_access,
     is_indexed=is_indexed,
-    is_compare=is_compare,
 )

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Final
 
 from builder.arch import Instruction
-from builder.binary import Relocation
 from builder.compare.view import Atom, Target, View
 
 _MOST_STEPS: Final = 64
@@ -32,7 +31,7 @@ class Call:
     @cached_property
     def callee(self) -> str:
         """The name of the function, "" for an indirect call."""
-        for _, target in self._references(self.insn):
+        for _, target in self.view.references(self.atom, self.insn):
             return target.atom.name if target.atom else target.symbol.name
         return ""
 
@@ -44,7 +43,7 @@ class Call:
         for k in self._before():
             row = self.rows[k]
             if register in self.view.arch.writes(self.atom.section.data[row.offset : row.end]):
-                found = self._references(row)
+                found = self.view.references(self.atom, row)
                 return found[0][1] if len(found) == 1 else None
         return None
 
@@ -55,11 +54,6 @@ class Call:
             if self.rows[k].is_call or self.rows[k].ends_block:
                 return
             yield k
-
-    def _references(self, row: Instruction) -> list[tuple[Relocation, Target]]:
-        view, atom = self.view, self.atom
-        found = view.relocations_in(atom.section.index, row.offset, row.end)
-        return [(r, view.target(r, view.bias(atom, r))) for r in found]
 
 
 def given_to(view: View, atom: Atom, insn: Instruction) -> tuple[tuple[Call, int], ...]:

@@ -11,7 +11,8 @@ from builder.binary import ObjectFile, tables
 from builder.compare import naming
 from builder.compare.code import CodeComparer
 from builder.compare.correlate import Correlation, correlate
-from builder.compare.meaning import Meanings, is_readonly
+from builder.compare.meaning import Meanings
+from builder.compare.storage import is_readonly
 from builder.compare.structs import field_at
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
 from builder.compare.view import Atom, View

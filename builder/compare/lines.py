@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Final
@@ -19,12 +19,12 @@ from typing import Final
 from builder.acquire.shifts import Shift
 from builder.arch import Instruction
 from builder.binary import elf
+from builder.compare import naming
 from builder.compare.calls import Call, given_to
 from builder.compare.dwarf import LineTable
 from builder.compare.line_takers import FILE, FORMATS, FUNCTION, MODULE, Taker, conversions, takers_of
 from builder.compare.view import Atom, View
 
-_SOURCE: Final = re.compile(r"[\w./+-]+\.[chS]")
 _FUNCTION_NAMES: Final = ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__")
 
 
@@ -129,13 +129,7 @@ class LineProof:
 
 def _same_kind(first: _Given, second: _Given) -> bool:
     """Callees of one family, the same argument, and with it the same file or function."""
-    return (first.callee, first.number, first.kind, first.sibling, first.declared) == (
-        second.callee,
-        second.number,
-        second.kind,
-        second.sibling,
-        second.declared,
-    )
+    return replace(first, call=second.call) == second
 
 
 def _is_of(shift: Shift, view: View, found: _Given) -> bool:
@@ -174,7 +168,7 @@ def _sibling(call: Call, number: int) -> tuple[str, str]:
             return MODULE, text
     elif target.section is not None and target.section.is_string:
         text = str(target.section.string_at(target.offset))
-        if _SOURCE.fullmatch(text):
+        if naming.is_source_name(text):
             return FILE, text
         # clang puts __func__ among the other strings
         is_name = any(text == name.split(".")[0] for atom in call.view.functions for name in atom.names)

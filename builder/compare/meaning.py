@@ -21,7 +21,6 @@ from builder.errors import UnknownError
 Meaning = tuple[object, ...]
 
 _FILE_LINE: Final = re.compile(rb"([\w./-]+\.[chSi]):\d+")
-_SOURCE: Final = re.compile(r"[\w./+-]+\.[chS]")
 _DEPTH: Final = 16
 """How many data without an identity may lead into each other; real ones are a table of tables, or of records."""
 
@@ -151,11 +150,6 @@ def _without_location(content: Meaning) -> Meaning:
     _, data, rows = content
     assert isinstance(data, bytes) and isinstance(rows, tuple)
     names = [str(row[2][1]) for row in rows if row[0] == 0 and row[2][0] == "str"]
-    if not names or not _SOURCE.fullmatch(names[0]):
+    if not names or not naming.is_source_name(names[0]):
         return content
     return ("bytes", data[:8] + data[16:], rows)
-
-
-def is_readonly(section: Section) -> bool:
-    """Data that does not change after initialization (.data.rel.ro is writable only to the linker)."""
-    return not section.is_write or section.name.startswith(".data.rel.ro")

@@ -49,7 +49,7 @@ def family(name: str) -> str:
     if name.startswith("__UNIQUE_ID_"):
         name = _TRAILING_NUMBER.sub("", name)
         return re.sub(r"\d+$", "", name)
-    if name.startswith("__pfx_") or name.startswith("__cfi_"):
+    if is_marker(name):
         return name[:6] + family(name[6:])
     return _TRAILING_NUMBER.sub("", _CLONE_NUMBER.sub(r".\1", name))
 
@@ -89,3 +89,11 @@ def is_label(name: str) -> bool:
 def is_marker(name: str) -> bool:
     """The name of the padding before a function: CONFIG_PREFIX_SYMBOLS, CONFIG_CFI_CLANG."""
     return name.startswith(("__pfx_", "__cfi_"))
+
+
+_SOURCE: Final = re.compile(r"[\w./+-]+\.[chS]")
+
+
+def is_source_name(text: str) -> bool:
+    """Whether a text is what __FILE__ may be."""
+    return bool(_SOURCE.fullmatch(text))

@@ -81,9 +81,12 @@ def kind(section: Section) -> str:
         return named
     if section.is_exec:
         return "code"
-    # .data.rel.ro is writable only until the linker has relocated it
-    readonly = not section.is_write or section.name.startswith(".data.rel.ro")
-    return "read-only" if readonly else "plain"
+    return "read-only" if is_readonly(section) else "plain"
+
+
+def is_readonly(section: Section) -> bool:
+    """Data that does not change after initialization (.data.rel.ro is writable only to the linker)."""
+    return not section.is_write or section.name.startswith(".data.rel.ro")
 
 
 # gcc: .data..Lubsan_data3, clang: .data..L__unnamed_2; -fdata-sections names them after labels that no symbol table has

@@ -76,8 +76,7 @@ def _surroundings(view: View, functions: Iterable[Atom], datum: Atom) -> list[Ha
 
 
 def _refers(view: View, function: Atom, row: Instruction, datum: Atom) -> bool:
-    relocations = view.relocations_in(function.section.index, row.offset, row.end)
-    return any(view.target(r, view.bias(function, r)).atom is datum for r in relocations)
+    return any(target.atom is datum for _, target in view.references(function, row))
 
 
 def _what(view: View, function: Atom, row: Instruction) -> Hashable:
@@ -86,8 +85,7 @@ def _what(view: View, function: Atom, row: Instruction) -> Hashable:
     if row.target is not None:
         return operation.form
     names: list[Hashable] = []
-    for r in view.relocations_in(function.section.index, row.offset, row.end):
-        target = view.target(r, view.bias(function, r))
+    for _, target in view.references(function, row):
         if target.kind == "symbol":
             names.append(target.symbol.name)
         elif target.section is not None and target.section.is_string:

@@ -9,8 +9,7 @@ from pathlib import PurePath
 from builder.binary import elf, tables
 from builder.compare import Atom, Comparison, naming
 from builder.compare.comparison import counts
-from builder.compare.meaning import is_readonly
-from builder.compare.storage import is_private
+from builder.compare.storage import is_private, is_readonly
 from builder.compare.structs import struct_changes
 from builder.compose import identity, references, threads
 from builder.compose.books import balance

@@ -15,9 +15,8 @@ from functools import cached_property
 from typing import Final
 
 from builder.binary import tables
-from builder.compare import Atom, Comparison
-from builder.compare.meaning import is_readonly
-from builder.compare.storage import is_private
+from builder.compare import Atom, Comparison, naming
+from builder.compare.storage import is_private, is_readonly
 from builder.compare.verdict import Difference
 from builder.compare.view import Target, View
 from builder.compose import references
@@ -271,7 +270,7 @@ def is_transient(atom: Atom) -> bool:
 
 def is_trampoline(atom: Atom) -> bool:
     """Static-call trampolines and padding symbols belong to their key or function."""
-    return atom.section.name == ".static_call.text" or atom.name.startswith(("__SCT__", "__pfx_", "__cfi_"))
+    return atom.section.name == ".static_call.text" or atom.name.startswith("__SCT__") or naming.is_marker(atom.name)
 
 
 def is_redirectable(comparison: Comparison, atom: Atom) -> bool:

@@ -12,6 +12,7 @@ from typing import Final
 
 from builder.compare import Atom, View
 from builder.compare.calls import given_to
+from builder.compose import references
 from builder.compose.selection import Selection
 from builder.errors import Refusal
 
@@ -49,12 +50,11 @@ def _started(view: View) -> dict[Atom, str]:
     for caller in view.functions:
         if not any(_STARTERS.fullmatch(name) for name in view.undefined_names(caller)):
             continue
-        for insn in view.instructions(caller):
-            for r in view.relocations_in(caller.section.index, insn.offset, insn.end):
-                target = view.target(r, view.bias(caller, r))
-                if target.atom is None or not target.atom.is_function or target.offset or insn.is_call:
-                    continue
-                for call, number in given_to(view, caller, insn):
-                    if number == _MAIN_ARGUMENT and _STARTERS.fullmatch(call.callee):
-                        out.setdefault(target.atom, f"{call.callee}() in {caller.name}")
+        for r, target in references.of_atom(view, caller):
+            insn = view.instruction_at(caller, r.offset)
+            if insn is None or insn.is_call or target.atom is None or not target.atom.is_function or target.offset:
+                continue
+            for call, number in given_to(view, caller, insn):
+                if number == _MAIN_ARGUMENT and _STARTERS.fullmatch(call.callee):
+                    out.setdefault(target.atom, f"{call.callee}() in {caller.name}")
     return out

@@ -137,9 +137,9 @@ def test_only_what_differs_is_shown(tmp_path: Path) -> None:
 
 
 def test_paths_are_made_the_same_and_nothing_else(tmp_path: Path) -> None:
-    table = rules(Path("/some/work"), Path("/some/cache"), Path("/some/code"))
+    table = rules(Path("/some/place"), Path("/some/cache"), Path("/some/code"))
     assert len({rule.name for rule in table}) == len(table) and all(rule.why for rule in table)
-    said = "/some/work/old.o, /some/cache: /some/code2/x (/some/code) 0.5 s"
+    said = "/some/place/old.o, /some/cache: /some/code2/x (/some/code) 0.5 s"
     assert normalised(said, table) == "@work/old.o, @cache: /some/code2/x (@code) 0.5 s"
 
 
