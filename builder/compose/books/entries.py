@@ -33,6 +33,8 @@ def _same_entries(
         if row.lines and _bytes(pair.old, old) != _bytes(pair.new, new):
             yield Ignored("bug-line", owner.name)
         return
+    if owner is not None and _plainly_same(pair, pair.twins[owner], old, owner, new):
+        return
     first = [_entry(pair, pair.old, entry) for entry in old]
     second = [_entry(pair, pair.new, entry) for entry in new]
     if first == second or (owner is None and sorted(map(repr, first)) == sorted(map(repr, second))):
@@ -40,6 +42,22 @@ def _same_entries(
     name = owner.name if owner is not None else row.name
     whose = f"of {owner.name}" if owner is not None else "of code without a name"
     yield left(name, row.name, f"entries {whose} in {row.name} differ though the code does not")
+
+
+def _plainly_same(
+    pair: Pair, old: Atom, before: Sequence[tables.Entry], new: Atom, after: Sequence[tables.Entry]
+) -> bool:
+    """Whether entries with one relocation stand as they are at the same offsets of the same bytes, as most do."""
+    if old.section.data[old.entry : old.end] != new.section.data[new.entry : new.end]:
+        return False
+    return [_spelled(pair.old, old, e) for e in before] == [_spelled(pair.new, new, e) for e in after]
+
+
+def _spelled(view: View, owner: Atom, entry: tables.Entry) -> tuple[object, ...]:
+    site = entry.site
+    place = view.obj.symbols[site.symbol].value + site.addend - owner.entry
+    data = view.obj.sections[entry.section].data[entry.start : entry.end]
+    return place, site.type, len(entry.relocations), site.offset - entry.start, data, _paired_bytes(view, entry)
 
 
 def _entry(pair: Pair, view: View, entry: tables.Entry) -> tuple[object, ...]:
