@@ -20,7 +20,7 @@ from builder.acquire.shifts import shifts_of
 from builder.cli import run
 from builder.compose.outcome import Diff
 from builder.pipeline import diff
-from tests.conftest import data_root, lacks
+from tests.conftest import data_root
 
 pytestmark = pytest.mark.data
 
@@ -81,11 +81,8 @@ RIGHT = {
 """By the folder under `cases/objects`."""
 
 
-def compiled(place: Path, source: Path, side: str, flags: tuple[str, ...]) -> Path:
+def compiled(gcc: str, place: Path, source: Path, side: str, flags: tuple[str, ...]) -> Path:
     """Both sides are compiled under one name, as two versions of a file are."""
-    gcc = shutil.which("gcc-12") or shutil.which("gcc")
-    if gcc is None:
-        lacks("not installed: gcc (make setup)")
     folder = place / side
     folder.mkdir()
     shutil.copy(source / f"{side}.c", folder / "unit.c")
@@ -93,11 +90,11 @@ def compiled(place: Path, source: Path, side: str, flags: tuple[str, ...]) -> Pa
     return folder / "unit.o"
 
 
-def pair(name: str, place: Path, flags: tuple[str, ...] = ()) -> tuple[Path, Path]:
+def pair(gcc: str, name: str, place: Path, flags: tuple[str, ...] = ()) -> tuple[Path, Path]:
     source = data_root() / "cases/objects" / name
     if not source.is_dir():
         pytest.skip(f"no case {name} in the test data")
-    return compiled(place, source, "old", flags), compiled(place, source, "new", flags)
+    return compiled(gcc, place, source, "old", flags), compiled(gcc, place, source, "new", flags)
 
 
 def source_patch(place: Path) -> Path:
@@ -109,17 +106,19 @@ def source_patch(place: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(RIGHT))
-def test_a_case_gives_what_is_right(name: str, tmp_path: Path) -> None:
+def test_a_case_gives_what_is_right(gcc: str, name: str, tmp_path: Path) -> None:
     right = RIGHT[name]
-    old, new = pair(name, tmp_path, right.flags)
+    old, new = pair(gcc, name, tmp_path, right.flags)
     shifts = shifts_of(read_patch(source_patch(tmp_path))) if right.patched else ()
     assert right.faults(diff(old, new, shifts=shifts)) == []
 
 
 @pytest.mark.parametrize("jobs", [None, 1, 2])
-def test_the_command_takes_the_patch(tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: int | None) -> None:
+def test_the_command_takes_the_patch(
+    gcc: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: int | None
+) -> None:
     """For one pair and for trees, compared in this process and in others."""
-    pair("line-number-without-dwarf", tmp_path)
+    pair(gcc, "line-number-without-dwarf", tmp_path)
     shutil.copy(tmp_path / "old/unit.o", tmp_path / "old/again.o")
     shutil.copy(tmp_path / "new/unit.o", tmp_path / "new/again.o")
     sides = [str(tmp_path / side / ("unit.o" if jobs is None else ".")) for side in ("old", "new")]
