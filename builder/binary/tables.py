@@ -10,8 +10,10 @@ a row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from builder.binary.objects import ObjectFile, Relocation, Section
@@ -79,7 +81,7 @@ BY_NAME: Final = {row.name: row for row in TABLES}
 # Code and data that entries refer to and that has no symbol of its own.
 ANNEXES: Final = frozenset({".altinstr_replacement", ".altinstr_aux", ".fixup", ".static_call.text"})
 
-# Never travel: read by the build of the kernel, not by the kernel.
+# Never travel, unless NAMED says otherwise: read by the build of the kernel, not by the kernel.
 DISCARDED: Final = (
     ".discard.", ".comment", ".note.", ".debug_", ".modinfo", "__versions", ".eh_frame", ".llvm_addrsig", ".BTF",
     "___ksymtab", "___kcrctab", "__ksymtab", "__kcrctab", ".export_symbol", ".init", ".exit", ".initcall",
@@ -87,6 +89,114 @@ DISCARDED: Final = (
     "__bpf_raw_tp_map", "_kprobe_blacklist", ".printk_index", "__dyndbg", "__verbose", "__ftrace", ".kpatch.",
     ".klp.", ".gnu.linkonce.this_module", ".cpuidle", ".stack_sizes", "__ro_after_init", ".rela", ".static_call_tramp",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSection:
+    """A section that the kernel, or its build, finds by its name, and what becomes of new things in it.
+
+    What is `kept` travels and keeps the section's name: as any datum does, or `with_target`, when what it points at
+    does (nothing refers to the entry itself). New things in the others have no effect in a module: `warned` of,
+    or `refused`, `fatal` where code that uses them would go wrong; what only goes `with another` is judged there.
+    The entries of an `array` lie side by side.
+    """
+
+    name: str
+    becomes: Literal["kept", "with target", "with another", "warned", "refused"]
+    what: str
+    advice: str = ""
+    array: bool = False
+    fatal: bool = False
+    code: str = "unregistered"
+
+    @property
+    def is_kept(self) -> bool:
+        return self.becomes in ("kept", "with target")
+
+
+_TRACE = "use trace_printk(), or plant a probe in the new function (bespoke probe)"
+
+# By the name of the section, to which a dot and more may be added. find_module_sections (kernel/module/main.c) and the
+# notifiers of modules in v6.1, v6.12 and v7.2; include/asm-generic/vmlinux.lds.h for what only an image has.
+NAMED: Final = (
+    # kernel/trace/trace_printk.c: the formats are copied when the module comes; what is in no such list is not traced
+    NamedSection("__trace_printk_fmt", "kept", "the format of a trace_printk()", array=True),
+    NamedSection(".data..percpu", "kept", "a per-CPU variable"),
+    NamedSection(".data..ro_after_init", "kept", "a variable that is read-only after init"),
+    # kernel/rcu/srcutree.c, srcu_module_coming(): initialized and cleaned up by this list
+    NamedSection("___srcu_struct_ptrs", "with target", "an SRCU domain", array=True),
+    # kernel/kprobes.c, add_module_kprobe_blacklist()
+    NamedSection(
+        "_kprobe_blacklist", "with target", "a function in which no probe may stand",
+        "nothing to do unless somebody may plant a probe there", array=True,
+    ),
+    NamedSection(".kprobes.text", "kept", "code in which no probe may stand"),
+    NamedSection(".noinstr.text", "kept", "code in which no probe may stand"),
+    NamedSection(
+        "__dyndbg_classes", "refused", "a class of debug messages (DECLARE_DYNDBG_CLASSMAP)",
+        "accept that the class cannot be switched by name, or use pr_debug() without a class",
+    ),
+    NamedSection("__dyndbg", "kept", "a debug message that can be switched on (pr_debug)", array=True),
+    # kernel/tracepoint.c, trace_module_has_bad_taint(): those of a livepatch are not taken (TAINT_LIVEPATCH)
+    NamedSection("__tracepoints_ptrs", "with another", "a part of a tracepoint"),
+    NamedSection("__tracepoints_strings", "with another", "a part of a tracepoint"),
+    NamedSection("__bpf_raw_tp_map", "with another", "a part of a tracepoint"),
+    NamedSection("__tracepoints", "refused", "a tracepoint, which the kernel takes from no livepatch", _TRACE),
+    NamedSection("_ftrace_events", "refused", "a trace event, which the kernel takes from no livepatch", _TRACE),
+    NamedSection(
+        "_ftrace_eval_map", "refused", "the name of a value in the format of trace events",
+        "accept that trace events show the number",
+    ),
+    # kernel/trace/trace_printk.c: only the image's are known; with them trace_safe_str() lets a string be shown
+    NamedSection(
+        "__tracepoint_str", "warned", "a string for trace events (tracepoint_string), which only the image can have",
+        "nothing to do unless the trace event is read: it shows an address in place of the string",
+    ),
+    NamedSection("_error_injection_whitelist", "refused", "a function that may be made to fail (ALLOW_ERROR_INJECTION)",
+                 "accept that it cannot be made to fail"),
+    NamedSection(".kunit_test_suites", "refused", "a suite of KUnit tests", "put the tests into a module of their own"),
+    NamedSection(".ctors", "refused", "a constructor, which runs before the module starts", "call it in a callback"),
+    NamedSection(".init_array", "refused", "a constructor, which runs before the module starts",
+                 "call it in a callback"),
+    NamedSection(".printk_index", "warned", "a format in the index of messages (printk/index)",
+                 "nothing to do unless something reads that index"),
+    NamedSection(
+        "__param", "warned", "a parameter, which has the value of its initializer for good",
+        "set another value in a callback (pre_patch), or let the code read it from elsewhere", code="param-left-out",
+    ),
+    NamedSection(
+        ".init.setup", "warned", "a parameter of the kernel's command line, which was read long ago",
+        "set another value in a callback (pre_patch), or let the code read it from elsewhere", code="param-left-out",
+    ),
+    NamedSection(".BTF_ids", "refused", "a list of BTF ids, which the kernel's build fills in",
+                 "look the ids up when the code runs (btf_find_by_name_kind)", fatal=True),
+    NamedSection(".data..decrypted", "refused", "a variable that lies in memory shared with the host",
+                 "allocate it and share it (set_memory_decrypted)", fatal=True),
+    NamedSection(".bss..decrypted", "refused", "a variable that lies in memory shared with the host",
+                 "allocate it and share it (set_memory_decrypted)", fatal=True),
+    NamedSection(".data..nosave", "refused", "a variable that hibernation leaves out",
+                 "accept that its value comes back as it was saved"),
+)  # fmt: skip
+
+# Where compilers and the macros of storage classes put data; what lies elsewhere is found by the section's name.
+_STORAGE: Final = re.compile(r"\.(data|bss|rodata|ref\.data|ref\.rodata|text|static_call\.text)([._].*)?")
+
+
+def named(section: Section) -> NamedSection | None:
+    """The row of a section that is found by its name; one of no known meaning is refused. None for plain storage."""
+    found = _named(section.name)
+    plain = section.is_exec or section.name.startswith(DISCARDED) or _STORAGE.fullmatch(section.name)
+    if found is None and not plain:
+        return NamedSection(section.name, "refused", "in a section that is found by its name", _UNKNOWN)
+    return found
+
+
+_UNKNOWN: Final = "add a row for the section to NAMED in builder/binary/tables.py, or accept that it has no effect"
+
+
+@lru_cache(maxsize=65536)
+def _named(name: str) -> NamedSection | None:
+    return next((row for row in NAMED if name == row.name or name.startswith(row.name + ".")), None)
 
 
 class Entry(NamedTuple):

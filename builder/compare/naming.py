@@ -26,7 +26,9 @@ _NEVER_PAIRED: Final = (
     "_entry", "_entry_ptr", "__print_once", "___done", "______f", "__compound_literal", "___tp_str",
     "__bpf_trace_tp_map",
 )  # fmt: skip
-_NEVER_PAIRED_SECTIONS: Final = (".data.once", ".data..once", "__dyndbg", "__verbose", ".printk_index")
+_NEVER_PAIRED_SECTIONS: Final = (
+    ".data.once", ".data..once", "__dyndbg", "__verbose", ".printk_index", "__trace_printk_fmt",
+)  # fmt: skip
 
 # struct _ddebug (include/linux/dynamic_debug.h) and struct pi_entry (include/linux/printk.h) hold a line number: bits
 _LINE_BITS: Final = (("__dyndbg", 18), ("__verbose", 18), (".printk_index", 32))
@@ -62,7 +64,7 @@ def is_numbered(name: str) -> bool:
 @lru_cache(maxsize=65536)
 def is_never_paired(name: str, section: str) -> bool:
     """Compiler- or macro-made statics of which each version has its own."""
-    if name.startswith("__UNIQUE_ID_") or section.startswith(_NEVER_PAIRED_SECTIONS):
+    if name.startswith("__UNIQUE_ID_") or any(_is_part(section, of) for of in _NEVER_PAIRED_SECTIONS):
         return True
     # gcc: `__key.5`; clang: `function.__key`, `__func__.function`.
     parts = family(name).split(".")
@@ -73,7 +75,12 @@ def is_never_paired(name: str, section: str) -> bool:
 
 def line_bits(section: str) -> int:
     """How many bits of a source line data of this section hold behind their pointers; 0 for other sections."""
-    return next((bits for name, bits in _LINE_BITS if section.startswith(name)), 0)
+    return next((bits for name, bits in _LINE_BITS if _is_part(section, name)), 0)
+
+
+def _is_part(section: str, whole: str) -> bool:
+    """Whether a section is the one of a name or an input of it: `__dyndbg_classes` is no `__dyndbg`."""
+    return section == whole or section.startswith(whole + ".")
 
 
 def is_static_local(name: str) -> bool:

@@ -11,7 +11,7 @@ from builder.compare import Atom, Comparison, naming
 from builder.compare.comparison import counts
 from builder.compare.storage import is_private, is_readonly
 from builder.compare.structs import struct_changes
-from builder.compose import identity, references, threads
+from builder.compose import identity, references, registered, threads
 from builder.compose.books import balance
 from builder.compose.identity import Findings
 from builder.compose.selection import RODATA_CHANGED, Role, Selection, changed_data, is_redirectable, is_transient
@@ -422,6 +422,8 @@ def _scheduler(selection: Selection) -> Findings:
 _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
     _unredirectable, _transient, _changed_data, _grown, _statics, _labels, _comdat, _unnamed_data, _unknown_tables,
     _removed_exports, identity.storage, identity.aliases, identity.borders, identity.gone_memory, identity.left_init,
-    identity.unwritten, threads.never_left,
+    identity.unwritten, threads.never_left, registered.refused,
 )  # fmt: skip
-_WARNINGS: tuple[Callable[[Selection], Findings], ...] = (_layouts, _not_compared, _added_exports, _scheduler)
+_WARNINGS: tuple[Callable[[Selection], Findings], ...] = (
+    _layouts, _not_compared, _added_exports, _scheduler, registered.left_out,
+)  # fmt: skip

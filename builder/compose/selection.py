@@ -84,6 +84,8 @@ class Selection:
             return False
         if atom not in self._redirected or target.offset or isinstance(place, tables.Entry):
             return True
+        if isinstance(place, Atom) and _goes_with_target(place):
+            return True
         return place in self.comparison.children.get(atom, ())
 
     @property
@@ -218,7 +220,7 @@ class _Selector:
         return atom
 
     def _close(self) -> None:
-        while self._work:
+        while self._work or self._register():
             item = self._work.pop()
             found = (
                 references.of_piece(self.view, item) if isinstance(item, Piece) else references.of_atom(self.view, item)
@@ -227,6 +229,19 @@ class _Selector:
                 self._reach(target)
             if isinstance(item, Atom) and item.is_function:
                 self._take_entries(item)
+
+    def _register(self) -> bool:
+        """Take the data that announce to the kernel what travels; whether there were any more."""
+        found = [
+            atom
+            for atom in self.view.data
+            if _goes_with_target(atom)
+            and atom not in self.data
+            and any(t.atom in self.functions or t.atom in self.data for _, t in references.of_atom(self.view, atom))
+        ]
+        self.data |= dict.fromkeys(found)
+        self._work += found
+        return bool(found)
 
     def _take_entries(self, atom: Atom) -> None:
         self.entries[atom] = self.view.entries.get(atom, ())
@@ -247,7 +262,7 @@ class _Selector:
         if atom is None or atom in self.functions or atom in self.data:
             return
         if atom.is_function:
-            if atom not in self.comparison.correlation.twins and not is_trampoline(atom):
+            if atom not in self.comparison.correlation.twins:
                 self._add(atom, Role.NEW)
         elif self._travels(atom):
             self.data[atom] = None
@@ -261,6 +276,12 @@ class _Selector:
             return True
         difference = self.comparison.data.get(atom)
         return difference is not None and difference.is_changed and is_readonly(atom.section) and not atom.is_global
+
+
+def _goes_with_target(atom: Atom) -> bool:
+    """Whether a datum only announces to the kernel what it points at, which nothing but its section's name says."""
+    row = tables.named(atom.section)
+    return row is not None and row.becomes == "with target"
 
 
 def is_transient(atom: Atom) -> bool:

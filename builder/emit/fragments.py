@@ -100,7 +100,7 @@ class _Cutter:
             section=name,
             flags=flags,
             nobits=nobits,
-            align=_alignment(atom.section, atom.start),
+            align=_alignment(atom.section, atom.start, atom.end - atom.start),
             entsize=0,
             data=data,
             size=atom.end - atom.start,
@@ -197,9 +197,6 @@ class _Cutter:
 
 
 _PLAIN_DATA: tuple[tuple[str, Callable[[Section], bool]], ...] = (
-    (".data..percpu", lambda s: s.name.startswith(".data..percpu")),
-    (".data..ro_after_init", lambda s: s.name.startswith(".data..ro_after_init")),
-    ("__dyndbg", lambda s: s.name.startswith("__dyndbg")),
     (".rodata", is_readonly),
     (".bss", lambda s: s.is_nobits),
     (".data", lambda s: s.is_write),
@@ -211,6 +208,9 @@ def _output(section: Section, atom: Atom | None) -> tuple[str, int, bool]:
     alloc, write, execute = elf.SHF_ALLOC, elf.SHF_WRITE, elf.SHF_EXECINSTR
     if section.name in tables.ANNEXES:
         return section.name, alloc | execute, False
+    row = tables.named(section)
+    if row is not None and row.is_kept:
+        return row.name, section.flags & (alloc | write | execute), False
     if section.is_exec:
         return ".text", alloc | execute, False
     if section.is_string:
@@ -222,9 +222,11 @@ def _output(section: Section, atom: Atom | None) -> tuple[str, int, bool]:
     raise UnknownError(f"section {section.name} is neither code nor data")
 
 
-def _alignment(section: Section, start: int) -> int:
-    """The alignment that the bytes at `start` of a section have had."""
+def _alignment(section: Section, start: int, size: int = 0) -> int:
+    """The alignment that the bytes at `start` of a section have had; entries of an array leave no room between them."""
+    row = tables.named(section)
+    room = size if row is not None and row.array else 0
     align = max(section.align, 1)
-    while align > 1 and start % align:
+    while align > 1 and (start % align or room % align):
         align //= 2
     return align

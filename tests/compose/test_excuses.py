@@ -242,7 +242,6 @@ def test_the_end_of_what_is_walked_is_not_the_variable_behind_it(judged: Judge) 
     assert codes(found) or ["behind", "object", "local"] not in found.originals()
 
 
-@pytest.mark.xfail(strict=True, reason="issue: a new parameter of a module is dropped without a word")
 def test_a_new_parameter_is_told(judged: Judge) -> None:
     source = "static int level = 1; int f(int x) { return x + level++; }"
     parameter = """

@@ -12,6 +12,8 @@ from builder.image.guest import Answer
 from samples.fixes import Fix, all_fixes, make_and_try, read_fix
 
 FIXES = all_fixes()
+BY_NAME = read_fix(Path(__file__).with_name("by_name.patch"))
+"""What the kernel finds by the name of its section (NAMED in builder/binary/tables.py)."""
 
 
 def test_there_are_ten_and_the_series_names_them() -> None:
@@ -50,7 +52,7 @@ def kernel(release_61: str) -> Kernel:
 @pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("fix", FIXES, ids=lambda fix: fix.path.stem)
+@pytest.mark.parametrize("fix", [*FIXES, BY_NAME], ids=lambda fix: fix.path.stem)
 def test_a_fix_does_what_it_says(fix: Fix, kernel: Kernel, tmp_path: Path) -> None:
     outcome = make_and_try(fix, kernel, tmp_path)
     assert outcome.failure == ""
