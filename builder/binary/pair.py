@@ -6,6 +6,7 @@ from pathlib import Path
 
 from builder.arch import by_machine
 from builder.binary import ObjectFile, read_object
+from builder.binary.reader import NO_CODE
 from builder.errors import InputError
 
 
@@ -14,10 +15,23 @@ def read_pair(old: Path, new: Path) -> tuple[ObjectFile, ObjectFile]:
     pair = read_object(old), read_object(new)
     for obj in pair:
         by_machine(obj.machine, where=obj.name)
+        _require_code(obj)
         _require_function_sections(obj)
     if pair[0].machine != pair[1].machine:
         raise InputError(f"is for another machine than {old}", where=new)
     return pair
+
+
+def _require_code(obj: ObjectFile) -> None:
+    """Not what a linker would compile later: gcc's intermediate code lies in sections of its own."""
+    slim = any(symbol.name == _SLIM for symbol in obj.symbols)
+    lto = any(section.name.startswith(".gnu.lto_") for section in obj.sections)
+    if slim or (lto and not any(section.is_alloc and section.size for section in obj.sections)):
+        raise InputError(NO_CODE, where=obj.name)
+
+
+_SLIM = "__gnu_lto_slim"
+"""A symbol that gcc puts into objects that hold nothing else (gcc/toplev.cc)."""
 
 
 def _require_function_sections(obj: ObjectFile) -> None:

@@ -10,10 +10,16 @@ from collections.abc import Iterator, Mapping
 from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
+from typing import Final
 
 from builder.binary import elf
 from builder.binary.objects import ObjectFile, Relocation, Section, Symbol
 from builder.errors import InputError
+
+NO_CODE: Final = "holds no code: compile without -flto or with -ffat-lto-objects"
+"""What is said of an object that a linker would compile later (slim LTO)."""
+_BITCODE: Final = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
+"""LLVM's, bare and wrapped (docs/BitCodeFormat.rst)."""
 
 
 class _LazyRelocations(Mapping[int, tuple[Relocation, ...]]):
@@ -109,6 +115,8 @@ class _Reader:
         data = self.data
         if not data:
             raise self.fail("is empty")
+        if data[:4] in _BITCODE:
+            raise self.fail(NO_CODE)
         if data[:4] != b"\x7fELF":
             raise self.fail("is not an ELF file")
         if len(data) < elf.HEADER_SIZE:

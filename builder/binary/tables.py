@@ -31,9 +31,9 @@ class TableRow:
     `late` tables are consumed when the module is finalized, before relocations
     against another module's symbols are written; `if_bound_late` says what becomes of
     an entry whose code refers to such a symbol. In a `unique` table one site has one
-    entry; more of them are not the compiler's and the first one counts. `length` is
-    the struct and the member of it that holds how many bytes of code an entry has
-    patched, where that is not one instruction. `lengths` maps each known size of an
+    entry; more of them are not the compiler's and the first one counts. `struct` is
+    what the kernel takes an entry for, and `length` the member of it that holds how many
+    bytes of code an entry has patched, where that is not one instruction. `lengths` maps each known size of an
     entry to the offset of a byte in it: where that is zero, the relocations behind the
     first one lead to nothing.
     """
@@ -48,7 +48,8 @@ class TableRow:
     unique: bool = False
     lengths: tuple[tuple[int, int], ...] = ()
     if_bound_late: Literal["refused", "left out", "kept"] = "refused"
-    length: tuple[str, str] | None = None
+    struct: str = ""
+    length: str = ""
 
 
 # replacementlen of struct alt_instr (arch/x86/include/asm/alternative.h): after s32 instr_offset, s32 repl_offset,
@@ -56,12 +57,12 @@ class TableRow:
 _REPLACEMENT: Final = ((12, 11), (13, 11), (14, 13))
 
 TABLES: Final = (
-    TableRow("__bug_table", 1, 3, lines=True),
-    TableRow("__ex_table", 2, 3),
-    TableRow("__jump_table", 3, 3, late=True, unique=True),
-    TableRow(".static_call_sites", 2, 2, late=True, unique=True),
+    TableRow("__bug_table", 1, 3, lines=True, struct="bug_entry"),
+    TableRow("__ex_table", 2, 3, struct="exception_table_entry"),
+    TableRow("__jump_table", 3, 3, late=True, unique=True, struct="jump_entry"),
+    TableRow(".static_call_sites", 2, 2, late=True, unique=True, struct="static_call_site"),
     # struct alt_instr: u8 instrlen, at 10 up to 6.2, at 12 from 6.3 on (arch/x86/include/asm/alternative.h)
-    TableRow(".altinstructions", 1, 2, late=True, lengths=_REPLACEMENT, length=("alt_instr", "instrlen")),
+    TableRow(".altinstructions", 1, 2, late=True, lengths=_REPLACEMENT, struct="alt_instr", length="instrlen"),
     TableRow(".parainstructions", 1, 1, late=True),
     # the prefix is patched, and no operand
     TableRow(".smp_locks", 1, 1, derived=True, late=True, if_bound_late="kept"),

@@ -12,7 +12,7 @@ from builder.compose.below import Earlier, Held
 from builder.compose.bindings import Bound, bind_pair
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects, find_owner
-from builder.errors import NOTHING, Allowed, Refusal, RefusedError
+from builder.errors import NOTHING, Allowed, Refusal, RefusedError, UnknownError
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def bind(
     """Find each pair's owner, where it is not said, and bind it; RefusedError lists all that stands in the way.
 
     `below` is the earlier livepatch that this one stacks on or, with `replace`, that it takes the place of.
+    UnknownError names a table whose entries are of another form than the kernel's.
     """
     refusals: list[Refusal] = []
     accepted: list[Refusal] = []
@@ -73,6 +74,7 @@ def bind(
             continue
         bound = bind_pair(diff, owner, objects, provided, below, held)
         if not bound.refusals:
+            _require_forms(diff, objects.kernel)
             bound = late.check(bound, objects)
         pairs.append(bound)
         refusals.extend(bound.refusals)
@@ -80,3 +82,16 @@ def bind(
         raise RefusedError(refusals)
     chain = below.chain if below is not None else ()
     return Bundle(name, objects.kernel, objects, tuple(pairs), provided, replace, chain, tuple(accepted))
+
+
+def _require_forms(diff: Diff, kernel: Kernel) -> None:
+    """All table entries that travel have the size that the kernel takes them to have."""
+    sections = diff.selection.view.obj.sections
+    for entry in {entry.section: entry for row in diff.selection.entries.values() for entry in row}.values():
+        size, struct = entry.end - entry.start, entry.table.struct
+        if struct and size != (known := kernel.layout(struct).size):
+            raise UnknownError(
+                f"section {sections[entry.section].name} has entries of {size} bytes, and struct {struct} of "
+                f"{kernel.release} has {known}: the object was made for another kernel",
+                where=diff.new,
+            )

@@ -131,9 +131,8 @@ class _Checker:
     def _site(self, atom: Atom, entry: tables.Entry) -> tuple[int, int]:
         """Offsets of the code that an entry has patched."""
         start = self.view.obj.symbols[entry.site.symbol].value + entry.site.addend
-        if entry.table.length is not None:
-            struct, member = entry.table.length
-            at = entry.start + self.objects.kernel.layout(struct).offset_of(member)
+        if entry.table.length:
+            at = entry.start + self.objects.kernel.layout(entry.table.struct).offset_of(entry.table.length)
             return start, start + self.view.obj.sections[entry.section].data[at]
         insn = self.view.instruction_at(atom, start)
         return start, insn.end if insn else start + 1

@@ -96,6 +96,28 @@ def test_an_object_without_function_sections(
     nothing_in(out)
 
 
+@pytest.mark.parametrize("more", [(), ("-g",)])
+def test_an_object_that_a_linker_would_compile(
+    bespoke: Bespoke, gcc: str, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """Compared as it is, it would have changed nothing."""
+    slim = ("-ffunction-sections", "-fdata-sections", "-flto", "-fno-fat-lto-objects", *more)
+    old, new = compiled(gcc, tmp_path, *slim)
+    said = bespoke("diff", old, new).problem()
+    assert said == f"bespoke: {old}: holds no code: compile without -flto or with -ffat-lto-objects"
+    fat = (*slim[:3], "-ffat-lto-objects", *more)
+    assert bespoke("diff", *compiled(gcc, tmp_path / "fat", *fat)).status in (0, 1)  # compared, and judged
+
+
+@pytest.mark.parametrize("start", [b"BC\xc0\xde", b"\xde\xc0\x17\x0b"])
+def test_bitcode_is_no_object(bespoke: Bespoke, tmp_path: Path, start: bytes) -> None:
+    place = tmp_path / "unit.o"
+    place.write_bytes(start + bytes(64))
+    assert bespoke("diff", place, place).problem() == (
+        f"bespoke: {place}: holds no code: compile without -flto or with -ffat-lto-objects"
+    )
+
+
 def test_a_program_is_no_object(bespoke: Bespoke, pair: Path, image: Path, out: Path) -> None:
     said = bespoke("build", pair / "orig.o", "/bin/true", "--kernel", image, "-o", out).problem()
     assert "/bin/true" in said and "not a relocatable object" in said

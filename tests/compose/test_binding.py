@@ -430,7 +430,6 @@ def test_a_new_pointer_to_a_function_whose_entry_was_sealed_is_refused(
         assert bound(opened(release_612), pair, running).matches
 
 
-@pytest.mark.xfail(strict=True, reason="issue: entries of another size than the kernel's are taken for the kernel's")
 def test_an_alternative_of_another_kernel_s_form_is_named(kernel: Kernel, judged: Judge, compiled: Compiled) -> None:
     """struct alt_instr has 12 bytes in 6.1; these have 14, as since 6.3."""
     source = """
