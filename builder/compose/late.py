@@ -81,7 +81,7 @@ class _Checker:
                     table,
                     f"the tracepoint key {binding.name} belongs to module {binding.exporter}: the tracepoint stays off "
                     "in the new version",
-                    "nothing to do unless that tracepoint is used",
+                    "if it is used: trace_printk() in its place, or a probe in the new function (bespoke probe)",
                     fatal=False,
                 )
             )

@@ -148,3 +148,43 @@ def rank_beside(module: Path, name: str, other: str) -> int:
             files[-1].append(symbol.name)
     having = [names for names in files if name in names]
     return next(k for k, names in enumerate(having, 1) if other in names)
+
+
+def test_a_parameter_that_is_left_out_is_said_by_every_command(
+    release_61: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = made("new-param", release_61)
+    told = said(case, tmp_path / "fix.ko", capsys)
+    assert all("param-left-out" in text and "__param_bump" in text for text in told)
+
+
+def test_a_tracepoint_that_goes_dead_is_said_where_the_module_is_built(
+    release_61: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the kernel tells: whose the tracepoint is."""
+    case = made("own-tracepoint", release_61)
+    _, text, document = said(case, tmp_path / "fix.ko", capsys)
+    for found in (text, document):
+        assert "entry-dropped" in found and "__tracepoint_tgt_step" in found
+    assert "trace_printk" in text
+
+
+def said(case: Made, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, str, str]:
+    """What `diff` and `build` say of a case, and `build --json`; each is done."""
+    pair = [str(path) for path in case.pair("tgt.o")]
+    name = ModuleFile.read_named(case.module).name
+    words = [*pair, "--kernel", str(opened(case.release).path), "-o", str(out), "--object", f"{name}={case.module}"]
+    found = []
+    for command in (["diff", *pair], ["build", *words], ["build", *words, "--json"]):
+        assert run(command) == 0
+        found.append(capsys.readouterr().out)
+    return found[0], found[1], found[2]
+
+
+def test_an_object_without_code_is_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = source("slim-lto")
+    flags = ["-O2", "-ffunction-sections", "-flto", "-fno-fat-lto-objects", "-c"]
+    for side in ("old", "new"):
+        run_tool(["gcc", *flags, str(place / f"{side}.c"), "-o", str(tmp_path / f"{side}.o")])
+    assert run(["diff", str(tmp_path / "old.o"), str(tmp_path / "new.o")]) == 2
+    assert "holds no code: compile without -flto or with -ffat-lto-objects" in capsys.readouterr().err
