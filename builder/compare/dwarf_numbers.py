@@ -16,6 +16,7 @@ DW_TAG_structure_type: Final = 0x13
 DW_TAG_typedef: Final = 0x16
 DW_TAG_union_type: Final = 0x17
 DW_TAG_subrange_type: Final = 0x21
+DW_TAG_subprogram: Final = 0x2E
 DW_TAG_const_type: Final = 0x26
 DW_TAG_variable: Final = 0x34
 DW_TAG_volatile_type: Final = 0x35

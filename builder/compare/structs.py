@@ -51,8 +51,8 @@ class StructChange:
     fields: tuple[FieldChange, ...]
 
 
-def struct_changes(old: ObjectFile, new: ObjectFile) -> tuple[StructChange, ...]:
-    """Structures and unions that both objects define with different layouts, by name.
+def struct_changes(old: ObjectFile, new: ObjectFile, inside: frozenset[str] = frozenset()) -> tuple[StructChange, ...]:
+    """Structures and unions that both objects define with different layouts, by name; those of functions `inside` too.
 
     Empty where one of them has no debug information or none that is understood:
     `types_unknown` then gives the reason.
@@ -60,7 +60,7 @@ def struct_changes(old: ObjectFile, new: ObjectFile) -> tuple[StructChange, ...]
     if _same_information(old, new):
         return ()
     try:
-        first, second = TypeInfo(old), TypeInfo(new)
+        first, second = TypeInfo(old, inside), TypeInfo(new, inside)
         return tuple(_changes(first, second))
     except TypesUnknown:
         return ()
@@ -97,17 +97,29 @@ def _changes(old: TypeInfo, new: TypeInfo) -> Iterator[StructChange]:
             a, b = before[0], after[0]
             if old.size(a) == new.size(b) and old.shape(a) == new.shape(b):
                 continue
+            pairs = [(a, b)]
         else:
-            # Types of this name in several units or functions: what each side has alone, if that is one.
+            # Types of this name in several units or functions: what each side has alone.
             mine = {(old.size(k), old.shape(k)): k for k in before}
             theirs = {(new.size(k), new.shape(k)): k for k in after}
-            gone, come = mine.keys() - theirs.keys(), theirs.keys() - mine.keys()
-            if len(gone) != 1 or len(come) != 1:
-                continue
-            a, b = mine[gone.pop()], theirs[come.pop()]
-        fields = tuple(_field_changes(flat_fields(old, a), flat_fields(new, b)))
-        if fields or old.size(a) != new.size(b):
-            yield StructChange(name, old.size(a), new.size(b), fields)
+            gone = sorted(mine[shape] for shape in mine.keys() - theirs.keys())
+            come = sorted(theirs[shape] for shape in theirs.keys() - mine.keys())
+            pairs = [(gone[0], come[0])] if len(gone) == len(come) == 1 else _likest(old, gone, new, come)
+        for a, b in pairs:
+            fields = tuple(_field_changes(flat_fields(old, a), flat_fields(new, b)))
+            if fields or old.size(a) != new.size(b):
+                yield StructChange(name, old.size(a), new.size(b), fields)
+
+
+def _likest(old: TypeInfo, gone: list[int], new: TypeInfo, come: list[int]) -> list[tuple[int, int]]:
+    """Types of one name, each with the one that has most of its fields; of equal ones in the order of the source."""
+    left, pairs = list(come), []
+    for a in gone:
+        names = flat_fields(old, a).keys()
+        counts = [len(names & flat_fields(new, b).keys()) for b in left]
+        if any(counts):
+            pairs.append((a, left.pop(counts.index(max(counts)))))
+    return pairs
 
 
 def flat_fields(types: TypeInfo, aggregate: int, prefix: str = "", base: int = 0) -> dict[str, Field]:

@@ -51,13 +51,15 @@ class _Known(NamedTuple):
 class TypeInfo:
     """The types of one object; types are named by their offset in .debug_info.
 
-    `defined` maps `struct NAME` and `union NAME` to the offsets of their definitions.
+    `defined` maps `struct NAME` and `union NAME` to the offsets of their definitions: those of a
+    file, and those within the functions `inside`.
     """
 
-    def __init__(self, obj: ObjectFile) -> None:
+    def __init__(self, obj: ObjectFile, inside: frozenset[str] = frozenset()) -> None:
         """Raises TypesUnknown where there is no debug information or none that is understood."""
         try:
             self._entries = Entries(obj)
+            self._inside = inside
             self._strings = dies.content(obj, ".debug_str")
             found = [row for unit in self._entries.units for row in self._defined(unit)]
             self._known = _Known({}, {}, {offset: size for _, offset, size in found})
@@ -265,7 +267,7 @@ class TypeInfo:
                 pos = die.sibling if die.sibling is not None else entries.past_children(unit, pos)
 
     def _defined(self, unit: Unit) -> Iterator[tuple[str, int, int]]:
-        """The structures and unions that the top level of a unit defines: `struct NAME` or nothing, offset, size."""
+        """The structures and unions that a unit defines: `struct NAME` or nothing, offset, size."""
         entries = self._entries
         data, plans, end, references = entries.data, unit.plans, unit.end, entries.references
         code, pos = uleb(data, unit.first)
@@ -286,7 +288,12 @@ class TypeInfo:
             if not plan.children and not aggregate:
                 pos = pos + plan.size if plan.size >= 0 and not (plain and plain.inline) else entries.skip(plan, pos)
                 continue
-            if plain is None or plain.inline or (plan.children and plain.sibling < 0):
+            if self._inside and tag == dw.DW_TAG_subprogram:
+                die, pos = entries.read(unit, plan, pos)
+                if self.name_of(die.name) in self._inside:
+                    yield from self._local(unit, pos)
+                pos = die.sibling if die.sibling is not None else entries.past_children(unit, pos)
+            elif plain is None or plain.inline or (plan.children and plain.sibling < 0):
                 die, pos = entries.read(unit, plan, pos)
                 if aggregate and not die.declaration:
                     yield _title(tag, self.name_of(die.name)), start, die.value or 0
@@ -301,6 +308,23 @@ class TypeInfo:
                 pos = values[plain.sibling] + unit.start if plan.children else pos + plan.size
             if pos <= start:
                 raise TypesUnknown(f"the entry at {start:#x} leads backwards")
+
+    def _local(self, unit: Unit, pos: int) -> Iterator[tuple[str, int, int]]:
+        """Those that a function defines, whose children start at `pos`, at any depth."""
+        entries, depth = self._entries, 1
+        while depth:
+            start = pos
+            code, pos = uleb(entries.data, pos)
+            if not code:
+                depth -= 1
+                continue
+            plan = unit.plans[code]
+            if plan.tag in _AGGREGATES:
+                die, _ = entries.read(unit, plan, pos)
+                if not die.declaration:
+                    yield _title(plan.tag, self.name_of(die.name)), start, die.value or 0
+            pos = entries.skip(plan, pos)
+            depth += plan.children
 
 
 def _title(tag: int, name: str) -> str:

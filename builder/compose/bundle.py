@@ -78,6 +78,8 @@ def bind(
             bound = late.check(bound, objects)
         pairs.append(bound)
         refusals.extend(bound.refusals)
+    if not refusals and (idle := _without_effect(pairs)):
+        (accepted if allowed.covers(idle) else refusals).append(idle)
     if refusals:
         raise RefusedError(refusals)
     chain = below.chain if below is not None else ()
@@ -95,3 +97,20 @@ def _require_forms(diff: Diff, kernel: Kernel) -> None:
                 f"{kernel.release} has {known}: the object was made for another kernel",
                 where=diff.new,
             )
+
+
+def _without_effect(pairs: Sequence[Bound]) -> Refusal | None:
+    """Why a module would change nothing that runs: it would redirect no function and call none."""
+    selections = [bound.diff.selection for bound in pairs]
+    if not selections or any(selection.redirected or selection.macros.callbacks for selection in selections):
+        return None
+    names = [atom.name for selection in selections for atom in selection.functions]
+    return Refusal(
+        "no-effect",
+        names[0],
+        "",
+        f"nothing would take effect: {', '.join(names[:4])}{' and more' if len(names) > 4 else ''} would be there, and "
+        "no function that runs would be replaced",
+        "change what calls them as well, or call them from a callback (pre_patch)",
+        fatal=False,
+    )

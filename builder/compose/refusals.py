@@ -108,6 +108,17 @@ def _unredirectable(selection: Selection) -> Findings:
                 f"{atom.name} has no ftrace location and its address is stored in data",
                 "change the code that calls through that pointer instead",
             )
+        elif callers := [c for c in selection.carriers.get(atom, ()) if c not in selection.functions]:
+            if len(callers) == len(selection.carriers[atom]):
+                yield Refusal(
+                    "init-changed",
+                    atom.name,
+                    section,
+                    f"{atom.name} changed, which cannot be redirected and which only code for start or end calls: "
+                    f"{', '.join(caller.name for caller in callers)}",
+                    "accept that the change has no effect on a kernel that runs",
+                    fatal=False,
+                )
         elif not selection.carriers.get(atom):
             yield Refusal(
                 "no-fentry",
@@ -372,7 +383,8 @@ def _layouts(selection: Selection) -> Findings:
     if selection.is_empty:
         return
     comparison = selection.comparison
-    for change in struct_changes(comparison.old.obj, comparison.new.obj):
+    inside = frozenset(atom.name.partition(".")[0] for atom in comparison.new.functions)
+    for change in struct_changes(comparison.old.obj, comparison.new.obj, inside):
         size = f"{change.old_size} -> {change.new_size} bytes"
         fields = ", ".join(map(str, change.fields[:_FIELDS])) + (" and more" if len(change.fields) > _FIELDS else "")
         yield Refusal(

@@ -480,3 +480,13 @@ def test_what_an_earlier_module_brought_stays_its_own(
     assert symbols(found)["fresh"].startswith(".klp.sym.first.fresh,")
     assert [m.since for m in found.matches.values()] == ["first"]
     assert refused(kernel, pair, compiled(BASE)) == [("run-pre-mismatch", "entry")]
+
+
+def test_a_module_in_which_nothing_takes_effect_is_not_built(kernel: Kernel, judged: Judge, compiled: Compiled) -> None:
+    """New functions that nothing calls; with something that is replaced, or a callback, they may come."""
+    alone = BASE + "int fresh(int x) { return x * 5; }"
+    pair, running = judged(BASE, alone), compiled(BASE)
+    assert pair.verdict == "changed" and refused(kernel, pair, running) == [("no-effect", "fresh")]
+    assert bound(kernel, judged(BASE, alone.replace(*CHANGE)), running).matches
+    called = alone + "int (*__klp_pre_patch_callback_vmlinux)(int) = fresh;"
+    assert bound(kernel, judged(BASE, called), running).diff.selection.macros.callbacks
