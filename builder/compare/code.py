@@ -34,7 +34,10 @@ class CodeComparer:
     def compare(self, old: Atom, new: Atom) -> Difference:
         """The verdict on a function and its twin, `.cold` parts not included."""
         identical = self._identical(old, new)
-        code = SAME if identical else self._by_instruction(old, new)
+        if self._before_entry(self.old, old) != self._before_entry(self.new, new):
+            code = Difference(Verdict.CHANGED, f"{new.name} has another hash of its type before its entry (kCFI)")
+        else:
+            code = SAME if identical else self._by_instruction(old, new)
         if code.is_changed:
             for view, atom in ((self.old, old), (self.new, new)):
                 for r in view.relocations(atom):
@@ -100,6 +103,12 @@ class CodeComparer:
             return Difference(Verdict.CHANGED, f"a relocation writes into a NOP of {new.name}")
         excused = self._excused(old, new, first, second)
         return replace(LINES if lines else SAME, excused=excused)
+
+    def _before_entry(self, view: View, atom: Atom) -> list[bytes]:
+        """What of the room before an entry is no padding: indirect calls read it where CONFIG_CFI_CLANG is."""
+        code = atom.section.data[atom.start : atom.entry]
+        rows = view.arch.decode(code, 0) if code.strip(view.arch.nops[1]) else []
+        return [code[row.offset : row.end] for row in rows if not row.is_nop]
 
     def _relocates_nop(self, view: View, atom: Atom) -> bool:
         """Whether a NOP will be something else once it is relocated."""

@@ -80,10 +80,7 @@ class _Matcher:
             for key, atoms in fresh.items():
                 others = table.get(key, [])
                 if len(atoms) == len(others) == 1:
-                    if naming.is_static_local(atoms[0].name) and not atoms[0].is_function:
-                        self._pair_static(others[0], atoms[0])
-                    else:
-                        self.pair(others[0], atoms[0])
+                    self.pair(others[0], atoms[0])
                 elif others and atoms:
                     self.ambiguous.append((atoms[0], f"{len(others)} old and {len(atoms)} new symbols of this name"))
 
@@ -299,10 +296,13 @@ def _constant(view: View, atom: Atom) -> tuple[object, ...] | None:
 
 
 def _is_open_static(atom: Atom) -> bool:
-    """A static local that each recompilation may renumber and that has one identity over versions."""
+    """A static local that each recompilation may renumber and that has one identity over versions.
+
+    clang numbers the second of a name: `function.name`, `function.name.1`, so the first may be another one, too.
+    """
     return (
         not atom.is_global
-        and naming.is_numbered(atom.name)
+        and (naming.is_numbered(atom.name) or naming.is_static_local(atom.name))
         and not naming.is_never_paired(atom.name, atom.section.name)
     )
 
@@ -315,7 +315,8 @@ def _stable_data(view: View) -> Iterator[Atom]:
     return (
         a
         for a in view.data
-        if a.is_global or (not naming.is_numbered(a.name) and not naming.is_never_paired(a.name, a.section.name))
+        if a.is_global or not (_is_open_static(a) or naming.is_numbered(a.name))
+        if a.is_global or not naming.is_never_paired(a.name, a.section.name)
     )
 
 

@@ -411,7 +411,7 @@ def _cut(section: Section, symbols: tuple[Symbol, ...], nop: bytes) -> list[Atom
             continue  # a label or an object inside a larger one
         groups.append((value, row))
         reach = max(reach, value + max(s.size for s in row))
-    padding = _padding(section, groups[0][0], nop)
+    padding = _padding(section, groups[0][0], nop) or _hash(section, groups[0][0], symbols)
     atoms = []
     for position, (value, row) in enumerate(groups):
         following = groups[position + 1][0] - padding if position + 1 < len(groups) else section.size
@@ -450,6 +450,12 @@ def _padding(section: Section, first: int, nop: bytes) -> int:
     """Bytes of NOP before the first function of a section (-fpatchable-function-entry=N,M)."""
     count, rest = divmod(first, len(nop))
     return first if section.is_exec and not rest and section.data[:first] == nop * count else 0
+
+
+def _hash(section: Section, first: int, symbols: tuple[Symbol, ...]) -> int:
+    """Bytes before the first function that hold the hash of its type (CONFIG_CFI_CLANG): `__cfi_NAME` names them."""
+    named = section.is_exec and any(naming.is_marker(symbol.name) and not symbol.value for symbol in symbols)
+    return first if named else 0
 
 
 def _primary(section: Section, row: list[Symbol]) -> Symbol:
