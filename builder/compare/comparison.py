@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from builder.acquire.shifts import Shift
@@ -12,6 +12,7 @@ from builder.compare import naming
 from builder.compare.code import CodeComparer
 from builder.compare.correlate import Correlation, correlate
 from builder.compare.meaning import Meanings
+from builder.compare.own_data import crossed
 from builder.compare.storage import is_readonly
 from builder.compare.structs import field_at
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
@@ -98,6 +99,7 @@ def compare(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = ()) -
         for atom in correlation.new.functions
         if atom in correlation.twins
     }
+    verdicts.update(crossed(correlation, [atom for atom, found in verdicts.items() if not found.is_changed]))
     functions = _fold(correlation, verdicts)
     data = {
         atom: _compare_data(correlation, meanings, correlation.twins[atom], atom)
@@ -142,8 +144,10 @@ def _fold(correlation: Correlation, verdicts: dict[Atom, Difference]) -> dict[At
             verdict = verdicts.get(part)
             if verdict is None:
                 verdict = Difference(Verdict.CHANGED, f"{part.name} is new")
+            excused = tuple(dict.fromkeys((*out[parent].excused, *verdict.excused)))
             if verdict.verdict is not Verdict.SAME and not out[parent].is_changed:
                 out[parent] = Difference(verdict.verdict, verdict.reason)
+            out[parent] = replace(out[parent], excused=excused)
     for parent, parts in olds.items():
         new = correlation.versions.get(parent)
         gone = [p for p in parts if p not in correlation.versions]

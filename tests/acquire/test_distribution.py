@@ -181,10 +181,12 @@ def test_the_source_of_another_release_is_caught_by_function(older: str, kernel:
     """The layout of a structure differs between the releases; a changed function that uses it says so by name."""
     other = find_source(older, SourceTarget(kernel.release, banner=kernel.banner))
     rows = [row for row in campaign(kernel, other, 40, seed=1) if row.differing]
-    assert rows, "40 objects are the same in both releases"
+    # A piece that the compiler took out of a function (.cold, .part.0) has no head in the source to touch.
+    found = [(row.name, name) for row in rows for name, _ in row.differing if "." not in name]
+    assert found, "40 objects are the same in both releases"
+    path_of_object, name = found[0]
     with other.objects() as objects:
-        source = objects.of_object(rows[0].name).source
-    name = rows[0].differing[0][0]
+        source = objects.of_object(path_of_object).source
     text = (other.root / source).read_text()
     with pytest.raises(BespokeError) as caught:
         path = tmp_path / "fix.patch"

@@ -9,11 +9,15 @@ differ in what a named rule ignores: `silent` counts those of which nothing at a
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -94,7 +98,12 @@ def _relocated(
 
 
 def _target(obj: ObjectFile, rng: Random) -> tuple[str, ObjectFile] | None:
-    return _relocated(obj, rng, lambda row: row._replace(symbol=rng.randrange(1, len(obj.symbols))))
+    def elsewhere(row: Relocation) -> Relocation:
+        symbol = obj.symbols[rng.randrange(1, len(obj.symbols))]
+        same = symbol.value == obj.symbols[row.symbol].value and symbol.shndx == obj.symbols[row.symbol].shndx
+        return row if same and symbol.is_defined else row._replace(symbol=symbol.index)
+
+    return _relocated(obj, rng, elsewhere)
 
 
 def _type(obj: ObjectFile, rng: Random) -> tuple[str, ObjectFile] | None:
@@ -173,7 +182,7 @@ KINDS: Final = {
 
 def mutations(obj: ObjectFile, count: int, seed: int) -> Iterator[Mutated]:
     """`count` single mutations of an object, the kinds in turn; the same for the same seed."""
-    rng = Random(f"{seed}:{obj.name}")
+    rng = Random(f"{seed}:{zlib.crc32(b''.join(s.data for s in obj.sections))}")  # wherever the file stands
     made = 0
     kinds = list(KINDS.items())
     for turn in range(count * 20):
@@ -202,8 +211,16 @@ def said(old: ObjectFile, mutated: ObjectFile) -> str:
 
 
 def objects(root: Path) -> list[Path]:
-    """Real objects of the test data, old ones."""
-    return sorted(root.glob("*/*/*/orig.o")) + sorted(root.glob("*/*/orig.o"))
+    """Real objects of the test data, old and new ones."""
+    return sorted(path for name in ("orig.o", "patched.o") for path in root.rglob(name))
+
+
+def _judged(path: Path, count: int, seed: int) -> list[tuple[str, str, str]]:
+    """Kind, words and what is said of each mutation of one object; a false alarm is a row of its own."""
+    obj = read_object(path)
+    alarm = said(obj, obj)
+    rows = [("compared with itself", alarm, "")] if alarm else []
+    return rows + [(m.kind, m.what, said(obj, m.object)) for m in mutations(obj, count, seed)]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -211,6 +228,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("objects", nargs="*", type=Path, metavar="OBJECT", help="default: those of the test data")
     parser.add_argument("--mutations", type=int, default=20_000, metavar="N", help="in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), metavar="N")
     parser.add_argument("--first", type=int, default=None, metavar="K", help="only the first K objects")
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -220,18 +238,15 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     silent = 0
-    for path in paths:
-        obj = read_object(path)
-        before = said(obj, obj)
-        if before:
-            console.print(f"{path}: compared with itself: {before}", markup=False)
-            silent += 1
-        for mutated in mutations(obj, -(-options.mutations // len(paths)), options.seed):
-            answer = said(obj, mutated.object)
-            outcomes[mutated.kind][answer.partition(":")[0].partition(" by ")[0] or "silent"] += 1
-            if not answer:
-                silent += 1
-                console.print(f"silent: {path.parent.name}: {mutated.kind}: {mutated.what}", markup=False)
+    judge = partial(_judged, count=-(-options.mutations // len(paths)), seed=options.seed)
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for path, answers in zip(paths, pool.map(judge, paths), strict=True):
+            for kind, what, answer in answers:
+                if kind in outcomes:
+                    outcomes[kind][answer.partition(":")[0].partition(" by ")[0] or "silent"] += 1
+                if not answer:
+                    silent += 1
+                    console.print(f"silent: {path.parent.name}: {kind}: {what}", markup=False)
     columns = sorted({answer for row in outcomes.values() for answer in row})
     table = Table("kind", *columns, box=None)
     for kind, row in outcomes.items():

@@ -138,6 +138,13 @@ RULES = (
         ("if (!__already_done)", "if (!__warned)"),
     ),
     Rule(
+        "flag_of_another_place",
+        "void f~(int x) { static char __warned; char *of_all = &__warned;"
+        ' { static char __warned; if (!__warned && !*of_all) { __warned = 1; note("~"); } } }',
+        None,
+        ("__warned = 1;", "*of_all = 1;"),
+    ),
+    Rule(
         "descriptor_of_a_message",
         'void f~(int x) { static struct descriptor __attribute__((section("__dyndbg"), aligned(8)))'
         ' __UNIQUE_ID_ddebug1 = { "unit", "f", "unit.c", "~ is %d", 12, 3, 0 };'

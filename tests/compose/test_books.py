@@ -24,7 +24,10 @@ __attribute__((noinline)) int f(int x)
 { static int __key; hits += x; return sink(limit, names[x & 1], "a text", &__key); }
 int g(int x) { return x ? f(x - 1) + 1 : 0; }
 __asm__(".section .rodata.str1.1,\"aMS\",@progbits,1\n.asciz \"nobody finds this\"\n"
-        ".section .strange,\"a\"\n.long 7\n.text\n");
+        ".section .strange,\"a\"\n.long 7\n"
+        ".section .discard.addressable,\"aw\"\n__UNIQUE_ID___addressable_g7: .quad g\n"
+        ".section .modinfo,\"a\"\n__UNIQUE_ID_license8: .asciz \"license=GPL\"\n"
+        ".section .data.once,\"aw\"\n__already_done.9: .byte 0\n.text\n");
 """
 GAPS = r"""
 extern int sink(int, ...);
@@ -91,6 +94,8 @@ TAKEN: dict[str, tuple[str, Change]] = {
     "symbol-type": ("g", symbol("g", lambda s: s._replace(type=elf.STT_NOTYPE))),
     "linkage": ("g", symbol("g", lambda s: s._replace(bind=elf.STB_WEAK))),
     "alignment": (".text.g", section(".text.g", lambda s: replace(s, align=64))),
+    "discarded": (".modinfo", byte(".modinfo", 8, ord("L"))),
+    "own": (".data.once", byte(".data.once", 0, 1)),
     "relocated-field": ("__mcount_loc", byte("__mcount_loc", 0, 5)),
 }
 
@@ -101,6 +106,20 @@ def test_a_rule_takes_what_it_names(intact: ObjectFile, rule: str) -> None:
     found = diff_objects(intact, change(intact))
     assert found.verdict == "unchanged"
     assert what in found.judged.ignored[rule] and list(found.judged.ignored) == [rule]
+
+
+def test_what_only_the_build_reads_is_named_wherever_it_leads(intact: ObjectFile) -> None:
+    name = "__UNIQUE_ID___addressable_g7"
+    (section,) = [s for s in intact.sections if s.name == ".discard.addressable"]
+    (row,) = intact.relocations_of(section.index)
+    other = next(s.index for s in intact.symbols if s.name == "f")
+    for change in (
+        symbol(name, lambda s: s._replace(size=4)),
+        lambda obj: replace(
+            obj, relocations={**obj.relocations, obj.rela_of[section.index]: (row._replace(symbol=other),)}
+        ),
+    ):
+        assert ".discard.addressable" in diff_objects(intact, change(intact)).judged.ignored["discarded"]
 
 
 def test_bytes_that_nothing_leads_to_are_named(intact: ObjectFile) -> None:

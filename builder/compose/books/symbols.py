@@ -110,4 +110,4 @@ def _numbered_in_both(old: View, new: View) -> Iterator[tuple[str, Symbol, Symbo
 
 def _numbered(view: View) -> Iterator[Symbol]:
     for rows in view.obj.symbols_in.values():
-        yield from (symbol for symbol in rows if naming.is_numbered(symbol.name) and not naming.is_label(symbol.name))
+        yield from (symbol for symbol in rows if naming.is_numbered(symbol.name) or naming.is_label(symbol.name))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from builder.binary import Relocation, Section, tables
-from builder.compare import View
+from builder.compare import View, naming
 from builder.compare.meaning import Meaning
 from builder.compare.storage import is_private
 from builder.compose.books.attributes import by_name
@@ -19,6 +19,7 @@ _PAIRED: Final = frozenset(row.paired for row in tables.TABLES if row.paired)
 def unnamed(pair: Pair) -> Iterator[Note]:
     """Strings, constants, pieces of code and unknown sections that hold no symbol."""
     before, after = _without_names(pair.old), _without_names(pair.new)
+    yield from _own(pair)
     for name in dict.fromkeys((*after, *before)):
         first, second = before.get(name, []), after.get(name, [])
         if _raw(pair.old, first) == _raw(pair.new, second):
@@ -32,6 +33,26 @@ def unnamed(pair: Pair) -> Iterator[Note]:
             yield from _pieces(pair, name, first, second)
         elif _content(pair, pair.old, first) != _content(pair, pair.new, second):
             yield _unknown(pair, name, second)
+
+
+def _own(pair: Pair) -> Iterator[Note]:
+    """Sections that differ in how they stand, and hold nothing but what is discarded or what each version has anew."""
+    before, after = by_name(pair.old), by_name(pair.new)
+    for name in dict.fromkeys((*after, *before)):
+        rows = [(view, of.get(name, [])) for view, of in ((pair.old, before), (pair.new, after))]
+        held = [(s, view.atoms_in(s.index)) for view, sections in rows for s in sections if s.is_alloc]
+        if not held or not all(naming.is_never_paired(atom.name, name) for _, atoms in held for atom in atoms):
+            continue
+        named = any(atoms for _, atoms in held)
+        if not (named or is_discarded(name)) or len({repr(_standing(*row)) for row in rows}) == 1:
+            continue
+        yield Ignored(section_rule(name) if is_discarded(name) else "own", name)
+
+
+def _standing(view: View, sections: Iterable[Section]) -> list[object]:
+    """Bytes, relocations and symbols of sections as they stand."""
+    symbols = [[s[2:7] for s in view.obj.symbols_in.get(section.index, ())] for section in sections]
+    return [_raw(view, sections), symbols]
 
 
 def _content(pair: Pair, view: View, sections: Iterable[Section]) -> list[Meaning]:
