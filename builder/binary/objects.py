@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NewType
 
 from builder.binary import elf
 from builder.errors import UnknownError
+
+SectionIndex = NewType("SectionIndex", int)
+"""The number of a section in its file; in `Symbol.shndx` also a reserved one (`elf.RESERVED`)."""
+
+SymbolIndex = NewType("SymbolIndex", int)
+"""The number of a symbol in its file's table."""
 
 _ENCODINGS: Final = {1: "utf-8", 2: "utf-16-le", 4: "utf-32-le"}
 """Width of a character in bytes -> what the compiler makes of `""`, `u""` and `U""` (C11, 6.4.5)."""
@@ -23,7 +29,7 @@ class Relocation(NamedTuple):
 
     offset: int
     type: int
-    symbol: int
+    symbol: SymbolIndex
     addend: int
 
 
@@ -35,14 +41,14 @@ class Symbol(NamedTuple):
     SHN_LIVEPATCH.
     """
 
-    index: int  # type: ignore[assignment]  # the table's own numbering, not tuple.index
+    index: SymbolIndex  # type: ignore[assignment]  # the table's own numbering, not tuple.index
     name: str
     value: int
     size: int
     type: int
     bind: int
     other: int
-    shndx: int
+    shndx: SectionIndex
 
     @property
     def is_defined(self) -> bool:
@@ -81,13 +87,13 @@ class String(NamedTuple):
 class Section:
     """One section; `size` equals `len(data)` except for SHT_NOBITS, whose data is empty."""
 
-    index: int
+    index: SectionIndex
     name: str
     type: int
     flags: int
     size: int
     data: bytes = field(repr=False)
-    link: int = 0
+    link: SectionIndex = SectionIndex(0)
     info: int = 0
     align: int = 1
     entsize: int = 0
@@ -166,7 +172,7 @@ class ObjectFile:
     type: int
     sections: tuple[Section, ...] = field(repr=False)
     symbols: tuple[Symbol, ...] = field(repr=False)
-    relocations: Mapping[int, tuple[Relocation, ...]] = field(repr=False)
+    relocations: Mapping[SectionIndex, tuple[Relocation, ...]] = field(repr=False)
     flags: int = 0
     entry: int = 0
     osabi: int = 0
@@ -178,10 +184,12 @@ class ObjectFile:
         return next((s for s in self.sections if s.type == elf.SHT_SYMTAB), None)
 
     @cached_property
-    def rela_of(self) -> Mapping[int, int]:
+    def rela_of(self) -> Mapping[SectionIndex, SectionIndex]:
         """Index of a section -> index of the RELA section that applies to it."""
         return {
-            self.sections[i].info: i for i in self.relocations if not self.sections[i].flags & elf.SHF_RELA_LIVEPATCH
+            SectionIndex(self.sections[i].info): i
+            for i in self.relocations
+            if not self.sections[i].flags & elf.SHF_RELA_LIVEPATCH
         }
 
     @cached_property
@@ -193,15 +201,15 @@ class ObjectFile:
         return found
 
     @cached_property
-    def symbols_in(self) -> Mapping[int, tuple[Symbol, ...]]:
+    def symbols_in(self) -> Mapping[SectionIndex, tuple[Symbol, ...]]:
         """Section index -> its symbols in order of value, the section symbol left out."""
-        grouped: dict[int, list[Symbol]] = {}
+        grouped: dict[SectionIndex, list[Symbol]] = {}
         for symbol in self.symbols:
             if symbol.is_defined and symbol.type not in (elf.STT_SECTION, elf.STT_FILE):
                 grouped.setdefault(symbol.shndx, []).append(symbol)
         return {i: tuple(sorted(row, key=lambda s: (s.value, s.index))) for i, row in grouped.items()}
 
-    def relocations_of(self, section: int) -> tuple[Relocation, ...]:
+    def relocations_of(self, section: SectionIndex) -> tuple[Relocation, ...]:
         """The relocations that apply to a section, in file order; empty if none."""
         rela = self.rela_of.get(section)
         return () if rela is None else self.relocations[rela]

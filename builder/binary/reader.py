@@ -6,14 +6,14 @@ first asked for: debug information has most of them and is seldom looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from builder.binary import elf
-from builder.binary.objects import ObjectFile, Relocation, Section, Symbol
+from builder.binary.objects import ObjectFile, Relocation, Section, SectionIndex, Symbol, SymbolIndex
 from builder.errors import InputError
 
 NO_CODE: Final = "holds no code: compile without -flto or with -ffat-lto-objects"
@@ -22,7 +22,7 @@ _BITCODE: Final = (b"BC\xc0\xde", b"\xde\xc0\x17\x0b")
 """LLVM's, bare and wrapped (docs/BitCodeFormat.rst)."""
 
 
-class _LazyRelocations(Mapping[int, tuple[Relocation, ...]]):
+class _LazyRelocations(Mapping[SectionIndex, tuple[Relocation, ...]]):
     """RELA section index -> its entries, parsed and checked on first use."""
 
     def __init__(
@@ -33,10 +33,10 @@ class _LazyRelocations(Mapping[int, tuple[Relocation, ...]]):
         self._layout = layout
         self._sections = sections
         self._symbols = symbols
-        self._parsed: dict[int, tuple[Relocation, ...]] = {}
-        self._indices = tuple(s.index for s in sections if s.type == elf.SHT_RELA)
+        self._parsed: dict[SectionIndex, tuple[Relocation, ...]] = {}
+        self._indices: tuple[SectionIndex, ...] = tuple(s.index for s in sections if s.type == elf.SHT_RELA)
 
-    def __getitem__(self, index: int) -> tuple[Relocation, ...]:
+    def __getitem__(self, index: SectionIndex) -> tuple[Relocation, ...]:
         if index not in self._parsed:
             section = self._sections[index]
             if section.type != elf.SHT_RELA:
@@ -73,7 +73,7 @@ class _LazyRelocations(Mapping[int, tuple[Relocation, ...]]):
             )
         return rows
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[SectionIndex]:
         return iter(self._indices)
 
     def __len__(self) -> int:
@@ -169,7 +169,7 @@ class _Reader:
             raise self.fail(f"names section {names} of {count} as its section-name table")
         strings = self._content(headers[names], names)
         out = []
-        for index, header in enumerate(headers):
+        for index, header in cast("Iterable[tuple[SectionIndex, tuple[Any, ...]]]", enumerate(headers)):
             sh_name, kind, flags, addr, _, size, link, info, align, entsize = header
             out.append(
                 Section(
@@ -179,7 +179,7 @@ class _Reader:
                     flags=flags,
                     size=size if index else 0,
                     data=self._content(header, index) if index else b"",
-                    link=link if index else 0,
+                    link=link if index else SectionIndex(0),
                     info=info,
                     align=align,
                     entsize=entsize,
@@ -225,7 +225,8 @@ class _Reader:
         wide = self._wide_indices(sections, table)
         find, count = strings.find, len(sections)
         out = []
-        for index, (st_name, info, other, shndx, value, size) in enumerate(row.iter_unpack(table.data)):
+        rows = cast("Iterable[tuple[SymbolIndex, tuple[Any, ...]]]", enumerate(row.iter_unpack(table.data)))
+        for index, (st_name, info, other, shndx, value, size) in rows:
             if shndx >= elf.SHN_LORESERVE:
                 if shndx == elf.SHN_XINDEX:
                     if index >= len(wide):

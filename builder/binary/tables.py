@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
-from builder.binary.objects import ObjectFile, Relocation, Section
+from builder.binary.objects import ObjectFile, Relocation, Section, SectionIndex
 from builder.errors import UnknownError
 
 
@@ -204,7 +204,7 @@ class Entry(NamedTuple):
     """One entry: its bytes' place in the table and its relocations (offsets are the section's)."""
 
     table: TableRow
-    section: int
+    section: SectionIndex
     index: int  # type: ignore[assignment]  # the entry's number, not tuple.index
     start: int
     end: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from builder.binary import elf
-from builder.binary.objects import ObjectFile, Section, Symbol
+from builder.binary.objects import ObjectFile, Section, SectionIndex, Symbol
 from builder.errors import InputError
 
 
@@ -41,7 +41,7 @@ def write_object(obj: ObjectFile) -> bytes:
     layout = elf.LITTLE if obj.little else elf.BIG
     names = _Strings()
     symbol_names = _Strings()
-    made: dict[int, bytes] = {}
+    made: dict[SectionIndex, bytes] = {}
     symtab = obj.symtab
     if symtab is not None:
         rows, wide = _symbol_rows(layout, obj.symbols, symbol_names)
@@ -91,7 +91,7 @@ def _rela_rows(layout: elf.Layout, entries: Iterable[tuple[int, int, int, int]])
     return b"".join(pack(offset, symbol, kind, addend) for offset, kind, symbol, addend in entries)
 
 
-def _name_table(obj: ObjectFile, symtab: Section | None) -> int:
+def _name_table(obj: ObjectFile, symtab: Section | None) -> SectionIndex:
     """Which STRTAB holds the section names: the one that is not the symbols', last of equals."""
     tables = [s.index for s in obj.sections if s.type == elf.SHT_STRTAB and s.name != ".dynstr"]
     named = [i for i in tables if obj.sections[i].name == ".shstrtab"]
@@ -100,10 +100,12 @@ def _name_table(obj: ObjectFile, symtab: Section | None) -> int:
     others = [i for i in tables if symtab is None or i != symtab.link] or tables
     if not others and obj.sections:
         raise InputError("has no section-name table", where=obj.name)
-    return others[-1] if others else 0
+    return others[-1] if others else SectionIndex(0)
 
 
-def _lay_out(obj: ObjectFile, layout: elf.Layout, names: _Strings, made: dict[int, bytes], shstrndx: int) -> bytes:
+def _lay_out(
+    obj: ObjectFile, layout: elf.Layout, names: _Strings, made: dict[SectionIndex, bytes], shstrndx: SectionIndex
+) -> bytes:
     out = bytearray(elf.HEADER_SIZE)
     headers = bytearray()
     count = len(obj.sections)
@@ -113,7 +115,7 @@ def _lay_out(obj: ObjectFile, layout: elf.Layout, names: _Strings, made: dict[in
         link = section.link
         if section.index == 0:
             size = count if count >= elf.SHN_LORESERVE else 0
-            link = shstrndx if shstrndx >= elf.SHN_LORESERVE else 0
+            link = shstrndx if shstrndx >= elf.SHN_LORESERVE else SectionIndex(0)
             offset = 0
         else:
             out += bytes(-len(out) % max(section.align, 1))

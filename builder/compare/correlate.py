@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from builder.binary import String, elf
+from builder.binary import String, SymbolIndex, elf
 from builder.compare import naming
 from builder.compare.storage import lifetime
 from builder.compare.uses import tell_apart
@@ -340,7 +340,7 @@ def _global_names(view: View, atom: Atom) -> Iterator[str]:
             yield name
 
 
-def _files(view: View) -> dict[int, str]:
+def _files(view: View) -> dict[SymbolIndex, str]:
     current, out = "", {}
     for symbol in view.obj.symbols:
         if symbol.type == elf.STT_FILE:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from builder.binary import ObjectFile, Relocation
+from builder.binary import ObjectFile, Relocation, SectionIndex
 from builder.compare import dwarf_numbers as dw
 from builder.compare.dies import TypesUnknown, addends, content, sleb, uleb
 
@@ -51,9 +51,9 @@ class LineTable:
         }
         self._references = addends(obj, ".debug_line")
         self._programs = self._read_programs()
-        self._sequences: dict[int, list[int]] = {}
-        self._addresses: dict[int, tuple[int, int]] = {}
-        self._decoded: dict[int, tuple[list[int], list[tuple[int, str, int]]]] = {}
+        self._sequences: dict[SectionIndex, list[int]] = {}
+        self._addresses: dict[int, tuple[SectionIndex, int]] = {}
+        self._decoded: dict[SectionIndex, tuple[list[int], list[tuple[int, str, int]]]] = {}
         for r in obj.relocations_of(obj.by_name[".debug_line"].index):
             self._index(obj, r)
 
@@ -67,7 +67,7 @@ class LineTable:
         except (TypesUnknown, IndexError, KeyError, ValueError, struct.error):
             return None  # lines only ever excuse a difference: without them it stays one
 
-    def find(self, section: int, offset: int) -> tuple[str, int] | None:
+    def find(self, section: SectionIndex, offset: int) -> tuple[str, int] | None:
         """File and line of the instruction at an offset of a section."""
         found = self._rows(section)
         at = bisect_right(found[0], offset) - 1
@@ -76,11 +76,11 @@ class LineTable:
         _, file, line = found[1][at]
         return (file, line) if line else None
 
-    def lines(self, section: int, file: str) -> frozenset[int]:
+    def lines(self, section: SectionIndex, file: str) -> frozenset[int]:
         """All lines of a file that a section has instructions of."""
         return frozenset(line for _, name, line in self._rows(section)[1] if name == file and line)
 
-    def _rows(self, section: int) -> tuple[list[int], list[tuple[int, str, int]]]:
+    def _rows(self, section: SectionIndex) -> tuple[list[int], list[tuple[int, str, int]]]:
         """The rows (offset, file, line) of a section in order, with their offsets beside them; decoded once."""
         found = self._decoded.get(section)
         if found is None:
@@ -107,7 +107,7 @@ class LineTable:
         start = before + len(_END_OF_SEQUENCE) if before >= 0 else program.start
         self._sequences.setdefault(symbol.shndx, []).append(start)
 
-    def _run(self, pos: int, section: int) -> Iterator[tuple[int, str, int]]:
+    def _run(self, pos: int, section: SectionIndex) -> Iterator[tuple[int, str, int]]:
         """Run one sequence; its rows (offset, file, line) that lie in `section`."""
         program = next(p for p in self._programs if p.start <= pos < p.end)
         data, files, step = self._data, program.files, program.step

@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from builder.binary import ObjectFile, Symbol
+from builder.binary import ObjectFile, SectionIndex, Symbol
 from builder.compare import dies
 from builder.compare import dwarf_numbers as dw
 from builder.compare.dies import Die, TypesUnknown, Unit
 from builder.compare.typeinfo import Field, TypeInfo
 
 Kind = Literal["added", "removed", "moved", "resized"]
+_Place = tuple[SectionIndex, int]
+"""A section and an offset in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Variables:
         """Raises TypesUnknown."""
         self.types = TypeInfo(obj)
         self._obj = obj
-        self._at: dict[tuple[int, int], int] = {}
+        self._at: dict[_Place, int] = {}
         places = self._places(".debug_info")
         addresses = self._places(".debug_addr")
         for die, unit in self.types.variables():
@@ -180,7 +182,7 @@ class Variables:
         kind = self._at.get((symbol.shndx, symbol.value))
         return self._path(kind, offset).removeprefix(".") if kind is not None else ""
 
-    def _places(self, name: str) -> dict[int, tuple[int, int]]:
+    def _places(self, name: str) -> dict[int, _Place]:
         """Offset of a relocation in a debug section -> section and offset that it leads to."""
         section = self._obj.by_name.get(name)
         out = {}
@@ -190,9 +192,7 @@ class Variables:
                 out[r.offset] = (symbol.shndx, symbol.value + r.addend)
         return out
 
-    def _place(
-        self, die: Die, unit: Unit, places: dict[int, tuple[int, int]], addresses: dict[int, tuple[int, int]]
-    ) -> tuple[int, int] | None:
+    def _place(self, die: Die, unit: Unit, places: dict[int, _Place], addresses: dict[int, _Place]) -> _Place | None:
         if isinstance(die.location, int):
             return places.get(die.location)
         if die.location and die.location[0] == dw.DW_OP_addrx:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from builder import arch as architectures
 from builder.arch import Architecture, Instruction, RelocationRow
-from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, tables
+from builder.binary import ObjectFile, Relocation, Section, SectionIndex, Symbol, elf, tables
 from builder.compare import naming
 from builder.compare.storage import is_private
 from builder.errors import UnknownError
@@ -73,9 +73,9 @@ class View:
         self._ordinals = cache(partial(_ordinals, self._decoded))
 
     @cached_property
-    def _map(self) -> dict[int, tuple[list[int], list[Atom]]]:
+    def _map(self) -> dict[SectionIndex, tuple[list[int], list[Atom]]]:
         """Section index -> (starts, atoms), in order."""
-        out: dict[int, tuple[list[int], list[Atom]]] = {}
+        out: dict[SectionIndex, tuple[list[int], list[Atom]]] = {}
         for index, symbols in self.obj.symbols_in.items():
             section = self.obj.sections[index]
             if not section.is_alloc or section.is_string or section.name in tables.BY_NAME:
@@ -106,10 +106,10 @@ class View:
                 out.setdefault(name, atom)
         return out
 
-    def atoms_in(self, section: int) -> list[Atom]:
+    def atoms_in(self, section: SectionIndex) -> list[Atom]:
         return self._map.get(section, ([], []))[1]
 
-    def atom_at(self, section: int, offset: int) -> Atom | None:
+    def atom_at(self, section: SectionIndex, offset: int) -> Atom | None:
         """The atom whose bytes hold `offset`; one past the last atom's end still belongs to it."""
         found = self._map.get(section)
         if found is None:
@@ -127,7 +127,7 @@ class View:
         at = bisect_left(starts, atom.start) - 1
         return atoms[at] if at >= 0 else None
 
-    def relocations_in(self, section: int, start: int, end: int) -> list[Relocation]:
+    def relocations_in(self, section: SectionIndex, start: int, end: int) -> list[Relocation]:
         """Relocations of a section's bytes [start, end), by offset."""
         offsets, rows = self._relocations(section)
         if not rows:
@@ -308,13 +308,13 @@ class View:
         return self._named.get(name, ())
 
     @cached_property
-    def cuts(self) -> Mapping[int, list[int]]:
+    def cuts(self) -> Mapping[SectionIndex, list[int]]:
         """Section without symbols -> the offsets that relocations lead to, in order.
 
         They bound the pieces of annexes (`.fixup`, `.altinstr_aux`) and of
         unnamed read-only data (switch tables).
         """
-        out: dict[int, set[int]] = {}
+        out: dict[SectionIndex, set[int]] = {}
         for rela in self.obj.relocations:
             place = self.obj.sections[self.obj.sections[rela].info]
             if not place.is_alloc:
@@ -349,7 +349,7 @@ class View:
         return max(start, 0), min(end, section.size)
 
 
-def _by_offset(obj: ObjectFile, section: int) -> tuple[list[int], list[Relocation]]:
+def _by_offset(obj: ObjectFile, section: SectionIndex) -> tuple[list[int], list[Relocation]]:
     """The relocations of a section in the order of their offsets, with the offsets beside them."""
     rows = sorted(obj.relocations_of(section))
     return [r.offset for r in rows], rows

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from builder.arch import Architecture
-from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, klp
+from builder.binary import ObjectFile, Relocation, Section, SectionIndex, Symbol, SymbolIndex, elf, klp
 from builder.compose.bindings import Binding
 from builder.emit.fragments import Fragment, Key, Label
 from builder.errors import InputError
@@ -94,7 +94,7 @@ class Linker:
 
     def add_glue(self, glue: ObjectFile, symbols: Mapping[str, Key]) -> None:
         """Append the assembled glue; its undefined `symbols` are keys of fragments."""
-        moved: dict[int, tuple[str, int]] = {}
+        moved: dict[SectionIndex, tuple[str, int]] = {}
         for section in glue.sections:
             if section.type not in (elf.SHT_PROGBITS, elf.SHT_NOBITS) or not section.size or not section.is_alloc:
                 continue
@@ -152,9 +152,9 @@ class Linker:
         ordered = sorted(
             self._outputs.values(), key=lambda o: (_ORDER.index(o.name) if o.name in _ORDER else len(_ORDER), o.name)
         )
-        index = {out.name: k for k, out in enumerate(ordered, 1)}
+        index = {out.name: SectionIndex(k) for k, out in enumerate(ordered, 1)}
         symbols, number = self._symbols(ordered, index)
-        null = Section(0, "", elf.SHT_NULL, 0, 0, b"", align=0)
+        null = Section(SectionIndex(0), "", elf.SHT_NULL, 0, 0, b"", align=0)
         sections = [null]
         for out in ordered:
             size = out.size if out.type == elf.SHT_NOBITS else len(out.data)
@@ -165,14 +165,14 @@ class Linker:
                 )
             )
         for name, content in notes.items():
-            sections.append(Section(len(sections), name, elf.SHT_PROGBITS, 0, len(content), content))
+            sections.append(Section(SectionIndex(len(sections)), name, elf.SHT_PROGBITS, 0, len(content), content))
         plain = [o for o in ordered if o.plain]
         late = [(o, patched) for o in ordered for patched in sorted(o.late)]
-        symtab = len(sections) + len(plain)
-        relocations: dict[int, tuple[Relocation, ...]] = {}
+        symtab, strtab, shstrtab = (SectionIndex(len(sections) + len(plain) + k) for k in range(3))
+        relocations: dict[SectionIndex, tuple[Relocation, ...]] = {}
 
-        def add_rela(name: str, target: int, flags: int, rows: list[tuple[int, int, str, int]]) -> None:
-            here = len(sections)
+        def add_rela(name: str, target: SectionIndex, flags: int, rows: list[tuple[int, int, str, int]]) -> None:
+            here = SectionIndex(len(sections))
             relocations[here] = tuple(Relocation(o, t, number[s], a) for o, t, s, a in sorted(rows))
             size = 24 * len(rows)
             sections.append(
@@ -182,10 +182,10 @@ class Linker:
         for out in plain:
             add_rela(f".rela{out.name}", index[out.name], elf.SHF_INFO_LINK, out.plain)
         first_global = next((s.index for s in symbols if s.bind != elf.STB_LOCAL), len(symbols))
-        table = {"link": symtab + 1, "info": first_global, "align": 8, "entsize": 24}
-        sections.append(Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 24 * len(symbols), b"", **table))
-        sections.append(Section(symtab + 1, ".strtab", elf.SHT_STRTAB, 0, 0, b""))
-        sections.append(Section(symtab + 2, ".shstrtab", elf.SHT_STRTAB, 0, 0, b""))
+        table = {"info": first_global, "align": 8, "entsize": 24}
+        sections.append(Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 24 * len(symbols), b"", link=strtab, **table))
+        sections.append(Section(strtab, ".strtab", elf.SHT_STRTAB, 0, 0, b""))
+        sections.append(Section(shstrtab, ".shstrtab", elf.SHT_STRTAB, 0, 0, b""))
         for out, patched in late:
             # Last: a later `ld -r` would merge or drop them (Documentation/livepatch/module-elf-format.rst).
             flags = elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH
@@ -193,26 +193,28 @@ class Linker:
         return ObjectFile(self.name, self.arch.machine, elf.ET_REL, tuple(sections), symbols, relocations)
 
     def _symbols(
-        self, ordered: Sequence[_Output], index: Mapping[str, int]
-    ) -> tuple[tuple[Symbol, ...], dict[str, int]]:
-        rows: list[tuple[str, int, int, int, int, int]] = [("", 0, 0, elf.STT_NOTYPE, elf.STB_LOCAL, 0)]
-        number: dict[str, int] = {"": 0}
+        self, ordered: Sequence[_Output], index: Mapping[str, SectionIndex]
+    ) -> tuple[tuple[Symbol, ...], dict[str, SymbolIndex]]:
+        rows: list[tuple[str, int, int, int, int, SectionIndex]] = [
+            ("", 0, 0, elf.STT_NOTYPE, elf.STB_LOCAL, SectionIndex(elf.SHN_UNDEF))
+        ]
+        number: dict[str, SymbolIndex] = {"": SymbolIndex(0)}
         for out in ordered:
-            number[f"\0{out.name}"] = len(rows)
+            number[f"\0{out.name}"] = SymbolIndex(len(rows))
             rows.append(("", 0, 0, elf.STT_SECTION, elf.STB_LOCAL, index[out.name]))
         for out in ordered:
             for label in out.labels:
                 rows.append((label.name, label.offset, label.size, label.type, elf.STB_LOCAL, index[out.name]))
         for name, (section, value, size, kind) in self._globals.items():
-            number[name] = len(rows)
+            number[name] = SymbolIndex(len(rows))
             rows.append((name, value, size, kind, elf.STB_GLOBAL, index[section]))
         for name in sorted(self._used):
             if name not in number:
-                number[name] = len(rows)
-                shndx = elf.LIVEPATCH if klp.is_symbol(name) else elf.SHN_UNDEF
+                number[name] = SymbolIndex(len(rows))
+                shndx = SectionIndex(elf.LIVEPATCH if klp.is_symbol(name) else elf.SHN_UNDEF)
                 rows.append((name, 0, 0, elf.STT_NOTYPE, elf.STB_GLOBAL, shndx))
         symbols = tuple(
-            Symbol(k, name, value, size, kind, bind, 0, shndx)
+            Symbol(SymbolIndex(k), name, value, size, kind, bind, 0, shndx)
             for k, (name, value, size, kind, bind, shndx) in enumerate(rows)
         )
         return symbols, number

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from builder.binary import Section, elf
+from builder.binary import Section, SectionIndex, elf
 from builder.binary.module import ModuleFile
 from builder.errors import LoadError
 from builder.image.memory import PAGE
@@ -32,13 +32,13 @@ class ModuleLayout:
     """`memories`: name of each allocation -> bytes; `places`: section index -> (allocation, offset, kind)."""
 
     memories: Mapping[str, int]
-    places: Mapping[int, tuple[str, int, str]]
+    places: Mapping[SectionIndex, tuple[str, int, str]]
 
 
 def lay_out(module: ModuleFile, separate: bool) -> ModuleLayout:
     """Offsets of all sections; `separate` where each kind has an allocation of its own (6.4 and later)."""
     sizes: dict[str, int] = {}
-    places: dict[int, tuple[str, int, str]] = {}
+    places: dict[SectionIndex, tuple[str, int, str]] = {}
     first = {name: section.index for name in RO_AFTER_INIT if (section := module.find(name)) is not None}
     percpu = module.find(PERCPU)
     skipped = {section.index for name in UNTRACKED if (section := module.find(name)) is not None}

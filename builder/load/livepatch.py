@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from builder.binary import Section, elf, klp
+from builder.binary import Section, SectionIndex, elf, klp
 from builder.errors import InputError, LoadError
 from builder.image.execute import Argument, Machine, Result
 from builder.image.kept import Livepatch, PatchedFunction, PatchedObject, Redirection
@@ -63,9 +63,9 @@ def apply_section(kernel: SimulatedKernel, loaded: LoadedModule, table: Section,
 def _object_tables(loaded: LoadedModule, objname: str) -> Iterator[tuple[Section, Placed]]:
     by_index = {section.index: section for section in loaded.sections}
     for section in loaded.file.object.sections:
-        is_late = section.flags & elf.SHF_RELA_LIVEPATCH and section.info in by_index
-        if is_late and klp.object_named(section.name) == objname:
-            yield section, by_index[section.info]
+        target = by_index.get(SectionIndex(section.info)) if section.flags & elf.SHF_RELA_LIVEPATCH else None
+        if target is not None and klp.object_named(section.name) == objname:
+            yield section, target
 
 
 # The patch structures, as the module's init hands them over

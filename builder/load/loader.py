@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.binary import elf
+from builder.binary import SectionIndex, elf
 from builder.binary.module import ModuleFile
 from builder.errors import LoadError, UncheckedError, UnknownError, UnknownSymbolError
 from builder.image.kept import ModuleExport
@@ -111,7 +111,7 @@ def _fill(kernel: SimulatedKernel, loaded: LoadedModule, record: bool) -> None:
     loaded.values = _simplify_symbols(kernel, loaded)
     by_index = {section.index: section for section in loaded.sections}
     for section in module.object.sections:
-        target = by_index.get(section.info)
+        target = by_index.get(SectionIndex(section.info))
         if section.index == 0 or target is None:
             continue
         if section.flags & elf.SHF_RELA_LIVEPATCH:
@@ -124,7 +124,7 @@ def _fill(kernel: SimulatedKernel, loaded: LoadedModule, record: bool) -> None:
     livepatch.module_coming(kernel, loaded)
 
 
-def relocate(kernel: SimulatedKernel, loaded: LoadedModule, index: int, target: Placed) -> None:
+def relocate(kernel: SimulatedKernel, loaded: LoadedModule, index: SectionIndex, target: Placed) -> None:
     """One RELA section."""
     table = loaded.file.object.sections[index]
     where = f"{loaded.file.where}: {table.name}"

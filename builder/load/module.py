@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from builder.binary import SectionIndex
 from builder.binary.module import ModuleFile
 from builder.errors import LoadError
 from builder.image.memory import Region
@@ -18,7 +19,7 @@ THIS_MODULE = ".gnu.linkonce.this_module"
 class Placed:
     """A section where it lies: `kind` names the memory (`text`, `rodata`, `ro_after_init`, `data`, `init_*`)."""
 
-    index: int
+    index: SectionIndex
     name: str
     address: int
     size: int

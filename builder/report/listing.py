@@ -16,7 +16,7 @@ from itertools import groupby, islice, zip_longest
 from typing import Literal
 
 from builder.arch import Instruction
-from builder.binary import Relocation
+from builder.binary import Relocation, SectionIndex
 from builder.compare import Atom, Comparison, View
 from builder.compare.dwarf import LineTable
 from builder.compare.instruction_map import instruction_map
@@ -25,7 +25,7 @@ from builder.compare.sequences import rising
 from builder.compare.view import Target
 
 ListedKind = Literal["same", "changed", "removed", "added"]
-ListedPlace = tuple[int, int]
+ListedPlace = tuple[SectionIndex, int]
 """Section index and offset."""
 Listed = tuple[int | None, int | None]
 """Numbers of an old and a new instruction that stand in one row."""
@@ -310,7 +310,7 @@ def _landing(view: View, atom: Atom, offset: int) -> ListedPlace:
     """The first instruction from an offset on that does something; a place of no section at the end of the function."""
     rows = view.instructions(atom)
     insn = next((i for i in islice(rows, bisect_left(rows, (offset,)), None) if not i.is_nop), None)
-    return (atom.section.index, insn.offset) if insn else (-1, 0)
+    return (atom.section.index, insn.offset) if insn else (SectionIndex(-1), 0)
 
 
 def _steps(old: Sequence[Instruction], new: Sequence[Instruction], pairs: Iterable[tuple[int, int]]) -> list[Listed]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from builder.binary import ObjectFile, elf, klp
+from builder.binary import ObjectFile, SectionIndex, SymbolIndex, elf, klp
 from builder.compare import Atom
 from builder.compose import references
 from builder.compose.outcome import Diff
@@ -77,7 +77,7 @@ def _kind(atom: Atom) -> str:
 
 def bindings_in(module: ObjectFile) -> Bindings:
     """Function -> bindings, as a written module has them: livepatch symbols, and undefined ones for exports."""
-    functions: dict[int, list[tuple[int, int, str]]] = {}
+    functions: dict[SectionIndex, list[tuple[int, int, str]]] = {}
     for symbol in module.symbols:
         if symbol.is_function and symbol.is_defined:
             functions.setdefault(symbol.shndx, []).append((symbol.value, symbol.value + symbol.size, symbol.name))
@@ -85,7 +85,7 @@ def bindings_in(module: ObjectFile) -> Bindings:
         rows.sort()
     out: dict[str, dict[ShownBinding, None]] = {}
     for index, relocations in module.relocations.items():
-        rows = functions.get(module.sections[index].info, [])
+        rows = functions.get(SectionIndex(module.sections[index].info), [])
         for r in relocations if rows else ():
             at = bisect_right(rows, r.offset, key=lambda row: row[0]) - 1
             binding = _binding(module, r.symbol)
@@ -94,7 +94,7 @@ def bindings_in(module: ObjectFile) -> Bindings:
     return {name: tuple(found) for name, found in out.items()}
 
 
-def _binding(module: ObjectFile, index: int) -> ShownBinding | None:
+def _binding(module: ObjectFile, index: SymbolIndex) -> ShownBinding | None:
     symbol = module.symbols[index]
     if symbol.is_undefined:
         return ShownBinding(symbol.name, "", 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from builder.binary import ObjectFile, Relocation, Section, Symbol, elf
+from builder.binary import ObjectFile, Relocation, Section, SectionIndex, Symbol, SymbolIndex, elf
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 U32 = st.integers(0, 2**32 - 1)
@@ -16,7 +16,7 @@ RESERVED = st.sampled_from([elf.ABS, elf.COMMON, elf.LIVEPATCH])
 
 
 @st.composite
-def _content(draw: st.DrawFn, index: int) -> Section:
+def _content(draw: st.DrawFn, index: SectionIndex) -> Section:
     kind = draw(st.sampled_from([elf.SHT_PROGBITS, elf.SHT_NOBITS, elf.SHT_NOTE, 0x6FFF4C00]))
     data = b"" if kind == elf.SHT_NOBITS else draw(st.binary(max_size=40))
     size = draw(st.integers(0, 2**40)) if kind == elf.SHT_NOBITS else len(data)
@@ -28,7 +28,7 @@ def _content(draw: st.DrawFn, index: int) -> Section:
         draw(FLAGS),
         size,
         data,
-        link=draw(U32),
+        link=SectionIndex(draw(U32)),
         info=draw(U32),
         align=align,
         entsize=draw(U64),
@@ -37,8 +37,8 @@ def _content(draw: st.DrawFn, index: int) -> Section:
 
 
 @st.composite
-def _symbol(draw: st.DrawFn, index: int, sections: int) -> Symbol:
-    shndx = draw(st.one_of(st.integers(0, sections - 1), RESERVED))
+def _symbol(draw: st.DrawFn, index: SymbolIndex, sections: int) -> Symbol:
+    shndx = SectionIndex(draw(st.one_of(st.integers(0, sections - 1), RESERVED)))
     return Symbol(
         index,
         draw(NAMES),
@@ -54,17 +54,18 @@ def _symbol(draw: st.DrawFn, index: int, sections: int) -> Symbol:
 @st.composite
 def objects(draw: st.DrawFn) -> ObjectFile:
     """A model as the reader would give it: what the writer makes by itself is left empty."""
-    plain = [draw(_content(k)) for k in range(1, draw(st.integers(0, 5)) + 1)]
+    plain = [draw(_content(SectionIndex(k))) for k in range(1, draw(st.integers(0, 5)) + 1)]
     filled = [s for s in plain if s.size]
     targets = draw(st.lists(st.sampled_from(filled), max_size=3)) if filled else []
     count = 1 + len(plain) + len(targets) + 3
-    symtab = count - 3
-    symbols = (Symbol(0, "", 0, 0, 0, 0, 0, 0), *(draw(_symbol(k, count)) for k in range(1, draw(st.integers(1, 6)))))
-    sections = [Section(0, "", elf.SHT_NULL, 0, 0, b"", align=0), *plain]
-    relocations: dict[int, tuple[Relocation, ...]] = {}
+    symtab, strtab, shstrtab = (SectionIndex(count - 3 + k) for k in range(3))
+    null = Symbol(SymbolIndex(0), "", 0, 0, 0, 0, 0, SectionIndex(elf.SHN_UNDEF))
+    symbols = (null, *(draw(_symbol(SymbolIndex(k), count)) for k in range(1, draw(st.integers(1, 6)))))
+    sections = [Section(SectionIndex(0), "", elf.SHT_NULL, 0, 0, b"", align=0), *plain]
+    relocations: dict[SectionIndex, tuple[Relocation, ...]] = {}
     for target in targets:
         rows = st.builds(Relocation, st.integers(0, target.size - 1), U32, st.integers(0, len(symbols) - 1), S64)
-        index = len(sections)
+        index = SectionIndex(len(sections))
         relocations[index] = tuple(draw(st.lists(rows, max_size=4)))
         flags = draw(st.sampled_from([0, elf.SHF_INFO_LINK, elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH]))
         sections.append(
@@ -82,11 +83,9 @@ def objects(draw: st.DrawFn) -> ObjectFile:
             )
         )
     local = sum(1 for s in symbols if s.bind == elf.STB_LOCAL)
-    sections.append(
-        Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 0, b"", link=symtab + 1, info=local, align=8, entsize=24)
-    )
-    sections.append(Section(symtab + 1, ".strtab", elf.SHT_STRTAB, 0, 0, b""))
-    sections.append(Section(symtab + 2, ".shstrtab", elf.SHT_STRTAB, 0, 0, b""))
+    sections.append(Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 0, b"", link=strtab, info=local, align=8, entsize=24))
+    sections.append(Section(strtab, ".strtab", elf.SHT_STRTAB, 0, 0, b""))
+    sections.append(Section(shstrtab, ".shstrtab", elf.SHT_STRTAB, 0, 0, b""))
     return ObjectFile(
         "model",
         draw(st.integers(0, 65535)),

@@ -14,7 +14,17 @@ from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 from hypothesis import HealthCheck, given, settings
 
-from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, read_object, write_object
+from builder.binary import (
+    ObjectFile,
+    Relocation,
+    Section,
+    SectionIndex,
+    Symbol,
+    SymbolIndex,
+    elf,
+    read_object,
+    write_object,
+)
 from builder.errors import InputError
 from tests.binary.models import content, objects
 from tests.conftest import data_root, need
@@ -120,22 +130,23 @@ MANY = elf.SHN_LORESERVE + 40
 
 def many_sections() -> ObjectFile:
     """More sections than 16 bits can number: e_shnum, e_shstrndx and st_shndx all need their extensions."""
-    sections = [Section(0, "", elf.SHT_NULL, 0, 0, b"", align=0)]
-    sections += [Section(k, f".text.f{k}", elf.SHT_PROGBITS, 6, 4, k.to_bytes(4, "little")) for k in range(1, MANY)]
-    symbols = [Symbol(0, "", 0, 0, 0, 0, 0, 0)]
-    symbols += [Symbol(k, f"f{k}", 0, 4, elf.STT_FUNC, elf.STB_LOCAL, 0, k) for k in range(1, MANY)]
-    symbols.append(Symbol(MANY, "kernels", 0, 0, 0, elf.STB_GLOBAL, 0, elf.LIVEPATCH))
-    symtab = MANY + 1
-    sections.append(Section(MANY, ".rela.text.f1", elf.SHT_RELA, 0, 0, b"", link=symtab, info=1, align=8, entsize=24))
-    sections.append(
-        Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 0, b"", link=symtab + 1, info=MANY, align=8, entsize=24)
-    )
-    sections.append(Section(symtab + 1, ".strtab", elf.SHT_STRTAB, 0, 0, b""))
-    sections.append(
-        Section(symtab + 2, ".symtab_shndx", elf.SHT_SYMTAB_SHNDX, 0, 0, b"", link=symtab, align=4, entsize=4)
-    )
-    sections.append(Section(symtab + 3, ".shstrtab", elf.SHT_STRTAB, 0, 0, b""))
-    return ObjectFile("many", 62, elf.ET_REL, tuple(sections), tuple(symbols), {MANY: (Relocation(0, 2, MANY, -4),)})
+    first, last = SectionIndex(0), SymbolIndex(MANY)
+    sections = [Section(first, "", elf.SHT_NULL, 0, 0, b"", align=0)]
+    symbols = [Symbol(SymbolIndex(0), "", 0, 0, 0, 0, 0, first)]
+    for k in range(1, MANY):
+        index = SectionIndex(k)
+        sections.append(Section(index, f".text.f{k}", elf.SHT_PROGBITS, 6, 4, k.to_bytes(4, "little")))
+        symbols.append(Symbol(SymbolIndex(k), f"f{k}", 0, 4, elf.STT_FUNC, elf.STB_LOCAL, 0, index))
+    symbols.append(Symbol(last, "kernels", 0, 0, 0, elf.STB_GLOBAL, 0, SectionIndex(elf.LIVEPATCH)))
+    rela, symtab, strtab, wide, names = (SectionIndex(MANY + k) for k in range(5))
+    sections += [
+        Section(rela, ".rela.text.f1", elf.SHT_RELA, 0, 0, b"", link=symtab, info=1, align=8, entsize=24),
+        Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 0, b"", link=strtab, info=MANY, align=8, entsize=24),
+        Section(strtab, ".strtab", elf.SHT_STRTAB, 0, 0, b""),
+        Section(wide, ".symtab_shndx", elf.SHT_SYMTAB_SHNDX, 0, 0, b"", link=symtab, align=4, entsize=4),
+        Section(names, ".shstrtab", elf.SHT_STRTAB, 0, 0, b""),
+    ]
+    return ObjectFile("many", 62, elf.ET_REL, tuple(sections), tuple(symbols), {rela: (Relocation(0, 2, last, -4),)})
 
 
 def test_more_sections_than_sixteen_bits_count(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.binary import Section, String, elf
+from builder.binary import Section, SectionIndex, String, elf
 from builder.errors import UnknownError
 
 STRINGS = elf.SHF_ALLOC | elf.SHF_MERGE | elf.SHF_STRINGS
@@ -15,7 +15,9 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6
 
 
 def section(data: bytes, width: int, flags: int = STRINGS) -> Section:
-    return Section(1, f".rodata.str{width}.{width}", elf.SHT_PROGBITS, flags, len(data), data, entsize=width)
+    return Section(
+        SectionIndex(1), f".rodata.str{width}.{width}", elf.SHT_PROGBITS, flags, len(data), data, entsize=width
+    )
 
 
 @given(st.sampled_from(sorted(ENCODINGS)), st.lists(TEXT, min_size=1, max_size=6), st.data())

@@ -25,7 +25,7 @@ from builder.acquire.compile import compile_object, kept, object_key
 from builder.acquire.kbuild import Command
 from builder.acquire.shadow import Shadow
 from builder.acquire.source import SourceTree, fetch_source
-from builder.binary import ObjectFile, read_object
+from builder.binary import ObjectFile, SectionIndex, read_object
 from builder.compare import Comparison, compare, naming
 from builder.compare.structs import struct_changes, types_unknown
 from builder.errors import BespokeError, InputError
@@ -192,7 +192,7 @@ def raw(obj: ObjectFile, name: str) -> object:
     ]
 
 
-def _relocations(obj: ObjectFile, section: int) -> Iterable[tuple[object, ...]]:
+def _relocations(obj: ObjectFile, section: SectionIndex) -> Iterable[tuple[object, ...]]:
     for r in obj.relocations_of(section):
         symbol = obj.symbols[r.symbol]
         if symbol.is_section and obj.sections[symbol.shndx].is_string:

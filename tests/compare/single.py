@@ -24,7 +24,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from builder.binary import ObjectFile, Relocation, Section, Symbol, elf, read_object, tables
+from builder.binary import ObjectFile, Relocation, Section, SectionIndex, Symbol, SymbolIndex, elf, read_object, tables
 from builder.errors import BespokeError
 from builder.pipeline import diff_objects
 from tests.conftest import data_root
@@ -50,7 +50,7 @@ def _with_symbol(obj: ObjectFile, symbol: Symbol) -> ObjectFile:
     return replace(obj, symbols=tuple(symbol if s.index == symbol.index else s for s in obj.symbols))
 
 
-def _with_relocation(obj: ObjectFile, table: int, at: int, row: Relocation) -> ObjectFile:
+def _with_relocation(obj: ObjectFile, table: SectionIndex, at: int, row: Relocation) -> ObjectFile:
     rows = obj.relocations[table]
     return replace(obj, relocations={**obj.relocations, table: (*rows[:at], row, *rows[at + 1 :])})
 
@@ -75,7 +75,7 @@ def _entry_byte(obj: ObjectFile, rng: Random) -> tuple[str, ObjectFile] | None:
     return _bytes_of(obj, rng, lambda section: section.name in tables.BY_NAME)
 
 
-def _relocation(obj: ObjectFile, rng: Random) -> tuple[int, int, Relocation] | None:
+def _relocation(obj: ObjectFile, rng: Random) -> tuple[SectionIndex, int, Relocation] | None:
     found = [k for k, rows in obj.relocations.items() if rows and obj.sections[obj.sections[k].info].is_alloc]
     if not found:
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from builder.binary import read_object
+from builder.binary import SectionIndex, read_object
 from builder.compare.dwarf import LineTable
 from tests.support.compiling import FLAGS, Build
 
@@ -76,7 +76,7 @@ def test_lines_are_those_of_an_independent_reader(gcc: str, tmp_path: Path, vers
             seen += 1
         assert table.find(section.index, section.size) is None
     assert seen > 50
-    assert table.find(10_000, 0) is None
+    assert table.find(SectionIndex(10_000), 0) is None
 
 
 def test_without_lines_there_is_no_table(build: Build) -> None:

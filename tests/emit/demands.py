@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from builder.binary import ObjectFile, Relocation, Section, elf
+from builder.binary import ObjectFile, Relocation, Section, SectionIndex, elf
 from builder.binary.kernel import Kernel
 from samples.objects import TARGET_NAME
 from tests.emit.edits import klp_sections, modinfo, renamed, with_data, with_section, without
@@ -114,7 +114,7 @@ def _late(table: str, offset: int) -> Break:
         symtab = obj.symtab
         assert symtab is not None
         late = Section(
-            len(obj.sections),
+            SectionIndex(len(obj.sections)),
             f".klp.rela.{TARGET_NAME}.{table}",
             elf.SHT_RELA,
             elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from builder.binary import elf
+from builder.binary import SectionIndex, elf
 from builder.image.simulated import SimulatedKernel
 from builder.load.module import LoadedModule
 from builder.load.passes.ibt import ENDBR64
@@ -40,7 +40,7 @@ def unpatched_return(kernel: SimulatedKernel, loaded: LoadedModule) -> Iterator[
     at = {section.index: section for section in loaded.sections}
     patched = {site.address for site in loaded.sites if site.step == "apply_returns"}
     for section in loaded.file.object.sections:
-        target = at.get(section.info)
+        target = at.get(SectionIndex(section.info))
         if section.type != elf.SHT_RELA or target is None or not target.flags & elf.SHF_EXECINSTR:
             continue
         for offset, _, number, _ in elf.LITTLE.rela.iter_unpack(section.data):
