@@ -9,16 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, NamedTuple, NewType
+from typing import Final, NamedTuple
 
 from builder.binary import elf
+from builder.binary.kinds import SectionIndex, SymbolIndex
 from builder.errors import UnknownError
-
-SectionIndex = NewType("SectionIndex", int)
-"""The number of a section in its file; in `Symbol.shndx` also a reserved one (`elf.RESERVED`)."""
-
-SymbolIndex = NewType("SymbolIndex", int)
-"""The number of a symbol in its file's table."""
 
 _ENCODINGS: Final = {1: "utf-8", 2: "utf-16-le", 4: "utf-32-le"}
 """Width of a character in bytes -> what the compiler makes of `""`, `u""` and `U""` (C11, 6.4.5)."""

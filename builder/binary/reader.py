@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from builder.binary import elf
-from builder.binary.objects import ObjectFile, Relocation, Section, SectionIndex, Symbol, SymbolIndex
+from builder.binary.kinds import SectionIndex, SymbolIndex
+from builder.binary.objects import ObjectFile, Relocation, Section, Symbol
 from builder.errors import InputError
 
 NO_CODE: Final = "holds no code: compile without -flto or with -ffat-lto-objects"

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
-from builder.binary.objects import ObjectFile, Relocation, Section, SectionIndex
+from builder.binary.kinds import SectionIndex
+from builder.binary.objects import ObjectFile, Relocation, Section
 from builder.errors import UnknownError
 
 

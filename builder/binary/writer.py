@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from builder.binary import elf
-from builder.binary.objects import ObjectFile, Section, SectionIndex, Symbol
+from builder.binary.kinds import SectionIndex
+from builder.binary.objects import ObjectFile, Section, Symbol
 from builder.errors import InputError
 
 
