@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.binary import Address
 from builder.binary.module import ModuleFile
 from builder.image import SimulatedKernel
 from builder.load.livepatch import disable_patch, run_init
@@ -23,7 +24,7 @@ class Call:
     make: Callable[[SimulatedKernel], str]
 
 
-def seq_file(simulated: SimulatedKernel) -> tuple[int, int]:
+def seq_file(simulated: SimulatedKernel) -> tuple[Address, Address]:
     """A struct seq_file with room for a page, and where its text comes to stand."""
     layout = simulated.kernel.layout("seq_file")
     file, text = simulated.execution.heap.allocate(layout.size), simulated.execution.heap.allocate(4096)

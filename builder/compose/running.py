@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from builder.arch import EntryMark, Instruction
-from builder.binary import ObjectFile, Relocation, Symbol, elf, read_object
+from builder.binary import Address, ObjectFile, Relocation, Symbol, elf, read_object
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.binary.module import depends_of, read_modinfo
 from builder.errors import KernelError
@@ -83,10 +83,15 @@ class RunningImage:
 
     def at(self, place: int) -> Sequence[RunningSymbol]:
         kernel = self.kernel
-        return [RunningSymbol(s.name, s.address, kernel.sympos(s), 0) for s in kernel.symbols_in(place, place + 1)]
+        return [
+            RunningSymbol(s.name, s.address, kernel.sympos(s), 0)
+            for s in kernel.symbols_in(Address(place), Address(place + 1))
+        ]
 
     def near(self, place: int, count: int) -> frozenset[str]:
-        return frozenset(s.name for s in self.kernel.symbols_in(place - 64 * count, place + 64 * count))
+        return frozenset(
+            s.name for s in self.kernel.symbols_in(Address(place - 64 * count), Address(place + 64 * count))
+        )
 
     def beside(self, place: int, name: str) -> frozenset[str]:
         return frozenset()  # kallsyms has none
@@ -94,13 +99,13 @@ class RunningImage:
     def code(self, place: int, size: int) -> bytes:
         while size > 0:
             try:
-                return self.kernel.read(place, size)
+                return self.kernel.read(Address(place), size)
             except KernelError:
                 size //= 2
         return b""
 
     def target(self, place: int, insn: Instruction, field: int, size: int, relative: bool) -> Place:
-        value = int.from_bytes(self.kernel.read(place + field, size), "little", signed=relative or size < 8)
+        value = int.from_bytes(self.kernel.read(Address(place + field), size), "little", signed=relative or size < 8)
         if relative:
             return (place + insn.length + value) & (1 << 64) - 1
         return value & (1 << 64) - 1

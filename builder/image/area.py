@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from builder.binary import Address
 from builder.errors import LoadError
 from builder.image.memory import PAGE, Memory
 
 # arch/x86/include/asm/pgtable_64_types.h: MODULES_VADDR with CONFIG_RANDOMIZE_BASE, and MODULES_END.
-MODULES_START: Final = 0xFFFFFFFFC0000000
-MODULES_END: Final = 0xFFFFFFFFFF000000
+MODULES_START: Final = Address(0xFFFFFFFFC0000000)
+MODULES_END: Final = Address(0xFFFFFFFFFF000000)
 # include/linux/percpu.h: PERCPU_MODULE_RESERVE
 PERCPU_RESERVE: Final = 8 << 10
 
@@ -20,9 +21,9 @@ class ModuleArea:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._next = MODULES_START
-        self._free: list[tuple[int, int]] = []
+        self._free: list[tuple[Address, int]] = []
 
-    def allocate(self, size: int) -> int:
+    def allocate(self, size: int) -> Address:
         """The address of room for `size` bytes; nothing is mapped there yet. LoadError where there is none."""
         size = _with_guard(size)
         for i, (start, length) in enumerate(self._free):
@@ -34,16 +35,16 @@ class ModuleArea:
                 return start
         start = self._next
         while (other := self._memory.overlapping(start, size)) is not None:  # placed where a real kernel has it
-            start = (other.end + PAGE - 1) // PAGE * PAGE
+            start = other.end + -other.end % PAGE
         if start + size > MODULES_END:
             raise LoadError("no room in the module area")
         self._next = start + size
         return start
 
-    def release(self, start: int, size: int) -> None:
+    def release(self, start: Address, size: int) -> None:
         """Give room back."""
         free = sorted([*self._free, (start, _with_guard(size))])
-        merged: list[tuple[int, int]] = []
+        merged: list[tuple[Address, int]] = []
         for begin, length in free:
             if merged and merged[-1][0] + merged[-1][1] == begin:
                 merged[-1] = (merged[-1][0], merged[-1][1] + length)

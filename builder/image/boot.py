@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from builder.binary import Address
+
 # arch/x86/include/asm/cpufeatures.h: word * 32 + bit, the same from 6.1 to 6.12.
 RETPOLINE: Final = 11 * 32 + 12
 RETPOLINE_LFENCE: Final = 11 * 32 + 13
@@ -23,7 +25,7 @@ BUG_WORDS: Final = 2
 DECIDED: Final = ("return_thunk", "pv_ops", "possible_cpus", "uniproc")
 """What a BootState holds besides capabilities that is decided once, at boot."""
 
-_NONE: Final[Mapping[int, int]] = MappingProxyType({})
+_NONE: Final[Mapping[Address, Address]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,13 @@ class BootState:
 
     cpu: str
     capabilities: tuple[int, ...]
-    return_thunk: int
-    pv_ops: tuple[int, ...] = ()
+    return_thunk: Address
+    pv_ops: tuple[Address, ...] = ()
     possible_cpus: int = 1
     uniproc: bool = False
-    static_keys: Mapping[int, int] = field(default_factory=lambda: _NONE)
-    static_calls: Mapping[int, int] = field(default_factory=lambda: _NONE)
-    data: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
+    static_keys: Mapping[Address, int] = field(default_factory=lambda: _NONE)
+    static_calls: Mapping[Address, Address] = field(default_factory=lambda: _NONE)
+    data: tuple[tuple[Address, bytes], ...] = field(default=(), repr=False)
     """What the kernel's data held, where it was taken from a booted one: (address, bytes)."""
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from builder.binary import Address
 from builder.binary.kernel import Kernel
 from builder.errors import GuestError
 from builder.image.boot import BUG_WORDS, CAPABILITY_WORDS, BootState
@@ -22,7 +23,7 @@ class GuestModule:
     """A module as /sys/module shows it: the addresses of its sections, in the order of their names."""
 
     name: str
-    sections: Mapping[str, int]
+    sections: Mapping[str, Address]
 
 
 class GuestMemory:
@@ -37,18 +38,18 @@ class GuestMemory:
             header = guest.get("/proc/kcore", length=offset + size * count)
         rows = (_PHDR.unpack_from(header, offset + size * i) for i in range(count))
         self._segments = [(row[3], row[6], row[2]) for row in rows if row[0] == 1]
-        self._known: list[tuple[int, bytes]] = []
+        self._known: list[tuple[Address, bytes]] = []
 
-    def _offset(self, address: int, size: int) -> int:
+    def _offset(self, address: Address, size: int) -> int:
         for base, length, offset in self._segments:
             if base <= address and address + size <= base + length:
                 return int(offset + address - base)
         raise GuestError(f"/proc/kcore does not show {size} bytes at {address:#x}")
 
-    def fetch(self, address: int, size: int) -> bytes:
+    def fetch(self, address: Address, size: int) -> bytes:
         """Read now, whatever is known already."""
         pieces = []
-        for at in range(address, address + size, _CHUNK):
+        for at in map(Address, range(address, address + size, _CHUNK)):
             length = min(_CHUNK, address + size - at)
             piece = self._guest.get("/proc/kcore", offset=self._offset(at, length), length=length)
             if len(piece) != length:
@@ -56,14 +57,14 @@ class GuestMemory:
             pieces.append(piece)
         return b"".join(pieces)
 
-    def keep(self, start: int, end: int) -> None:
+    def keep(self, start: Address, end: Address) -> None:
         """Read a range, to be answered from by `read`."""
-        start, end = start // PAGE * PAGE, (end + PAGE - 1) // PAGE * PAGE
+        start, end = start - start % PAGE, end + -end % PAGE
         self._known.append((start, self.fetch(start, end - start)))
 
-    def keep_spans(self, ranges: Iterable[tuple[int, int]], gap: int = 1 << 20) -> None:
+    def keep_spans(self, ranges: Iterable[tuple[Address, Address]], gap: int = 1 << 20) -> None:
         """Read many ranges, those that are near each other at once."""
-        merged: list[tuple[int, int]] = []
+        merged: list[tuple[Address, Address]] = []
         for start, end in sorted(ranges):
             if merged and start - merged[-1][1] < gap:
                 merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
@@ -72,33 +73,37 @@ class GuestMemory:
         for start, end in merged:
             self.keep(start, end)
 
-    def known(self, address: int, size: int) -> bytes | None:
+    def known(self, address: Address, size: int) -> bytes | None:
         """`size` bytes at `address` of what was kept, None where it was not."""
         for start, data in reversed(self._known):
             if start <= address and address + size <= start + len(data):
                 return data[address - start : address - start + size]
         return None
 
-    def number(self, address: int, size: int, *, signed: bool = False) -> int | None:
+    def number(self, address: Address, size: int, *, signed: bool = False) -> int | None:
         """A number in what was kept, None where it was not (memory that is gone after init)."""
         found = self.known(address, size)
         return None if found is None else int.from_bytes(found, "little", signed=signed)
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: Address, size: int) -> bytes:
         """`size` bytes at `address`, as kept, else read now. GuestError where the guest is gone."""
         found = self.known(address, size)
         if found is None and not self._guest.alive:
             raise GuestError(f"{size} bytes at {address:#x} were not kept before the guest ended")
         return self.fetch(address, size) if found is None else found
 
-    def u32(self, address: int) -> int:
+    def u32(self, address: Address) -> int:
         return int.from_bytes(self.read(address, 4), "little")
 
-    def u64(self, address: int) -> int:
+    def u64(self, address: Address) -> int:
         return int.from_bytes(self.read(address, 8), "little")
 
+    def pointer(self, address: Address) -> Address:
+        """The address that is stored at `address`."""
+        return Address(self.u64(address))
 
-def writable_ranges(kernel: Kernel) -> tuple[tuple[int, int], ...]:
+
+def writable_ranges(kernel: Kernel) -> tuple[tuple[Address, Address], ...]:
     """The kernel's data, and its bss; what lies between is gone after boot."""
     bounds = (("_sdata", "__init_begin"), ("__bss_start", "__bss_stop"))
     return tuple((kernel.symbol(start).address, kernel.symbol(stop).address) for start, stop in bounds)
@@ -107,7 +112,7 @@ def writable_ranges(kernel: Kernel) -> tuple[tuple[int, int], ...]:
 def where_it_is(guest: Guest, kernel: Kernel) -> Kernel:
     """The kernel at the addresses that a guest booted it at."""
     shown = guest.check("grep -m1 ' _text$' /proc/kallsyms").split()[0]
-    return kernel.at(int(shown, 16) - kernel.symbol("_text").address)
+    return kernel.at(Address(shown, 16) - kernel.symbol("_text").address)
 
 
 def capture_state(guest: Guest, kernel: Kernel, memory: GuestMemory) -> BootState:
@@ -119,7 +124,7 @@ def capture_state(guest: Guest, kernel: Kernel, memory: GuestMemory) -> BootStat
     return state_from(kernel, memory, guest.config.cpu, tuple(data))
 
 
-def state_from(kernel: Kernel, memory: GuestMemory, cpu: str, data: tuple[tuple[int, bytes], ...]) -> BootState:
+def state_from(kernel: Kernel, memory: GuestMemory, cpu: str, data: tuple[tuple[Address, bytes], ...]) -> BootState:
     """The state that stands in the variables of a booted kernel."""
     at = kernel.symbol("boot_cpu_data").address + kernel.layout("cpuinfo_x86").offset_of("x86_capability")
     words = struct.unpack(f"<{CAPABILITY_WORDS + BUG_WORDS}I", memory.read(at, 4 * (CAPABILITY_WORDS + BUG_WORDS)))
@@ -128,7 +133,7 @@ def state_from(kernel: Kernel, memory: GuestMemory, cpu: str, data: tuple[tuple[
     return BootState(
         cpu=cpu,
         capabilities=words,
-        return_thunk=memory.u64(thunk[0].address) if thunk else 0,
+        return_thunk=memory.pointer(thunk[0].address) if thunk else Address(0),
         pv_ops=pv_operations(kernel, memory.read),
         possible_cpus=int.from_bytes(possible, "little").bit_count(),
         uniproc=memory.read(kernel.symbol("uniproc_patched").address, 1) != b"\0",
@@ -136,7 +141,7 @@ def state_from(kernel: Kernel, memory: GuestMemory, cpu: str, data: tuple[tuple[
     )
 
 
-def pv_operations(kernel: Kernel, read: object) -> tuple[int, ...]:
+def pv_operations(kernel: Kernel, read: object) -> tuple[Address, ...]:
     """The pointers of `pv_ops` in order; empty where the kernel has none."""
     assert callable(read)
     found = kernel.symbols_named("pv_ops")
@@ -151,11 +156,11 @@ def guest_modules(guest: Guest) -> list[GuestModule]:
     order = [line.split()[0] for line in guest.check("cat /proc/modules").splitlines()][::-1]
     # Whole reads only: module_sect_read (kernel/module/sysfs.c) answers at offset 0 and nowhere else.
     script = "cd /sys/module && for m in */sections; do grep -s . $m/.[!.]* $m/*; done; true"
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, Address]] = {}
     for line in guest.check(script, timeout=600).splitlines():
         path, _, address = line.rpartition(":")
         module, _, section = path.partition("/sections/")
-        found.setdefault(module, {})[section] = int(address, 16)
+        found.setdefault(module, {})[section] = Address(address, 16)
     return [GuestModule(name, found.get(name, {})) for name in order]
 
 

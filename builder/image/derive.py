@@ -21,6 +21,7 @@ import unicorn
 from iced_x86 import Code, Decoder, Register
 from unicorn import x86_const as x86
 
+from builder.binary import Address
 from builder.binary.kernel import Kernel
 from builder.errors import LoadError, UsageError
 from builder.image.boot import BUG_WORDS, CAPABILITY_WORDS, BootState
@@ -114,9 +115,9 @@ def derive_state(
             raise UsageError(f"unknown CPU model {model!r}; known are {', '.join(sorted(known))}")
         leaves = known[model]
     leaves = with_flags(kernel, leaves, flags)
-    simulated = SimulatedKernel(kernel, BootState(cpu, (0,) * (CAPABILITY_WORDS + BUG_WORDS), 0))
-    keys: dict[int, int] = {}
-    calls: dict[int, int] = {}
+    simulated = SimulatedKernel(kernel, BootState(cpu, (0,) * (CAPABILITY_WORDS + BUG_WORDS), Address(0)))
+    keys: dict[Address, int] = {}
+    calls: dict[Address, Address] = {}
     machine = _prepare(simulated, with_cpus(leaves, cpus), keys, calls)
     if by_bzimage and leaves.get((7, 0), (0, 0, 0, 0))[2] >> LA57 & 1:
         flag = simulated.symbols.address("__pgtable_l5_enabled")
@@ -128,7 +129,9 @@ def derive_state(
         step = next((name for name in names if simulated.symbols.address(name) is not None), None)
         if step is not None:
             try:
-                machine.run(simulated.symbols.address(step) or 0, (kernel.symbol("boot_cpu_data").address,), BUDGET)
+                machine.run(
+                    simulated.symbols.address(step) or Address(0), (kernel.symbol("boot_cpu_data").address,), BUDGET
+                )
             except Fault as fault:
                 raise LoadError(f"{step} cannot be executed for CPU model {cpu}: {fault}", where=kernel.path) from fault
     preemption = preemption_of(kernel)
@@ -145,7 +148,7 @@ def _give_cmdline(simulated: SimulatedKernel, machine: Machine, cmdline: str) ->
     machine.write(simulated.kernel.symbol("boot_command_line").address, line)
 
 
-def preemption_of(kernel: Kernel) -> tuple[int, int] | None:
+def preemption_of(kernel: Kernel) -> tuple[Address, int] | None:
     """The function that sets the mode of preemption and the mode that the kernel was built for, None without.
 
     preempt_dynamic_init (kernel/sched/core.c, v5.12) is part of sched_init once compiled: there the
@@ -164,14 +167,16 @@ def preemption_of(kernel: Kernel) -> tuple[int, int] | None:
         elif instruction.code == Code.XOR_RM32_R32 and instruction.op0_register == Register.EDI:
             mode = 0
         elif instruction.is_call_near and instruction.near_branch_target in setters and mode is not None:
-            return instruction.near_branch_target, mode
+            return Address(instruction.near_branch_target), mode
     return None
 
 
-def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int], calls: dict[int, int]) -> Machine:
+def _prepare(
+    simulated: SimulatedKernel, leaves: Leaves, keys: dict[Address, int], calls: dict[Address, Address]
+) -> Machine:
     def set_key(count: int) -> Any:
         def stub(machine: Machine) -> int:
-            key = machine.argument(0)
+            key = machine.pointer(0)
             keys[key] = count
             machine.write(key, struct.pack("<i", count))
             return 0
@@ -179,7 +184,7 @@ def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int], c
         return stub
 
     def set_call(machine: Machine) -> int:
-        key, target = machine.argument(0), machine.argument(2)
+        key, target = machine.pointer(0), machine.pointer(2)
         calls[key] = target
         machine.write(key, struct.pack("<Q", target))
         return 0
@@ -187,7 +192,7 @@ def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int], c
     def allocate(_: Machine) -> int:
         return simulated.execution.heap.allocate(2 * PAGE, PAGE)
 
-    stubs: dict[str | int, Any] = dict(simulated.execution.stubs)
+    stubs: dict[str | Address, Any] = dict(simulated.execution.stubs)
     stubs |= dict.fromkeys(KEYS_ON, set_key(1)) | dict.fromkeys(KEYS_OFF, set_key(0))
     stubs["__static_call_update"] = set_call
     stubs |= dict.fromkeys(SILENT, lambda _: 0)
@@ -196,7 +201,7 @@ def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int], c
         # It provokes a control protection exception, which is not emulated: 0, as from a CPU that has IBT
         # (setup_cet, arch/x86/kernel/cpu/common.c, v6.12).
         stubs["ibt_selftest"] = lambda _: 0
-    simulated.memory.add(Region(LOCAL_APIC & ~(PAGE - 1), bytearray(PAGE), "apic[0]", "rw"))
+    simulated.memory.add(Region(Address(LOCAL_APIC & ~(PAGE - 1)), bytearray(PAGE), "apic[0]", "rw"))
     machine = simulated.execution.processor(stubs)
     machine.write_msr(*MISC_ENABLE)
 
@@ -211,7 +216,7 @@ def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int], c
         return (1 << 8 * size) - 1  # nothing answers
 
     def invalid(_uc: Any, _data: Any) -> bool:
-        at = machine.register("rip")
+        at = Address(machine.register("rip"))
         if machine.read(at, 3) != WRPKRU:
             return False
         machine.set_register("rip", at + 3)  # of no consequence without user space
@@ -223,7 +228,9 @@ def _prepare(simulated: SimulatedKernel, leaves: Leaves, keys: dict[int, int], c
     return machine
 
 
-def _read(simulated: SimulatedKernel, cpu: str, cpus: int, keys: dict[int, int], calls: dict[int, int]) -> BootState:
+def _read(
+    simulated: SimulatedKernel, cpu: str, cpus: int, keys: dict[Address, int], calls: dict[Address, Address]
+) -> BootState:
     kernel, memory = simulated.kernel, simulated.memory
     at = kernel.symbol("boot_cpu_data").address + kernel.layout("cpuinfo_x86").offset_of("x86_capability")
     words = struct.unpack(f"<{CAPABILITY_WORDS + BUG_WORDS}I", memory.read(at, 4 * (CAPABILITY_WORDS + BUG_WORDS)))
@@ -232,7 +239,7 @@ def _read(simulated: SimulatedKernel, cpu: str, cpus: int, keys: dict[int, int],
     return BootState(
         cpu=cpu,
         capabilities=words,
-        return_thunk=memory.u64(thunk) if thunk is not None else 0,
+        return_thunk=memory.pointer(thunk) if thunk is not None else Address(0),
         pv_ops=struct.unpack(f"<{count}Q", memory.read(operations, 8 * count)) if operations is not None else (),
         possible_cpus=cpus,
         uniproc=cpus == 1,

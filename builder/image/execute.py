@@ -22,14 +22,15 @@ import unicorn
 from unicorn import x86_const as x86
 
 from builder.arch.x86_64 import X86_64
+from builder.binary import Address
 from builder.errors import LoadError
 from builder.image.extable import fixup
 from builder.image.memory import PAGE, U64, Memory, Region
 
-STACK, STACK_SIZE = 0xFFFFC90000000000, 4 * PAGE
-HEAP, HEAP_SIZE = 0xFFFF888010000000, 16 << 20
+STACK, STACK_SIZE = Address(0xFFFFC90000000000), 4 * PAGE
+HEAP, HEAP_SIZE = Address(0xFFFF888010000000), 16 << 20
 MOST_FIXUPS = 1000
-PERCPU, RETURN = 0xFFFF88803FC00000, 0xFFFFC90000100000
+PERCPU, RETURN = Address(0xFFFF88803FC00000), Address(0xFFFFC90000100000)
 ARGUMENTS: Final = (
     x86.UC_X86_REG_RDI, x86.UC_X86_REG_RSI, x86.UC_X86_REG_RDX,
     x86.UC_X86_REG_RCX, x86.UC_X86_REG_R8, x86.UC_X86_REG_R9,
@@ -41,13 +42,13 @@ Argument = int | bytes | str
 class Symbols(Protocol):
     """What a processor asks of the symbols of the code that it runs."""
 
-    def address(self, name: str) -> int | None:
+    def address(self, name: str) -> Address | None:
         """The first symbol of the kernel of that name, None where there is none."""
 
-    def find_function(self, name: str) -> int:
+    def find_function(self, name: str) -> Address:
         """The only symbol of that name; LoadError where there is none or several."""
 
-    def describe(self, address: int) -> str:
+    def describe(self, address: Address) -> str:
         """An address by the symbol that it lies in."""
 
 
@@ -58,7 +59,7 @@ ExceptionTables = Callable[[], Iterable[range]]
 class Fault(LoadError):
     """Code that could not go on: `address` of the instruction, `symbol` it lies in, `instruction` as text."""
 
-    def __init__(self, message: str, address: int, symbol: str, instruction: str) -> None:
+    def __init__(self, message: str, address: Address, symbol: str, instruction: str) -> None:
         super().__init__(f"{message} at {symbol}: {instruction}")
         self.address = address
         self.symbol = symbol
@@ -95,7 +96,7 @@ class Machine:
         memory: Memory,
         symbols: Symbols,
         exception_tables: ExceptionTables,
-        stubs: Mapping[str | int, Stub],
+        stubs: Mapping[str | Address, Stub],
     ) -> None:
         self._memory = memory
         self._symbols = symbols
@@ -133,8 +134,12 @@ class Machine:
         """The argument of the function that a stub stands for, from 0."""
         if number < len(ARGUMENTS):
             return int(self._uc.reg_read(ARGUMENTS[number]))
-        stack = self.register("rsp")
+        stack = Address(self.register("rsp"))
         return int.from_bytes(self.read(stack + 8 * (number - len(ARGUMENTS) + 1), 8), "little")
+
+    def pointer(self, number: int) -> Address:
+        """An argument that is an address."""
+        return Address(self.argument(number))
 
     def register(self, name: str) -> int:
         """A general register, `rip` or `eflags`."""
@@ -143,13 +148,13 @@ class Machine:
     def set_register(self, name: str, value: int) -> None:
         self._uc.reg_write(getattr(x86, f"UC_X86_REG_{name.upper()}"), value & U64)
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: Address, size: int) -> bytes:
         return bytes(self._uc.mem_read(address, size))
 
-    def write(self, address: int, data: bytes) -> None:
+    def write(self, address: Address, data: bytes) -> None:
         self._uc.mem_write(address, data)
 
-    def string(self, address: int, limit: int = 4096) -> str:
+    def string(self, address: Address, limit: int = 4096) -> str:
         """The NUL-terminated text at `address`."""
         return self._memory.string(address, limit)
 
@@ -160,10 +165,10 @@ class Machine:
 
     # Execution
 
-    def trace(self, callback: Callable[[int, int], None], start: int, end: int) -> None:
+    def trace(self, callback: Callable[[Address, int], None], start: Address, end: Address) -> None:
         """Call back with (address, size) before each instruction in [start, end); before the first run only."""
 
-        def hook(_uc: Any, address: int, size: int, _data: Any) -> None:
+        def hook(_uc: Any, address: Address, size: int, _data: Any) -> None:
             callback(address, size)
 
         self.hooks.append(hook)
@@ -183,7 +188,7 @@ class Machine:
         """Set a model-specific register."""
         self._uc.msr_write(number, value)
 
-    def run(self, address: int, arguments: Sequence[int], budget: int) -> Result:
+    def run(self, address: Address, arguments: Sequence[int], budget: int) -> Result:
         """Call a function. Raises Fault where it cannot go on or takes more than `budget` instructions."""
         uc = self._uc
         for name in X86_64.registers:
@@ -207,7 +212,7 @@ class Machine:
             except unicorn.UcError as error:
                 if self._problem is not None:
                     raise self._problem from None
-                after = self._fixup(self.register("rip")) if self._invalid else None
+                after = self._fixup(Address(self.register("rip"))) if self._invalid else None
                 if after is None:
                     raise self._fault(self._invalid or str(error).partition(" (")[0]) from None
                 address, known = after
@@ -223,18 +228,18 @@ class Machine:
             raise self._fault(f"not done after {budget} instructions")
         return Result(self.register("rax"))
 
-    def _fixup(self, address: int) -> tuple[int, dict[str, int]] | None:
+    def _fixup(self, address: Address) -> tuple[Address, dict[str, int]] | None:
         return fixup(self._memory, self._exception_tables(), address, self._symbols.describe)
 
     def _fault(self, message: str) -> Fault:
-        address = self.register("rip")
+        address = Address(self.register("rip"))
         try:
             code = self.read(address, 15)
         except unicorn.UcError:
             code = b""
         return Fault(message, address, self._symbols.describe(address), disassemble(code, address))
 
-    def _on_stub(self, uc: Any, address: int, _size: int, _data: Any) -> None:
+    def _on_stub(self, uc: Any, address: Address, _size: int, _data: Any) -> None:
         _, stub = self._stubs[address]
         try:
             value = stub(self)
@@ -244,13 +249,13 @@ class Machine:
             return
         if self._stop_requested:
             return
-        stack = self.register("rsp")
+        stack = Address(self.register("rsp"))
         back = int.from_bytes(self.read(stack, 8), "little")
         self.set_register("rax", value or 0)
         self.set_register("rsp", stack + 8)
         self.set_register("rip", back)
 
-    def _on_invalid(self, _uc: Any, access: int, address: int, size: int, _value: int, _data: Any) -> bool:
+    def _on_invalid(self, _uc: Any, access: int, address: Address, size: int, _value: int, _data: Any) -> bool:
         kinds = {
             unicorn.UC_MEM_READ_UNMAPPED: "read",
             unicorn.UC_MEM_WRITE_UNMAPPED: "write",
@@ -260,7 +265,7 @@ class Machine:
         return False
 
 
-def disassemble(code: bytes, address: int) -> str:
+def disassemble(code: bytes, address: Address) -> str:
     """One instruction as text, `(bad)` where there is none."""
     reader = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     for instruction in reader.disasm(code, address, count=1):
@@ -275,14 +280,14 @@ class Heap:
         self.region = Region(HEAP, bytearray(HEAP_SIZE), "heap[0]", "rw")
         self._used = 0
 
-    def allocate(self, size: int, align: int = 16) -> int:
+    def allocate(self, size: int, align: int = 16) -> Address:
         at = self._used + -self._used % align
         if at + size > HEAP_SIZE:
             raise LoadError(f"the simulated heap of {HEAP_SIZE} bytes is used up")
         self._used = at + max(size, 1)
         return HEAP + at
 
-    def put(self, data: bytes) -> int:
+    def put(self, data: bytes) -> Address:
         at = self.allocate(len(data))
         self.region.data[at - HEAP : at - HEAP + len(data)] = data
         return at
@@ -293,7 +298,7 @@ class Heap:
         self._used = 0
 
 
-def default_stubs(heap: Heap, console: list[str]) -> dict[str | int, Stub]:
+def default_stubs(heap: Heap, console: list[str]) -> dict[str | Address, Stub]:
     """What kernel code calls that needs a booted kernel, as far as it can be answered without one.
 
     `console` is given the formats of what is printed.
@@ -309,11 +314,11 @@ def default_stubs(heap: Heap, console: list[str]) -> dict[str | int, Stub]:
         return stub
 
     def say(machine: Machine) -> int:
-        console.append(machine.string(machine.argument(0)))
+        console.append(machine.string(machine.pointer(0)))
         return 0
 
     def die(machine: Machine) -> int:
-        raise LoadError(f"panic: {machine.string(machine.argument(0))}")
+        raise LoadError(f"panic: {machine.string(machine.pointer(0))}")
 
     silent = (
         "kfree",
@@ -362,7 +367,7 @@ class Execution:
         self.heap = Heap()
         self.stubs = default_stubs(self.heap, self.console)
 
-    def call(self, function: str | int, *arguments: Argument, budget: int = 1_000_000) -> Result:
+    def call(self, function: str | Address, *arguments: Argument, budget: int = 1_000_000) -> Result:
         """Call a function by name or address with at most `budget` instructions.
 
         Bytes and text (NUL-terminated) are put into memory and given by address.
@@ -377,13 +382,13 @@ class Execution:
             return value
         return self.heap.put(value if isinstance(value, bytes) else value.encode() + b"\0")
 
-    def stub(self, function: str | int, answer: Stub) -> None:
+    def stub(self, function: str | Address, answer: Stub) -> None:
         """Let Python answer calls of a function; what it returns is the function's value."""
         self.stubs[self._address(function)] = answer
         self.reset()
 
     @contextmanager
-    def answering(self, function: str | int, answer: Stub) -> Iterator[None]:
+    def answering(self, function: str | Address, answer: Stub) -> Iterator[None]:
         """Let Python answer calls of a function for a while."""
         address = self._address(function)
         before = self.stubs.get(address)
@@ -396,7 +401,7 @@ class Execution:
                 self.stubs[address] = before
             self.reset()
 
-    def _address(self, function: str | int) -> int:
+    def _address(self, function: str | Address) -> Address:
         return self._symbols.find_function(function) if isinstance(function, str) else function
 
     def reset(self) -> None:
@@ -409,6 +414,6 @@ class Execution:
             self._machine = (self._memory.generation, self.processor(self.stubs))
         return self._machine[1]
 
-    def processor(self, stubs: Mapping[str | int, Stub]) -> Machine:
+    def processor(self, stubs: Mapping[str | Address, Stub]) -> Machine:
         """A processor of its own, with other functions answered."""
         return Machine(self._memory, self._symbols, self._exception_tables, stubs)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from builder.arch.x86_64 import X86_64
+from builder.binary import Address
 from builder.errors import UnknownError
 from builder.image.memory import Memory
 
@@ -25,8 +26,8 @@ _CLEAR_AX, _CLEAR_DX = 1, 2
 
 
 def fixup(
-    memory: Memory, tables: Iterable[range], address: int, describe: Callable[[int], str]
-) -> tuple[int, dict[str, int]] | None:
+    memory: Memory, tables: Iterable[range], address: Address, describe: Callable[[Address], str]
+) -> tuple[Address, dict[str, int]] | None:
     """Where it goes on after a page fault of the instruction at `address`, and what registers then hold.
 
     `tables` are the addresses of each table, all sorted, the image's first. None where the kernel would not go on.
@@ -39,15 +40,15 @@ def fixup(
     return None
 
 
-def _search(memory: Memory, table: range, address: int) -> int | None:
+def _search(memory: Memory, table: range, address: Address) -> Address | None:
     """The entry of the instruction at `address`, None where there is none."""
-    read, start, count = memory.s32, table.start, len(table) // ENTRY.size
+    read, start, count = memory.s32, Address(table.start), len(table) // ENTRY.size
     at = bisect_left(range(count), address, key=lambda k: start + k * ENTRY.size + read(start + k * ENTRY.size))
     place = start + at * ENTRY.size
     return place if at < count and place + read(place) == address else None
 
 
-def _registers(data: int, address: int, describe: Callable[[int], str]) -> dict[str, int]:
+def _registers(data: int, address: Address, describe: Callable[[Address], str]) -> dict[str, int]:
     kind, register, flags, number = data & 0xFF, data >> 8 & 0xF, data >> 12 & 0xF, data >> 16
     known: dict[str, int] = {}
     if flags & _CLEAR_AX:

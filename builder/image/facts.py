@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from builder.binary import Address
 from builder.binary.kernel import Kernel
 from builder.errors import UnknownError
 from builder.image.boot import BootState
@@ -19,16 +20,16 @@ class CodeFacts:
     state: BootState
 
     @cached_property
-    def text(self) -> tuple[int, int]:
+    def text(self) -> tuple[Address, Address]:
         """_stext to _etext."""
         return self.kernel.text_range()
 
     @cached_property
-    def init_text(self) -> tuple[int, int]:
+    def init_text(self) -> tuple[Address, Address]:
         """_sinittext to _einittext."""
         return self.kernel.init_text_range()
 
-    def in_init(self, address: int) -> bool:
+    def in_init(self, address: Address) -> bool:
         """init_section_contains(), for code."""
         return self.init_text[0] <= address < self.init_text[1]
 
@@ -85,14 +86,14 @@ class CodeFacts:
         return ends
 
     @cached_property
-    def trampoline_keys(self) -> Mapping[int, int]:
+    def trampoline_keys(self) -> Mapping[Address, Address]:
         """Trampoline of a static call that is not exported -> its key (struct static_call_tramp_key)."""
         ends = [self.kernel.symbols_named(f"__{side}_static_call_tramp_key") for side in ("start", "stop")]
         if not all(ends):
             return {}
         start, stop = (symbols[0].address for symbols in ends)
-        rows = range(start, stop - 7, 8)
+        rows = map(Address, range(start, stop - 7, 8))
         return {at + self._s32(at): at + 4 + self._s32(at + 4) for at in rows}
 
-    def _s32(self, address: int) -> int:
+    def _s32(self, address: Address) -> int:
         return int.from_bytes(self.kernel.read(address, 4), "little", signed=True)

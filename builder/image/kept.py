@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from builder.binary import Address
 from builder.image.memory import Region
 
 
@@ -18,11 +19,11 @@ class KeptSection(Protocol):
     """A section of a module where it lies; addresses in memory, sizes in bytes."""
 
     @property
-    def address(self) -> int: ...
+    def address(self) -> Address: ...
     @property
     def size(self) -> int: ...
     @property
-    def end(self) -> int: ...
+    def end(self) -> Address: ...
 
 
 class KeptModule(Protocol):
@@ -45,7 +46,7 @@ class KeptModule(Protocol):
         """The modules that need it."""
 
     @property
-    def ftrace(self) -> Sequence[int]:
+    def ftrace(self) -> Sequence[Address]:
         """Where its functions can be traced, in order of address."""
 
     @property
@@ -55,7 +56,7 @@ class KeptModule(Protocol):
     def section(self, name: str) -> KeptSection | None:
         """The first section of this name."""
 
-    def holds(self, address: int) -> bool:
+    def holds(self, address: Address) -> bool:
         """within_module()"""
 
 
@@ -64,7 +65,7 @@ class ModuleExport:
     """A symbol that a loaded module exports."""
 
     name: str
-    address: int
+    address: Address
     crc: int | None
     gpl: bool
     namespace: str
@@ -77,8 +78,8 @@ class PatchedFunction:
 
     name: str
     sympos: int
-    new: int
-    old: int = 0
+    new: Address
+    old: Address = Address(0)
     nop: bool = False
 
 
@@ -105,8 +106,8 @@ class Livepatch:
 class Redirection:
     """A klp_ops: the versions of one function, newest last, and the code that leads to the newest."""
 
-    old: int
-    place: int
+    old: Address
+    place: Address
     before: bytes
     trampoline: Region
     stack: list[PatchedFunction] = field(default_factory=list)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from builder.binary import Address
 from builder.errors import LoadError
 
 PAGE: Final = 4096
@@ -22,10 +23,10 @@ _S32: Final = struct.Struct("<i")
 class AddressSpace(Protocol):
     """Where code lives, whatever runs it: a simulated kernel, a guest, this machine."""
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: Address, size: int) -> bytes:
         """`size` bytes at `address`; LoadError where nothing is mapped."""
 
-    def write(self, address: int, data: bytes) -> None:
+    def write(self, address: Address, data: bytes) -> None:
         """Put `data` at `address`; LoadError where nothing is mapped."""
 
 
@@ -33,13 +34,13 @@ class AddressSpace(Protocol):
 class Region:
     """Mapped bytes from `base` on; `protection` is a subset of `rwx` as text, for reports and execution."""
 
-    base: int
+    base: Address
     data: bytearray = field(repr=False)
     name: str
     protection: str = "rw"
 
     @property
-    def end(self) -> int:
+    def end(self) -> Address:
         return self.base + len(self.data)
 
 
@@ -47,7 +48,7 @@ class Memory:
     """Regions that do not overlap, in order of address. Addresses are those of the kernel."""
 
     def __init__(self) -> None:
-        self._bases: list[int] = []
+        self._bases: list[Address] = []
         self._regions: list[Region] = []
         self.generation = 0
         """Counts changes, so that what was derived from the memory can be made anew."""
@@ -66,7 +67,7 @@ class Memory:
         self._regions.insert(at, region)
         return region
 
-    def overlapping(self, base: int, size: int) -> Region | None:
+    def overlapping(self, base: Address, size: int) -> Region | None:
         """A region that shares bytes with this range, None where it is free."""
         at = bisect_right(self._bases, base)
         for other in self._regions[max(at - 1, 0) : at + 1]:
@@ -79,7 +80,7 @@ class Memory:
         self.generation += 1
         del self._bases[at], self._regions[at]
 
-    def find(self, address: int) -> Region | None:
+    def find(self, address: Address) -> Region | None:
         """The region that holds `address`, None where nothing is mapped."""
         at = bisect_right(self._bases, address) - 1
         if at < 0:
@@ -87,50 +88,54 @@ class Memory:
         region = self._regions[at]
         return region if address - region.base < len(region.data) else None
 
-    def region(self, address: int, size: int = 1) -> Region:
+    def region(self, address: Address, size: int = 1) -> Region:
         """The region that holds all of `size` bytes; LoadError where there is none."""
         found = self.find(address)
         if found is None or address + size > found.end:
             raise LoadError(f"{size} bytes at {address:#x} are not mapped")
         return found
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: Address, size: int) -> bytes:
         found = self.region(address, size)
         at = address - found.base
         return bytes(found.data[at : at + size])
 
-    def write(self, address: int, data: bytes) -> None:
+    def write(self, address: Address, data: bytes) -> None:
         found = self.region(address, len(data))
         at = address - found.base
         self.generation += 1
         found.data[at : at + len(data)] = data
 
-    def overlay(self, address: int, data: bytes) -> None:
+    def overlay(self, address: Address, data: bytes) -> None:
         """Write those parts of `data` that fall into regions."""
         for region in self._regions:
             start, end = max(address, region.base), min(address + len(data), region.end)
             if start < end:
                 region.data[start - region.base : end - region.base] = data[start - address : end - address]
 
-    def u8(self, address: int) -> int:
+    def u8(self, address: Address) -> int:
         return self.read(address, 1)[0]
 
-    def u32(self, address: int) -> int:
+    def u32(self, address: Address) -> int:
         return int.from_bytes(self.read(address, 4), "little")
 
-    def s32(self, address: int) -> int:
+    def s32(self, address: Address) -> int:
         return int(_S32.unpack(self.read(address, 4))[0])
 
-    def u64(self, address: int) -> int:
+    def u64(self, address: Address) -> int:
         return int.from_bytes(self.read(address, 8), "little")
 
-    def write_u32(self, address: int, value: int) -> None:
+    def pointer(self, address: Address) -> Address:
+        """The address that is stored at `address`."""
+        return Address(self.u64(address))
+
+    def write_u32(self, address: Address, value: int) -> None:
         self.write(address, _U32.pack(value & U32))
 
-    def write_u64(self, address: int, value: int) -> None:
+    def write_u64(self, address: Address, value: int) -> None:
         self.write(address, _U64.pack(value & U64))
 
-    def string(self, address: int, limit: int = 4096) -> str:
+    def string(self, address: Address, limit: int = 4096) -> str:
         """The NUL-terminated text at `address`; LoadError where none ends within `limit` bytes."""
         found = self.region(address)
         at = address - found.base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from builder.binary import Address
 from builder.binary.kernel import Kernel
 from builder.image.area import PERCPU_RESERVE, ModuleArea, PercpuReserve
 from builder.image.boot import BootState
@@ -45,8 +46,8 @@ class SimulatedKernel:
         self.percpu = PercpuReserve(self.symbols.address("__per_cpu_end") or 0)
         self.modules: dict[str, KeptModule] = {}
         self.livepatches: list[Livepatch] = []
-        self.redirections: dict[int, Redirection] = {}
-        self.ftrace: Sequence[int] = ()
+        self.redirections: dict[Address, Redirection] = {}
+        self.ftrace: Sequence[Address] = ()
 
     def _percpu_area(self) -> bytearray:
         """That of the only CPU: the template, then the reserve for modules."""
@@ -56,7 +57,7 @@ class SimulatedKernel:
             area[: end - start] = self.memory.read(start, end - start)
         return area + bytes(-len(area) % PAGE)
 
-    def call(self, function: str | int, *arguments: Argument, budget: int = 1_000_000) -> Result:
+    def call(self, function: str | Address, *arguments: Argument, budget: int = 1_000_000) -> Result:
         """Call a function by name or address; see Execution.call."""
         return self.execution.call(function, *arguments, budget=budget)
 
@@ -70,7 +71,7 @@ class SimulatedKernel:
             if section is not None:
                 yield range(section.address, section.end)
 
-    def ftrace_of(self, module: str) -> Sequence[int]:
+    def ftrace_of(self, module: str) -> Sequence[Address]:
         """Where functions of a module, or of vmlinux, can be traced; in order."""
         loaded = self.modules.get(module)
         return loaded.ftrace if loaded is not None else self.ftrace

@@ -6,19 +6,20 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from builder.binary import Address
 from builder.binary.kernel import Export, Kernel
 from builder.errors import KernelError, LoadError
 from builder.image.kept import ModuleExport
 from builder.image.memory import Memory
 
-Names = Mapping[str, tuple[int, ...]]
+Names = Mapping[str, tuple[Address, ...]]
 """Name -> addresses in the order of the symbol table."""
 
 
 class _Index(NamedTuple):
     """The symbols of a module in order of address; of several at one place the last."""
 
-    places: list[int]
+    places: list[Address]
     names: list[str]
 
 
@@ -44,7 +45,7 @@ class SimulatedSymbols:
 
     # Names to addresses
 
-    def address(self, name: str) -> int | None:
+    def address(self, name: str) -> Address | None:
         """The first symbol of vmlinux of that name, None where there is none."""
         found = self._kernel.symbols_named(name)
         return found[0].address if found else None
@@ -53,7 +54,7 @@ class SimulatedSymbols:
         """What find_symbol() finds: vmlinux's exports first, then those of loaded modules."""
         return self._kernel.exports().get(name) or self.exported.get(name)
 
-    def position(self, module: str | None, name: str, sympos: int) -> int:
+    def position(self, module: str | None, name: str, sympos: int) -> Address:
         """The address that klp_find_object_symbol (kernel/livepatch/core.c) finds; LoadError with its words."""
         owner, found = module or "vmlinux", self._named(module, name)
         if not found:
@@ -66,7 +67,7 @@ class SimulatedSymbols:
             raise LoadError(f"symbol position {sympos} for symbol '{name}' in object '{owner}' not found")
         return found[sympos - 1]
 
-    def find_function(self, name: str) -> int:
+    def find_function(self, name: str) -> Address:
         """`NAME` in vmlinux, or `MODULE:NAME`; LoadError where it is not the only one."""
         module, colon, plain = name.partition(":")
         found = self._named(module, plain) if colon else self._named(None, name)
@@ -74,14 +75,14 @@ class SimulatedSymbols:
             raise LoadError(f"{len(found) or 'no'} symbols are called {name}")
         return found[0]
 
-    def _named(self, module: str | None, name: str) -> tuple[int, ...]:
+    def _named(self, module: str | None, name: str) -> tuple[Address, ...]:
         if module is None:
             return tuple(symbol.address for symbol in self._kernel.symbols_named(name))
         return self.of_module.get(module, {}).get(name, ())
 
     # Addresses to names
 
-    def describe(self, address: int) -> str:
+    def describe(self, address: Address) -> str:
         """`symbol+0xoffset [module]` as the kernel's traces spell an address."""
         from_module = self._describe_in_module(address)
         if from_module is not None:
@@ -94,7 +95,7 @@ class SimulatedSymbols:
             return f"{address:#x}"
         return f"{near.name}+{address - near.address:#x}"
 
-    def _describe_in_module(self, address: int) -> str | None:
+    def _describe_in_module(self, address: Address) -> str | None:
         region = self._memory.find(address)
         if region is None or "[" in region.name:
             return None
@@ -116,7 +117,7 @@ class SimulatedSymbols:
                 self._indexes[module] = found
         return found
 
-    def function_size(self, address: int) -> int:
+    def function_size(self, address: Address) -> int:
         """Bytes up to the next symbol, of vmlinux or of the module that holds it (kallsyms_lookup_size_offset)."""
         region = self._memory.find(address)
         if region is not None and (module := region.name.partition(":")[0]) in self.of_module:
@@ -126,7 +127,7 @@ class SimulatedSymbols:
         found = self._kernel.symbol_at(address)
         return self._kernel.size_of(found) if found is not None else 0
 
-    def function_start(self, address: int) -> int | None:
+    def function_start(self, address: Address) -> Address | None:
         """The symbol at or before an address, None before the first."""
         region = self._memory.find(address)
         if region is not None and (module := region.name.partition(":")[0]) in self.of_module:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from builder.binary import Address
 from builder.image.simulated import SimulatedKernel
 from builder.load.boot import BOUNDS
 from builder.load.module import loaded_module
 from builder.load.passes import Context, Table, jump_label, static_call
 
 
-def set_static_key(kernel: SimulatedKernel, key: int, count: int) -> int:
+def set_static_key(kernel: SimulatedKernel, key: Address, count: int) -> int:
     """Give a static key a count and turn its branches; the number of sites rewritten. 0 is off."""
     kernel.memory.write_u32(key, count)
     kernel.keys.changed.add(key)
@@ -30,7 +31,9 @@ def set_static_key(kernel: SimulatedKernel, key: int, count: int) -> int:
     return done
 
 
-def update_static_call(kernel: SimulatedKernel, key: int, target: int, trampoline: int | None = None) -> int:
+def update_static_call(
+    kernel: SimulatedKernel, key: Address, target: Address, trampoline: Address | None = None
+) -> int:
     """Send a static call elsewhere, its trampoline too; the number of sites rewritten. Target 0: nowhere."""
     kernel.memory.write_u64(key, target)
     kernel.keys.changed.add(key)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from builder.binary import Section, SectionIndex, elf
+from builder.binary import Address, Section, SectionIndex, elf
 from builder.binary.module import ModuleFile
 from builder.errors import LoadError
 from builder.image.memory import PAGE
@@ -77,7 +77,7 @@ def _is(kind: str, section: Section, after_init: bool) -> bool:
     return section.is_write
 
 
-def place(module: ModuleFile, layout: ModuleLayout, base_of: Callable[[str], int]) -> tuple[Placed, ...]:
+def place(module: ModuleFile, layout: ModuleLayout, base_of: Callable[[str], Address]) -> tuple[Placed, ...]:
     """Sections with addresses, in index order; `base_of` gives the address of each allocation."""
     bases = {name: base_of(name) for name in layout.memories}
     found = []
@@ -85,6 +85,14 @@ def place(module: ModuleFile, layout: ModuleLayout, base_of: Callable[[str], int
         memory, offset, kind = layout.places[index]
         section = module.object.sections[index]
         found.append(
-            Placed(index, section.name, bases.get(memory, 0) + offset, section.size, section.flags, section.type, kind)
+            Placed(
+                index,
+                section.name,
+                bases.get(memory, Address(0)) + offset,
+                section.size,
+                section.flags,
+                section.type,
+                kind,
+            )
         )
     return tuple(found)

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from builder.binary import Section, SectionIndex, elf, klp
+from builder.binary import Address, Section, SectionIndex, elf, klp
 from builder.errors import InputError, LoadError
 from builder.image.execute import Argument, Machine, Result
 from builder.image.kept import Livepatch, PatchedFunction, PatchedObject, Redirection
@@ -71,24 +71,24 @@ def _object_tables(loaded: LoadedModule, objname: str) -> Iterator[tuple[Section
 # The patch structures, as the module's init hands them over
 
 
-def read_patch(kernel: SimulatedKernel, address: int, module: str) -> Livepatch:
+def read_patch(kernel: SimulatedKernel, address: Address, module: str) -> Livepatch:
     """The klp_patch at `address` with its objects and functions (include/linux/livepatch.h)."""
     memory, layout = kernel.memory, kernel.kernel.layout
     patch, obj, func = layout("klp_patch"), layout("klp_object"), layout("klp_func")
     objects: list[PatchedObject] = []
-    at = memory.u64(address + patch.offset_of("objs"))
+    at = memory.pointer(address + patch.offset_of("objs"))
     if not at or not memory.u64(address + patch.offset_of("mod")):
         raise LoadError("klp_enable_patch: a patch without module or objects (err -22)", where=module)
     while len(objects) < MOST_FUNCTIONS:
-        name, functions = memory.u64(at + obj.offset_of("name")), memory.u64(at + obj.offset_of("funcs"))
+        name, functions = memory.pointer(at + obj.offset_of("name")), memory.pointer(at + obj.offset_of("funcs"))
         if not name and not functions:
             break
         if not functions:
             raise LoadError("klp_enable_patch: an object without functions (err -22)", where=module)
         found = PatchedObject(memory.string(name) if name else None, [])
         while len(found.functions) < MOST_FUNCTIONS:
-            fields = ("old_name", "new_func", "old_sympos")
-            old, new, sympos = (memory.u64(functions + func.offset_of(part)) for part in fields)
+            old, new = (memory.pointer(functions + func.offset_of(part)) for part in ("old_name", "new_func"))
+            sympos = memory.u64(functions + func.offset_of("old_sympos"))
             if not old and not new and not sympos:
                 break
             if not old or not new:
@@ -106,10 +106,10 @@ def run_init(kernel: SimulatedKernel, loaded: LoadedModule, between: Callable[[]
     `between` is called when all is bound and nothing is redirected yet.
     Raises LoadError where the kernel would refuse the patch.
     """
-    given: list[int] = []
+    given: list[Address] = []
 
     def enable(machine: Machine) -> int:
-        given.append(machine.argument(0))
+        given.append(machine.pointer(0))
         machine.stop()
         return 0
 
@@ -167,7 +167,7 @@ def _add_nops(kernel: SimulatedKernel, patch: Livepatch) -> None:
                 patch.objects.append(mine)
             known = {(f.name, f.sympos) for f in mine.functions}
             mine.functions += [
-                PatchedFunction(f.name, f.sympos, 0, nop=True)
+                PatchedFunction(f.name, f.sympos, Address(0), nop=True)
                 for f in theirs.functions
                 if (f.name, f.sympos) not in known and not f.nop
             ]
@@ -205,7 +205,7 @@ def _disable(kernel: SimulatedKernel, patch: Livepatch) -> None:
 # Redirection
 
 
-def ftrace_location(kernel: SimulatedKernel, address: int) -> int | None:
+def ftrace_location(kernel: SimulatedKernel, address: Address) -> Address | None:
     """ftrace_location(): the traced instruction of the function that begins at `address`, None where there is none."""
     size = kernel.symbols.function_size(address)
     region = kernel.memory.find(address)
@@ -287,7 +287,7 @@ def side_by_side(
     kernel: SimulatedKernel,
     function: PatchedFunction,
     *arguments: Argument,
-    watch: tuple[int, int] | None = None,
+    watch: tuple[Address, int] | None = None,
     budget: int = 1_000_000,
 ) -> SideBySide:
     """Run both versions of a redirected function, each from the memory as it is now, which is then as before.

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.binary import SectionIndex, elf
+from builder.binary import Address, SectionIndex, elf
 from builder.binary.module import ModuleFile
 from builder.errors import LoadError, UncheckedError, UnknownError, UnknownSymbolError
 from builder.image.kept import ModuleExport
@@ -26,7 +26,7 @@ def load_module(
     kernel: SimulatedKernel,
     source: Source,
     *,
-    addresses: Callable[[str], int] | None = None,
+    addresses: Callable[[str], Address] | None = None,
     percpu: int | None = None,
     record: bool = False,
     unknown: bool = False,
@@ -72,13 +72,13 @@ def _allocate(
     kernel: SimulatedKernel,
     module: ModuleFile,
     name: str,
-    addresses: Callable[[str], int] | None,
+    addresses: Callable[[str], Address] | None,
     percpu: int | None,
 ) -> LoadedModule:
     layout = lay_out(module, kernel.kernel.features.module_memory)
     regions: list[Region] = []
     where = addresses or (lambda memory: kernel.area.allocate(layout.memories[memory]))
-    bases: dict[str, int] = {}
+    bases: dict[str, Address] = {}
     for memory, size in layout.memories.items():
         bases[memory] = where(memory)
         protection = PROTECTION.get(memory.removeprefix("init_"), "rwx")
@@ -132,19 +132,19 @@ def relocate(kernel: SimulatedKernel, loaded: LoadedModule, index: SectionIndex,
     loaded.relocations[table.name] = loaded.relocations.get(table.name, 0) + count
 
 
-def _simplify_symbols(kernel: SimulatedKernel, loaded: LoadedModule) -> list[int]:
+def _simplify_symbols(kernel: SimulatedKernel, loaded: LoadedModule) -> list[Address]:
     """simplify_symbols(): st_value becomes an address; symbols of livepatch are left at 0."""
     module = loaded.file
     base = {section.index: section.address for section in loaded.sections}
     per_cpu = module.find(PERCPU)
     if per_cpu is not None:
-        base[per_cpu.index] = loaded.percpu or 0
-    values: list[int] = []
+        base[per_cpu.index] = Address(loaded.percpu or 0)
+    values: list[Address] = []
     unknown: list[str] = []
     for symbol in module.object.symbols:
-        shndx, value = symbol.shndx, symbol.value
+        shndx, value = symbol.shndx, Address(symbol.value)
         if 0 < shndx < elf.RESERVED:
-            value += base.get(shndx, 0)
+            value = base.get(shndx, Address(0)) + symbol.value
         elif shndx == elf.SHN_UNDEF and symbol.index:
             export = kernel.symbols.export(symbol.name)
             if export is not None:
@@ -179,13 +179,13 @@ def _run_passes(kernel: SimulatedKernel, loaded: LoadedModule, record: bool) -> 
     loaded.warnings = tuple(context.warnings)
 
 
-def _text(loaded: LoadedModule, separate: bool) -> tuple[int, int]:
+def _text(loaded: LoadedModule, separate: bool) -> tuple[Address, Address]:
     """What lock prefixes are removed from: `.text` (v6.1), or the allocation for code (v6.4)."""
     if separate:
         region = next((r for r in loaded.regions if r.name.endswith(":text")), None)
-        return (region.base, region.end) if region else (0, 0)
+        return (region.base, region.end) if region else (Address(0), Address(0))
     found = [s for s in loaded.sections if s.name == ".text"]
-    return (found[-1].address, found[-1].end) if found else (0, 0)
+    return (found[-1].address, found[-1].end) if found else (Address(0), Address(0))
 
 
 def _publish(kernel: SimulatedKernel, loaded: LoadedModule) -> None:

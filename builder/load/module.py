@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from builder.binary import SectionIndex
+from builder.binary import Address, SectionIndex
 from builder.binary.module import ModuleFile
 from builder.errors import LoadError
 from builder.image.memory import Region
@@ -21,14 +21,14 @@ class Placed:
 
     index: SectionIndex
     name: str
-    address: int
+    address: Address
     size: int
     flags: int
     type: int
     kind: str
 
     @property
-    def end(self) -> int:
+    def end(self) -> Address:
         return self.address + self.size
 
 
@@ -37,7 +37,7 @@ class Site:
     """One place that a pass wrote, with the bytes before and after."""
 
     step: str
-    address: int
+    address: Address
     old: bytes
     new: bytes
 
@@ -55,11 +55,11 @@ class LoadedModule:
     name: str
     sections: tuple[Placed, ...]
     regions: tuple[Region, ...]
-    values: list[int] = field(repr=False)
+    values: list[Address] = field(repr=False)
     percpu: int | None = None
     users: set[str] = field(default_factory=set)
     taints: frozenset[str] = frozenset()
-    ftrace: tuple[int, ...] = field(default=(), repr=False)
+    ftrace: tuple[Address, ...] = field(default=(), repr=False)
     counts: dict[str, int] = field(default_factory=dict)
     relocations: dict[str, int] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list, repr=False)
@@ -72,29 +72,31 @@ class LoadedModule:
         """The first section of this name."""
         return next((s for s in self.sections if s.name == name), None)
 
-    def symbol(self, name: str) -> int | None:
+    def symbol(self, name: str) -> Address | None:
         """The address of the first symbol of this name that the module defines."""
         for symbol, value in zip(self.file.object.symbols, self.values, strict=True):
             if symbol.name == name and symbol.is_defined:
                 return value
         return None
 
-    def init_address(self, kernel: SimulatedKernel) -> int:
+    def init_address(self, kernel: SimulatedKernel) -> Address:
         """`init` of its struct module, 0 where it has none."""
         this = self.section(THIS_MODULE)
         offset = kernel.kernel.layout("module").offset_of("init")
-        return kernel.memory.u64(this.address + offset) if this is not None and offset + 8 <= this.size else 0
+        if this is None or offset + 8 > this.size:
+            return Address(0)
+        return kernel.memory.pointer(this.address + offset)
 
     @property
     def size(self) -> int:
         """Bytes of memory taken."""
         return sum(len(region.data) for region in self.regions)
 
-    def holds(self, address: int) -> bool:
+    def holds(self, address: Address) -> bool:
         """within_module()"""
         return any(region.base <= address < region.end for region in self.regions)
 
-    def in_init(self, address: int) -> bool:
+    def in_init(self, address: Address) -> bool:
         """within_module_init()"""
         return any(s.kind.startswith("init") and s.address <= address < s.end for s in self.sections)
 
@@ -107,7 +109,7 @@ def loaded_module(kernel: SimulatedKernel, name: str) -> LoadedModule:
     return found
 
 
-class ModuleKallsyms(Mapping[str, tuple[int, ...]]):
+class ModuleKallsyms(Mapping[str, tuple[Address, ...]]):
     """The symbols that a module keeps, name -> addresses in the order of its table; made when first asked for.
 
     is_core_symbol (kernel/module/kallsyms.c, with CONFIG_KALLSYMS_ALL); a livepatch keeps all of its symbols.
@@ -115,22 +117,22 @@ class ModuleKallsyms(Mapping[str, tuple[int, ...]]):
 
     def __init__(self, loaded: LoadedModule) -> None:
         self._loaded = loaded
-        self._found: dict[str, tuple[int, ...]] | None = None
+        self._found: dict[str, tuple[Address, ...]] | None = None
 
-    def _table(self) -> dict[str, tuple[int, ...]]:
+    def _table(self) -> dict[str, tuple[Address, ...]]:
         if self._found is None:
             loaded = self._loaded
             per_cpu, everything = loaded.file.find(PERCPU), loaded.file.is_livepatch
             kept = {section.index for section in loaded.sections if not section.kind.startswith("init")}
             kept |= {per_cpu.index} if per_cpu is not None else set()
-            found: dict[str, list[int]] = {}
+            found: dict[str, list[Address]] = {}
             for symbol, value in zip(loaded.file.object.symbols, loaded.values, strict=True):
                 if symbol.name and symbol.shndx and (everything or symbol.shndx in kept):
                     found.setdefault(symbol.name, []).append(value)
             self._found = {name: tuple(values) for name, values in found.items()}
         return self._found
 
-    def __getitem__(self, name: str) -> tuple[int, ...]:
+    def __getitem__(self, name: str) -> tuple[Address, ...]:
         return self._table()[name]
 
     def __iter__(self) -> Iterator[str]:

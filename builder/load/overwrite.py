@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from builder.binary import Address
 from builder.errors import LoadError
 from builder.image.boot import IBT
 from builder.image.simulated import SimulatedKernel
@@ -28,13 +29,13 @@ JUMP_SIZE = 5
 class Overwritten:
     """A function whose entry was overwritten: `place` of the jump, the bytes that stood there."""
 
-    old: int
-    new: int
-    place: int
+    old: Address
+    new: Address
+    place: Address
     before: bytes = field(repr=False)
 
 
-def objections(kernel: SimulatedKernel, old: int) -> list[str]:
+def objections(kernel: SimulatedKernel, old: Address) -> list[str]:
     """Why the entry of the function at `old` must not be overwritten; empty where it may."""
     size = kernel.symbols.function_size(old)
     where = kernel.symbols.describe(old)
@@ -63,13 +64,13 @@ def objections(kernel: SimulatedKernel, old: int) -> list[str]:
     return found
 
 
-def entry(kernel: SimulatedKernel, old: int) -> int:
+def entry(kernel: SimulatedKernel, old: Address) -> Address:
     """Where the jump goes: behind an ENDBR, which indirect calls need where IBT is enforced."""
     starts_with_endbr = kernel.memory.read(old, 4) == ENDBR64
     return old + 4 if starts_with_endbr and (kernel.state.has(IBT) or kernel.kernel.features.ibt) else old
 
 
-def branches_into(kernel: SimulatedKernel, start: int, end: int) -> Iterator[int]:
+def branches_into(kernel: SimulatedKernel, start: Address, end: Address) -> Iterator[Address]:
     """Addresses of relative branches with a target in [start, end), anywhere in the text that holds it.
 
     Found by the four or one bytes of their displacement, then proven by decoding
@@ -101,7 +102,7 @@ def branches_into(kernel: SimulatedKernel, start: int, end: int) -> Iterator[int
             yield suspect
 
 
-def _is_instruction(kernel: SimulatedKernel, address: int) -> bool:
+def _is_instruction(kernel: SimulatedKernel, address: Address) -> bool:
     """Whether an instruction begins at `address`, seen from the start of its function."""
     begin = kernel.symbols.function_start(address)
     if begin is None:
@@ -110,7 +111,7 @@ def _is_instruction(kernel: SimulatedKernel, address: int) -> bool:
     return any(begin + at == address for at, _, _ in instructions(code, begin))
 
 
-def patched_places(kernel: SimulatedKernel, start: int, end: int) -> Iterator[tuple[str, int]]:
+def patched_places(kernel: SimulatedKernel, start: Address, end: Address) -> Iterator[tuple[str, Address]]:
     """What the kernel keeps track of in [start, end): traced entries, jump labels, static calls, exceptions."""
     region = kernel.memory.region(start)
     name = region.name.partition(":")[0]
@@ -138,7 +139,7 @@ def patched_places(kernel: SimulatedKernel, start: int, end: int) -> Iterator[tu
                 yield what, code
 
 
-def redirect(kernel: SimulatedKernel, old: int, new: int) -> Overwritten:
+def redirect(kernel: SimulatedKernel, old: Address, new: Address) -> Overwritten:
     """Overwrite the entry of `old` with a jump to `new`. LoadError names every objection."""
     found = objections(kernel, old)
     if found:

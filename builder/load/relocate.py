@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from builder.binary import elf
+from builder.binary import Address, elf
 from builder.errors import LoadError, UncheckedError
 from builder.image.memory import U32, U64, Memory
 from builder.load.module import Placed
@@ -27,7 +27,7 @@ class RelocationTarget(NamedTuple):
 
     data: bytearray
     at: int
-    address: int
+    address: Address
     size: int
 
     @classmethod
@@ -47,7 +47,7 @@ class _Relocation(NamedTuple):
     value: int
 
 
-def apply_relocations(target: RelocationTarget, table: bytes, values: list[int], where: str) -> int:
+def apply_relocations(target: RelocationTarget, table: bytes, values: list[Address], where: str) -> int:
     """Write all relocations of one table; the number written.
 
     `values` are symbol values by index. S + A and S + A - P as the psABI has them.

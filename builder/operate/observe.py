@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from builder.binary import Address
 from builder.errors import ToolError
 from builder.image.machine import KPROBE_EVENTS, KPROBES_LIST, TRACING, Host
 from builder.image.transition import LIVEPATCHES
@@ -78,7 +79,7 @@ def observe(host: Host, records: Sequence[Record]) -> Observation:
     for version in ours:
         for function in version.functions:
             names |= {function.old, function.name}
-    limited = frozenset[int]()
+    limited = frozenset[Address]()
     symbols = ProbeSymbols({})
     if events or planted:
         symbols = ProbeSymbols.parse(host.read("/proc/kallsyms"), names)
@@ -98,7 +99,7 @@ def _need(host: Host, path: str, remedy: str) -> str:
         raise ToolError(f"is needed to look after the probes; `{remedy}` makes it", where=path) from None
 
 
-def _limited(host: Host, symbols: ProbeSymbols) -> frozenset[int]:
+def _limited(host: Host, symbols: ProbeSymbols) -> frozenset[Address]:
     """Functions whose ftrace location something but a livepatch holds alone: flag I of enabled_functions."""
     try:
         text = host.read(f"{TRACING}/enabled_functions")
@@ -111,7 +112,7 @@ def _limited(host: Host, symbols: ProbeSymbols) -> frozenset[int]:
         for name in host.names(f"{LIVEPATCHES}/{patch}/{owner}")
         if "," in name
     }
-    out: set[int] = set()
+    out: set[Address] = set()
     for found in filter(None, map(_LIMITED.match, text.splitlines())):
         if found[1] not in patched:
             out.update(symbols.addresses.get((found[2] or "vmlinux", found[1]), ()))

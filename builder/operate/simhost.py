@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
+from builder.binary import Address
 from builder.errors import LoadError
 from builder.image.execute import Argument, Result
 from builder.image.kept import Livepatch
@@ -34,12 +35,12 @@ class SimulatedHost:
         self.kernel = kernel
         self.registry = Registry(kernel)
         self._files: dict[str, str] = {OPTIMIZATION: "1\n"}
-        self._armed: frozenset[int] = frozenset()
+        self._armed: frozenset[Address] = frozenset()
         self._watched: object = None
 
     # Code that runs
 
-    def call(self, function: str | int, *arguments: Argument, budget: int = 1_000_000) -> Result:
+    def call(self, function: str | Address, *arguments: Argument, budget: int = 1_000_000) -> Result:
         """Call a function with the probes that are planted counting; see SimulatedKernel.call."""
         armed = frozenset(self.registry.armed())
         if armed != self._armed or self.kernel.execution.machine() is not self._watched:
@@ -237,7 +238,7 @@ class SimulatedHost:
         held = [direct.address for direct in self.registry.direct if direct.post_handler]
         return "".join(f"{self._name(address)} (1)   I  \n" for address in held)
 
-    def _name(self, address: int) -> str:
+    def _name(self, address: Address) -> str:
         symbol, _, module = self.kernel.symbols.describe(address).partition(" ")
         return " ".join(filter(None, [symbol.rpartition("+")[0], module]))
 
@@ -252,4 +253,6 @@ class SimulatedHost:
 
     @cached_property
     def _image(self) -> str:
-        return "".join(f"{s.address:016x} {s.type} {s.name}\n" for s in self.kernel.kernel.symbols_in(0, 1 << 64))
+        return "".join(
+            f"{s.address:016x} {s.type} {s.name}\n" for s in self.kernel.kernel.symbols_in(Address(0), Address(1 << 64))
+        )

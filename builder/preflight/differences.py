@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from builder.binary import elf
+from builder.binary import Address, elf
 from builder.image import SimulatedKernel
 from builder.image.capture import GuestMemory
 from builder.load.module import LoadedModule, Placed
@@ -28,7 +28,7 @@ class ByteDifference:
 
     module: str
     section: str
-    address: int
+    address: Address
     ours: bytes
     kernels: bytes
     symbol: str
@@ -53,7 +53,7 @@ class Compared:
 
 def compare_module(simulated: SimulatedKernel, loaded: LoadedModule, memory: GuestMemory) -> Compared:
     """One module; what the kernel would have warned of is a difference."""
-    warned = tuple(ByteDifference(loaded.name, "", 0, b"", b"", "", warning) for warning in loaded.warnings)
+    warned = tuple(ByteDifference(loaded.name, "", Address(0), b"", b"", "", warning) for warning in loaded.warnings)
     sections = [_compare_section(simulated, loaded, s, memory) for s in loaded.sections if compared(s)]
     return Compared.of([Compared(0, 0, warned), *sections])
 
@@ -103,19 +103,19 @@ class Causes:
         self._simulated, self._memory = simulated, memory
         self._by_code: dict[int, tuple[str, str]] = {}
         jumps, calls = loaded.section("__jump_table"), loaded.section(".static_call_sites")
-        for at in range(jumps.address, jumps.end - 15, 16) if jumps else ():
+        for at in map(Address, range(jumps.address, jumps.end - 15, 16) if jumps else ()):
             code, _, key = jump_label.ENTRY.unpack(simulated.memory.read(at, 16))
-            self._add(at + code, "jump_label", (at + 8 + key) & ~3, self._key)
-        for at in range(calls.address, calls.end - 7, 8) if calls else ():
+            self._add(at + code, "jump_label", Address((at + 8 + key) & ~3), self._key)
+        for at in map(Address, range(calls.address, calls.end - 7, 8) if calls else ()):
             code, key = static_call.ENTRY.unpack(simulated.memory.read(at, 8))
-            self._add(at + code, "static_call", (at + 4 + key) & ~3, self._call)
+            self._add(at + code, "static_call", Address((at + 4 + key) & ~3), self._call)
         symbols = simulated.symbols.of_module[loaded.name]
         for name, (trampoline, *_) in symbols.items():
             key_of = symbols.get(name.replace("__SCT__", "__SCK__", 1)) if name.startswith("__SCT__") else None
             if key_of is not None:
                 self._add(trampoline, "static_call", key_of[0], self._call)
 
-    def _add(self, code: int, step: str, key: int, value: Callable[[int], tuple[str, str]]) -> None:
+    def _add(self, code: Address, step: str, key: Address, value: Callable[[Address], tuple[str, str]]) -> None:
         ours, theirs = value(key)
         if ours != theirs:
             name = self._simulated.symbols.describe(key).removesuffix("+0x0")
@@ -127,17 +127,17 @@ class Causes:
             for at in places:
                 self._by_code.setdefault(at, (cause, step))
 
-    def _key(self, key: int) -> tuple[str, str]:
+    def _key(self, key: Address) -> tuple[str, str]:
         ours, theirs = self._simulated.keys.count(key), self._memory.number(key, 4, signed=True)
         return ("off", "on")[ours != 0], "gone" if theirs is None else ("off", "on")[theirs != 0]
 
-    def _call(self, key: int) -> tuple[str, str]:
+    def _call(self, key: Address) -> tuple[str, str]:
         ours, theirs = self._simulated.keys.target(key), self._memory.number(key, 8)
-        return self._target(ours), "gone" if theirs is None else self._target(theirs)
+        return self._target(ours), "gone" if theirs is None else self._target(Address(theirs))
 
-    def _target(self, address: int) -> str:
+    def _target(self, address: Address) -> str:
         return self._simulated.symbols.describe(address).removesuffix("+0x0") if address else "nothing"
 
-    def of(self, address: int) -> tuple[str, str]:
+    def of(self, address: Address) -> tuple[str, str]:
         """The cause of a difference and the pass that follows it, "" where none is known."""
         return self._by_code.get(address, ("", ""))

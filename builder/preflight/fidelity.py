@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from builder.binary import Address
 from builder.binary.kernel import Kernel
 from builder.binary.module import ModuleFile
 from builder.errors import BespokeError, GuestError, LoadError
@@ -273,7 +274,7 @@ def state_differences(kernel: Kernel, ours: BootState, guests: BootState) -> lis
     return found
 
 
-def _ranges(modules: Iterable[GuestModule], files: Mapping[str, ModuleFile]) -> list[tuple[int, int]]:
+def _ranges(modules: Iterable[GuestModule], files: Mapping[str, ModuleFile]) -> list[tuple[Address, Address]]:
     """Where the sections of each module lie."""
     out = []
     for module in modules:
@@ -302,7 +303,7 @@ def predict(
         if module is None or not seen.sections:
             continue
         try:
-            this = seen.sections.get(".gnu.linkonce.this_module", 0)
+            this = seen.sections.get(".gnu.linkonce.this_module")
             bases = bases_of(simulated, module, seen.sections)
             loaded = load_module(
                 simulated, module, addresses=bases.__getitem__, percpu=memory.u64(this + percpu_at) if this else None
@@ -313,17 +314,17 @@ def predict(
         except BespokeError as error:
             failed[seen.name] = str(error)
             continue
-        static_call.follow_keys(Context(simulated, {}, (0, 0), loaded, step="static_call"))
+        static_call.follow_keys(Context(simulated, {}, (Address(0), Address(0)), loaded, step="static_call"))
         free_init(simulated, loaded)
         done.append(loaded)
     return Prediction(tuple(compare_module(simulated, loaded, memory) for loaded in done), failed)
 
 
-def bases_of(simulated: SimulatedKernel, module: ModuleFile, sections: Mapping[str, int]) -> dict[str, int]:
+def bases_of(simulated: SimulatedKernel, module: ModuleFile, sections: Mapping[str, Address]) -> dict[str, Address]:
     """The base of each allocation, from where the kernel put the sections; LoadError where they do not fit."""
     layout = lay_out(module, simulated.kernel.features.module_memory)
     names = [section.name for section in module.object.sections]
-    bases: dict[str, int] = {}
+    bases: dict[str, Address] = {}
     for index, (memory, offset, _) in layout.places.items():
         address = sections.get(names[index])
         if address is None or names.count(names[index]) > 1:

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from builder.binary import Address
 from builder.cli.common import Output
 from builder.cli.progress import logged, shown
 from builder.image.guest import Answer
@@ -116,7 +117,7 @@ def documents() -> dict[str, Any]:
         replaced=(MappingProxyType({"name": "f"}),),
         cpus=(cpu,),
     )
-    difference = ByteDifference("m", ".text", 0xFFFFFFFF81000000, b"\x90", b"\xcc", "f", "static key")
+    difference = ByteDifference("m", ".text", Address(0xFFFFFFFF81000000), b"\x90", b"\xcc", "f", "static key")
     prediction = Prediction((Compared(16, 16, (difference,)),), MappingProxyType({}))
     fidelity = Fidelity("6.1", "max", 1, "captured", prediction, (), MappingProxyType({}), 1.0, 2.0)
     patched = PatchStatus(

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import lz4.block
 import zstandard
 
-BASE = 0xFFFFFFFF81000000
+from builder.binary import Address
+
+BASE = Address(0xFFFFFFFF81000000)
 TEXT = 0x1000
 FILE_OFFSET = 0x1000
 LAYOUTS = ("6.1", "6.1-not-percpu", "6.12", "6.12-not-percpu", "7.2", "entries-first")
@@ -30,7 +32,7 @@ Row = tuple[int, str, str]
 @dataclass(frozen=True)
 class Exported:
     name: str
-    address: int
+    address: Address
     crc: int = 0
     gpl: bool = False
     namespace: str | None = None

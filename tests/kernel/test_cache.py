@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.binary import Address
 from builder.binary.kernel import Kernel, StaticImage, facts, modules, target
 from builder.binary.kernel.kaslr import read_relocations
 from builder.binary.kernel.survey import survey
@@ -263,7 +264,7 @@ def test_bytes_by_address(image: Path, cache: Path) -> None:
     assert kernel.read(end - 8, 8) == bytes(8)
     edge = segment.address + segment.file_size
     assert kernel.read(edge - 4, 8) == kernel.read(edge - 4, 4) + bytes(4)
-    for address, size in ((end - 4, 8), (end, 1), (BASE - 1, 1), (0, 1), (BASE + TEXT, -1)):
+    for address, size in ((end - 4, 8), (end, 1), (BASE - 1, 1), (Address(0), 1), (BASE + TEXT, -1)):
         with pytest.raises(KernelError, match="static image"):
             kernel.read(address, size)
     assert kernel.image.string(kernel.symbol("vermagic").address) == kernel.vermagic

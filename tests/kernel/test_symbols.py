@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from builder.binary import Address
 from builder.binary.kernel import Export, KernelSymbol
 from builder.errors import KernelError
 from tests.kernel.conftest import Opener
@@ -87,7 +88,7 @@ def test_look_up_by_address(opened: Opener) -> None:
     assert [s.address for s in kernel.symbols_in(start, start + 48)] == [start, start + 16, start + 32]
     assert kernel.symbols_in(start + 1, start + 16) == ()
     assert kernel.text_range() == (BASE, BASE + 16 * TEXT)
-    low = kernel.nearest(0xFFF)
+    low = kernel.nearest(Address(0xFFF))
     assert low is not None and low.name == "__per_cpu_start"
     assert kernel.size_of(low) == 0x1000
 
@@ -102,7 +103,7 @@ EXPORTS = [
     Exported("klp_enable_patch", BASE + TEXT + 16, crc=0x12345678, gpl=True),
     Exported("printk", BASE + TEXT + 32, crc=0xFFFFFFFF, namespace=""),
     Exported("secret", BASE + TEXT + 48, crc=7, namespace="CRYPTO_INTERNAL"),
-    Exported("cell", 0x1000, crc=9, gpl=True),
+    Exported("cell", Address(0x1000), crc=9, gpl=True),
 ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builder.binary import Address
 from builder.binary.kernel import read_module_bytes
 from builder.errors import LoadError, UnknownSymbolError
 from builder.image import SimulatedKernel
@@ -63,7 +64,7 @@ def test_an_object_may_be_loaded_after_its_livepatch(simulated: SimulatedKernel,
 def test_the_newest_of_several_versions_runs(simulated: SimulatedKernel, patches: Mapping[str, Path]) -> None:
     old, first, second = (simulated.symbols.find_function(name) for name in ("lcm", "gcd", "int_sqrt"))
 
-    def patch(name: str, new: int, replace: bool = False) -> None:
+    def patch(name: str, new: Address, replace: bool = False) -> None:
         function = PatchedFunction("lcm", 0, new)
         objects = [PatchedObject(None, [function])]
         livepatch.enable_patch(simulated, Livepatch(name, objects, replace))
@@ -87,7 +88,7 @@ def test_the_newest_of_several_versions_runs(simulated: SimulatedKernel, patches
 def test_a_replacing_patch_gives_back_what_it_does_not_patch(simulated: SimulatedKernel) -> None:
     lcm, gcd, root = (simulated.symbols.find_function(name) for name in ("lcm", "gcd", "int_sqrt"))
 
-    def objects(name: str, new: int) -> list[PatchedObject]:
+    def objects(name: str, new: Address) -> list[PatchedObject]:
         return [PatchedObject(None, [PatchedFunction(name, 0, new)])]
 
     livepatch.enable_patch(simulated, Livepatch("one", objects("lcm", root), replace=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from builder.binary import Address
 from builder.binary.kernel import Kernel
 from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
@@ -22,7 +23,7 @@ STEPS = {
 CPUS = ("max", "Nehalem", "EPYC-Milan", "Skylake-Server")
 
 
-def bounds(simulated: SimulatedKernel, table: str) -> tuple[int, int] | None:
+def bounds(simulated: SimulatedKernel, table: str) -> tuple[Address, Address] | None:
     start, stop = (simulated.symbols.address(name) for name in BOUNDS[table])
     return (start, stop) if start is not None and stop is not None and start < stop else None
 
@@ -32,7 +33,7 @@ def with_kernels_code(kernel: Kernel, cpu: str) -> SimulatedKernel:
     _install(simulated)
 
     def poke(machine: Machine) -> int:
-        machine.write(machine.argument(0), machine.read(machine.argument(1), machine.argument(2)))
+        machine.write(machine.pointer(0), machine.read(machine.pointer(1), machine.argument(2)))
         return 0
 
     simulated.execution.stub("text_poke_early", poke)

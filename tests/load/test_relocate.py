@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.binary import elf
+from builder.binary import Address, elf
 from builder.errors import LoadError, UncheckedError
 from builder.load.relocate import (
     NAMES,
@@ -22,7 +22,7 @@ from builder.load.relocate import (
     clear_relocations,
 )
 
-BASE = 0xFFFFFFFFC0001000
+BASE = Address(0xFFFFFFFFC0001000)
 NEAR = st.integers(BASE - (1 << 30), BASE + (1 << 30))
 
 
@@ -32,7 +32,7 @@ def row(offset: int, kind: int, symbol: int = 1, addend: int = 0) -> bytes:
 
 def apply(table: bytes, value: int, size: int = 64) -> bytearray:
     data = bytearray(size)
-    apply_relocations(RelocationTarget(data, 0, BASE, size), table, [0, value], "x.ko: .rela.text")
+    apply_relocations(RelocationTarget(data, 0, BASE, size), table, [Address(0), Address(value)], "x.ko: .rela.text")
     return data
 
 

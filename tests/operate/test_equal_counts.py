@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from builder.binary import read_object
+from builder.binary import Address, read_object
 from builder.binary.manifest import SECTION
 from builder.compose.owner import Objects
 from builder.image import SimulatedKernel
@@ -30,14 +30,16 @@ Work = Callable[[SimulatedKernel], object]
 HERE = -4096 & (1 << 64) - 1
 
 
-def counted(simulated: SimulatedKernel, ranges: Mapping[str, tuple[int, int]], work: Work) -> dict[str, Counter[int]]:
+def counted(
+    simulated: SimulatedKernel, ranges: Mapping[str, tuple[Address, Address]], work: Work
+) -> dict[str, Counter[int]]:
     """How often each offset of the functions at `ranges` is executed."""
     found: dict[str, Counter[int]] = {name: Counter() for name in ranges}
     simulated.execution.reset()
     machine = simulated.execution.machine()
     for name, (start, end) in ranges.items():
 
-        def note(address: int, _size: int, name: str = name, start: int = start) -> None:
+        def note(address: Address, _size: int, name: str = name, start: Address = start) -> None:
             found[name][address - start] += 1
 
         machine.trace(note, start, end)
@@ -46,7 +48,7 @@ def counted(simulated: SimulatedKernel, ranges: Mapping[str, tuple[int, int]], w
     return found
 
 
-def ranges_of(simulated: SimulatedKernel, module: str, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+def ranges_of(simulated: SimulatedKernel, module: str, names: Iterable[str]) -> dict[str, tuple[Address, Address]]:
     out = {}
     for name in names:
         start = simulated.symbols.find_function(f"{module}:{name}" if module != "vmlinux" else name)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from builder.binary import Address
 from builder.binary.kernel.static import StaticImage
 from builder.errors import KernelError
 
@@ -21,7 +22,7 @@ _ENTRY: Final = 12
 _GPL_ONLY: Final = 1
 _MASK: Final = (1 << 64) - 1
 
-Find = Callable[[str], int | None]
+Find = Callable[[str], Address | None]
 """The address of the first symbol of a name, None where there is none."""
 
 
@@ -33,7 +34,7 @@ class Export:
     """
 
     name: str
-    address: int
+    address: Address
     crc: int | None
     gpl: bool
     namespace: str
@@ -62,7 +63,7 @@ def read_exports(image: StaticImage, find: Find) -> list[Export]:
             found.append(
                 Export(
                     name=image.string(at + 4 + name),
-                    address=(at + value) & _MASK,
+                    address=Address((at + value) & _MASK),
                     crc=crcs[i] if crcs else None,
                     gpl=bool(suffix) or bool(flags and flags[i] & _GPL_ONLY),
                     namespace=image.string(at + 8 + namespace) if namespace else "",
@@ -73,7 +74,7 @@ def read_exports(image: StaticImage, find: Find) -> list[Export]:
     return found
 
 
-def _bounds(image: StaticImage, find: Find, table: str) -> tuple[int, int] | None:
+def _bounds(image: StaticImage, find: Find, table: str) -> tuple[Address, int] | None:
     """Address and size of a table: by its bounding symbols, else by its section."""
     start, stop = find(f"__start_{table}"), find(f"__stop_{table}")
     if start is not None and stop is not None and start <= stop:

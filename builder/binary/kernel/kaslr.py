@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from builder.binary import elf
+from builder.binary import Address, elf
 from builder.binary.kernel.static import StaticImage
 from builder.errors import KernelError
 
@@ -30,9 +30,9 @@ ALIGN: Final = 0x200000
 class KaslrRelocations:
     """Addresses, as linked, of every site to which the offset of a KASLR boot is added or subtracted."""
 
-    add64: tuple[int, ...]
-    subtract32: tuple[int, ...]
-    add32: tuple[int, ...]
+    add64: tuple[Address, ...]
+    subtract32: tuple[Address, ...]
+    add32: tuple[Address, ...]
 
 
 def read_relocations(image: StaticImage, *, inverse: bool) -> KaslrRelocations:
@@ -52,12 +52,12 @@ def read_relocations(image: StaticImage, *, inverse: bool) -> KaslrRelocations:
     return KaslrRelocations(lists[0], lists[1] if inverse else (), lists[-1])
 
 
-def _addresses(words: array[int]) -> tuple[int, ...]:
+def _addresses(words: array[int]) -> tuple[Address, ...]:
     """Sign-extended, as the kernel does."""
-    return tuple(word | 0xFFFFFFFF_00000000 if word >> 31 else word for word in words)
+    return tuple(Address(word | 0xFFFFFFFF_00000000 if word >> 31 else word) for word in words)
 
 
-def moved(address: int, offset: int) -> int:
+def moved(address: Address, offset: int) -> Address:
     """Where an address of the image is in a kernel that was moved."""
     return address + offset if address >= KERNEL_MAP else address
 
@@ -83,7 +83,7 @@ def relocate(image: StaticImage, sites: KaslrRelocations, offset: int) -> Static
     return image.with_content(bytes(data), segments, sections)
 
 
-def _add(data: bytearray, image: StaticImage, rows: Iterable[int], form: struct.Struct, by: int) -> None:
+def _add(data: bytearray, image: StaticImage, rows: Iterable[Address], form: struct.Struct, by: int) -> None:
     mask = (1 << 8 * form.size) - 1
     start = end = shift = 0
     for address in rows:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builder.binary import elf
+from builder.binary import Address, elf
 from builder.errors import KernelError
 
 Buffer = bytes | mmap.mmap
@@ -24,7 +24,7 @@ _PROGRAM: Final = struct.Struct("<IIQQQQQQ")
 class Segment:
     """One PT_LOAD: `file_size` bytes from `offset` of the file, zeros up to `size`; `flags` are PF_*."""
 
-    address: int
+    address: Address
     size: int
     offset: int
     file_size: int
@@ -36,7 +36,7 @@ class ImageSection:
     """One section header of the vmlinux; `in_file` is False for SHT_NOBITS; `flags` are SHF_*."""
 
     name: str
-    address: int
+    address: Address
     size: int
     offset: int
     flags: int
@@ -118,21 +118,21 @@ class StaticImage:
         return self.data[offset : end if end >= 0 else len(self.data)].decode("utf-8", "replace")
 
     @property
-    def text_limits(self) -> tuple[int, int]:
+    def text_limits(self) -> tuple[Address, Address]:
         """The lowest address of the kernel's own mapping and the end of the highest."""
         upper = [segment for segment in self.segments if segment.address >> 63]
         if not upper:
             raise KernelError("no segment is at a kernel address, no kernel image", where=self.where)
         return upper[0].address, max(segment.address + segment.size for segment in upper)
 
-    def locate(self, address: int) -> tuple[Segment, int]:
+    def locate(self, address: Address) -> tuple[Segment, int]:
         """The segment that holds `address`, and the offset in it; KernelError where there is none."""
         i = bisect_right(self._starts, address) - 1
         if i >= 0 and address - self._starts[i] < self.segments[i].size:
             return self.segments[i], address - self._starts[i]
         raise KernelError(f"{address:#x} is outside the static image", where=self.where)
 
-    def address_of(self, offset: int) -> int:
+    def address_of(self, offset: int) -> Address:
         """The address at which the byte at `offset` of the file is loaded."""
         for segment in self.segments:
             if 0 <= offset - segment.offset < segment.file_size:
@@ -146,7 +146,7 @@ class StaticImage:
             for segment in self.segments
         )
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: Address, size: int) -> bytes:
         """`size` bytes as they are before boot: zeros in .bss; KernelError outside the image."""
         segment, within = self.locate(address)
         if size < 0 or within + size > segment.size:
@@ -155,7 +155,7 @@ class StaticImage:
         found = self.data[segment.offset + within : segment.offset + stop]
         return found + bytes(size - len(found))
 
-    def string(self, address: int) -> str:
+    def string(self, address: Address) -> str:
         """The NUL-terminated text at `address`."""
         segment, within = self.locate(address)
         begin, stop = segment.offset + within, segment.offset + segment.file_size

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from builder.binary import Address
 from builder.binary.kernel import kallsyms
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.decompress import extract_vmlinux
@@ -82,8 +83,8 @@ def survey(path: Path, folder: Path) -> None:
     image = StaticImage(content, where=path)
     try:
         table = kallsyms.decode(image)
-        first: dict[str, int] = {}
-        for name, address in zip(table.names, table.addresses, strict=True):
+        first: dict[str, Address] = {}
+        for name, address in zip(table.names, map(Address, table.addresses), strict=True):
             first.setdefault(name, address)
         banner = _banner(image, first)
         exports = read_exports(image, first.get)
@@ -104,7 +105,7 @@ def survey(path: Path, folder: Path) -> None:
     )
 
 
-def _banner(image: StaticImage, first: Mapping[str, int]) -> str:
+def _banner(image: StaticImage, first: Mapping[str, Address]) -> str:
     """`linux_banner` in one line; without that and `vermagic` an image is no target."""
     missing = [name for name in ("linux_banner", "vermagic") if name not in first]
     if missing:
@@ -119,7 +120,7 @@ def _banner(image: StaticImage, first: Mapping[str, int]) -> str:
 
 
 def _meta(
-    image: StaticImage, table: kallsyms.Kallsyms, first: Mapping[str, int], exports: list[Export]
+    image: StaticImage, table: kallsyms.Kallsyms, first: Mapping[str, Address], exports: list[Export]
 ) -> dict[str, object]:
     """All facts that are not rows: texts, features, the arrays behind the look-ups."""
     start, size = _btf_span(image, first)
@@ -139,16 +140,16 @@ def _meta(
     }
 
 
-def _btf_span(image: StaticImage, first: Mapping[str, int]) -> tuple[int, int]:
+def _btf_span(image: StaticImage, first: Mapping[str, Address]) -> tuple[Address, int]:
     """Address and size of the BTF, by its bounding symbols, else by its section; size 0 for none."""
     start, stop = first.get("__start_BTF"), first.get("__stop_BTF")
     section = image.sections.get(".BTF")
     if start is not None and stop is not None and stop > start:
         return start, stop - start
-    return (section.address, section.size) if section else (0, 0)
+    return (section.address, section.size) if section else (Address(0), 0)
 
 
-def _features(first: Mapping[str, int], exports: list[Export], btf: Btf | None) -> Features:
+def _features(first: Mapping[str, Address], exports: list[Export], btf: Btf | None) -> Features:
     known = {name: any(symbol in first for symbol in _PROBES.get(name, ())) for name in _names(Features)}
     known["modversions"] = any(row.crc is not None for row in exports)
     known["btf"] = btf is not None

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from builder.acquire.cache import cache_root
+from builder.binary import Address
 from builder.binary.kernel import modules
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.exports import Export
@@ -30,7 +31,7 @@ class KernelSymbol:
     """One kallsyms entry: `type` is the letter of nm, `position` the rank in the whole table, from 0."""
 
     name: str
-    address: int
+    address: Address
     type: str
     position: int
 
@@ -112,7 +113,7 @@ class Kernel:
     @cached_property
     def _addresses(self) -> array[int]:
         linked = self._facts.words("addresses", "Q")
-        return array("Q", (moved(address, self.offset) for address in linked)) if self.offset else linked
+        return array("Q", (moved(Address(address), self.offset) for address in linked)) if self.offset else linked
 
     def symbols_named(self, name: str) -> tuple[KernelSymbol, ...]:
         """All symbols of this name in kallsyms order; empty where there is none."""
@@ -163,25 +164,25 @@ class Kernel:
         )
         return [KernelSymbol(name, self._addresses[at], kind, at) for name, kind, at in rows]
 
-    def symbol_at(self, address: int) -> KernelSymbol | None:
+    def symbol_at(self, address: Address) -> KernelSymbol | None:
         """The first symbol, in kallsyms order, exactly at `address`."""
         at = bisect_left(self._addresses, address)
         if at == len(self._addresses) or self._addresses[at] != address:
             return None
         return self._symbol_at_position(at)
 
-    def symbols_in(self, start: int, end: int) -> tuple[KernelSymbol, ...]:
+    def symbols_in(self, start: Address, end: Address) -> tuple[KernelSymbol, ...]:
         """All symbols with start <= address < end, in kallsyms order."""
         first, stop = bisect_left(self._addresses, start), bisect_left(self._addresses, end)
         return tuple(self._between(first, stop))
 
-    def nearest(self, address: int) -> KernelSymbol | None:
+    def nearest(self, address: Address) -> KernelSymbol | None:
         """The symbol that `address` belongs to, as the kernel's traces name it; None below the first.
 
         Of several at one address the first (get_symbol_pos, kernel/kallsyms.c).
         """
         at = bisect_right(self._addresses, address) - 1
-        return None if at < 0 else self.symbol_at(self._addresses[at])
+        return None if at < 0 else self.symbol_at(Address(self._addresses[at]))
 
     def size_of(self, symbol: KernelSymbol) -> int:
         """Bytes up to the next symbol at a higher address (padding included), 0 for the last.
@@ -214,7 +215,7 @@ class Kernel:
         return MappingProxyType({row[0]: self._export(*row) for row in rows})
 
     def _export(self, name: str, address: str, crc: int | None, gpl: int, namespace: str) -> Export:
-        return Export(name, moved(int(address, 16), self.offset), crc, bool(gpl), namespace)
+        return Export(name, moved(Address(address, 16), self.offset), crc, bool(gpl), namespace)
 
     # Structures.
 
@@ -228,7 +229,7 @@ class Kernel:
             )
         index = Index(self._facts.words("btf_names", "I"), self._facts.words("btf_offsets", "I"))
         start, size = self._facts.meta("btf_address"), self._facts.meta("btf_size")
-        return Btf(self.image.read(moved(int(start, 16), self.offset), size), where=self.path, index=index)
+        return Btf(self.image.read(moved(Address(start, 16), self.offset), size), where=self.path, index=index)
 
     def layout(self, struct: str) -> StructLayout:
         """The layout of `struct NAME` (or a union, or a typedef of one)."""
@@ -256,7 +257,7 @@ class Kernel:
             linked = StaticImage(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), where=self.vmlinux)
         return relocate(linked, _kaslr_relocations(linked), self.offset) if self.offset else linked
 
-    def read(self, address: int, size: int) -> bytes:
+    def read(self, address: Address, size: int) -> bytes:
         """`size` bytes of the static image; KernelError outside it."""
         return self.image.read(address, size)
 
@@ -264,11 +265,11 @@ class Kernel:
         """Every site that a boot with KASLR changes; KernelError where the image carries none."""
         return _kaslr_relocations(self.image)
 
-    def text_range(self) -> tuple[int, int]:
+    def text_range(self) -> tuple[Address, Address]:
         """From `_stext` to `_etext`."""
         return self.symbol("_stext").address, self.symbol("_etext").address
 
-    def init_text_range(self) -> tuple[int, int]:
+    def init_text_range(self) -> tuple[Address, Address]:
         """From `_sinittext` to `_einittext`: code that is gone after boot."""
         return self.symbol("_sinittext").address, self.symbol("_einittext").address
 

@@ -15,6 +15,7 @@ import struct
 
 from iced_x86 import Instruction
 
+from builder.binary import Address
 from builder.image.memory import U64
 from builder.load.passes.context import (
     CALL,
@@ -56,7 +57,7 @@ def apply(context: Context) -> None:
 # v6.1
 
 
-def _apply_old(context: Context, start: int, content: bytes) -> None:
+def _apply_old(context: Context, start: Address, content: bytes) -> None:
     state, memory = context.kernel.state, context.memory
     for at in range(0, len(content) // OLD.size * OLD.size, OLD.size):
         place, other, feature, size, other_size = OLD.unpack_from(content, at)
@@ -75,7 +76,7 @@ def _apply_old(context: Context, start: int, content: bytes) -> None:
             context.poke(site, longer)
 
 
-def _jump(code: bytearray, source: int, site: int) -> bytearray:
+def _jump(code: bytearray, source: Address, site: Address) -> bytearray:
     """recompute_jump(): short where it leads forward and is near enough."""
     distance = source + 5 + relative(code) - site
     if distance >= 0 and distance - 2 <= 127:
@@ -108,7 +109,7 @@ def _lengthen(code: bytes, size: int) -> bytes | None:
 # v6.3 and later
 
 
-def _apply_new(context: Context, start: int, content: bytes) -> None:
+def _apply_new(context: Context, start: Address, content: bytes) -> None:
     state, memory, longest = context.kernel.state, context.memory, context.kernel.facts.longest_nop
     count = len(content) // NEW.size
     rows = [list(NEW.unpack_from(content, NEW.size * i)) for i in range(count)]
@@ -137,7 +138,9 @@ def _apply_new(context: Context, start: int, content: bytes) -> None:
         context.poke(site, one_nop(moved[:size], longest) + moved[size:])
 
 
-def _write_lengths(context: Context, start: int, content: bytes, rows: list[list[int]], first: int, after: int) -> None:
+def _write_lengths(
+    context: Context, start: Address, content: bytes, rows: list[list[int]], first: int, after: int
+) -> None:
     """The table itself keeps the lengths that nesting made equal."""
     for i in range(first, after) if after > first + 1 else ():
         at = NEW.size * i + 12
@@ -145,7 +148,7 @@ def _write_lengths(context: Context, start: int, content: bytes, rows: list[list
             context.poke(start + at, bytes((rows[i][4],)))
 
 
-def _direct_call(context: Context, site: int, code: bytearray, size: int) -> bytearray:
+def _direct_call(context: Context, site: Address, code: bytearray, size: int) -> bytearray:
     """alt_replace_call(): `call BUG_func` becomes a call of what `call *slot(%rip)` would have called."""
     original = context.memory.read(site, 6)
     if len(code) != 5 or code[0] != CALL or size != 6 or original[:2] != b"\xff\x15":
@@ -159,7 +162,7 @@ def _direct_call(context: Context, site: int, code: bytearray, size: int) -> byt
     return code
 
 
-def moved_code(code: bytes, site: int, source: int, size: int, source_size: int) -> bytes:
+def moved_code(code: bytes, site: Address, source: Address, size: int, source_size: int) -> bytes:
     """__apply_relocation(): relative operands that lead out of the replacement, seen from `site`."""
     out = bytearray(code)
     by = source - site
@@ -214,7 +217,7 @@ def one_nop(code: bytes, longest: int) -> bytes:
 def _add_nop(size: int, longest: int) -> bytes:
     if size <= longest:
         return NOPS[size]
-    head = bytes((JMP8, size - 2)) if size < 128 else branch(JMP32, 0, size)
+    head = bytes((JMP8, size - 2)) if size < 128 else branch(JMP32, Address(0), Address(size))
     return head + bytes((INT3,)) * (size - len(head))
 
 

@@ -9,6 +9,7 @@ there when it is first needed, be it in another module: there it stays when this
 
 from __future__ import annotations
 
+from builder.binary import Address
 from builder.errors import LoadError
 from builder.load.passes.alternatives import NEW, moved_code, one_nop
 from builder.load.passes.context import CALL, NOP1, Context, branch, relative
@@ -55,7 +56,7 @@ class Stubs:
         self._code = context.memory.read(template, tail - template)
         self._skipped = {context.kernel.symbols.address(name) for name in UNTRACKED}
 
-    def before(self, target: int) -> int:
+    def before(self, target: Address) -> Address:
         """Where to call in order to be counted on the way to `target`: patch_dest().
 
         The function itself where there is no such place; the kernel notes only the first of those.
@@ -76,7 +77,7 @@ class Stubs:
         return pad
 
 
-def _is_code(context: Context, address: int) -> bool:
+def _is_code(context: Context, address: Address) -> bool:
     """is_coretext(): text that stays, of the kernel or of a module."""
     start, end = context.kernel.facts.text
     if start <= address < end:

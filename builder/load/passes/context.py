@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from operator import add
 from typing import Final
 
+from builder.binary import Address
 from builder.errors import LoadError
 from builder.image import Memory, Region, SimulatedKernel
 from builder.load.module import LoadedModule, Site
@@ -34,7 +35,7 @@ _PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0x
 class Table:
     """A table of patch sites in memory."""
 
-    address: int
+    address: Address
     size: int
 
 
@@ -49,14 +50,14 @@ class Context:
 
     kernel: SimulatedKernel
     tables: Mapping[str, Table]
-    text: tuple[int, int]
+    text: tuple[Address, Address]
     module: LoadedModule | None = None
     record: bool = False
     step: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    traced: tuple[int, ...] = ()
+    traced: tuple[Address, ...] = ()
     breaks_ftrace: bool = False
     its_page: Region | None = None
     its_offset: int = 0
@@ -74,7 +75,7 @@ class Context:
     def content(self, table: Table) -> bytes:
         return self.kernel.memory.read(table.address, table.size)
 
-    def poke(self, address: int, new: bytes) -> None:
+    def poke(self, address: Address, new: bytes) -> None:
         """Replace code or data."""
         region = self.kernel.memory.region(address, len(new))
         at = address - region.base
@@ -85,23 +86,23 @@ class Context:
         self.kernel.memory.generation += 1
         self.counts[self.step] = self.counts.get(self.step, 0) + 1
 
-    def warn(self, address: int, message: str) -> None:
+    def warn(self, address: Address, message: str) -> None:
         """What the kernel says with WARN."""
         self.warnings.append(f"{self.step}: {message} at {self.kernel.symbols.describe(address)}")
 
-    def relative_sites(self, table: Table) -> list[int]:
+    def relative_sites(self, table: Table) -> list[Address]:
         """The addresses in a table of s32, each relative to itself."""
         size = table.size // 4 * 4  # the kernel's loops step by whole entries
         values = array("i", self.content(Table(table.address, size)))
         return list(map(add, values, range(table.address, table.address + size, 4)))
 
 
-def branch(opcode: int, address: int, target: int) -> bytes:
+def branch(opcode: int, address: Address, target: Address) -> bytes:
     """`call rel32` or `jmp rel32` at `address`: __text_gen_insn (asm/text-patching.h)."""
     return bytes((opcode,)) + _S32.pack(wrap32(target - address - 5))
 
 
-def trampoline_code(address: int, target: int | None) -> bytes:
+def trampoline_code(address: Address, target: Address | None) -> bytes:
     """Code at `address` that was called at a function's entry: it goes on in `target`, or with None where it was."""
     back = bytes((RET,))
     code = DROP_RETURN + branch(JMP32, address + len(DROP_RETURN), target) if target is not None else back

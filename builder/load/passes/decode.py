@@ -7,10 +7,12 @@ from typing import Final
 
 from iced_x86 import ConstantOffsets, Decoder, Instruction
 
+from builder.binary import Address
+
 _LONGEST: Final = 15
 
 
-def instructions(code: bytes, address: int = 0) -> Iterator[tuple[int, Instruction, ConstantOffsets]]:
+def instructions(code: bytes, address: Address = Address(0)) -> Iterator[tuple[int, Instruction, ConstantOffsets]]:
     """(offset, instruction, places of its constants) up to the first that cannot be decoded."""
     decoder = Decoder(64, bytes(code), ip=address & ((1 << 64) - 1))
     at = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 
+from builder.binary import Address
 from builder.load.passes.context import CALL, NOP5, Context, branch
 
 SECTION = "__mcount_loc"
@@ -23,7 +24,7 @@ def apply(context: Context) -> None:
     fentry = context.kernel.kernel.symbol("__fentry__").address
     moved_zero = context.kernel.kernel.offset  # sorttable's zeros are relocated like all others
     done = []
-    for address in ordered:
+    for address in map(Address, ordered):
         if address in (0, moved_zero):
             continue
         if context.memory.read(address, 5) != branch(CALL, address, fentry):

@@ -5,18 +5,19 @@ its_allocate_thunk: `jmp *reg; int3` in the upper half of a cache line, on pages
 
 from __future__ import annotations
 
+from builder.binary import Address
 from builder.image.memory import PAGE, Region
 from builder.load.passes.context import INT3, Context
 
 LINE = 64
 
 
-def wants_thunk(context: Context, address: int, register: int) -> bool:
+def wants_thunk(context: Context, address: Address, register: int) -> bool:
     """cpu_wants_indirect_its_thunk_at(): the last byte of the branch lies in the lower half of a cache line."""
     return context.kernel.facts.has_its and not (address + 1 + register // 8) & 0x20
 
 
-def allocate_thunk(context: Context, register: int) -> int:
+def allocate_thunk(context: Context, register: int) -> Address:
     """The address of a new thunk for this register."""
     size = 3 + register // 8
     if context.its_page is None or context.its_offset + size - 1 >= PAGE:

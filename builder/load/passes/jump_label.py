@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 
+from builder.binary import Address
 from builder.load.passes.context import JMP8, JMP32, NOP5, NOPS, Context, branch
 from builder.load.passes.decode import length
 from builder.load.passes.sorting import order
@@ -46,7 +47,7 @@ def apply(context: Context) -> None:
         patch(context, code, target, enabled != bool(flag))
 
 
-def patch(context: Context, code: int, target: int, taken: bool) -> None:
+def patch(context: Context, code: Address, target: Address, taken: bool) -> None:
     """One branch as jump (`taken`) or NOP, of the length that it has."""
     found = context.memory.read(code, 5) if context.memory.find(code + 4) else b""
     if found[:1] == b"\xe9" or found == NOP5:

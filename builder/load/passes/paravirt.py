@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 
+from builder.binary import Address
 from builder.load.passes.context import CALL, Context, branch, fill
 
 _ENTRY = struct.Struct("<QBB6x")
@@ -23,6 +24,6 @@ def apply(context: Context) -> None:
     content = context.content(table)
     for at in range(0, len(content), _ENTRY.size):
         address, kind, length = _ENTRY.unpack(content[at : at + _ENTRY.size].ljust(_ENTRY.size, b"\0"))
-        target = operations[kind] if kind < len(operations) else 0
-        code = b"" if target == nop else branch(CALL, address, target or bug or 0)
+        target = operations[kind] if kind < len(operations) else Address(0)
+        code = b"" if target == nop else branch(CALL, address, target or bug or Address(0))
         context.poke(address, (code + fill(length - len(code), 8))[: max(length, len(code))])

@@ -8,6 +8,7 @@ own. `.retpoline_sites`: s32, relative to itself.
 
 from __future__ import annotations
 
+from builder.binary import Address
 from builder.image.boot import CALL_DEPTH, RETPOLINE, RETPOLINE_LFENCE
 from builder.load.passes.context import CALL, CS, INT3, JMP32, NOP1, Context, branch, fill, opcode_at, relative
 from builder.load.passes.its import allocate_thunk, wants_thunk
@@ -48,7 +49,7 @@ def apply(context: Context) -> None:
         context.poke(address, _direct(context, code, address, length, conditional, register))
 
 
-def _direct(context: Context, code: bytes, address: int, length: int, conditional: bool, register: int) -> bytes:
+def _direct(context: Context, code: bytes, address: Address, length: int, conditional: bool, register: int) -> bytes:
     """patch_retpoline(): the branch through the register itself."""
     state = context.kernel.state
     out = bytearray()
@@ -71,7 +72,7 @@ def _direct(context: Context, code: bytes, address: int, length: int, conditiona
     return bytes(out) + (fill(rest, context.kernel.facts.longest_nop) if rest > 1 else bytes((NOP1,)) * rest)
 
 
-def _trampoline(code: bytes, address: int, length: int, conditional: bool, target: int) -> bytes:
+def _trampoline(code: bytes, address: Address, length: int, conditional: bool, target: Address) -> bytes:
     """__emit_trampoline(): the same branch to another thunk."""
     if conditional:
         return code[:1] + branch(code[1], address + 1, target)

@@ -7,6 +7,7 @@ that is a static-call trampoline is treated as such.
 
 from __future__ import annotations
 
+from builder.binary import Address
 from builder.image.boot import RETHUNK
 from builder.load.passes.context import INT3, JMP32, RET, Context, branch, relative
 
@@ -15,7 +16,7 @@ TRAMPOLINE = b"\x0f\xb9\xcc"
 PLAIN = bytes((RET, INT3, INT3, INT3, INT3))
 
 
-def return_at(context: Context, address: int) -> bytes:
+def return_at(context: Context, address: Address) -> bytes:
     """The five bytes of a return at `address`: cpu_wants_rethunk_at()."""
     state = context.kernel.state
     if not state.has(RETHUNK):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 
+from builder.binary import Address
 from builder.image.boot import RETHUNK
 from builder.load.passes.callthunks import Stubs
 from builder.load.passes.context import CALL, JMP32, NOP5, RET, Context, branch
@@ -59,7 +60,7 @@ def apply(context: Context) -> None:
     stubs = stubs_of(context) if context.module is not None else None
     for key, code, flags in ordered:
         if stubs is not None and context.module is not None and context.module.holds(key) and not flags & TAIL:
-            first = context.memory.u64(key)
+            first = context.memory.pointer(key)
             if first:  # a module's init may turn its own key later; what it was built with has its stub by then
                 stubs.before(first)
         transform(context, code, context.kernel.keys.target(key), bool(flags & TAIL), stubs)
@@ -70,7 +71,7 @@ def stubs_of(context: Context) -> Stubs | None:
     return Stubs(context) if context.kernel.state.counts_calls else None
 
 
-def transform(context: Context, site: int, target: int, tail: bool, stubs: Stubs | None) -> None:
+def transform(context: Context, site: Address, target: Address, tail: bool, stubs: Stubs | None) -> None:
     """arch_static_call_transform() of a site, with `stubs` where the depth of calls is tracked."""
     now = context.memory.read(site, 6)
     conditional = now[0] == 0x0F and now[1] & 0xF0 == 0x80
@@ -94,7 +95,7 @@ def transform(context: Context, site: int, target: int, tail: bool, stubs: Stubs
         context.poke(site, new)
 
 
-def retarget(context: Context, trampoline: int, target: int) -> None:
+def retarget(context: Context, trampoline: Address, target: Address) -> None:
     """What __static_call_update() does to a trampoline: a jump, or a return where there is nothing to call."""
     context.poke(trampoline, branch(JMP32, trampoline, target) if target else return_at(context, trampoline))
 
@@ -112,7 +113,7 @@ def follow_keys(context: Context) -> None:
                 retarget(context, trampoline, target)
 
 
-def _null_return(context: Context) -> int:
+def _null_return(context: Context) -> Address:
     """Where a conditional tail call of nothing goes."""
     kernel = context.kernel
     if not kernel.state.has(RETHUNK):

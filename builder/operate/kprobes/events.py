@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from builder.binary import Address
 from builder.errors import InputError
 
 _EVENT = re.compile(r"(?P<kind>[pr])(?P<active>\d*):(?P<group>[^/\s]+)/(?P<name>\S+) (?P<place>\S+)(?P<rest>.*)")
@@ -80,7 +81,7 @@ class Event:
 class Planted:
     """One line of kprobes/list: `symbol` and `offset` are those of the code, whoever planted it."""
 
-    address: int
+    address: Address
     is_return: bool
     symbol: str
     offset: int
@@ -116,7 +117,7 @@ def parse_list(text: str) -> tuple[Planted, ...]:
         try:
             symbol, _, offset = words[2].partition("+")
             found = Planted(
-                int(words[0], 16),
+                Address(words[0], 16),
                 words[1] == "r",
                 symbol,
                 int(offset.partition("/")[0] or "0", 16),

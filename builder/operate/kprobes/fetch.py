@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from builder.arch import TARGET
+from builder.binary import Address
 from builder.image.execute import Machine
 
 _TYPE = re.compile(r"[usx](8|16|32|64)")
@@ -74,13 +75,13 @@ def _value(machine: Machine, source: str) -> int:
         register = TARGET.fetch_registers[source[1:]]
         return machine.register(source[1:] if register is None else TARGET.registers[register])
     if source.startswith("$stack"):
-        stack = machine.register(TARGET.stack_register)
+        stack = Address(machine.register(TARGET.stack_register))
         number = source.removeprefix("$stack")
         return stack if not number else int.from_bytes(machine.read(stack + 8 * int(number), 8), "little")
     if source.startswith("\\"):
         return int(source[1:], 0)
     if found := _DEREFERENCE.fullmatch(source):
-        return int.from_bytes(machine.read(_value(machine, found[2]) + int(found[1]), 8), "little")
+        return int.from_bytes(machine.read(Address(_value(machine, found[2]) + int(found[1])), 8), "little")
     return 0
 
 

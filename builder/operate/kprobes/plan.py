@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from builder.arch import TARGET
+from builder.binary import Address
 from builder.operate.kprobes.arguments import names_of, needs
 from builder.operate.kprobes.events import Event, Planted, Spot, by_key
 from builder.operate.kprobes.versions import ProbedFunction, ProbeSymbols, Version
@@ -80,22 +81,22 @@ class ProbeFacts:
     planted: Sequence[Planted]
     symbols: ProbeSymbols
     versions: Sequence[Version]
-    limited: frozenset[int] = frozenset()
+    limited: frozenset[Address] = frozenset()
 
     @cached_property
     def by_module(self) -> Mapping[str, Version]:
         return {version.module: version for version in self.versions}
 
     @cached_property
-    def bodies(self) -> Sequence[tuple[int, ProbedFunction]]:
+    def bodies(self) -> Sequence[tuple[Address, ProbedFunction]]:
         """Start and function of each original body of which there is another version."""
         rows = ((self.symbols.of(f), f) for version in self.versions for f in version.functions if not f.since)
         return [(start, function) for start, function in rows if start is not None]
 
-    def body_at(self, address: int) -> tuple[int, ProbedFunction] | None:
+    def body_at(self, address: Address) -> tuple[Address, ProbedFunction] | None:
         return next(((s, f) for s, f in self.bodies if s <= address < s + max(f.old_size, 1)), None)
 
-    def address(self, spot: Spot) -> int | None:
+    def address(self, spot: Spot) -> Address | None:
         """The address of a place that is planted; None while its module is not loaded."""
         if spot.symbol is None:
             return self._at_address.get(spot.address)
@@ -103,11 +104,11 @@ class ProbeFacts:
         return base + spot.offset if base is not None else None
 
     @cached_property
-    def _at_address(self) -> Mapping[str, int]:
+    def _at_address(self) -> Mapping[str, Address]:
         """Events by address: the listing hashes it, so it is known where it is plain or only one row is left."""
         texts = [e.spot.address for e in self.events if e.spot.symbol is None]
         addresses = {row.address for row in self.planted}
-        known = {text: int(text, 0) for text in texts if int(text, 0) in addresses}
+        known = {text: Address(text, 0) for text in texts if int(text, 0) in addresses}
         left = [text for text in texts if text not in known]
         spare = sorted((self._rows - Counter(known.values()) - self._named).elements())
         if len(left) == 1 and len(spare) == 1:
@@ -115,11 +116,11 @@ class ProbeFacts:
         return known
 
     @cached_property
-    def _rows(self) -> Counter[int]:
+    def _rows(self) -> Counter[Address]:
         return Counter(row.address for row in self.planted)
 
     @cached_property
-    def _named(self) -> Counter[int]:
+    def _named(self) -> Counter[Address]:
         places = (self.address(e.spot) for e in self.events if e.spot.symbol is not None)
         return Counter(place for place in places if place is not None)
 

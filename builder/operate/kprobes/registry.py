@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from builder.arch import TARGET
+from builder.binary import Address
 from builder.image.execute import Machine
 from builder.image.simulated import SimulatedKernel
 from builder.load.livepatch import ftrace_location
@@ -31,7 +32,7 @@ class Probe:
     """One planted place; `address` None while its module is not loaded, `gone` once it was."""
 
     event: Event
-    address: int | None = None
+    address: Address | None = None
     gone: bool = False
     hits: int = 0
 
@@ -50,7 +51,7 @@ class EventState:
 class Direct:
     """A probe that a module registered by itself: user space cannot move it."""
 
-    address: int
+    address: Address
     post_handler: bool
 
 
@@ -101,9 +102,9 @@ class Registry:
         self.check(address, is_return=probe.event.is_return, offset=spot.offset)
         probe.address, probe.gone = address, False
 
-    def _address(self, spot: Spot) -> int | None:
+    def _address(self, spot: Spot) -> Address | None:
         if spot.symbol is None:
-            return int(spot.address, 0)
+            return Address(spot.address, 0)
         if spot.module:
             rows = self.kernel.symbols.of_module.get(spot.module, {}).get(spot.symbol, ())
         else:
@@ -113,7 +114,7 @@ class Registry:
             )
         return rows[0] + spot.offset if rows else None
 
-    def check(self, address: int, *, is_return: bool = False, offset: int = 0) -> None:
+    def check(self, address: Address, *, is_return: bool = False, offset: int = 0) -> None:
         """check_kprobe_address_safe and can_probe: code, a boundary, nothing that is patched by others."""
         start, size = self.function(address)
         if size <= 0 or address >= start + size:
@@ -126,7 +127,7 @@ class Registry:
         if any(site <= address < site + 5 for site in self._reserved(address)):
             raise refused(errno.EBUSY)
 
-    def function(self, address: int) -> tuple[int, int]:
+    def function(self, address: Address) -> tuple[Address, int]:
         """Start and size of the function that holds an address; size 0 where there is none."""
         kernel = self.kernel
         for names in kernel.symbols.of_module.values():
@@ -141,14 +142,15 @@ class Registry:
             return address, 0
         return near.address, kernel.symbols.function_size(near.address)
 
-    def _reserved(self, address: int) -> Iterator[int]:
+    def _reserved(self, address: Address) -> Iterator[Address]:
         """Places that jump labels and static calls of the module write (jump_label_text_reserved)."""
         for module in self.kernel.modules.values():
             if not module.holds(address):
                 continue
             for name, stride in zip(_TABLES, (16, 8), strict=True):
                 section = module.section(name)
-                for place in range(section.address, section.end - stride + 1, stride) if section is not None else ():
+                rows = range(section.address, section.end - stride + 1, stride) if section is not None else ()
+                for place in map(Address, rows):
                     yield place + self.kernel.memory.s32(place)
 
     def remove(self, key: str, head: str, arguments: tuple[str, ...]) -> None:
@@ -168,7 +170,7 @@ class Registry:
             del self.events[key]
         self.probes = [probe for probe in self.probes if probe not in found]
 
-    def register_kprobe(self, address: int, *, post_handler: bool = False) -> Direct:
+    def register_kprobe(self, address: Address, *, post_handler: bool = False) -> Direct:
         """A module's own register_kprobe(); a post_handler wants the ftrace location for itself."""
         self.check(address)
         if post_handler and address in {r.place for r in self.kernel.redirections.values()}:
@@ -177,7 +179,7 @@ class Registry:
         self.direct.append(direct)
         return direct
 
-    def blocks(self, places: Iterable[int]) -> bool:
+    def blocks(self, places: Iterable[Address]) -> bool:
         """Whether a probe with a post_handler holds one of these ftrace locations (kprobe_ipmodify_ops)."""
         held = {direct.address for direct in self.direct if direct.post_handler}
         return bool(held & set(places))
@@ -201,9 +203,9 @@ class Registry:
 
     # Execution
 
-    def armed(self) -> dict[int, list[Probe]]:
+    def armed(self) -> dict[Address, list[Probe]]:
         """By address, the probes that fire: those of events that are enabled or have a trigger."""
-        out: dict[int, list[Probe]] = {}
+        out: dict[Address, list[Probe]] = {}
         for probe in self.probes:
             state = self.events[probe.event.key]
             if probe.address is not None and (state.enabled or state.triggers):
@@ -215,8 +217,8 @@ class Registry:
         for address, probes in self.armed().items():
             machine.trace(self._counter(machine, probes), address, address + 1)
 
-    def _counter(self, machine: Machine, probes: list[Probe]) -> Callable[[int, int], None]:
-        def count(_address: int, _size: int) -> None:
+    def _counter(self, machine: Machine, probes: list[Probe]) -> Callable[[Address, int], None]:
+        def count(_address: Address, _size: int) -> None:
             for probe in probes:
                 state = self.events[probe.event.key]
                 probe.hits += 1
@@ -226,7 +228,7 @@ class Registry:
 
         return count
 
-    def is_ftrace(self, address: int) -> bool:
+    def is_ftrace(self, address: Address) -> bool:
         start, _ = self.function(address)
         return ftrace_location(self.kernel, start) == address
 

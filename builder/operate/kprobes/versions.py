@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from builder.binary import Address
 from builder.binary.manifest import CarriedFunction, Manifest, MapRow
 
 
@@ -119,20 +120,20 @@ def _rows(name: str, table: Iterable[MapRow]) -> dict[int, Mapped]:
 class ProbeSymbols:
     """Some names of /proc/kallsyms: (object, name) -> addresses in the kernel's order."""
 
-    addresses: Mapping[tuple[str, str], tuple[int, ...]]
+    addresses: Mapping[tuple[str, str], tuple[Address, ...]]
 
     @classmethod
     def parse(cls, text: str, wanted: Iterable[str]) -> ProbeSymbols:
         """Only the names in `wanted`."""
         names = "|".join(map(re.escape, sorted(set(wanted))))
-        found: dict[tuple[str, str], list[int]] = {}
+        found: dict[tuple[str, str], list[Address]] = {}
         if names:
             # a fifth of a million lines, of which a few are wanted
             for row in re.finditer(rf"^([0-9a-f]+) \S ({names})(?:\t\[(\S+)\])?$", text, re.MULTILINE):
-                found.setdefault((row[3] or "vmlinux", row[2]), []).append(int(row[1], 16))
+                found.setdefault((row[3] or "vmlinux", row[2]), []).append(Address(row[1], 16))
         return cls({key: tuple(rows) for key, rows in found.items()})
 
-    def lookup(self, module: str | None, name: str) -> int | None:
+    def lookup(self, module: str | None, name: str) -> Address | None:
         """What kallsyms_lookup_name finds: the image first, then modules; with `module` only there."""
         if module is not None:
             return next(iter(self.addresses.get((module, name), ())), None)
@@ -141,7 +142,7 @@ class ProbeSymbols:
             return image[0]
         return next((rows[0] for (_, other), rows in self.addresses.items() if other == name), None)
 
-    def of(self, function: ProbedFunction) -> int | None:
+    def of(self, function: ProbedFunction) -> Address | None:
         """Where the original of a function begins; None while its object is not loaded."""
         rows = self.addresses.get((function.object, function.old), ())
         at = max(function.sympos - 1, 0)

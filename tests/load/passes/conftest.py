@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import pytest
 
+from builder.binary import Address
 from builder.image import SimulatedKernel
 from builder.image.boot import BootState
 from builder.image.derive import derive_state
@@ -16,7 +17,7 @@ from builder.image.memory import Region
 from builder.load.passes import Context, Table
 from tests.support.kernels import opened
 
-TEXT, DATA = 0xFFFFFFFFC1000000, 0xFFFFFFFFC1010000
+TEXT, DATA = Address(0xFFFFFFFFC1000000), Address(0xFFFFFFFFC1010000)
 """In the module area, where no module is."""
 SIZE = 0x1000
 
@@ -39,37 +40,37 @@ class Bench:
 
     kernel: SimulatedKernel
     tables: dict[str, Table] = field(default_factory=dict)
-    free: int = DATA
+    free: Address = DATA
 
-    def put(self, offset: int, code: bytes | str) -> int:
+    def put(self, offset: int, code: bytes | str) -> Address:
         """The address of code that is written at an offset."""
         self.kernel.memory.write(TEXT + offset, code if isinstance(code, bytes) else bytes.fromhex(code))
         return TEXT + offset
 
-    def code(self, address: int, size: int) -> str:
+    def code(self, address: Address, size: int) -> str:
         return self.kernel.memory.read(address, size).hex()
 
-    def data(self, content: bytes) -> int:
+    def data(self, content: bytes) -> Address:
         """The address of bytes that are written beside the tables."""
         at = self.free
         self.kernel.memory.write(at, content)
         self.free += (len(content) + 31) // 16 * 16
         return at
 
-    def table(self, name: str, content: bytes | Callable[[int], bytes]) -> int:
+    def table(self, name: str, content: bytes | Callable[[Address], bytes]) -> Address:
         """A table, made for the address that it is put at."""
         made = content if isinstance(content, bytes) else content(self.free)
         at = self.data(made)
         self.tables[name] = Table(at, len(made))
         return at
 
-    def sites(self, name: str, places: Sequence[int]) -> int:
+    def sites(self, name: str, places: Sequence[int]) -> Address:
         """A table of s32, each relative to itself."""
         return self.table(
             name, lambda at: b"".join(struct.pack("<i", place - at - 4 * i) for i, place in enumerate(places))
         )
 
-    def run(self, apply: Callable[[Context], None], text: tuple[int, int] = (TEXT, TEXT + SIZE)) -> Context:
+    def run(self, apply: Callable[[Context], None], text: tuple[Address, Address] = (TEXT, TEXT + SIZE)) -> Context:
         """One pass over the tables; what it wrote is counted in the context."""
         context = Context(self.kernel, self.tables, text, step="pass", record=True)
         apply(context)
@@ -82,7 +83,7 @@ Make = Callable[..., Bench]
 @pytest.fixture
 def bench(request: pytest.FixtureRequest) -> Iterator[Make]:
     """`bench(release, has=..., lacks=..., uniproc=...)`: a kernel whose processor has these features and not those."""
-    made: list[tuple[SimulatedKernel, list[Region], Sequence[int]]] = []
+    made: list[tuple[SimulatedKernel, list[Region], Sequence[Address]]] = []
 
     def make(release: str, has: Sequence[int] = (), lacks: Sequence[int] = (), **changes: int) -> Bench:
         words = list(_state(release).capabilities)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from builder.binary import Address
 from builder.load.passes import alternatives
 from builder.load.passes.context import CALL, JMP32, branch
 from builder.load.passes.decode import instructions, length
@@ -27,8 +28,8 @@ Row = tuple[int, int, int, int, int, int]
 """Site, replacement, feature, flags, and the length of each."""
 
 
-def entries(bench: Bench, rows: Sequence[Row]) -> Callable[[int], bytes]:
-    def made(at: int) -> bytes:
+def entries(bench: Bench, rows: Sequence[Row]) -> Callable[[Address], bytes]:
+    def made(at: Address) -> bytes:
         out = b""
         for site, other, feature, flags, size, other_size in rows:
             here = at + len(out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from builder.binary import Address
 from builder.errors import LoadError
 from builder.image.boot import CALL_DEPTH, RETHUNK, RETPOLINE, RETPOLINE_LFENCE
 from builder.load.passes import callthunks, ibt, retpolines, returns
@@ -30,11 +31,11 @@ def plain(bench: Make, release_61: str) -> Bench:
     return bench(release_61, lacks=(RETPOLINE, RETPOLINE_LFENCE, RETHUNK, ITS))
 
 
-def thunk(bench: Bench, register: int) -> int:
+def thunk(bench: Bench, register: int) -> Address:
     return bench.kernel.kernel.symbol("__x86_indirect_thunk_array").address + 32 * register
 
 
-def site(bench: Bench, kind: str, register: int, offset: int = UPPER) -> int:
+def site(bench: Bench, kind: str, register: int, offset: int = UPPER) -> Address:
     """A branch to the thunk of a register, as the compiler writes it (`cs` in front of those of r8 to r15)."""
     at, target = TEXT + offset, thunk(bench, register)
     if kind == "je":
@@ -115,7 +116,7 @@ def test_thunks_fill_the_upper_halves_of_their_pages(bench: Make, release_61: st
         assert place & 0x20 and (place + size - 1) & 0x20 and place % 4096 + size <= 4096
 
 
-def ret(bench: Bench, offset: int) -> int:
+def ret(bench: Bench, offset: int) -> Address:
     address = bench.kernel.kernel.symbol("__x86_return_thunk").address
     return bench.put(offset, branch(JMP32, TEXT + offset, address))
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from builder.binary import Address
 from builder.errors import LoadError
 from builder.image.boot import RETHUNK
 from builder.load.passes import PASSES, jump_label, paravirt, smp_locks, static_call
@@ -22,10 +23,10 @@ from tests.support.kernels import opened
 pytestmark = pytest.mark.kernel
 
 
-def labels(rows: Sequence[tuple[int, int, int, int]]) -> Callable[[int], bytes]:
+def labels(rows: Sequence[tuple[int, int, int, int]]) -> Callable[[Address], bytes]:
     """(code, target, key, flags) of each."""
 
-    def made(at: int) -> bytes:
+    def made(at: Address) -> bytes:
         return b"".join(
             struct.pack("<iiq", code - at - 16 * i, target - at - 16 * i - 4, (key | flags) - at - 16 * i - 8)
             for i, (code, target, key, flags) in enumerate(rows)
@@ -34,9 +35,9 @@ def labels(rows: Sequence[tuple[int, int, int, int]]) -> Callable[[int], bytes]:
     return made
 
 
-def read_labels(bench: Bench, at: int, count: int) -> list[tuple[int, int, int]]:
+def read_labels(bench: Bench, at: Address, count: int) -> list[tuple[int, int, int]]:
     out = []
-    for here in range(at, at + 16 * count, 16):
+    for here in map(Address, range(at, at + 16 * count, 16)):
         code, target, key = struct.unpack("<iiq", bench.kernel.memory.read(here, 16))
         out.append((here + code, here + 4 + target, here + 8 + key))
     return out
@@ -95,10 +96,10 @@ def test_a_jump_that_leads_elsewhere_is_left_and_told(old: Bench) -> None:
     assert old.code(place, 5) == branch(JMP32, place, TEXT + 0x300).hex() and len(context.warnings) == 1
 
 
-def calls(rows: Sequence[tuple[int, int, int]]) -> Callable[[int], bytes]:
+def calls(rows: Sequence[tuple[int, int, int]]) -> Callable[[Address], bytes]:
     """(code, key, flags) of each."""
 
-    def made(at: int) -> bytes:
+    def made(at: Address) -> bytes:
         return b"".join(
             struct.pack("<ii", code - at - 8 * i, (key | flags) - at - 8 * i - 4)
             for i, (code, key, flags) in enumerate(rows)
@@ -113,7 +114,7 @@ def plain(bench: Make, release_61: str) -> Bench:
     return bench(release_61, lacks=(RETHUNK,))
 
 
-def key(bench: Bench, target: int) -> int:
+def key(bench: Bench, target: Address) -> int:
     return bench.data(struct.pack("<QQ", target, 0))
 
 
@@ -121,7 +122,7 @@ def key(bench: Bench, target: int) -> int:
 @pytest.mark.parametrize("target", ["function", "nothing", "zero"])
 def test_a_static_call_goes_where_its_key_says(plain: Bench, before: str, target: str) -> None:
     zero = plain.kernel.kernel.symbol("__static_call_return0").address
-    goes = {"function": TEXT + 0x300, "nothing": 0, "zero": zero}[target]
+    goes = {"function": TEXT + 0x300, "nothing": Address(0), "zero": zero}[target]
     code = {"call": branch(CALL, TEXT, TEXT + 0x500), "nop": NOP5, "xor": XOR5RAX}[before]
     place = plain.put(0, code + b"\xc3")
     plain.table(".static_call_sites", calls([(place, key(plain, goes), 0)]))
@@ -134,7 +135,9 @@ def test_a_static_call_goes_where_its_key_says(plain: Bench, before: str, target
 @pytest.mark.parametrize("before", ["e911111111", "c3cccccccc"])
 def test_a_static_call_at_the_end_is_a_jump_or_a_return(plain: Bench, before: str, target: int, code: str) -> None:
     place = plain.put(0, before)
-    plain.table(".static_call_sites", calls([(place, key(plain, TEXT + target if target else 0), static_call.TAIL)]))
+    plain.table(
+        ".static_call_sites", calls([(place, key(plain, TEXT + target if target else Address(0)), static_call.TAIL)])
+    )
     plain.run(static_call.apply)
     assert plain.code(place, 5) == code
 
@@ -163,7 +166,7 @@ def test_static_calls_are_sorted_by_key_and_each_keeps_its_own(plain: Bench) -> 
     assert plain.code(two, 5) == branch(JMP32, two, TEXT + 0x380).hex()
 
 
-def patch_site(address: int, kind: int, length: int) -> bytes:
+def patch_site(address: Address, kind: int, length: int) -> bytes:
     return struct.pack("<QBB6x", address, kind, length)
 
 

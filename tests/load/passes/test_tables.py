@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from builder.binary import Address
 from builder.load.passes import extable, ftrace, orc
 from builder.load.passes.context import CALL, NOP5, branch
 from tests.load.passes.conftest import DATA, TEXT, Bench
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.kernel
 Row = tuple[int, int, int]
 
 
-def exceptions(rows: Sequence[Row]) -> Callable[[int], bytes]:
-    def made(at: int) -> bytes:
+def exceptions(rows: Sequence[Row]) -> Callable[[Address], bytes]:
+    def made(at: Address) -> bytes:
         return b"".join(
             struct.pack("<iii", code - at - 12 * i, fixup - at - 12 * i - 4, data)
             for i, (code, fixup, data) in enumerate(rows)
@@ -29,7 +30,7 @@ def exceptions(rows: Sequence[Row]) -> Callable[[int], bytes]:
     return made
 
 
-def read_exceptions(bench: Bench, at: int, count: int) -> list[Row]:
+def read_exceptions(bench: Bench, at: Address, count: int) -> list[Row]:
     found = []
     for i in range(count):
         start = at + 12 * i
@@ -57,13 +58,13 @@ def test_half_an_exception_is_left_alone(old: Bench) -> None:
     assert old.kernel.memory.read(at + 24, 5) == b"\1\2\3\4\5"
 
 
-def unwinding(bench: Bench, rows: Sequence[tuple[int, bytes]], missing: int = 0) -> tuple[int, int]:
+def unwinding(bench: Bench, rows: Sequence[tuple[int, bytes]], missing: int = 0) -> tuple[Address, Address]:
     places = bench.sites(".orc_unwind_ip", [place for place, _ in rows])
     entries = bench.table(".orc_unwind", b"".join(entry for _, entry in rows[: len(rows) - missing]))
     return places, entries
 
 
-def read_unwinding(bench: Bench, places: int, entries: int, count: int) -> list[tuple[int, bytes]]:
+def read_unwinding(bench: Bench, places: Address, entries: Address, count: int) -> list[tuple[int, bytes]]:
     memory = bench.kernel.memory
     return [(places + 4 * i + memory.s32(places + 4 * i), memory.read(entries + 6 * i, 6)) for i in range(count)]
 
@@ -98,7 +99,7 @@ def test_tables_of_unwinding_that_do_not_fit_together_are_told(old: Bench) -> No
     assert read_unwinding(old, places, entries, 2) == sorted(rows[:2])
 
 
-def calls(bench: Bench, offsets: Sequence[int]) -> list[int]:
+def calls(bench: Bench, offsets: Sequence[int]) -> list[Address]:
     fentry = bench.kernel.kernel.symbol("__fentry__").address
     return [bench.put(offset, branch(CALL, TEXT + offset, fentry)) for offset in offsets]
 
