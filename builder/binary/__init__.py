@@ -1,6 +1,6 @@
 """ELF objects as frozen values: the model, its one reader and its one writer."""
 
-from builder.binary.kinds import Address, SectionIndex, SymbolIndex
+from builder.binary.kinds import Address, SectionIndex, SectionOffset, SymbolIndex
 from builder.binary.objects import ObjectFile, Relocation, Section, String, Symbol
 from builder.binary.reader import read_object
 from builder.binary.writer import write_object
@@ -11,6 +11,7 @@ __all__ = [
     "Relocation",
     "Section",
     "SectionIndex",
+    "SectionOffset",
     "String",
     "Symbol",
     "SymbolIndex",

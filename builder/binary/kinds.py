@@ -33,5 +33,8 @@ if TYPE_CHECKING:
     class Address(_Place):
         """Where something lies in the memory of a kernel, in bytes; 0 is a null pointer."""
 
+    class SectionOffset(_Place):
+        """Where something lies in its section, in bytes from the section's start."""
+
 else:
-    Address = int
+    Address = SectionOffset = int

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 from builder.binary import elf
-from builder.binary.kinds import SectionIndex, SymbolIndex
+from builder.binary.kinds import SectionIndex, SectionOffset, SymbolIndex
 from builder.errors import UnknownError
 
 _ENCODINGS: Final = {1: "utf-8", 2: "utf-16-le", 4: "utf-32-le"}
@@ -20,16 +20,16 @@ _ENCODINGS: Final = {1: "utf-8", 2: "utf-16-le", 4: "utf-32-le"}
 
 
 class Relocation(NamedTuple):
-    """One RELA entry; `symbol` indexes `ObjectFile.symbols`."""
+    """One RELA entry; `symbol` indexes `ObjectFile.symbols`. In a linked file `offset` is an address."""
 
-    offset: int
+    offset: SectionOffset
     type: int
     symbol: SymbolIndex
     addend: int
 
 
 class Symbol(NamedTuple):
-    """One symbol-table entry.
+    """One symbol-table entry; `value` is an address where the symbol is absolute or the file is linked.
 
     `shndx` is the full section index (SHN_XINDEX resolved); reserved indices
     have `elf.RESERVED` set, so 0xff20 as a real section cannot be mistaken for
@@ -38,7 +38,7 @@ class Symbol(NamedTuple):
 
     index: SymbolIndex  # type: ignore[assignment]  # the table's own numbering, not tuple.index
     name: str
-    value: int
+    value: SectionOffset
     size: int
     type: int
     bind: int
@@ -123,30 +123,35 @@ class Section:
             raise UnknownError(f"section {self.name}: strings of characters of {self.entsize} bytes")
         return self.entsize
 
-    def string_at(self, offset: int) -> String:
+    def string_at(self, offset: SectionOffset) -> String:
         """The string at `offset`; what is left of the section if nothing ends it."""
         width = self.character
         return String(self.data[offset : self._terminator(offset, width)], width)
 
-    def string_bounds(self, offset: int) -> tuple[int, int]:
+    def string_bounds(self, offset: SectionOffset) -> tuple[SectionOffset, SectionOffset]:
         """Start and end of the string that `offset` lies in, the zero that ends it included."""
-        width, offset = self.character, max(offset, 0)
+        width, offset = self.character, max(offset, SectionOffset(0))
         start, zero = offset, bytes(width)
         while True:
-            start = self.data.rfind(zero, 0, start)
+            start = SectionOffset(self.data.rfind(zero, 0, start))
             if start < 0 or not start % width:
                 break
             start += width - 1  # a zero that is part of two characters: look before its last byte
-        start = start + width if start >= 0 else 0
-        return start, min(self._terminator(offset, width) + width, self.size)
+        first, last = self.extent
+        return start + width if start >= 0 else first, min(self._terminator(offset, width) + width, last)
 
-    def _terminator(self, offset: int, width: int) -> int:
+    def _terminator(self, offset: SectionOffset, width: int) -> SectionOffset:
         """Where the zero character at or after `offset` lies: characters are aligned to their width."""
         zero = bytes(width)
         end = self.data.find(zero, offset)
         while end >= 0 and end % width:
             end = self.data.find(zero, end + 1)
-        return end if end >= 0 else self.size
+        return SectionOffset(end if end >= 0 else self.size)
+
+    @property
+    def extent(self) -> tuple[SectionOffset, SectionOffset]:
+        """From its start to its end."""
+        return SectionOffset(0), SectionOffset(self.size)
 
     @property
     def is_nobits(self) -> bool:

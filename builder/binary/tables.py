@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
-from builder.binary.kinds import SectionIndex
+from builder.binary.kinds import SectionIndex, SectionOffset
 from builder.binary.objects import ObjectFile, Relocation, Section
 from builder.errors import UnknownError
 
@@ -207,8 +207,8 @@ class Entry(NamedTuple):
     table: TableRow
     section: SectionIndex
     index: int  # type: ignore[assignment]  # the entry's number, not tuple.index
-    start: int
-    end: int
+    start: SectionOffset
+    end: SectionOffset
     relocations: tuple[Relocation, ...]
 
     @property
@@ -217,7 +217,7 @@ class Entry(NamedTuple):
         return self.relocations[0]
 
     @property
-    def length(self) -> int | None:
+    def length(self) -> SectionOffset | None:
         """Where the byte lies that says how much there is of what the entry leads to; None in most tables."""
         return next((self.start + at for size, at in self.table.lengths if size == self.end - self.start), None)
 
@@ -238,8 +238,8 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
         raise UnknownError(f"section {section.name}: entries of {stride} bytes, not {known}", where=obj.name)
     out: list[Entry] = []
     position, count = 0, len(relocations)
-    for index, start in enumerate(range(0, section.size, stride)):
-        end = min(start + stride, section.size)
+    for index, start in enumerate(map(SectionOffset, range(0, section.size, stride))):
+        end = min(start + stride, section.extent[1])
         first = position
         while position < count and relocations[position].offset < end:
             position += 1
@@ -254,7 +254,7 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
     return tuple(out)
 
 
-def companion(obj: ObjectFile, entry: Entry) -> tuple[Section, int, int]:
+def companion(obj: ObjectFile, entry: Entry) -> tuple[Section, SectionOffset, SectionOffset]:
     """Where [start, end) of a section lies what goes with an entry (.orc_unwind beside .orc_unwind_ip).
 
     Raises UnknownError where the paired table is not there or has another number of rows.
@@ -265,7 +265,8 @@ def companion(obj: ObjectFile, entry: Entry) -> tuple[Section, int, int]:
     if section is None or section.size % count:
         raise UnknownError(f"section {entry.table.paired} does not go with {first.name}", where=obj.name)
     stride = section.size // count
-    return section, entry.index * stride, (entry.index + 1) * stride
+    start = SectionOffset(entry.index * stride)
+    return section, start, start + stride
 
 
 def table_stride(obj: ObjectFile, section: Section, row: TableRow, relocations: Sequence[Relocation]) -> int:
@@ -294,7 +295,7 @@ def _target_class(obj: ObjectFile, relocation: Relocation) -> str:
     return "code" if obj.sections[symbol.shndx].is_exec else "data"
 
 
-def _repeats(shape: list[tuple[int, int, str]], stride: int, size: int, row: TableRow) -> bool:
+def _repeats(shape: Sequence[tuple[SectionOffset, int, str]], stride: int, size: int, row: TableRow) -> bool:
     """Whether runs of `stride` bytes all start with a site, in code, and agree in what lies where.
 
     A later field may be without a relocation in some of them (an alternative

@@ -183,7 +183,7 @@ class CodeComparer:
             x = self.old.ordinal(old, a.target)
             same = x is not None and x == self.new.ordinal(new, b.target)
             return Verdict.SAME if same else Verdict.CHANGED
-        s, t = self.old.atom_at(old.section.index, a.target), self.new.atom_at(new.section.index, b.target)
+        s, t = self.old.goal(old, a), self.new.goal(new, b)
         if s is None or t is None or self.correlation.twins.get(t) is not s:
             return Verdict.CHANGED
         x, y = self.old.ordinal(s, a.target), self.new.ordinal(t, b.target)
@@ -272,7 +272,7 @@ class CodeComparer:
     def _text(self, view: View, atom: Atom, insn: Instruction) -> str:
         code = atom.section.data[insn.offset : insn.end]
         text = view.arch.text(code, insn.offset - atom.entry)
-        rows = view.relocations_in(atom.section.index, insn.offset, insn.end)
+        rows = view.relocations_at(atom, insn)
         names = [_describe(self.meanings.of(view, atom, r, lines=False), view, atom, r) for r in rows]
         return text + "".join(f" [{n}]" for n in names)
 

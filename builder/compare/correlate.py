@@ -291,7 +291,7 @@ def _constant(view: View, atom: Atom) -> tuple[object, ...] | None:
         target = view.target(r)
         if target.section is None or not target.section.is_string:
             return None
-        rows.append((r.offset - atom.start, target.section.string_at(target.offset)))
+        rows.append((r.offset - atom.start, target.section.string_at(target.place)))
     return view.code(atom), tuple(rows)
 
 

@@ -167,7 +167,7 @@ def _sibling(call: Call, number: int) -> tuple[str, str]:
         if parts[0] == "_acpi_module_name":
             return MODULE, text
     elif target.section is not None and target.section.is_string:
-        text = str(target.section.string_at(target.offset))
+        text = str(target.section.string_at(target.place))
         if naming.is_source_name(text):
             return FILE, text
         # clang puts __func__ among the other strings

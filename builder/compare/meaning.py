@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from builder.binary import Relocation, Section, String
+from builder.binary import Relocation, Section, SectionOffset, String
 from builder.compare import naming
 from builder.compare.correlate import Correlation
 from builder.compare.storage import is_private
@@ -50,7 +50,7 @@ class Meanings:
             return self._atom(view, target.atom, target.offset, lines, above, exact)
         if target.kind == "section":
             assert target.section is not None
-            return self._unnamed(view, target.section, target.offset, lines, above)
+            return self._unnamed(view, target.section, target.place, lines, above)
         if target.kind == "absolute":
             return ("abs", target.symbol.value + target.offset)
         return ("sym", target.symbol.name, target.offset)
@@ -91,7 +91,9 @@ class Meanings:
         bits = naming.line_bits(atom.section.name)
         return _without_line(found, bits) if bits else found
 
-    def bytes_in(self, view: View, section: Section, start: int, end: int, lines: bool, above: Above = ()) -> Meaning:
+    def bytes_in(
+        self, view: View, section: Section, start: SectionOffset, end: SectionOffset, lines: bool, above: Above = ()
+    ) -> Meaning:
         """Content of [start, end) of a section that is not an atom's code.
 
         Where data leads back to itself, the content says how many steps back.
@@ -114,14 +116,14 @@ class Meanings:
         )
         return ("bytes", view.masked(section, start, end), rows)
 
-    def _unnamed(self, view: View, section: Section, offset: int, lines: bool, above: Above) -> Meaning:
+    def _unnamed(self, view: View, section: Section, offset: SectionOffset, lines: bool, above: Above) -> Meaning:
         if not 0 <= offset <= section.size:
             return ("place", section.name, offset)
         if section.is_string:
             text, width = section.string_at(offset)
             return ("str", String(_FILE_LINE.sub(rb"\1:#", text) if lines else text, width))
         if is_private(section):
-            return ("piece", offset, _without_location(self.bytes_in(view, section, 0, section.size, lines, above)))
+            return ("piece", offset, _without_location(self.bytes_in(view, section, *section.extent, lines, above)))
         if section.is_nobits or section.is_write:
             return ("place", section.name, offset)
         start, end = view.piece(section, offset)

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from builder.binary import ObjectFile, SectionIndex, Symbol
+from builder.binary import ObjectFile, SectionIndex, SectionOffset, Symbol
 from builder.compare import dies
 from builder.compare import dwarf_numbers as dw
 from builder.compare.dies import Die, TypesUnknown, Unit
 from builder.compare.typeinfo import Field, TypeInfo
 
 Kind = Literal["added", "removed", "moved", "resized"]
-_Place = tuple[SectionIndex, int]
+_Place = tuple[SectionIndex, SectionOffset]
 """A section and an offset in it."""
 
 
@@ -185,7 +185,7 @@ class Variables:
     def _places(self, name: str) -> dict[int, _Place]:
         """Offset of a relocation in a debug section -> section and offset that it leads to."""
         section = self._obj.by_name.get(name)
-        out = {}
+        out: dict[int, _Place] = {}
         for r in self._obj.relocations_of(section.index) if section else ():
             symbol = self._obj.symbols[r.symbol]
             if symbol.is_defined:

@@ -50,12 +50,12 @@ def unit(comparison: Comparison, view: View, parts: Sequence[Atom]) -> list[Unit
     names = {comparison.correlation.identity(part) for part in parts}
     lines = []
     for part, insn in found:
-        relocations = view.relocations_in(part.section.index, insn.offset, insn.end)
+        relocations = view.relocations_at(part, insn)
         code = part.section.data[insn.offset : insn.end]
         target: int | None = None
         outside = False
         if insn.target is not None and not relocations:
-            at = view.atom_at(part.section.index, insn.target)
+            at = view.goal(part, insn)
             target = index.get((at if at in parts else part, insn.target))  # type: ignore[arg-type]
             outside = target is None
         meanings: list[Meaning] = []
@@ -69,7 +69,7 @@ def unit(comparison: Comparison, view: View, parts: Sequence[Atom]) -> list[Unit
                 outside = True
             meanings.append(_without_ordinals(meaning, names))
         if outside and not relocations:
-            at = view.atom_at(part.section.index, insn.target or 0)
+            at = view.goal(part, insn)
             meanings.append(("sym", comparison.correlation.identity(at) if at else None))
         operation, leads = view.arch.operation(code), (part, insn.offset) in tabled
         lines.append(UnitLine(part, insn, operation, tuple(meanings), target, outside, leads))

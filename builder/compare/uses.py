@@ -89,5 +89,5 @@ def _what(view: View, function: Atom, row: Instruction) -> Hashable:
         if target.kind == "symbol":
             names.append(target.symbol.name)
         elif target.section is not None and target.section.is_string:
-            names.append(target.section.string_at(target.offset))
+            names.append(target.section.string_at(target.place))
     return (operation.form, operation.constants, tuple(names))

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from builder import arch as architectures
 from builder.arch import Architecture, Instruction, RelocationRow
-from builder.binary import ObjectFile, Relocation, Section, SectionIndex, Symbol, elf, tables
+from builder.binary import ObjectFile, Relocation, Section, SectionIndex, SectionOffset, Symbol, elf, tables
 from builder.compare import naming
 from builder.compare.storage import is_private
 from builder.errors import UnknownError
@@ -33,9 +33,9 @@ class Atom:
     name: str
     symbol: Symbol
     section: Section
-    start: int
-    end: int
-    entry: int
+    start: SectionOffset
+    end: SectionOffset
+    entry: SectionOffset
     names: tuple[str, ...]
     is_function: bool
     is_global: bool
@@ -57,6 +57,11 @@ class Target(NamedTuple):
     section: Section | None
     offset: int
 
+    @property
+    def place(self) -> SectionOffset:
+        """Where in its section it leads."""
+        return SectionOffset(self.offset) if self.atom is None else self.atom.entry + self.offset
+
 
 class View:
     """Look-ups over one object; everything is found once and never changed.
@@ -73,9 +78,9 @@ class View:
         self._ordinals = cache(partial(_ordinals, self._decoded))
 
     @cached_property
-    def _map(self) -> dict[SectionIndex, tuple[list[int], list[Atom]]]:
+    def _map(self) -> dict[SectionIndex, tuple[list[SectionOffset], list[Atom]]]:
         """Section index -> (starts, atoms), in order."""
-        out: dict[SectionIndex, tuple[list[int], list[Atom]]] = {}
+        out: dict[SectionIndex, tuple[list[SectionOffset], list[Atom]]] = {}
         for index, symbols in self.obj.symbols_in.items():
             section = self.obj.sections[index]
             if not section.is_alloc or section.is_string or section.name in tables.BY_NAME:
@@ -109,7 +114,7 @@ class View:
     def atoms_in(self, section: SectionIndex) -> list[Atom]:
         return self._map.get(section, ([], []))[1]
 
-    def atom_at(self, section: SectionIndex, offset: int) -> Atom | None:
+    def atom_at(self, section: SectionIndex, offset: SectionOffset) -> Atom | None:
         """The atom whose bytes hold `offset`; one past the last atom's end still belongs to it."""
         found = self._map.get(section)
         if found is None:
@@ -121,13 +126,17 @@ class View:
         atom = atoms[at]
         return atom if offset <= atom.end else None
 
+    def goal(self, atom: Atom, insn: Instruction) -> Atom | None:
+        """The atom that a direct branch of a function leads into, where it has no relocation; None for all else."""
+        return None if insn.target is None else self.atom_at(atom.section.index, SectionOffset(insn.target))
+
     def atom_before(self, atom: Atom) -> Atom | None:
         """The atom in front of one in its section."""
         starts, atoms = self._map[atom.section.index]
         at = bisect_left(starts, atom.start) - 1
         return atoms[at] if at >= 0 else None
 
-    def relocations_in(self, section: SectionIndex, start: int, end: int) -> list[Relocation]:
+    def relocations_in(self, section: SectionIndex, start: SectionOffset, end: SectionOffset) -> list[Relocation]:
         """Relocations of a section's bytes [start, end), by offset."""
         offsets, rows = self._relocations(section)
         if not rows:
@@ -136,6 +145,10 @@ class View:
 
     def relocations(self, atom: Atom) -> list[Relocation]:
         return self.relocations_in(atom.section.index, atom.start, atom.end)
+
+    def relocations_at(self, atom: Atom, insn: Instruction) -> list[Relocation]:
+        """Relocations of one instruction of a function."""
+        return self.relocations_in(atom.section.index, SectionOffset(insn.offset), SectionOffset(insn.end))
 
     def undefined_names(self, atom: Atom) -> frozenset[str]:
         """Names of the undefined symbols that a function refers to."""
@@ -173,18 +186,17 @@ class View:
         the end of its instruction in code, 0 in data.
         """
         symbol = self.obj.symbols[relocation.symbol]
-        offset = relocation.addend + bias
         if not symbol.is_defined:
             kind: Literal["symbol", "absolute"] = "absolute" if symbol.shndx == elf.ABS else "symbol"
-            return Target(kind, None, symbol, None, offset)
-        offset += symbol.value
+            return Target(kind, None, symbol, None, relocation.addend + bias)
+        offset = symbol.value + relocation.addend + bias
         section = self.obj.sections[symbol.shndx]
         atom = self._covering(symbol, section, offset)
         if atom is not None:
             return Target("atom", atom, symbol, section, offset - atom.entry)
         return Target("section", None, symbol, section, offset)
 
-    def _covering(self, symbol: Symbol, section: Section, offset: int) -> Atom | None:
+    def _covering(self, symbol: Symbol, section: Section, offset: SectionOffset) -> Atom | None:
         """The atom that is meant: the named symbol's own, even for its end or before its start."""
         atoms = self.atoms_in(section.index)
         if len(atoms) == 1:
@@ -225,10 +237,9 @@ class View:
 
     def references(self, atom: Atom, insn: Instruction) -> list[tuple[Relocation, Target]]:
         """Relocations of one instruction of a function, and where they lead."""
-        found = self.relocations_in(atom.section.index, insn.offset, insn.end)
-        return [(r, self.target(r, self.bias(atom, r))) for r in found]
+        return [(r, self.target(r, self.bias(atom, r))) for r in self.relocations_at(atom, insn)]
 
-    def leads(self, section: Section, start: int, end: int) -> Iterator[tuple[Relocation, Target]]:
+    def leads(self, section: Section, start: SectionOffset, end: SectionOffset) -> Iterator[tuple[Relocation, Target]]:
         """Relocations of bytes [start, end) that are no function, and where they lead."""
         relocations = self.relocations_in(section.index, start, end)
         insns = self.arch.decode(section.data[start:end], start) if relocations and section.is_exec else []
@@ -237,7 +248,7 @@ class View:
             relative = bool(insns) and row.pc_relative
             yield r, self.target(r, _to_the_end(insns, r.offset, row.size) if relative else 0)
 
-    def masked(self, section: Section, start: int, end: int) -> bytes:
+    def masked(self, section: Section, start: SectionOffset, end: SectionOffset) -> bytes:
         """Bytes [start, end) of a section with the relocated fields cleared."""
         return self.cleared(section.data[start:end], section, start, self.relocations_in(section.index, start, end))
 
@@ -308,13 +319,13 @@ class View:
         return self._named.get(name, ())
 
     @cached_property
-    def cuts(self) -> Mapping[SectionIndex, list[int]]:
+    def cuts(self) -> Mapping[SectionIndex, list[SectionOffset]]:
         """Section without symbols -> the offsets that relocations lead to, in order.
 
         They bound the pieces of annexes (`.fixup`, `.altinstr_aux`) and of
         unnamed read-only data (switch tables).
         """
-        out: dict[SectionIndex, set[int]] = {}
+        out: dict[SectionIndex, set[SectionOffset]] = {}
         for rela in self.obj.relocations:
             place = self.obj.sections[self.obj.sections[rela].info]
             if not place.is_alloc:
@@ -335,21 +346,22 @@ class View:
                 out.setdefault(symbol.shndx, set()).add(symbol.value + r.addend + bias)
         return {index: sorted(found) for index, found in out.items()}
 
-    def piece(self, section: Section, offset: int) -> tuple[int, int]:
+    def piece(self, section: Section, offset: SectionOffset) -> tuple[SectionOffset, SectionOffset]:
         """Bounds of the unnamed bytes that `offset` lies in."""
         if is_private(section):
-            return 0, section.size
+            return section.extent
         if section.entsize and section.flags & elf.SHF_MERGE and not section.is_string:
             start = offset - offset % section.entsize
-            return start, min(start + section.entsize, section.size)
+            return start, min(start + section.entsize, section.extent[1])
         cuts = self.cuts.get(section.index, [])
         at = bisect_right(cuts, offset)
-        start = cuts[at - 1] if at else 0
-        end = cuts[at] if at < len(cuts) else section.size
-        return max(start, 0), min(end, section.size)
+        first, last = section.extent
+        start = cuts[at - 1] if at else first
+        end = cuts[at] if at < len(cuts) else last
+        return max(start, first), min(end, last)
 
 
-def _by_offset(obj: ObjectFile, section: SectionIndex) -> tuple[list[int], list[Relocation]]:
+def _by_offset(obj: ObjectFile, section: SectionIndex) -> tuple[list[SectionOffset], list[Relocation]]:
     """The relocations of a section in the order of their offsets, with the offsets beside them."""
     rows = sorted(obj.relocations_of(section))
     return [r.offset for r in rows], rows
@@ -398,14 +410,15 @@ def _cut(section: Section, symbols: tuple[Symbol, ...], nop: bytes) -> list[Atom
     """Divide a section at its symbols; aliases of one value make one atom."""
     if len(symbols) == 1 and not symbols[0].value:
         return [] if _is_marker(symbols[0]) else [_whole(section, symbols[0])]
-    starts: dict[int, list[Symbol]] = {}
+    starts: dict[SectionOffset, list[Symbol]] = {}
     for symbol in symbols:
         if symbol.value <= section.size and not _is_marker(symbol):
             starts.setdefault(symbol.value, []).append(symbol)
     if not starts:
         return []
-    groups: list[tuple[int, list[Symbol]]] = []
-    reach = 0
+    groups: list[tuple[SectionOffset, list[Symbol]]] = []
+    first, last = section.extent
+    reach = first
     for value, row in sorted(starts.items()):
         if groups and value < reach and not any(s.is_function for s in row):
             continue  # a label or an object inside a larger one
@@ -414,7 +427,7 @@ def _cut(section: Section, symbols: tuple[Symbol, ...], nop: bytes) -> list[Atom
     padding = _padding(section, groups[0][0], nop) or _hash(section, groups[0][0], symbols)
     atoms = []
     for position, (value, row) in enumerate(groups):
-        following = groups[position + 1][0] - padding if position + 1 < len(groups) else section.size
+        following = groups[position + 1][0] - padding if position + 1 < len(groups) else last
         size = max(s.size for s in row)
         alone = len(groups) == 1
         end = following if alone or not size else max(min(value + size, following), value)
@@ -424,7 +437,7 @@ def _cut(section: Section, symbols: tuple[Symbol, ...], nop: bytes) -> list[Atom
                 name=primary.name,
                 symbol=primary,
                 section=section,
-                start=max(value - padding, 0) if section.is_exec else value,
+                start=max(value - padding, first) if section.is_exec else value,
                 end=end,
                 entry=value,
                 names=tuple(s.name for s in row),
@@ -438,7 +451,8 @@ def _cut(section: Section, symbols: tuple[Symbol, ...], nop: bytes) -> list[Atom
 def _whole(section: Section, symbol: Symbol) -> Atom:
     """The one thing in a section of its own, as -ffunction-sections and -fdata-sections make them."""
     function = section.is_exec and symbol.type in (elf.STT_FUNC, elf.STT_NOTYPE)
-    return Atom(symbol.name, symbol, section, 0, section.size, 0, (symbol.name,), function, not symbol.is_local)
+    start, end = section.extent
+    return Atom(symbol.name, symbol, section, start, end, start, (symbol.name,), function, not symbol.is_local)
 
 
 def _is_marker(symbol: Symbol) -> bool:

@@ -66,8 +66,7 @@ def _string(view: View, relocation: Relocation) -> str | None:
     target = view.target(relocation)
     if target.section is None:
         return None
-    start = target.atom.entry if target.atom is not None else 0
-    return str(target.section.string_at(start + target.offset))
+    return str(target.section.string_at(target.place))
 
 
 def is_author_data(atom: Atom) -> bool:

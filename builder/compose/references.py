@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from builder.binary import Relocation, Section, tables
+from builder.binary import Relocation, Section, SectionOffset, tables
 from builder.compare import Atom, View
 from builder.compare.view import Target
 
@@ -15,8 +15,8 @@ class Piece:
     """Bytes [start, end) of a section that have no symbol: strings, constants, annexes of functions."""
 
     section: Section
-    start: int
-    end: int
+    start: SectionOffset
+    end: SectionOffset
 
 
 def of_atom(view: View, atom: Atom) -> Iterator[tuple[Relocation, Target]]:
@@ -41,6 +41,6 @@ def piece_at(view: View, target: Target) -> Piece:
     assert target.section is not None
     section = target.section
     if section.is_string:
-        return Piece(section, *section.string_bounds(target.offset))
-    start, end = view.piece(section, target.offset)
+        return Piece(section, *section.string_bounds(target.place))
+    start, end = view.piece(section, target.place)
     return Piece(section, start, end)

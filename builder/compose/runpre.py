@@ -183,7 +183,7 @@ class _Attempt:
         if target.atom is not None:
             return self._is_at(target.atom, found - target.offset & _MASK)
         if target.section is not None and target.section.is_string:
-            text, width = target.section.string_at(target.offset)
+            text, width = target.section.string_at(target.place)
             running = self.running.code(found, len(text) + width)  # with its end: what goes on is another text
             if running != text + bytes(width):
                 return f"uses the text {text!r}, the running code {running!r}"

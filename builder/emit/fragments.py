@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from builder.binary import Section, elf, tables
+from builder.binary import Section, SectionOffset, elf, tables
 from builder.compare import Atom
 from builder.compare.storage import is_readonly
 from builder.compare.view import Target, View
@@ -35,7 +35,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A symbol inside a fragment."""
+    """A symbol inside a fragment, or inside the section that the fragment came to lie in."""
 
     name: str
     offset: int
@@ -158,7 +158,7 @@ class _Cutter:
             entry_of=section.name,
         )
 
-    def _zeroed(self, section: Section, start: int, end: int) -> bytes:
+    def _zeroed(self, section: Section, start: SectionOffset, end: SectionOffset) -> bytes:
         """Bytes with relocated fields cleared: livepatch refuses to relocate what is not zero."""
         return self.view.masked(section, start, end)
 

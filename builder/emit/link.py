@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from builder.arch import Architecture
-from builder.binary import ObjectFile, Relocation, Section, SectionIndex, Symbol, SymbolIndex, elf, klp
+from builder.binary import ObjectFile, Relocation, Section, SectionIndex, SectionOffset, Symbol, SymbolIndex, elf, klp
 from builder.compose.bindings import Binding
 from builder.emit.fragments import Fragment, Key, Label
 from builder.errors import InputError
@@ -28,8 +28,8 @@ class _Output:
     align: int = 1
     data: bytearray = field(default_factory=bytearray)
     size: int = 0
-    plain: list[tuple[int, int, str, int]] = field(default_factory=list)
-    late: dict[str, list[tuple[int, int, str, int]]] = field(default_factory=dict)
+    plain: list[tuple[SectionOffset, int, str, int]] = field(default_factory=list)
+    late: dict[str, list[tuple[SectionOffset, int, str, int]]] = field(default_factory=dict)
     labels: list[Label] = field(default_factory=list)
 
 
@@ -38,7 +38,7 @@ class LinkedPlace:
     """Where a fragment came to lie; `entry` is the offset that references to it start from."""
 
     section: str
-    offset: int
+    offset: SectionOffset
     entry: int
 
 
@@ -51,7 +51,7 @@ class Linker:
         self.places: dict[Key, LinkedPlace] = {}
         self._outputs: dict[str, _Output] = {}
         self._strings: dict[bytes, int] = {}
-        self._globals: dict[str, tuple[str, int, int, int]] = {}
+        self._globals: dict[str, tuple[str, SectionOffset, int, int]] = {}
         self._used: dict[str, None] = {}
 
     def add(self, fragments: Sequence[Fragment]) -> None:
@@ -62,7 +62,7 @@ class Linker:
                 offset = self._string(out, fragment.data)
             else:
                 offset = self._append(out, fragment.data, fragment.size, fragment.align)
-            place = LinkedPlace(fragment.section, offset, offset + fragment.entry)
+            place = LinkedPlace(fragment.section, SectionOffset(offset), offset + fragment.entry)
             self.places[fragment.key] = place
             out.labels += [Label(s.name, offset + s.offset, s.size, s.type) for s in fragment.labels]
 
@@ -171,7 +171,9 @@ class Linker:
         symtab, strtab, shstrtab = (SectionIndex(len(sections) + len(plain) + k) for k in range(3))
         relocations: dict[SectionIndex, tuple[Relocation, ...]] = {}
 
-        def add_rela(name: str, target: SectionIndex, flags: int, rows: list[tuple[int, int, str, int]]) -> None:
+        def add_rela(
+            name: str, target: SectionIndex, flags: int, rows: list[tuple[SectionOffset, int, str, int]]
+        ) -> None:
             here = SectionIndex(len(sections))
             relocations[here] = tuple(Relocation(o, t, number[s], a) for o, t, s, a in sorted(rows))
             size = 24 * len(rows)
@@ -195,16 +197,18 @@ class Linker:
     def _symbols(
         self, ordered: Sequence[_Output], index: Mapping[str, SectionIndex]
     ) -> tuple[tuple[Symbol, ...], dict[str, SymbolIndex]]:
-        rows: list[tuple[str, int, int, int, int, SectionIndex]] = [
-            ("", 0, 0, elf.STT_NOTYPE, elf.STB_LOCAL, SectionIndex(elf.SHN_UNDEF))
+        start = SectionOffset(0)
+        rows: list[tuple[str, SectionOffset, int, int, int, SectionIndex]] = [
+            ("", start, 0, elf.STT_NOTYPE, elf.STB_LOCAL, SectionIndex(elf.SHN_UNDEF))
         ]
         number: dict[str, SymbolIndex] = {"": SymbolIndex(0)}
         for out in ordered:
             number[f"\0{out.name}"] = SymbolIndex(len(rows))
-            rows.append(("", 0, 0, elf.STT_SECTION, elf.STB_LOCAL, index[out.name]))
+            rows.append(("", start, 0, elf.STT_SECTION, elf.STB_LOCAL, index[out.name]))
         for out in ordered:
             for label in out.labels:
-                rows.append((label.name, label.offset, label.size, label.type, elf.STB_LOCAL, index[out.name]))
+                place = SectionOffset(label.offset)
+                rows.append((label.name, place, label.size, label.type, elf.STB_LOCAL, index[out.name]))
         for name, (section, value, size, kind) in self._globals.items():
             number[name] = SymbolIndex(len(rows))
             rows.append((name, value, size, kind, elf.STB_GLOBAL, index[section]))
@@ -212,7 +216,7 @@ class Linker:
             if name not in number:
                 number[name] = SymbolIndex(len(rows))
                 shndx = SectionIndex(elf.LIVEPATCH if klp.is_symbol(name) else elf.SHN_UNDEF)
-                rows.append((name, 0, 0, elf.STT_NOTYPE, elf.STB_GLOBAL, shndx))
+                rows.append((name, start, 0, elf.STT_NOTYPE, elf.STB_GLOBAL, shndx))
         symbols = tuple(
             Symbol(SymbolIndex(k), name, value, size, kind, bind, 0, shndx)
             for k, (name, value, size, kind, bind, shndx) in enumerate(rows)

@@ -16,7 +16,7 @@ from itertools import groupby, islice, zip_longest
 from typing import Literal
 
 from builder.arch import Instruction
-from builder.binary import Relocation, SectionIndex
+from builder.binary import Relocation, SectionIndex, SectionOffset
 from builder.compare import Atom, Comparison, View
 from builder.compare.dwarf import LineTable
 from builder.compare.instruction_map import instruction_map
@@ -145,18 +145,18 @@ class Listings:
 
     def _key(self, view: View, atom: Atom, insn: Instruction) -> object:
         """Equal for instructions that do the same, wherever inside the function they branch to."""
-        rows = view.relocations_in(atom.section.index, insn.offset, insn.end)
+        rows = view.relocations_at(atom, insn)
         if insn.target is not None and not rows:
-            outside = None if atom.entry <= insn.target <= atom.end else view.atom_at(atom.section.index, insn.target)
+            outside = None if atom.entry <= insn.target <= atom.end else view.goal(atom, insn)
             return insn.mnemonic, outside and self.comparison.correlation.identity(outside)
-        code = view.masked(atom.section, insn.offset, insn.end)
+        code = view.cleared(atom.section.data[insn.offset : insn.end], atom.section, insn.offset, rows)
         of = self.comparison.meanings.of
         meanings = tuple((r.offset - insn.offset, _placeless(of(view, atom, r, lines=False))) for r in rows)
         return insn.mnemonic, code, meanings
 
     def _goals(self, view: View, atom: Atom, insn: Instruction) -> Iterator[ListedPlace]:
         """Places inside of functions that an instruction leads to, directly or by a table of addresses."""
-        rows = view.relocations_in(atom.section.index, insn.offset, insn.end)
+        rows = view.relocations_at(atom, insn)
         if insn.target is not None and not rows and atom.entry <= insn.target <= atom.end:
             yield _landing(view, atom, insn.target)
         for r in rows:
@@ -164,7 +164,7 @@ class Listings:
             if target.kind == "section" and target.section is not None and not target.section.is_string:
                 if target.section.is_write or target.section.is_nobits:
                     continue
-                start, end = view.piece(target.section, target.offset)
+                start, end = view.piece(target.section, target.place)
                 for entry in view.relocations_in(target.section.index, start, end):
                     yield from _inside(view, view.target(entry))
             else:
@@ -175,7 +175,7 @@ class Listings:
         place = self._moved.get((old.section.index, a.offset)) if old and a else None
         if place is None or (b and place == (new.section.index, b.offset)):
             return ""
-        holder = self.comparison.new.atom_at(*place)
+        holder = self.comparison.new.atom_at(place[0], SectionOffset(place[1]))
         if holder is None:
             return ""
         return f"now at {'' if holder is new else holder.name}{place[1] - holder.entry:+#x}"
@@ -247,11 +247,11 @@ def instruction_text(view: View, atom: Atom, insn: Instruction) -> tuple[str, st
     """An instruction as people read it, and what its relocations lead to where the text does not say so."""
     code = atom.section.data[insn.offset : insn.end]
     text = view.arch.text(code, insn.offset - atom.entry)
-    rows = view.relocations_in(atom.section.index, insn.offset, insn.end)
+    rows = view.relocations_at(atom, insn)
     if not rows:
         if insn.target is None:
             return text, ""
-        target = view.atom_at(atom.section.index, insn.target)
+        target = view.goal(atom, insn)
         inside = target is atom or target is None
         goal = f"{insn.target - atom.entry:+#x}" if inside else _at(target, insn.target)
         return f"{text.split()[0]} {goal}", ""
@@ -271,11 +271,11 @@ def target_text(view: View, atom: Atom, relocation: Relocation) -> str:
     if target.section is None:
         return target.symbol.name + (f"{target.offset:+#x}" if target.offset else "")
     if target.section.is_string:
-        text = str(target.section.string_at(target.offset))
+        text = str(target.section.string_at(target.place))
         short = text if len(text) <= _TEXT else text[:_TEXT] + "…"
         return '"' + short.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace('"', '\\"') + '"'
     if not target.section.is_nobits:
-        start, end = view.piece(target.section, target.offset)
+        start, end = view.piece(target.section, target.place)
         count = len(view.relocations_in(target.section.index, start, end))
         if count:
             return f"table of {count} addresses in {target.section.name}"

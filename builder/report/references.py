@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from builder.binary import ObjectFile, SectionIndex, SymbolIndex, elf, klp
+from builder.binary import ObjectFile, SectionIndex, SectionOffset, SymbolIndex, elf, klp
 from builder.compare import Atom
 from builder.compose import references
 from builder.compose.outcome import Diff
@@ -77,7 +77,7 @@ def _kind(atom: Atom) -> str:
 
 def bindings_in(module: ObjectFile) -> Bindings:
     """Function -> bindings, as a written module has them: livepatch symbols, and undefined ones for exports."""
-    functions: dict[SectionIndex, list[tuple[int, int, str]]] = {}
+    functions: dict[SectionIndex, list[tuple[SectionOffset, SectionOffset, str]]] = {}
     for symbol in module.symbols:
         if symbol.is_function and symbol.is_defined:
             functions.setdefault(symbol.shndx, []).append((symbol.value, symbol.value + symbol.size, symbol.name))

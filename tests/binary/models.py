@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from builder.binary import ObjectFile, Relocation, Section, SectionIndex, Symbol, SymbolIndex, elf
+from builder.binary import ObjectFile, Relocation, Section, SectionIndex, SectionOffset, Symbol, SymbolIndex, elf
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 U32 = st.integers(0, 2**32 - 1)
@@ -42,7 +42,7 @@ def _symbol(draw: st.DrawFn, index: SymbolIndex, sections: int) -> Symbol:
     return Symbol(
         index,
         draw(NAMES),
-        draw(U64),
+        SectionOffset(draw(U64)),
         draw(U64),
         draw(st.integers(0, 15)),
         draw(st.integers(0, 15)),
@@ -59,7 +59,7 @@ def objects(draw: st.DrawFn) -> ObjectFile:
     targets = draw(st.lists(st.sampled_from(filled), max_size=3)) if filled else []
     count = 1 + len(plain) + len(targets) + 3
     symtab, strtab, shstrtab = (SectionIndex(count - 3 + k) for k in range(3))
-    null = Symbol(SymbolIndex(0), "", 0, 0, 0, 0, 0, SectionIndex(elf.SHN_UNDEF))
+    null = Symbol(SymbolIndex(0), "", SectionOffset(0), 0, 0, 0, 0, SectionIndex(elf.SHN_UNDEF))
     symbols = (null, *(draw(_symbol(SymbolIndex(k), count)) for k in range(1, draw(st.integers(1, 6)))))
     sections = [Section(SectionIndex(0), "", elf.SHT_NULL, 0, 0, b"", align=0), *plain]
     relocations: dict[SectionIndex, tuple[Relocation, ...]] = {}

@@ -141,7 +141,7 @@ def test_a_relocation_outside_its_section() -> None:
     assert whole is not None
     index = next(i for i, rows in whole.relocations.items() if rows)
     target = whole.sections[whole.sections[index].info]
-    rows = {**whole.relocations, index: (whole.relocations[index][0]._replace(offset=target.size),)}
+    rows = {**whole.relocations, index: (whole.relocations[index][0]._replace(offset=target.extent[1]),)}
     found = read_object(write_object(replace(whole, relocations=rows)), name="corrupt")
     with pytest.raises(InputError, match=rf"outside {re.escape(target.name)} of {target.size:#x} bytes"):
         found.relocations_of(target.index)

@@ -19,6 +19,7 @@ from builder.binary import (
     Relocation,
     Section,
     SectionIndex,
+    SectionOffset,
     Symbol,
     SymbolIndex,
     elf,
@@ -130,14 +131,14 @@ MANY = elf.SHN_LORESERVE + 40
 
 def many_sections() -> ObjectFile:
     """More sections than 16 bits can number: e_shnum, e_shstrndx and st_shndx all need their extensions."""
-    first, last = SectionIndex(0), SymbolIndex(MANY)
+    first, last, start = SectionIndex(0), SymbolIndex(MANY), SectionOffset(0)
     sections = [Section(first, "", elf.SHT_NULL, 0, 0, b"", align=0)]
-    symbols = [Symbol(SymbolIndex(0), "", 0, 0, 0, 0, 0, first)]
+    symbols = [Symbol(SymbolIndex(0), "", start, 0, 0, 0, 0, first)]
     for k in range(1, MANY):
         index = SectionIndex(k)
         sections.append(Section(index, f".text.f{k}", elf.SHT_PROGBITS, 6, 4, k.to_bytes(4, "little")))
-        symbols.append(Symbol(SymbolIndex(k), f"f{k}", 0, 4, elf.STT_FUNC, elf.STB_LOCAL, 0, index))
-    symbols.append(Symbol(last, "kernels", 0, 0, 0, elf.STB_GLOBAL, 0, SectionIndex(elf.LIVEPATCH)))
+        symbols.append(Symbol(SymbolIndex(k), f"f{k}", start, 4, elf.STT_FUNC, elf.STB_LOCAL, 0, index))
+    symbols.append(Symbol(last, "kernels", start, 0, 0, elf.STB_GLOBAL, 0, SectionIndex(elf.LIVEPATCH)))
     rela, symtab, strtab, wide, names = (SectionIndex(MANY + k) for k in range(5))
     sections += [
         Section(rela, ".rela.text.f1", elf.SHT_RELA, 0, 0, b"", link=symtab, info=1, align=8, entsize=24),
@@ -146,7 +147,9 @@ def many_sections() -> ObjectFile:
         Section(wide, ".symtab_shndx", elf.SHT_SYMTAB_SHNDX, 0, 0, b"", link=symtab, align=4, entsize=4),
         Section(names, ".shstrtab", elf.SHT_STRTAB, 0, 0, b""),
     ]
-    return ObjectFile("many", 62, elf.ET_REL, tuple(sections), tuple(symbols), {rela: (Relocation(0, 2, last, -4),)})
+    return ObjectFile(
+        "many", 62, elf.ET_REL, tuple(sections), tuple(symbols), {rela: (Relocation(start, 2, last, -4),)}
+    )
 
 
 def test_more_sections_than_sixteen_bits_count(tmp_path: Path) -> None:

@@ -24,7 +24,18 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from builder.binary import ObjectFile, Relocation, Section, SectionIndex, Symbol, SymbolIndex, elf, read_object, tables
+from builder.binary import (
+    ObjectFile,
+    Relocation,
+    Section,
+    SectionIndex,
+    SectionOffset,
+    Symbol,
+    SymbolIndex,
+    elf,
+    read_object,
+    tables,
+)
 from builder.errors import BespokeError
 from builder.pipeline import diff_objects
 from tests.conftest import data_root
@@ -132,7 +143,9 @@ def _symbolic(obj: ObjectFile, rng: Random, change: Callable[[Symbol], Symbol]) 
 
 
 def _value(obj: ObjectFile, rng: Random) -> tuple[str, ObjectFile] | None:
-    return _symbolic(obj, rng, lambda s: s._replace(value=max(s.value + rng.choice((-8, -1, 1, 4, 8)), 0)))
+    return _symbolic(
+        obj, rng, lambda s: s._replace(value=max(s.value + rng.choice((-8, -1, 1, 4, 8)), SectionOffset(0)))
+    )
 
 
 def _size(obj: ObjectFile, rng: Random) -> tuple[str, ObjectFile] | None:

@@ -59,7 +59,7 @@ def test_a_relocation_that_only_marks_has_no_field(build: Build) -> None:
     (found,) = compare(old, new).data.values()
     assert found.is_changed
     section = old.by_name[".data.table"]
-    assert View(old).masked(section, 0, 8) == section.data
+    assert View(old).masked(section, *section.extent) == section.data
 
 
 @pytest.mark.parametrize("body", ["cmpl $9, 2b(%rip)", "cmpb $9, 2b(%rip)", "movl 2b(%rip), %eax"])
@@ -71,7 +71,7 @@ def test_unnamed_data_is_cut_where_the_instruction_means(build: Build, body: str
     view = View(old)
     function = view.by_name["g"]
     (target,) = [view.target(r, view.bias(function, r)) for r in view.relocations(function)]
-    assert target.section is not None and view.piece(target.section, target.offset) == (8, 16)
+    assert target.section is not None and view.piece(target.section, target.place) == (8, 16)
     assert names(compare(old, new).changed) == ["f"]
 
 
@@ -82,5 +82,5 @@ def test_code_without_a_symbol_is_decoded_for_what_its_fields_are_relative_to(bu
     )
     view = View(assembled(build, text))
     section = view.obj.by_name[".altinstr_replacement"]
-    found = [(target.atom and target.atom.name, target.offset) for _, target in view.leads(section, 0, section.size)]
+    found = [(target.atom and target.atom.name, target.offset) for _, target in view.leads(section, *section.extent)]
     assert found == [("table", 4), ("f", 0)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from builder.binary import ObjectFile, Relocation, Section, SectionIndex, elf
+from builder.binary import ObjectFile, Relocation, Section, SectionIndex, SectionOffset, elf
 from builder.binary.kernel import Kernel
 from samples.objects import TARGET_NAME
 from tests.emit.edits import klp_sections, modinfo, renamed, with_data, with_section, without
@@ -125,7 +125,11 @@ def _late(table: str, offset: int) -> Break:
             align=8,
             entsize=24,
         )
-        rows = {**obj.relocations, rela: kept, late.index: (Relocation(offset, moved[0].type, symbol, 0),)}
+        rows = {
+            **obj.relocations,
+            rela: kept,
+            late.index: (Relocation(SectionOffset(offset), moved[0].type, symbol, 0),),
+        }
         return replace(obj, sections=(*obj.sections, late), relocations=rows)
 
     return breaks

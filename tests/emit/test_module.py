@@ -159,10 +159,10 @@ def test_klp_functions_lead_to_the_new_code(module: Module, obj: ObjectFile, ker
                 continue
             place = obj.symbols[new.symbol].value + new.addend
             names = {s.name for s in obj.symbols if s.is_function and s.shndx == code.index and s.value == place}
-            sympos = at - layout.offset_of("old_name") + layout.offset_of("old_sympos")
+            rank = at - layout.offset_of("old_name") + layout.offset_of("old_sympos")
             found[strings.data[symbol.value + row.addend : end].decode()] = (
                 names,
-                int.from_bytes(data.data[sympos : sympos + 8], "little"),
+                int.from_bytes(data.data[rank : rank + 8], "little"),
             )
     wanted = [row for row in module.manifest.as_json()["functions"] if row["redirected"]]
     assert set(found) == {row["old_name"] for row in wanted}

@@ -76,4 +76,4 @@ def by_name(view: View) -> dict[str, list[Section]]:
 
 
 def _masked(view: View, section: Section) -> bytes:
-    return view.masked(section, 0, section.size)
+    return view.masked(section, *section.extent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from builder.binary import Section
+from builder.binary import Section, SectionOffset
 from builder.compare import Atom, View
 from builder.compose.books.rules import Ignored, Note, Pair, left
 
@@ -31,13 +31,17 @@ def _is_fill(pair: Pair, section: Section, data: bytes) -> bool:
     return not data.strip(b"\x00")
 
 
-def _fill(pair: Pair, before: Atom | None, section: Section, start: int, end: int) -> Iterator[Note]:
+def _fill(
+    pair: Pair, before: Atom | None, section: Section, start: SectionOffset, end: SectionOffset
+) -> Iterator[Note]:
     found = _old_gap(pair, before, section, start)
     if found is not None and found[0].data[found[1] : found[2]] != section.data[start:end]:
         yield Ignored("fill", before.name if before else section.name)
 
 
-def _old_gap(pair: Pair, before: Atom | None, section: Section, start: int) -> tuple[Section, int, int] | None:
+def _old_gap(
+    pair: Pair, before: Atom | None, section: Section, start: SectionOffset
+) -> tuple[Section, SectionOffset, SectionOffset] | None:
     if before is not None:
         old = pair.twins.get(before)
         if old is None:
@@ -51,7 +55,7 @@ def _old_gap(pair: Pair, before: Atom | None, section: Section, start: int) -> t
     return None
 
 
-def _same_gap(pair: Pair, before: Atom | None, section: Section, start: int, end: int) -> bool:
+def _same_gap(pair: Pair, before: Atom | None, section: Section, start: SectionOffset, end: SectionOffset) -> bool:
     found = _old_gap(pair, before, section, start)
     if found is None:
         return False
@@ -59,13 +63,13 @@ def _same_gap(pair: Pair, before: Atom | None, section: Section, start: int, end
     return first == pair.meanings.bytes_in(pair.new, section, start, end, False)
 
 
-def _gaps(view: View, section: Section) -> Iterator[tuple[Atom | None, int, int]]:
+def _gaps(view: View, section: Section) -> Iterator[tuple[Atom | None, SectionOffset, SectionOffset]]:
     """Bytes [start, end) of a section that no atom covers, with the atom in front of them."""
-    reach, before = 0, None
+    (reach, end), before = section.extent, None
     for atom in view.atoms_in(section.index):
         if atom.start > reach:
             yield before, reach, atom.start
         if atom.end >= reach:
             reach, before = atom.end, atom
-    if reach < section.size:
-        yield before, reach, section.size
+    if reach < end:
+        yield before, reach, end

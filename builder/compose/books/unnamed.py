@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from builder.binary import Relocation, Section, tables
+from builder.binary import Relocation, Section, SectionOffset, tables
 from builder.compare import View, naming
 from builder.compare.meaning import Meaning
 from builder.compare.storage import is_private
@@ -56,11 +56,11 @@ def _standing(view: View, sections: Iterable[Section]) -> list[object]:
 
 
 def _content(pair: Pair, view: View, sections: Iterable[Section]) -> list[Meaning]:
-    return [pair.meanings.bytes_in(view, section, 0, section.size, False) for section in sections]
+    return [pair.meanings.bytes_in(view, section, *section.extent, False) for section in sections]
 
 
 def _unknown(pair: Pair, name: str, sections: list[Section]) -> Refusal:
-    symbol = next((t.atom.name for s in sections for _, t in pair.new.leads(s, 0, s.size) if t.atom), name)
+    symbol = next((t.atom.name for s in sections for _, t in pair.new.leads(s, *s.extent) if t.atom), name)
     return Refusal(
         "unknown-table",
         symbol,
@@ -132,10 +132,10 @@ def _found(view: View, section: Section) -> list[int]:
     return sorted(out)
 
 
-def _texts(section: Section) -> Iterator[tuple[int, bytes]]:
+def _texts(section: Section) -> Iterator[tuple[SectionOffset, bytes]]:
     """Each string of a section with its offset, the zero that ends it left out."""
-    at = 0
-    while at < section.size:
+    at, end = section.extent
+    while at < end:
         text = section.string_at(at)
         yield at, text.data
         at += len(text.data) + text.width
