@@ -237,9 +237,9 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
         known = " or ".join(str(size) for size, _ in row.lengths)
         raise UnknownError(f"section {section.name}: entries of {stride} bytes, not {known}", where=obj.name)
     out: list[Entry] = []
-    position, count = 0, len(relocations)
+    position, count, (_, last) = 0, len(relocations), section.extent
     for index, start in enumerate(map(SectionOffset, range(0, section.size, stride))):
-        end = min(start + stride, section.extent[1])
+        end = min(start + stride, last)
         first = position
         while position < count and relocations[position].offset < end:
             position += 1

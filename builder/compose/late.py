@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from builder.binary import tables
+from builder.binary import SectionOffset, tables
 from builder.compare import Atom, View
 from builder.compare.view import Target
 from builder.compose import references
@@ -128,14 +128,14 @@ class _Checker:
                 elif entry.table.if_bound_late == "refused":
                     self._refuse_late(entry.table.name, hit)
 
-    def _site(self, atom: Atom, entry: tables.Entry) -> tuple[int, int]:
+    def _site(self, atom: Atom, entry: tables.Entry) -> tuple[SectionOffset, SectionOffset]:
         """Offsets of the code that an entry has patched."""
         start = self.view.obj.symbols[entry.site.symbol].value + entry.site.addend
         if entry.table.length:
             at = entry.start + self.objects.kernel.layout(entry.table.struct).offset_of(entry.table.length)
             return start, start + self.view.obj.sections[entry.section].data[at]
         insn = self.view.instruction_at(atom, start)
-        return start, insn.end if insn else start + 1
+        return start, SectionOffset(insn.end) if insn else start + 1
 
     def pointers(self) -> None:
         """New pointers to originals whose ENDBR the kernel has sealed: an indirect call would fault."""

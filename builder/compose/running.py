@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from builder.arch import EntryMark, Instruction
-from builder.binary import Address, ObjectFile, Relocation, Symbol, elf, read_object
+from builder.binary import Address, ObjectFile, Relocation, SectionIndex, SectionOffset, Symbol, elf, read_object
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.binary.module import depends_of, read_modinfo
 from builder.errors import KernelError
@@ -211,7 +211,7 @@ class RunningModule:
     @cached_property
     def _relocations(self) -> Mapping[int, Relocation]:
         """By place; a livepatch has several tables for one section."""
-        tables = ((self.obj.sections[index].info, rows) for index, rows in self.obj.relocations.items())
+        tables = ((SectionIndex(self.obj.sections[index].info), rows) for index, rows in self.obj.relocations.items())
         return {_packed(section, r.offset): r for section, rows in tables for r in rows}
 
     def target(self, place: int, insn: Instruction, field: int, size: int, relative: bool) -> Place:
@@ -252,9 +252,9 @@ def file_groups(obj: ObjectFile) -> Iterator[tuple[Sequence[Symbol], frozenset[s
 _SPACE = 40  # bits of offset in a packed module place
 
 
-def _packed(section: int, offset: int) -> int:
+def _packed(section: SectionIndex, offset: SectionOffset) -> int:
     return (section << _SPACE) + offset
 
 
-def _unpacked(place: int) -> tuple[int, int]:
-    return place >> _SPACE, place & (1 << _SPACE) - 1
+def _unpacked(place: int) -> tuple[SectionIndex, SectionOffset]:
+    return SectionIndex(place >> _SPACE), SectionOffset(place & (1 << _SPACE) - 1)
