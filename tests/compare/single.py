@@ -31,7 +31,6 @@ from builder.binary import (
     SectionIndex,
     SectionOffset,
     Symbol,
-    SymbolIndex,
     elf,
     read_object,
     tables,
