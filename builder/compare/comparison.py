@@ -82,9 +82,7 @@ def _jumping_parent(view: View, cold: Atom) -> Atom | None:
     """The function whose name the number hides (`foo.isra.0.cold.3`): the one that jumps to the part."""
     family = naming.family(naming.cold_parent(cold.name) or "")
     for atom in view.functions:
-        if naming.family(atom.name) == family and any(
-            view.target(r, view.bias(atom, r)).atom is cold for r in view.relocations(atom)
-        ):
+        if naming.family(atom.name) == family and any(target.atom is cold for _, target in view.leads_of(atom)):
             return atom
     return None
 

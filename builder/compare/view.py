@@ -76,6 +76,7 @@ class View:
         self._relocations = cache(partial(_by_offset, obj))
         self._decoded = cache(partial(_decoded, self.arch))
         self._ordinals = cache(partial(_ordinals, self._decoded))
+        self._leads = cache(self._leads_of)
 
     @cached_property
     def _map(self) -> dict[SectionIndex, tuple[list[SectionOffset], list[Atom]]]:
@@ -238,6 +239,13 @@ class View:
     def references(self, atom: Atom, insn: Instruction) -> list[tuple[Relocation, Target]]:
         """Relocations of one instruction of a function, and where they lead."""
         return [(r, self.target(r, self.bias(atom, r))) for r in self.relocations_at(atom, insn)]
+
+    def leads_of(self, atom: Atom) -> Sequence[tuple[Relocation, Target]]:
+        """Relocations of a function or datum, and where they lead."""
+        return self._leads(atom)
+
+    def _leads_of(self, atom: Atom) -> list[tuple[Relocation, Target]]:
+        return [(r, self.target(r, self.bias(atom, r))) for r in self.relocations(atom)]
 
     def leads(self, section: Section, start: SectionOffset, end: SectionOffset) -> Iterator[tuple[Relocation, Target]]:
         """Relocations of bytes [start, end) that are no function, and where they lead."""

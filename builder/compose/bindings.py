@@ -16,7 +16,6 @@ from builder.binary.kernel import Kernel
 from builder.binary.names import MODULE_NAME, SYMBOL_NAME
 from builder.compare import Atom, View, naming
 from builder.compare.view import Target
-from builder.compose import references
 from builder.compose.below import Earlier, Held
 from builder.compose.outcome import Diff
 from builder.compose.overridden import is_overridden
@@ -166,7 +165,7 @@ class _Binder:
             if role is not Role.CHILD and atom in comparison.correlation.twins and atom not in selection.redirected:
                 yield comparison.correlation.twins[atom]
         replaced = {comparison.correlation.twins[atom] for atom in selection.redirected}
-        called = {target.atom for old in replaced for _, target in references.of_atom(comparison.old, old)}
+        called = {target.atom for old in replaced for _, target in comparison.old.leads_of(old)}
         for old in comparison.removed_functions:
             if old in called and not is_transient(old) and not is_trampoline(old):
                 yield old
@@ -263,7 +262,7 @@ class _Binder:
         for atom in view.functions:
             if is_transient(atom) or atom in self.matches or atom in self._asking:
                 continue
-            if not any(t.atom is old for _, t in references.of_atom(view, atom)):
+            if not any(t.atom is old for _, t in view.leads_of(atom)):
                 continue
             if atom not in self._extra:
                 found = self._find(atom)

@@ -8,7 +8,6 @@ from builder.binary import Relocation
 from builder.compare import Atom, View, naming
 from builder.compare.storage import Lifetime, kind, lifetime
 from builder.compare.view import Target
-from builder.compose import references
 from builder.compose.selection import Selection
 from builder.errors import Refusal
 
@@ -114,13 +113,11 @@ def borders(selection: Selection) -> Findings:
     """Addresses where one thing ends and the next begins, in code that does not tell which of them is meant."""
     view = selection.view
     for atom in selection.functions:
-        for r, target in references.of_atom(view, atom):
+        for r, target in view.leads_of(atom):
             ending = _ends_there(view, r, target)
             if ending is None or target.atom is None or _is_plain_access(view, atom, r):
                 continue
-            others = {
-                t.atom for s, t in references.of_atom(view, atom) if s is not r and _ends_there(view, s, t) is None
-            }
+            others = {t.atom for s, t in view.leads_of(atom) if s is not r and _ends_there(view, s, t) is None}
             if ending not in others:
                 continue  # nothing here walks along the thing before it
             yield Refusal(
@@ -182,7 +179,7 @@ def _used_before(selection: Selection, owner: Atom, atom: Atom) -> bool:
     if old is None or thing is None:
         return False
     parts = (old, *comparison.old_children.get(old, ()))
-    return any(target.atom is thing for part in parts for _, target in references.of_atom(comparison.old, part))
+    return any(target.atom is thing for part in parts for _, target in comparison.old.leads_of(part))
 
 
 def left_init(selection: Selection) -> Findings:
@@ -213,7 +210,7 @@ def unwritten(selection: Selection) -> Findings:
         shipped: list[tuple[Atom, set[str]]] = []
         others: list[tuple[Atom, set[str]]] = []
         for user in view.functions:
-            found = [_access(view, user, r) for r, t in references.of_atom(view, user) if t.atom is atom]
+            found = [_access(view, user, r) for r, t in view.leads_of(user) if t.atom is atom]
             if found:
                 (shipped if user in selection.functions else others).append((user, set(found)))
         if not others or any(found != {"read"} for _, found in shipped):

@@ -23,7 +23,6 @@ from dataclasses import replace
 from builder.binary import SectionOffset, tables
 from builder.compare import Atom, View
 from builder.compare.view import Target
-from builder.compose import references
 from builder.compose.bindings import Binding, Bound
 from builder.compose.owner import Objects
 from builder.compose.references import Piece
@@ -111,7 +110,7 @@ class _Checker:
         for atom in self.selection.functions:
             late = {
                 r.offset: binding
-                for r, target in references.of_atom(self.view, atom)
+                for r, target in self.view.leads_of(atom)
                 if (binding := self.bound.binding(atom, target)) is not None and is_late(binding)
             }
             if not late:
@@ -166,7 +165,7 @@ class _Checker:
 
     def _pointers(self, view: View, place: Atom) -> Iterator[Target]:
         """References of a function or datum that take an address rather than call or jump."""
-        for r, target in references.of_atom(view, place):
+        for r, target in view.leads_of(place):
             if target.atom is None or not target.atom.is_function or target.offset:
                 continue
             if place.is_function:

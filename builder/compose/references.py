@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from builder.binary import Relocation, Section, SectionOffset, tables
-from builder.compare import Atom, View
+from builder.compare import View
 from builder.compare.view import Target
 
 
@@ -19,14 +19,8 @@ class Piece:
     end: SectionOffset
 
 
-def of_atom(view: View, atom: Atom) -> Iterator[tuple[Relocation, Target]]:
-    """Relocations of a function or datum and their targets."""
-    for r in view.relocations(atom):
-        yield r, view.target(r, view.bias(atom, r))
-
-
 def of_piece(view: View, piece: Piece) -> Iterator[tuple[Relocation, Target]]:
-    """The same for unnamed bytes; code is decoded to find what a field is relative to."""
+    """Relocations of unnamed bytes and their targets; code is decoded to find what a field is relative to."""
     return view.leads(piece.section, piece.start, piece.end)
 
 

@@ -11,7 +11,7 @@ from builder.compare import Atom, Comparison, naming
 from builder.compare.comparison import counts
 from builder.compare.storage import is_private, is_readonly
 from builder.compare.structs import struct_changes
-from builder.compose import identity, references, registered, threads
+from builder.compose import identity, registered, threads
 from builder.compose.books import balance
 from builder.compose.identity import Findings
 from builder.compose.selection import RODATA_CHANGED, Role, Selection, changed_data, is_redirectable, is_transient
@@ -135,7 +135,7 @@ def _is_address_taken(selection: Selection, atom: Atom) -> bool:
         target.atom is atom
         for datum in view.data
         if not naming.is_never_paired(datum.name, datum.section.name) and _holds_live_pointers(datum)
-        for _, target in references.of_atom(view, datum)
+        for _, target in view.leads_of(datum)
     )
 
 
@@ -195,7 +195,7 @@ def _unshipped_users(selection: Selection, atom: Atom) -> list[str]:
     for other in view.atoms:
         if other is atom or other in selection or not _holds_live_pointers(other) or is_transient(other):
             continue
-        if any(t.atom is atom for _, t in references.of_atom(view, other)):
+        if any(t.atom is atom for _, t in view.leads_of(other)):
             users.append(other.name)
     if atom.is_global:
         users.append("other files")
@@ -225,9 +225,9 @@ def _statics(selection: Selection) -> Findings:
         if old is None:
             continue
         # One that may be the original of what is unclear is not gone.
-        used = {t.atom for _, t in references.of_atom(comparison.new, atom)}
+        used = {t.atom for _, t in comparison.new.leads_of(atom)}
         told = {naming.family(other.name) for other in unclear if other in used}
-        for _, target in references.of_atom(comparison.old, old):
+        for _, target in comparison.old.leads_of(old):
             if target.atom in gone and target.atom is not None and naming.family(target.atom.name) not in told:
                 yield Refusal(
                     "static-removed",
@@ -245,14 +245,14 @@ def _inlining(comparison: Comparison, old: Atom) -> str:
     twins, versions = comparison.correlation.twins, comparison.correlation.versions
     before = {
         t.atom.name
-        for _, t in references.of_atom(comparison.old, old)
+        for _, t in comparison.old.leads_of(old)
         if t.atom is not None and t.atom.is_function and t.atom not in versions
     }
     new = versions.get(old)
     after = (
         {
             t.atom.name
-            for _, t in references.of_atom(comparison.new, new)
+            for _, t in comparison.new.leads_of(new)
             if t.atom is not None and t.atom.is_function and t.atom not in twins
         }
         if new

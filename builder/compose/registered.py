@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from builder.binary import tables
 from builder.compare import Atom, naming
-from builder.compose import references
 from builder.compose.selection import Selection
 from builder.errors import Refusal
 
@@ -89,7 +88,7 @@ def _behind(selection: Selection, atom: Atom) -> Iterator[Atom]:
     """What a datum is made from: all data that it leads to, itself left out."""
     seen, work = {atom}, [atom]
     while work:
-        for _, target in references.of_atom(selection.view, work.pop()):
+        for _, target in selection.view.leads_of(work.pop()):
             other = target.atom
             if other is not None and not other.is_function and other not in seen:
                 seen.add(other)

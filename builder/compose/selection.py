@@ -96,7 +96,7 @@ class Selection:
         """Every place that travels, with where its relocations lead."""
         view = self.view
         for atom in (*self.functions, *self.data):
-            for _, target in references.of_atom(view, atom):
+            for _, target in view.leads_of(atom):
                 yield atom, target
         for piece in self.pieces:
             for _, target in references.of_piece(view, piece):
@@ -185,7 +185,6 @@ class _Selector:
         """A changed function that cannot be redirected travels with each caller that can."""
         if not file_has_fentry(self.comparison.old):
             return  # no caller in this file could be redirected either
-        callers = _callers(self.view)
         waiting = [a for a, role in self.functions.items() if role is Role.CHANGED]
         if self.accepted:
             waiting += self._users_of_accepted_data()
@@ -193,7 +192,7 @@ class _Selector:
             atom = waiting.pop()
             if is_redirectable(self.comparison, atom) or atom.is_global:
                 continue
-            for caller in callers.get(atom, ()):
+            for caller in self._callers.get(atom, ()):
                 parent = self._parent(caller)
                 row = self.carriers.setdefault(atom, [])
                 if parent not in row and parent is not atom:
@@ -202,11 +201,15 @@ class _Selector:
                     self._add(parent, Role.CARRIER)
                     waiting.append(parent)
 
+    @cached_property
+    def _callers(self) -> Mapping[Atom, list[Atom]]:
+        return _callers(self.view)
+
     def _users_of_accepted_data(self) -> list[Atom]:
         found = []
         for atom in self.view.functions:
             if atom not in self.functions and not is_transient(atom) and atom not in self.left_out:
-                targets = (t.atom for _, t in references.of_atom(self.view, atom))
+                targets = (t.atom for _, t in self.view.leads_of(atom))
                 if not self.accepted.isdisjoint(targets):
                     parent = self._parent(atom)
                     self._add(parent, Role.CARRIER)
@@ -222,9 +225,7 @@ class _Selector:
     def _close(self) -> None:
         while self._work or self._register():
             item = self._work.pop()
-            found = (
-                references.of_piece(self.view, item) if isinstance(item, Piece) else references.of_atom(self.view, item)
-            )
+            found = references.of_piece(self.view, item) if isinstance(item, Piece) else self.view.leads_of(item)
             for _, target in found:
                 self._reach(target)
             if isinstance(item, Atom) and item.is_function:
@@ -237,7 +238,7 @@ class _Selector:
             for atom in self.view.data
             if _goes_with_target(atom)
             and atom not in self.data
-            and any(t.atom in self.functions or t.atom in self.data for _, t in references.of_atom(self.view, atom))
+            and any(t.atom in self.functions or t.atom in self.data for _, t in self.view.leads_of(atom))
         ]
         self.data |= dict.fromkeys(found)
         self._work += found
@@ -304,7 +305,7 @@ def _callers(view: View) -> Mapping[Atom, list[Atom]]:
     """Function -> functions with a relocation to its entry."""
     out: dict[Atom, dict[Atom, None]] = {}
     for atom in view.functions:
-        for _, target in references.of_atom(view, atom):
+        for _, target in view.leads_of(atom):
             if target.atom is not None and target.atom.is_function and target.atom is not atom:
                 out.setdefault(target.atom, {}).setdefault(atom)
     return {callee: list(row) for callee, row in out.items()}

@@ -12,7 +12,6 @@ from typing import Final
 
 from builder.compare import Atom, View
 from builder.compare.calls import given_to
-from builder.compose import references
 from builder.compose.selection import Selection
 from builder.errors import Refusal
 
@@ -47,10 +46,11 @@ def never_left(selection: Selection) -> Iterator[Refusal]:
 def _started(view: View) -> dict[Atom, str]:
     """Function -> where its address is given to what starts a thread."""
     out: dict[Atom, str] = {}
-    for caller in view.functions:
-        if not any(_STARTERS.fullmatch(name) for name in view.undefined_names(caller)):
+    starters = {s.name for s in view.obj.symbols if s.is_undefined and _STARTERS.fullmatch(s.name)}
+    for caller in view.functions if starters else ():
+        if starters.isdisjoint(view.undefined_names(caller)):
             continue
-        for r, target in references.of_atom(view, caller):
+        for r, target in view.leads_of(caller):
             insn = view.instruction_at(caller, r.offset)
             if insn is None or insn.is_call or target.atom is None or not target.atom.is_function or target.offset:
                 continue

@@ -6,7 +6,7 @@ they lead to, so that the linker needs no more of the input objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ class _Cutter:
             entsize=0,
             data=data,
             size=atom.end - atom.start,
-            references=self._references(atom, references.of_atom(self.view, atom), atom.start),
+            references=self._references(atom, self.view.leads_of(atom), atom.start),
             labels=(Label(atom.name, atom.entry - atom.start, atom.end - atom.entry, kind),),
             owner=atom.name,
             entry=atom.entry - atom.start,
@@ -163,7 +163,7 @@ class _Cutter:
         return self.view.masked(section, start, end)
 
     def _references(
-        self, place: Atom | Piece | tables.Entry, found: Iterator[tuple[Any, Target]], origin: int
+        self, place: Atom | Piece | tables.Entry, found: Iterable[tuple[Any, Target]], origin: int
     ) -> tuple[Reference, ...]:
         rows = []
         for r, target in found:

@@ -10,7 +10,6 @@ from typing import Literal
 
 from builder.binary import ObjectFile, SectionIndex, SectionOffset, SymbolIndex, elf, klp
 from builder.compare import Atom
-from builder.compose import references
 from builder.compose.outcome import Diff
 
 Way = Literal["original", "entry", "elsewhere", "carried"]
@@ -52,7 +51,7 @@ def references_of(diff: Diff, atom: Atom, bindings: Bindings) -> tuple[ShownRefe
     redirected = set(selection.redirected)
     here = {b.symbol: b for b in bindings.get(atom.name, ())}
     found: Counter[tuple[Way, str, str, tuple[str, ...]]] = Counter()
-    for _, target in references.of_atom(selection.view, atom):
+    for _, target in selection.view.leads_of(atom):
         if target.kind == "symbol":
             found["elsewhere", target.symbol.name, "symbol", (target.symbol.name,)] += 1
         elif target.atom is not None and not (target.atom is atom and target.offset):

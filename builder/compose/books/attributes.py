@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from builder.binary import Section, elf
+from builder.binary import Section
 from builder.compare import View, naming
 from builder.compose.books.rules import Ignored, Note, Pair, is_discarded, left
 
 
 def sections(pair: Pair) -> Iterator[Note]:
     """Flags, type and entry size of sections of one name; sections that are never loaded."""
-    before, after = by_name(pair.old), by_name(pair.new)
+    before, after = pair.old_sections, pair.new_sections
     for name, rows in after.items():
         others = before.get(name, [])
         if not any(section.is_alloc for section in (*rows, *others)):
@@ -64,15 +64,6 @@ def _attributes(pair: Pair, old: Section, new: Section) -> Iterator[Note]:
             yield Ignored("alignment", new.name)
         elif len(things) > 1:  # one alone is judged in builder/compose/identity.py
             yield left(new.name, new.name, f"section {new.name} was aligned to {old.align}, and is to {new.align}")
-
-
-def by_name(view: View) -> dict[str, list[Section]]:
-    """Sections by name, those left out that the model makes anew: symbol and string tables, relocations."""
-    out: dict[str, list[Section]] = {}
-    for section in view.obj.sections[1:]:
-        if section.type not in (elf.SHT_SYMTAB, elf.SHT_STRTAB, elf.SHT_RELA):
-            out.setdefault(section.name, []).append(section)
-    return out
 
 
 def _masked(view: View, section: Section) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
-from builder.binary import tables
+from builder.binary import Section, elf, tables
 from builder.compare import Atom, View
 from builder.compare.meaning import Meanings
 from builder.compare.storage import Lifetime, lifetime
@@ -85,6 +86,14 @@ class Pair:
     def meanings(self) -> Meanings:
         return self.selection.comparison.meanings
 
+    @cached_property
+    def old_sections(self) -> Mapping[str, list[Section]]:
+        return _by_name(self.old)
+
+    @cached_property
+    def new_sections(self) -> Mapping[str, list[Section]]:
+        return _by_name(self.new)
+
     def is_judged(self, atom: Atom) -> bool:
         """Whether a thing has a verdict of its own that is not "the same"."""
         comparison = self.selection.comparison
@@ -94,6 +103,15 @@ class Pair:
     def moves(self, owner: Atom) -> bool:
         """Whether a function takes its entries along, or has changed."""
         return owner not in self.twins or owner in self.selection or self.is_judged(owner)
+
+
+def _by_name(view: View) -> dict[str, list[Section]]:
+    """Sections by name, those left out that the model makes anew: symbol and string tables, relocations."""
+    out: dict[str, list[Section]] = {}
+    for section in view.obj.sections[1:]:
+        if section.type not in (elf.SHT_SYMTAB, elf.SHT_STRTAB, elf.SHT_RELA):
+            out.setdefault(section.name, []).append(section)
+    return out
 
 
 def is_discarded(section: str) -> bool:

@@ -70,9 +70,10 @@ def _same_notes(pair: Pair, name: str, old: Symbol, new: Symbol) -> Iterator[Not
             yield left(name, "", f"symbol {name} was of type {old.type}, and is of type {new.type}")
     if (old.bind, old.other) != (new.bind, new.other):
         yield Ignored("linkage", name)
-    a, b = pair.old.atom_at(old.shndx, old.value), pair.new.atom_at(new.shndx, new.value)
-    if old.size != new.size and (a is None or b is None or (a.size == b.size and not pair.is_judged(b))):
-        yield Ignored("symbol-size", name)
+    if old.size != new.size:
+        a, b = pair.old.atom_at(old.shndx, old.value), pair.new.atom_at(new.shndx, new.value)
+        if a is None or b is None or (a.size == b.size and not pair.is_judged(b)):
+            yield Ignored("symbol-size", name)
 
 
 def _named(view: View) -> dict[str, Symbol]:

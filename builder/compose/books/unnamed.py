@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from builder.binary import Relocation, Section, SectionOffset, tables
 from builder.compare import View, naming
 from builder.compare.meaning import Meaning
 from builder.compare.storage import is_private
-from builder.compose.books.attributes import by_name
 from builder.compose.books.rules import Ignored, Note, Pair, is_discarded, section_rule
 from builder.errors import Refusal
 
@@ -18,7 +17,8 @@ _PAIRED: Final = frozenset(row.paired for row in tables.TABLES if row.paired)
 
 def unnamed(pair: Pair) -> Iterator[Note]:
     """Strings, constants, pieces of code and unknown sections that hold no symbol."""
-    before, after = _without_names(pair.old), _without_names(pair.new)
+    before = _without_names(pair.old, pair.old_sections)
+    after = _without_names(pair.new, pair.new_sections)
     yield from _own(pair)
     for name in dict.fromkeys((*after, *before)):
         first, second = before.get(name, []), after.get(name, [])
@@ -37,14 +37,16 @@ def unnamed(pair: Pair) -> Iterator[Note]:
 
 def _own(pair: Pair) -> Iterator[Note]:
     """Sections that differ in how they stand, and hold nothing but what is discarded or what each version has anew."""
-    before, after = by_name(pair.old), by_name(pair.new)
+    before, after = pair.old_sections, pair.new_sections
     for name in dict.fromkeys((*after, *before)):
         rows = [(view, of.get(name, [])) for view, of in ((pair.old, before), (pair.new, after))]
-        held = [(s, view.atoms_in(s.index)) for view, sections in rows for s in sections if s.is_alloc]
-        if not held or not all(naming.is_never_paired(atom.name, name) for _, atoms in held for atom in atoms):
+        if any(section.is_exec or not section.is_alloc for _, sections in rows for section in sections):
+            continue
+        held = [(s, view.atoms_in(s.index)) for view, sections in rows for s in sections]
+        if not all(naming.is_never_paired(atom.name, name) for _, atoms in held for atom in atoms):
             continue
         named = any(atoms for _, atoms in held)
-        if not (named or is_discarded(name)) or len({repr(_standing(*row)) for row in rows}) == 1:
+        if not (named or is_discarded(name)) or _standing(*rows[0]) == _standing(*rows[1]):
             continue
         yield Ignored(section_rule(name) if is_discarded(name) else "own", name)
 
@@ -91,9 +93,8 @@ def _pieces(pair: Pair, name: str, old: list[Section], new: list[Section]) -> It
                 yield Ignored("unreferenced", f"{name}+0x0")
 
 
-def _without_names(view: View) -> dict[str, list[Section]]:
+def _without_names(view: View, found: Mapping[str, list[Section]]) -> dict[str, list[Section]]:
     """Sections in memory that hold no symbol and are no table, by name."""
-    found = by_name(view)
     return {name: rows for name, rows in found.items() if any(_is_unnamed(view, section) for section in rows)}
 
 
