@@ -26,6 +26,11 @@ _NEVER_PAIRED: Final = (
     "_entry", "_entry_ptr", "__print_once", "___done", "______f", "__compound_literal", "___tp_str",
     "__bpf_trace_tp_map",
 )  # fmt: skip
+# Of these the compilers and macros make constants only: what is written is a variable of that name.
+_CONSTANT: Final = frozenset(
+    ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__", "CSWTCH", "_entry", "__compound_literal")
+)
+_WRITTEN: Final = re.compile(r"\.(data|bss)(?!\.rel\.ro).*")
 _NEVER_PAIRED_SECTIONS: Final = (
     ".data.once", ".data..once", "__dyndbg", "__verbose", ".printk_index", "__trace_printk_fmt",
 )  # fmt: skip
@@ -70,7 +75,8 @@ def is_never_paired(name: str, section: str) -> bool:
     parts = family(name).split(".")
     if len(parts) == 1 and not is_numbered(name):
         return False
-    return parts[0] in _NEVER_PAIRED or parts[-1] in _NEVER_PAIRED
+    made = {parts[0], parts[-1]}.intersection(_NEVER_PAIRED)
+    return bool(made) and not (made <= _CONSTANT and _WRITTEN.fullmatch(section))
 
 
 def line_bits(section: str) -> int:

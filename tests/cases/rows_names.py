@@ -48,6 +48,27 @@ ROWS = (
         "refused static-removed:f.n",
     ),
     Row(
+        "counter called like a message's record",
+        "int f(int x) { static int _entry; _entry += x; return sink(_entry); }",
+        (("sink(_entry)", "sink(_entry + 1)"),),
+        "changed f, bound _entry.0",
+        "changed f, bound f._entry",
+    ),
+    Row(
+        "counter called like a switch's table",
+        "int f(int x) { static int CSWTCH; CSWTCH += x; return sink(CSWTCH); }",
+        (("sink(CSWTCH)", "sink(CSWTCH + 1)"),),
+        "changed f, bound CSWTCH.0",
+        "changed f, bound f.CSWTCH",
+    ),
+    Row(
+        "counter with a name that a macro numbers",
+        "static int __UNIQUE_ID_hits12; int f(int x) { __UNIQUE_ID_hits12 += x; return sink(__UNIQUE_ID_hits12); }",
+        (("hits12", "hits13"), ("return sink(", "return 1 + sink(")),
+        "changed f, bound __UNIQUE_ID_hits12",
+        missing="what __UNIQUE_ID names is never paired, be it written",
+    ),
+    Row(
         "weak alias of another function",
         _ALIAS + 'int pub(int) __attribute__((weak, alias("one")));',
         (('alias("one")', 'alias("two")'),),
@@ -122,6 +143,21 @@ ROWS = (
             ('__attribute__((visibility("hidden"))) int k', "int k"),
         ),
         "same, ignored linkage",
+    ),
+    Row(
+        "state in a literal without a name",
+        "static int *const state = (int[]){ 1, 2 }; int f(int x) { state[0] += x; return sink(state[0]); }",
+        (("sink(state[0])", "sink(state[0] + 1)"),),
+        "changed f, bound __compound_literal.0",
+        "changed f, bound .compoundliteral.0",
+    ),
+    Row(
+        "state in a literal without a name, which other code sets",
+        "static int *const state = (int[]){ 1, 2 }; int f(int x) { return sink(state[0]); }"
+        "void set(int x) { state[0] = x; }",
+        (("sink(state[0])", "sink(state[0] + 1)"),),
+        "changed f, bound __compound_literal.0",
+        "changed f, bound .compoundliteral.0",
     ),
     Row(
         "two variables used the other way round",
