@@ -18,7 +18,6 @@ from typing import Final
 
 from builder.acquire.shifts import Shift
 from builder.arch import Instruction
-from builder.binary import elf
 from builder.compare import naming
 from builder.compare.calls import Call, given_to
 from builder.compare.dwarf import LineTable
@@ -136,9 +135,7 @@ def _is_of(shift: Shift, view: View, found: _Given) -> bool:
     """Whether a line of this call may be one of the shift's file; the FILE symbol goes with the debug information."""
     if found.kind == FILE:
         return _one_ends_as_the_other(PurePosixPath(shift.path).parts, PurePosixPath(found.sibling).parts)
-    name = PurePosixPath(shift.path).name
-    files = {s.name for s in view.obj.symbols if s.type == elf.STT_FILE and s.name}
-    return name.endswith(".h") or not files or name in files
+    return view.may_be_of(shift.path)
 
 
 def _one_ends_as_the_other(first: tuple[str, ...], second: tuple[str, ...]) -> bool:

@@ -33,7 +33,8 @@ class Meanings:
     """Meanings of both objects' relocations under one correlation.
 
     With `lines` off, `file.c:LINE` inside strings is kept as it is; with it on
-    the number is taken out, so that only moved lines compare equal.
+    the number is taken out where the file is one of the object's sources, so that
+    only moved lines compare equal.
     """
 
     correlation: Correlation
@@ -121,13 +122,22 @@ class Meanings:
             return ("place", section.name, offset)
         if section.is_string:
             text, width = section.string_at(offset)
-            return ("str", String(_FILE_LINE.sub(rb"\1:#", text) if lines else text, width))
+            return ("str", String(_without_lines(view, text) if lines else text, width))
         if is_private(section):
             return ("piece", offset, _without_location(self.bytes_in(view, section, *section.extent, lines, above)))
         if section.is_nobits or section.is_write:
             return ("place", section.name, offset)
         start, end = view.piece(section, offset)
         return ("piece", offset - start, self.bytes_in(view, section, start, end, lines, above))
+
+
+def _without_lines(view: View, text: bytes) -> bytes:
+    """A text without the lines that stand behind the name of the object's own source, or of a header."""
+
+    def without(found: re.Match[bytes]) -> bytes:
+        return found[1] + b":#" if view.may_be_of(found[1].decode()) else found[0]
+
+    return _FILE_LINE.sub(without, text)
 
 
 def _without_line(content: Meaning, bits: int) -> Meaning:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from operator import attrgetter
+from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 from builder import arch as architectures
@@ -322,6 +323,12 @@ class View:
         for section in self.obj.sections:
             out.setdefault(section.name, []).append(section)
         return out
+
+    def may_be_of(self, path: str) -> bool:
+        """Whether the object may hold something of a file: of its own source, or of a header."""
+        name = PurePosixPath(path).name
+        files = {s.name for s in self.obj.symbols if s.type == elf.STT_FILE and s.name}
+        return name.endswith(".h") or not files or name in files
 
     def sections_named(self, name: str) -> Iterable[Section]:
         return self._named.get(name, ())

@@ -114,6 +114,12 @@ ROWS = (
         "changed f",
     ),
     Row(
+        "text that is compared and looks like a place",
+        'extern int same(const char *, const char *);int f(const char *x) { return same(x, "port.c:80"); }',
+        ((":80", ":81"),),
+        "changed f",
+    ),
+    Row(
         "local record that begins with a file's name",
         _SITE + ' int f(void) { struct site s = { "unit.c", 14, 7, { 1, 2, 3, 4 } }; return at(&s); }',
         (("14, 7", "15, 7"),),
