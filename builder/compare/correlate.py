@@ -302,6 +302,7 @@ def _is_open_static(atom: Atom) -> bool:
     """
     return (
         not atom.is_global
+        and not naming.is_label(atom.name)
         and (naming.is_numbered(atom.name) or naming.is_static_local(atom.name))
         and not naming.is_never_paired(atom.name, atom.section.name)
     )
@@ -316,7 +317,7 @@ def _stable_data(view: View) -> Iterator[Atom]:
         a
         for a in view.data
         if a.is_global or not (_is_open_static(a) or naming.is_numbered(a.name))
-        if a.is_global or not naming.is_never_paired(a.name, a.section.name)
+        if a.is_global or not (naming.is_never_paired(a.name, a.section.name) or naming.is_label(a.name))
     )
 
 

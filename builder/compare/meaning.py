@@ -122,7 +122,9 @@ class Meanings:
             return ("place", section.name, offset)
         if section.is_string:
             text, width = section.string_at(offset)
-            return ("str", String(_without_lines(view, text) if lines else text, width))
+            # What stands in front can be reached, too: the compiler has referred to the middle.
+            front = section.data[section.string_bounds(offset)[0] : offset]
+            return ("str", String(_without_lines(view, text) if lines else text, width), *filter(None, (front,)))
         if is_private(section):
             return ("piece", offset, _without_location(self.bytes_in(view, section, *section.extent, lines, above)))
         if section.is_nobits or section.is_write:

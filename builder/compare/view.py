@@ -371,7 +371,8 @@ class View:
         cuts = self.cuts.get(section.index, [])
         at = bisect_right(cuts, offset)
         first, last = section.extent
-        start = cuts[at - 1] if at else first
+        # What stands in front of the first place is reached from there; behind another it is a part of that piece.
+        start = cuts[at - 1] if at > (not section.is_exec) else first
         end = cuts[at] if at < len(cuts) else last
         return max(start, first), min(end, last)
 

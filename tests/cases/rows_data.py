@@ -96,6 +96,18 @@ ROWS = (
         "changed f",
     ),
     Row(
+        "text in front of the place that is used",
+        'int f(void) { return note("one:two" + 4); }',
+        (("one:two", "ona:two"),),
+        "changed f",
+    ),
+    Row(
+        "bytes in front of the place that is used",
+        'int f(void) { return note("o\\0e:two" + 4); }',
+        (("e:two", "a:two"),),
+        "changed f",
+    ),
+    Row(
         "second zero at the end of a text",
         'int f(void) { return note("a list\\0"); }',
         (('list\\0"', 'list"'),),

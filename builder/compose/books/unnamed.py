@@ -88,7 +88,7 @@ def _pieces(pair: Pair, name: str, old: list[Section], new: list[Section]) -> It
     for view, sections in ((pair.new, new), (pair.old, old)):
         for section in sections:
             cuts = view.cuts.get(section.index, [])
-            first = cuts[0] if cuts else section.size
+            first = section.size if not cuts else cuts[0] if section.is_exec else 0
             if first > 0 and section.data[:first].strip(b"\0"):
                 yield Ignored("unreferenced", f"{name}+0x0")
 
