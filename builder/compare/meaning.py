@@ -66,7 +66,7 @@ class Meanings:
                 return ("code", name, "byte", offset)
             return ("code", name, ordinal, *(view.nop_at(atom, atom.entry + offset) if exact else ()))
         if self._by_content(atom):
-            return ("content", offset, self.content(view, atom, lines, above))
+            return ("content", offset, self.content(view, atom, lines, above), self._alike(view, atom))
         if naming.is_never_paired(atom.name, atom.section.name):
             return ("own", naming.family(atom.name), offset, self._own(view, atom, lines, above))
         return ("sym", self._name(atom), offset)
@@ -81,6 +81,20 @@ class Meanings:
         if naming.is_never_paired(atom.name, atom.section.name):
             return True
         return atom not in self.correlation.twins and atom not in self.correlation.versions
+
+    def _alike(self, view: View, atom: Atom) -> int:
+        """How many constants of the source say the same: one that became two has another address at each.
+
+        0 for those of the compiler's, which it shares as it likes, and for those that lead elsewhere.
+        """
+        if not self._is_plain(view, atom):
+            return 0
+        same = (a for a in view.data if a.size == atom.size and self._is_plain(view, a))
+        return sum(view.code(other) == view.code(atom) for other in same)
+
+    def _is_plain(self, view: View, atom: Atom) -> bool:
+        made = naming.is_never_paired(atom.name, atom.section.name) or naming.is_label(atom.name)
+        return self._by_content(atom) and not made and not view.relocations(atom)
 
     def content(self, view: View, atom: Atom, lines: bool, above: Above = ()) -> Meaning:
         """Bytes and relocations of a datum, relocated fields masked out."""

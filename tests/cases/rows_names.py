@@ -99,6 +99,16 @@ ROWS = (
         "refused unaccounted:limit",
     ),
     Row(
+        "constant of two users becomes two",
+        "static const int tag = 0; const void *f(void) { return &tag; } int k(const void *p) { return p == &tag; }",
+        (
+            ("static const int tag = 0;", "static const int mine = 0, yours = 0;"),
+            ("return &tag", "return &mine"),
+            ("== &tag", "== &yours"),
+        ),
+        "changed f k",
+    ),
+    Row(
         "one of two users gets a constant of its own",
         "static const int tag = 3; const void *f(void) { return &tag; } int k(const void *p) { return p == &tag; }",
         (("static const int tag = 3;", "static const int tag = 3, mine = 3;"), ("return &tag", "return &mine")),
