@@ -108,7 +108,7 @@ class _Matcher:
                 self.ambiguous.append((atoms[0], f"{len(others)} old and {len(atoms)} new clones of {name}"))
 
     def _several(self, olds: list[Atom], news: list[Atom]) -> None:
-        """Equally many clones: those with equal bytes first, the rest in order."""
+        """Equally many clones: those with equal bytes, and the one that is left; their numbers tell nothing."""
         left = list(olds)
         rest = []
         for new in news:
@@ -117,8 +117,10 @@ class _Matcher:
                 left.remove(same[0])
             else:
                 rest.append(new)
-        for old, new in zip(left, rest, strict=True):
-            self.pair(old, new)
+        if len(left) == len(rest) == 1:
+            self.pair(left[0], rest[0])
+        elif rest:
+            self.ambiguous.append((rest[0], f"{len(rest)} clones changed, and nothing tells them apart"))
 
     def by_reference(self) -> None:
         """Static locals: by the functions and data that refer to them."""

@@ -14,6 +14,12 @@ _ALIAS = """
 int one(int x) { return sink(x) + 1; }
 int two(int x) { return sink(x) * 3; }
 """
+_CLONES = """
+static noinline int work(int x, int k) { if (k > 7) return sink(x, k); return sink(x * k) + k; }
+int (*kept)(int, int) = work;
+"""
+_THREE = "int f1(int x) { return work(x, 3) + 1; } int f2(int x) { return work(x, 3) + 6; }"
+_FOUR = "int g1(int x) { return work(x, 4) + 2; } int g2(int x) { return work(x, 4) + 5; }"
 
 ROWS = (
     Row(
@@ -195,5 +201,13 @@ ROWS = (
         (("{ x = sink(n++); }", "{ static int n = 1; x = sink(n++); }"),),
         "refused static-ambiguous:n.0 static-ambiguous:n.1",
         "refused static-ambiguous:f.n static-ambiguous:f.n.1",
+    ),
+    Row(
+        "clones for constants change and change their numbers",
+        _CLONES + _THREE + _FOUR,
+        ((_THREE + _FOUR, _FOUR + _THREE), ("sink(x * k) + k", "sink(x * k) - k")),
+        "changed f1 f2 g1 g2 work, new work.constprop.0 work.constprop.1",
+        clang="",
+        flags=("-O3",),
     ),
 )
