@@ -15,6 +15,7 @@ from dataclasses import replace
 from builder.acquire.shifts import Shift
 from builder.arch import Instruction
 from builder.binary import Relocation, tables
+from builder.compare import naming
 from builder.compare.correlate import Correlation
 from builder.compare.lines import LineProof
 from builder.compare.meaning import Meaning, Meanings
@@ -247,8 +248,13 @@ class CodeComparer:
         data = view.masked(section, entry.start, entry.end)
         if not entry.table.lines or len(entry.relocations) < 2:
             return data
-        # struct bug_entry: the 16-bit line follows the file (include/asm-generic/bug.h)
-        last = max(r.offset + view.row(section, r).size for r in entry.relocations) - entry.start
+        # struct bug_entry: the 16-bit line follows the file (include/asm-generic/bug.h); newer ones have a format, too
+        file = max(entry.relocations)
+        target = view.target(file)
+        text = target.section is not None and target.section.is_string and target.section.string_at(target.place)
+        if text and not naming.is_source_name(str(text)):
+            return data
+        last = file.offset + view.row(section, file).size - entry.start
         return data[:last] + bytes(2) + data[last + 2 :]
 
     def _explain(

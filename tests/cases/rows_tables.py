@@ -21,6 +21,10 @@ _JUMP = (
     " return sink(x, 1); yes: return sink(x, 2); no: return sink(x, 3); }"
 )
 _BUG = _table("__bug_table", ".balign 4\\n.long 1b-., file-.\\n.word 12, 2307", code="ud2", flags="aw")
+_FORMAT = (
+    'int f(int x) { __asm__ volatile("1: ud2\\n.pushsection __bug_table,\\"aw\\"\\n.balign 4\\n.long 1b-., %c0-.\\n'
+    '.word 2307, 0\\n.popsection" : : "i"("bad %d")); return sink(x); }'
+)
 _FILES = 'static const char file[] __used = "a.h"; static const char header[] __used = "b.h";'
 _ALT = _table(
     ".altinstructions",
@@ -202,4 +206,6 @@ ROWS = (
         (("2307", "2305"),),
         "changed f",
     ),
+    Row("flags of a warning that has a format and no file", _FORMAT, (("2307", "2305"),), "changed f"),
+    Row("format of a warning", _FORMAT, (("bad %d", "worse %d"),), "changed f"),
 )
