@@ -31,6 +31,21 @@ _ALT = _table(
     '.long 1b-., 3f-.\\n.word 9\\n.byte 5, 2\\n.popsection\\n.pushsection .altinstr_replacement,\\"ax\\"\\n3: REPL',
     code=".byte 0x0f,0x1f,0x44,0,0",
 )
+_EXPORT_61 = (
+    asm(
+        '.section "___ksymtab+f","a"',
+        ".balign 4",
+        "__ksymtab_f: .long f-., __kstrtab_f-., __kstrtabns_f-.",
+        '.section "__ksymtab_strings","aMS",@progbits,1',
+        '__kstrtab_f: .asciz "f"',
+        '__kstrtabns_f: .asciz "ONE"',
+    )
+    + "int f(int x) { return sink(x); }"
+)
+_EXPORT_612 = (
+    asm('.section .export_symbol,"a"', '__export_symbol_f: .asciz "GPL"', '.asciz "ONE"', ".balign 8", ".quad f")
+    + "int f(int x) { return sink(x); }"
+)
 _PARAM = (
     "struct param { const char *name; int *arg; unsigned short perm; signed char level; };"
     'static int bump; static const struct param __param_bump __section("__param") __used = { "bump", &bump, 0444, -1 };'
@@ -109,6 +124,15 @@ ROWS = (
         + 'int f(int x) { ASM("movl .Ltab(%rip), %eax"); return sink(x); }',
         (("1, 2, 3", "1, 2, 4"),),
         "changed f",
+    ),
+    Row("namespace of an export", _EXPORT_61, (("ONE", "TWO"),), "refused export-changed:f"),
+    Row("namespace of an export, as newer kernels list it", _EXPORT_612, (("ONE", "TWO"),), "refused export-changed:f"),
+    Row("licence of an export, as newer kernels list it", _EXPORT_612, (("GPL", ""),), "refused export-changed:f"),
+    Row(
+        "export of another function",
+        _EXPORT_61 + "int g(int x) { return sink(x, 7); }",
+        ((".long f-.", ".long g-."),),
+        "refused export-changed:f",
     ),
     Row("permission of a parameter", _PARAM, (("0444", "0644"),), "same, ignored discarded, warned param-left-out"),
     Row(
