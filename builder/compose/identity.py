@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from builder.binary import Relocation
+from builder.binary import Relocation, tables
 from builder.compare import Atom, View, naming
 from builder.compare.storage import Lifetime, kind, lifetime
 from builder.compare.view import Target
@@ -34,6 +34,16 @@ def storage(selection: Selection) -> Findings:
                 "give the new thing a name of its own",
                 fatal=fatal,
             )
+        elif _found_by(old) != _found_by(atom):
+            yield Refusal(
+                "storage-changed",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} was in {old.section.name} and is in {atom.section.name}, by whose name the kernel finds "
+                "what is in it; the running one stays where it is",
+                "give the new thing a name of its own",
+                fatal=False,
+            )
         elif not atom.is_function and _is_better_aligned(selection, atom, old):
             yield Refusal(
                 "storage-changed",
@@ -44,6 +54,12 @@ def storage(selection: Selection) -> Findings:
                 "give the new variable a name of its own if code depends on its alignment",
                 fatal=False,
             )
+
+
+def _found_by(atom: Atom) -> str:
+    """The section by whose name the kernel finds a thing; empty where it is found by its own."""
+    row = tables.named(atom.section)
+    return row.name if row is not None else ""
 
 
 def _is_better_aligned(selection: Selection, atom: Atom, old: Atom) -> bool:

@@ -161,6 +161,13 @@ ROWS = (
         "same, ignored linkage",
     ),
     Row(
+        "entry moves to another set",
+        "struct entry { int (*call)(int); }; static int h(int x) { return sink(x); }"
+        'static const struct entry e __section("set_of_hooks") __used = { h };',
+        (("set_of_hooks", "set_of_probes"),),
+        "refused storage-changed:e",
+    ),
+    Row(
         "state in a literal without a name",
         "static int *const state = (int[]){ 1, 2 }; int f(int x) { state[0] += x; return sink(state[0]); }",
         (("sink(state[0])", "sink(state[0] + 1)"),),
