@@ -74,10 +74,12 @@ def aliases(selection: Selection) -> Findings:
     comparison = selection.comparison
     twins = comparison.correlation.twins
     before = _places(comparison.old)
-    for name, (atom, offset) in _places(comparison.new).items():
+    for name, (atom, offset, local) in _places(comparison.new).items():
         if name not in before:
             continue
-        old, place = before[name]
+        old, place, was_local = before[name]
+        if local and was_local and not atom.name == name == old.name:
+            continue  # whatever refers to it is in this file, and is compared by what it leads to
         if name in (atom.name, old.name) and (atom not in twins and old not in comparison.correlation.versions):
             continue  # what has no counterpart is judged as new, removed or ambiguous
         if twins.get(atom) is not old or not _same_place(selection, old, place, atom, offset):
@@ -94,11 +96,11 @@ def aliases(selection: Selection) -> Findings:
 def _same_place(selection: Selection, old: Atom, place: int, new: Atom, offset: int) -> bool:
     """Whether two offsets in a thing and its twin are one place: in code by the instruction."""
     comparison = selection.comparison
-    if place == offset or not new.is_function:
-        return place == offset
     verdict = comparison.functions.get(new)
     if verdict is not None and verdict.is_changed:
-        return bool(place) == bool(offset)
+        return not (place or offset)  # only the entry is redirected
+    if place == offset or not new.is_function:
+        return place == offset
     first = comparison.old.ordinal(old, old.entry + place)
     return first is not None and first == comparison.new.ordinal(new, new.entry + offset)
 
@@ -107,9 +109,10 @@ def _plus(offset: int) -> str:
     return f"+{offset:#x}" if offset else ""
 
 
-def _places(view: View) -> dict[str, tuple[Atom, int]]:
-    """Name -> the thing that it leads to and the offset in it, for names that are unique and not the compiler's."""
-    out: dict[str, tuple[Atom, int]] = {}
+def _places(view: View) -> dict[str, tuple[Atom, int, bool]]:
+    """Name -> the thing that it leads to, the offset in it, whether the name is local; unique ones, and none of the
+    compiler's."""
+    out: dict[str, tuple[Atom, int, bool]] = {}
     double: set[str] = set()
     for index, symbols in view.obj.symbols_in.items():
         for symbol in symbols:
@@ -121,7 +124,7 @@ def _places(view: View) -> dict[str, tuple[Atom, int]]:
                 continue
             if name in out:
                 double.add(name)
-            out[name] = (atom, symbol.value - atom.entry)
+            out[name] = (atom, symbol.value - atom.entry, symbol.is_local)
     return {name: place for name, place in out.items() if name not in double}
 
 

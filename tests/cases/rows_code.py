@@ -130,6 +130,12 @@ ROWS = (
         "refused unknown-table:.text.none",
     ),
     Row(
+        "second entry of a function moves",
+        'int f(int x) { x = sink(x); ASM(".globl second\\nsecond:"); x = sink(x, 1); ASM("nop"); return x * 3; }',
+        (('ASM(".globl second\\nsecond:"); x = sink(x, 1);', 'x = sink(x, 1); ASM(".globl second\\nsecond:");'),),
+        "refused alias-changed:second",
+    ),
+    Row(
         "landing pad goes",
         "int f(int x) { return sink(x) + 1; }",
         (("int f", "__attribute__((nocf_check)) int f"),),

@@ -128,6 +128,14 @@ ROWS = (
         "changed a b",
     ),
     Row(
+        "function that is the same as another now",
+        "static noinline int a(int x) { return sink(x) + 1; } static noinline int b(int x) { return sink(x) + 2; }"
+        "int f(int x) { return a(x) * b(x + 1); }",
+        (("+ 2;", "+ 1;"),),
+        "changed f, removed b",
+        "changed b",
+    ),
+    Row(
         "only the clone for a constant changed",
         "struct ops { int (*call)(int, int); }; static noinline int work(int x, int k) {"
         " if (k > 7) return sink(x, k); return sink(x * k) + k; } const struct ops table = { work };"
