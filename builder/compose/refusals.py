@@ -60,6 +60,30 @@ def _transient(selection: Selection) -> Findings:
             "else accept that it is left out",
             fatal=False,
         )
+    gone = {atom.name: atom for atom in selection.comparison.removed_functions if not is_transient(atom)}
+    for atom in selection.comparison.new_functions:
+        old = gone.get(atom.name)
+        if old is None or not is_transient(atom) or selection.macros.ignores(atom):
+            continue
+        if not _same_code(selection.comparison, old, atom):
+            yield Refusal(
+                "init-changed",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} changed, and became code for start or end ({old.section.name} -> {atom.section.name}): "
+                "who still runs it runs the old one",
+                "leave it where it was, or accept that the change has no effect on a kernel that runs",
+                fatal=False,
+            )
+
+
+def _same_code(comparison: Comparison, old: Atom, new: Atom) -> bool:
+    """Whether two functions that are no twins say the same."""
+    sides = ((comparison.old, old), (comparison.new, new))
+    first, second = (
+        (v.code(a), [comparison.meanings.of(v, a, r, lines=True) for r in v.relocations(a)]) for v, a in sides
+    )
+    return first == second
 
 
 def _unredirectable(selection: Selection) -> Findings:

@@ -152,6 +152,13 @@ ROWS = (
         "changed f",
     ),
     Row(
+        "live function becomes one of the start, and changes",
+        "noinline int f(int x) { return sink(x) + 1; } __init int start(int x) { return f(x); }",
+        (("noinline int f(int x) { return sink(x) + 1;", "__init noinline int f(int x) { return sink(x) + 2;"),),
+        "refused init-changed:f init-changed:start",
+        "refused init-changed:f",
+    ),
+    Row(
         "function goes",
         "int f(int x) { return sink(x) + 1; } int k(int x) { return sink(x) + 2; }",
         (("int k(int x) { return sink(x) + 2; }", ""),),
@@ -216,6 +223,12 @@ ROWS = (
         (("{ x = sink(n++); }", "{ static int n = 1; x = sink(n++); }"),),
         "refused static-ambiguous:n.0 static-ambiguous:n.1",
         "refused static-ambiguous:f.n static-ambiguous:f.n.1",
+    ),
+    Row(
+        "only the annotation for the start was missing",
+        "noinline int f(int x) { return sink(x) + 1; } int k(int x) { return sink(x, 2); }",
+        (("noinline int f", "__init noinline int f"),),
+        "same",
     ),
     Row(
         "clones for constants change and change their numbers",
