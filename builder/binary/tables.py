@@ -83,14 +83,25 @@ BY_NAME: Final = {row.name: row for row in TABLES}
 # Code and data that entries refer to and that has no symbol of its own.
 ANNEXES: Final = frozenset({".altinstr_replacement", ".altinstr_aux", ".fixup", ".static_call.text"})
 
-# Never travel, unless NAMED says otherwise: read by the build of the kernel, not by the kernel.
-DISCARDED: Final = (
+# Never travel, unless NAMED says otherwise: read by the build of the kernel, not by the kernel. The names of sections
+# are these, or go on with another word; that of an initcall goes on with its level.
+_DISCARDED: Final = (
     ".discard.", ".comment", ".note.", ".debug_", ".modinfo", "__versions", ".eh_frame", ".llvm_addrsig", ".BTF",
-    "___ksymtab", "___kcrctab", "__ksymtab", "__kcrctab", ".export_symbol", ".init", ".exit", ".initcall",
+    "___ksymtab", "___kcrctab", "__ksymtab", "__kcrctab", ".export_symbol", ".init", ".exit",
     "_error_injection_whitelist", "__param", "__kentry", "_ftrace_", "__syscalls_metadata", "__tracepoints",
     "__bpf_raw_tp_map", "_kprobe_blacklist", ".printk_index", "__dyndbg", "__verbose", "__ftrace", ".kpatch.",
     ".klp.", ".gnu.linkonce.this_module", ".cpuidle", ".stack_sizes", "__ro_after_init", ".rela", ".static_call_tramp",
 )  # fmt: skip
+
+
+@lru_cache(maxsize=65536)
+def is_discarded(section: str) -> bool:
+    """Whether a section of this name is for the build or the loader only: nothing that runs reads it."""
+    for name in _DISCARDED:
+        rest = section.removeprefix(name)
+        if rest != section and not (rest[:1].isalnum() and name[-1].isalnum()):
+            return True
+    return section.startswith((".initcall", ".exitcall"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +198,7 @@ _STORAGE: Final = re.compile(r"\.(data|bss|rodata|ref\.data|ref\.rodata|text|sta
 def named(section: Section) -> NamedSection | None:
     """The row of a section that is found by its name; one of no known meaning is refused. None for plain storage."""
     found = _named(section.name)
-    plain = section.is_exec or section.name.startswith(DISCARDED) or _STORAGE.fullmatch(section.name)
+    plain = section.is_exec or is_discarded(section.name) or _STORAGE.fullmatch(section.name)
     if found is None and not plain:
         return NamedSection(section.name, "refused", "in a section that is found by its name", _UNKNOWN)
     return found

@@ -124,7 +124,7 @@ def _is_cold(atom: Atom) -> bool:
 
 def counts(atom: Atom) -> bool:
     """Whether a datum's content is part of what runs (debug, export and init tables are not)."""
-    return not atom.section.name.startswith(tables.DISCARDED)
+    return not tables.is_discarded(atom.section.name)
 
 
 def _has_identity(atom: Atom) -> bool:

@@ -342,9 +342,11 @@ def _unnamed_data(selection: Selection) -> Findings:
 def _unknown_tables(selection: Selection) -> Findings:
     """A section without symbols that points at what travels and for which there is no rule."""
     view = selection.view
-    known = (*tables.DISCARDED, *tables.BY_NAME, *tables.ANNEXES, ".orc_", ".rodata", ".data.rel.ro", ".text")
+    known = (*tables.BY_NAME, *tables.ANNEXES, ".orc_", ".rodata", ".data.rel.ro", ".text")
     for section in view.obj.sections:
-        if not section.is_alloc or section.is_string or section.name.startswith(known):
+        if not section.is_alloc or section.is_string or tables.is_discarded(section.name):
+            continue
+        if section.name.startswith(known):
             continue
         if view.atoms_in(section.index):
             continue

@@ -267,6 +267,12 @@ ROWS = (
         "changed f",
     ),
     Row(
+        "section whose name only begins like one of the start",
+        'static int v __section("__parameters") = 3; int f(void) { return sink(v++); }',
+        (("= 3;", "= 4;"),),
+        "refused data-changed:v unregistered:v",
+    ),
+    Row(
         "alignment of one of several in a section that grows",
         "static int one = 1; static int two = 2; int f(int x) { return sink(one++, two++); }",
         (

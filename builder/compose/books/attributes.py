@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from builder.binary import Section
+from builder.binary import Section, tables
 from builder.compare import View, naming
-from builder.compose.books.rules import Ignored, Note, Pair, is_discarded, left
+from builder.compose.books.rules import Ignored, Note, Pair, left
 
 
 def sections(pair: Pair) -> Iterator[Note]:
@@ -60,7 +60,7 @@ def _attributes(pair: Pair, old: Section, new: Section) -> Iterator[Note]:
         changed = len(things) != len(pair.old.atoms_in(old.index)) or any(a not in pair.twins for a in things)
         stays = new.align < old.align or changed or not any(not atom.is_function for atom in things)
         own = len(things) == 1 and naming.is_never_paired(things[0].name, new.name)
-        if stays or own or is_discarded(new.name):
+        if stays or own or tables.is_discarded(new.name):
             yield Ignored("alignment", new.name)
         elif len(things) > 1:  # one alone is judged in builder/compose/identity.py
             yield left(new.name, new.name, f"section {new.name} was aligned to {old.align}, and is to {new.align}")

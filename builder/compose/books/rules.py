@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from builder.binary import Section, elf, tables
+from builder.binary import Section, elf
 from builder.compare import Atom, View
 from builder.compare.meaning import Meanings
 from builder.compare.storage import Lifetime, lifetime
@@ -112,10 +112,6 @@ def _by_name(view: View) -> dict[str, list[Section]]:
         if section.type not in (elf.SHT_SYMTAB, elf.SHT_STRTAB, elf.SHT_RELA):
             out.setdefault(section.name, []).append(section)
     return out
-
-
-def is_discarded(section: str) -> bool:
-    return section.startswith(tables.DISCARDED)
 
 
 def section_rule(section: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from builder.binary import Symbol, elf, tables
 from builder.compare import Atom, View, naming
-from builder.compose.books.rules import Ignored, Note, Pair, is_discarded, left
+from builder.compose.books.rules import Ignored, Note, Pair, left
 
 
 def symbols(pair: Pair) -> Iterator[Note]:
@@ -41,7 +41,7 @@ def _defined(pair: Pair, name: str, old: Symbol, new: Symbol) -> Iterator[Note]:
         yield Ignored("removed", name)  # what refers to it refers to another thing, which the comparison sees
     else:
         atom = pair.new.atom_at(new.shndx, new.value)
-        if atom is None or (atom not in pair.selection and not is_discarded(atom.section.name)):
+        if atom is None or (atom not in pair.selection and not tables.is_discarded(atom.section.name)):
             yield Ignored("unused", name)
 
 
@@ -52,7 +52,7 @@ def _same_symbol(pair: Pair, name: str, old: Symbol, new: Symbol) -> Iterator[No
         return
     if a is None and old.value != new.value and not naming.is_numbered(name):
         section = pair.new.obj.sections[new.shndx].name
-        if is_discarded(section):
+        if tables.is_discarded(section):
             yield Ignored("discarded", name)
         elif tables.BY_NAME.get(section) is None:
             yield left(name, section, f"{name} is at {new.value:#x} of {section}, and was at {old.value:#x}")

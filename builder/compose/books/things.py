@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from builder.binary import tables
 from builder.compare import Atom, naming
 from builder.compare.storage import Lifetime, lifetime
-from builder.compose.books.rules import Ignored, Note, Pair, is_discarded, section_rule
+from builder.compose.books.rules import Ignored, Note, Pair, section_rule
 from builder.compose.selection import is_trampoline
 
 
@@ -26,7 +27,7 @@ def things(pair: Pair) -> Iterator[Note]:
         yield Ignored("own", name)
     for atom in pair.old.atoms:
         if atom not in pair.versions and not naming.is_never_paired(atom.name, atom.section.name):
-            yield Ignored("discarded" if is_discarded(atom.section.name) else "removed", atom.name)
+            yield Ignored("discarded" if tables.is_discarded(atom.section.name) else "removed", atom.name)
 
 
 def _paired(pair: Pair, new: Atom, old: Atom) -> Iterator[Note]:
@@ -49,7 +50,7 @@ def _same_data(pair: Pair, old: Atom, new: Atom) -> bool:
 def _new(pair: Pair, atom: Atom) -> Iterator[Note]:
     if naming.is_never_paired(atom.name, atom.section.name):
         return  # judged by content, where it is used
-    if is_discarded(atom.section.name):
+    if tables.is_discarded(atom.section.name):
         yield Ignored(section_rule(atom.section.name), atom.name)
     elif is_trampoline(atom) or naming.cold_parent(atom.name) is not None:
         return  # goes with its key, or its function

@@ -9,7 +9,7 @@ from builder.binary import Relocation, Section, SectionOffset, tables
 from builder.compare import View, naming
 from builder.compare.meaning import Meaning
 from builder.compare.storage import is_private
-from builder.compose.books.rules import Ignored, Note, Pair, is_discarded, section_rule
+from builder.compose.books.rules import Ignored, Note, Pair, section_rule
 from builder.errors import Refusal
 
 _PAIRED: Final = frozenset(row.paired for row in tables.TABLES if row.paired)
@@ -27,7 +27,7 @@ def unnamed(pair: Pair) -> Iterator[Note]:
         sample = (second or first)[0]
         if sample.is_string:
             yield from _strings(pair, name, first, second)
-        elif is_discarded(name):
+        elif tables.is_discarded(name):
             yield Ignored(section_rule(name), name)
         elif _is_pieces(sample):
             yield from _pieces(pair, name, first, second)
@@ -46,9 +46,9 @@ def _own(pair: Pair) -> Iterator[Note]:
         if not all(naming.is_never_paired(atom.name, name) for _, atoms in held for atom in atoms):
             continue
         named = any(atoms for _, atoms in held)
-        if not (named or is_discarded(name)) or _standing(*rows[0]) == _standing(*rows[1]):
+        if not (named or tables.is_discarded(name)) or _standing(*rows[0]) == _standing(*rows[1]):
             continue
-        yield Ignored(section_rule(name) if is_discarded(name) else "own", name)
+        yield Ignored(section_rule(name) if tables.is_discarded(name) else "own", name)
 
 
 def _standing(view: View, sections: Iterable[Section]) -> list[object]:
