@@ -142,6 +142,13 @@ ROWS = (
         "same, ignored discarded",
     ),
     Row(
+        "level of an initcall",
+        "__init int start(int x) { return sink(x); }"
+        'static void *const call __section(".initcall6.init") __used = start;',
+        ((".initcall6", ".initcall4"),),
+        "same, ignored start-only",
+    ),
+    Row(
         "order of constructors",
         "__attribute__((constructor(101))) void a(void) { sink(1); }"
         "__attribute__((constructor(102))) void b(void) { sink(2); }",

@@ -38,7 +38,9 @@ def _paired(pair: Pair, new: Atom, old: Atom) -> Iterator[Note]:
                 yield Ignored(rule, new.name)
         elif verdict is not None and new not in pair.selection and pair.selection.macros.ignores(new):
             yield Ignored("author", new.name)
-    elif new not in pair.selection.comparison.data and not _same_data(pair, old, new):
+    elif new not in pair.selection.comparison.data and not (
+        old.section.name == new.section.name and _same_data(pair, old, new)
+    ):
         yield Ignored(section_rule(new.section.name), new.name)
 
 
