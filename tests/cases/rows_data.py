@@ -273,6 +273,12 @@ ROWS = (
         "refused data-changed:v unregistered:v",
     ),
     Row(
+        "texts in a section that is found by its name",
+        asm('.section my_names,"aMS",@progbits,1', '.asciz "one"') + "int f(int x) { return sink(x); }",
+        (("one", "two"),),
+        "refused unknown-table:my_names",
+    ),
+    Row(
         "alignment of one of several in a section that grows",
         "static int one = 1; static int two = 2; int f(int x) { return sink(one++, two++); }",
         (

@@ -25,7 +25,7 @@ def unnamed(pair: Pair) -> Iterator[Note]:
         if _raw(pair.old, first) == _raw(pair.new, second):
             continue
         sample = (second or first)[0]
-        if sample.is_string:
+        if sample.is_string and tables.named(sample) is None:
             yield from _strings(pair, name, first, second)
         elif tables.is_discarded(name):
             yield Ignored(section_rule(name), name)
