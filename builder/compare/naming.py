@@ -69,8 +69,10 @@ def is_numbered(name: str) -> bool:
 @lru_cache(maxsize=65536)
 def is_never_paired(name: str, section: str) -> bool:
     """Compiler- or macro-made statics of which each version has its own."""
-    if name.startswith("__UNIQUE_ID_") or any(_is_part(section, of) for of in _NEVER_PAIRED_SECTIONS):
+    if any(_is_part(section, of) for of in _NEVER_PAIRED_SECTIONS):
         return True
+    if name.startswith("__UNIQUE_ID_"):
+        return not _WRITTEN.fullmatch(section)  # a variable, whose state is to be kept, may be numbered by a macro
     # gcc: `__key.5`; clang: `function.__key`, `__func__.function`.
     parts = family(name).split(".")
     if len(parts) == 1 and not is_numbered(name):

@@ -38,7 +38,8 @@ def test_the_parent_of_a_cold_part(name: str, parent: str | None) -> None:
         ("__already_done.1", ".data.once", True), ("descriptor.8", "__dyndbg", True), ("CSWTCH.88", ".rodata", True),
         ("f._rs", ".data.f._rs", True), ("__func__.f", ".rodata.__func__.f", True), ("f.count", ".bss.f.count", False),
         ("f.__key.3", ".bss.f.__key.3", True),
-        ("count.2", ".bss.count.2", False), ("keys", ".data.keys", False), ("__UNIQUE_ID_a1", ".data", True),
+        ("count.2", ".bss.count.2", False), ("keys", ".data.keys", False), ("__UNIQUE_ID_a1", ".modinfo", True),
+        ("__UNIQUE_ID_a1", ".data", False),
     ],
 )  # fmt: skip
 def test_what_each_version_has_of_its_own(name: str, section: str, never: bool) -> None:
