@@ -285,8 +285,14 @@ ROWS = (
             ("static int two", "static __attribute__((aligned(64))) int two"),
             ("int f(int x)", "static int three = 3; int g(int x) { return three++; } int f(int x)"),
         ),
-        "refused storage-changed:two",
+        "refused unaccounted:.data",
         flags=("-fno-data-sections",),
-        missing="in a section with others only debug information would tell which of them is aligned",
+    ),
+    Row(
+        "a new one of several in a section is aligned",
+        "static int one = 1; static int two = 2; int f(int x) { return sink(one++, two++); }",
+        (("int f(int x)", "static __attribute__((aligned(64))) int k = 3; int g(int x) { return k++; } int f(int x)"),),
+        "new g, travels k",
+        flags=("-fno-data-sections",),
     ),
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from builder.binary import Section, tables
-from builder.compare import View, naming
+from builder.compare import Atom, View, naming
 from builder.compose.books.rules import Ignored, Note, Pair, left
 
 
@@ -58,12 +58,20 @@ def _attributes(pair: Pair, old: Section, new: Section) -> Iterator[Note]:
     if old.align != new.align:
         things = pair.new.atoms_in(new.index)
         changed = len(things) != len(pair.old.atoms_in(old.index)) or any(a not in pair.twins for a in things)
+        changed = changed and not _aligns_what_stays(pair, things, new.align)
         stays = new.align < old.align or changed or not any(not atom.is_function for atom in things)
         own = len(things) == 1 and naming.is_never_paired(things[0].name, new.name)
         if stays or own or tables.is_discarded(new.name):
             yield Ignored("alignment", new.name)
         elif len(things) > 1:  # one alone is judged in builder/compose/identity.py
             yield left(new.name, new.name, f"section {new.name} was aligned to {old.align}, and is to {new.align}")
+
+
+def _aligns_what_stays(pair: Pair, things: Sequence[Atom], align: int) -> bool:
+    """Whether a section may be aligned more for something that it held before: places are all that tells."""
+    fitting = [atom for atom in things if atom.entry % align == 0]
+    stay = [atom for atom in fitting if atom in pair.twins]
+    return len(stay) == len(fitting) or any(pair.twins[atom].entry != atom.entry for atom in stay)
 
 
 def _masked(view: View, section: Section) -> bytes:
