@@ -22,6 +22,7 @@ demo: setup
 	@$(BIN)/python -m samples.demo
 
 test: setup
+	@.ci/tools tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/vulture

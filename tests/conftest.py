@@ -85,6 +85,15 @@ def gcc() -> str:
 
 
 @pytest.fixture(scope="session")
+def clang() -> str:
+    """Any clang: what it makes otherwise than gcc."""
+    found = shutil.which("clang")
+    if found is None:
+        lacks("not installed: clang (make test)")
+    return found
+
+
+@pytest.fixture(scope="session")
 def data() -> Path:
     """The directory of test data; mark the test `data` too."""
     return data_root()

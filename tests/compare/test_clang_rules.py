@@ -5,7 +5,6 @@ The objects of the first are assembled as clang lays them out; those of the seco
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -49,11 +48,8 @@ def test_the_hash_of_a_type_is_a_part_of_its_function(build: Build, value: str, 
 
 
 @pytest.fixture
-def clang(tmp_path: Path) -> Build:
-    found = shutil.which("clang")
-    if found is None:
-        pytest.skip("not installed: clang")
-    return builder(found, tmp_path, (*FLAGS, "-pg", "-mfentry"))
+def by_clang(clang: str, tmp_path: Path) -> Build:
+    return builder(clang, tmp_path, (*FLAGS, "-pg", "-mfentry"))
 
 
 STATICS = """
@@ -66,17 +62,17 @@ int k(int x) { static int n; n += x; return n; }
 """
 
 
-def test_the_first_of_several_statics_has_no_number_and_is_none_the_surer(clang: Build) -> None:
+def test_the_first_of_several_statics_has_no_number_and_is_none_the_surer(by_clang: Build) -> None:
     lines = STATICS.splitlines()
     swapped = "\n".join([*lines[:3], lines[4], lines[3], *lines[5:]])
-    found = diff_objects(clang(STATICS), clang(swapped))
+    found = diff_objects(by_clang(STATICS), by_clang(swapped))
     assert {(r.code, r.symbol) for r in found.judged.refusals} == {
         ("static-ambiguous", "f.n"),
         ("static-ambiguous", "f.n.1"),
     }
 
 
-def test_a_static_of_clang_s_is_bound_to_the_original(clang: Build) -> None:
-    found = diff_objects(clang(STATICS), clang(STATICS.replace("return n; }", "return n + 1; }")))
+def test_a_static_of_clang_s_is_bound_to_the_original(by_clang: Build) -> None:
+    found = diff_objects(by_clang(STATICS), by_clang(STATICS.replace("return n; }", "return n + 1; }")))
     assert found.verdict == "changed" and ["k.n", "object", "local"] in found.originals()
-    assert diff_objects(clang(STATICS), clang(STATICS)).verdict == "unchanged"
+    assert diff_objects(by_clang(STATICS), by_clang(STATICS)).verdict == "unchanged"
