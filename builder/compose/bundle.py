@@ -78,7 +78,8 @@ def bind(
             bound = late.check(bound, objects)
         pairs.append(bound)
         refusals.extend(bound.refusals)
-    if not refusals and (idle := _without_effect(pairs)):
+    told = any(diff.judged.refusals for diff, _ in diffs)  # then that is why
+    if not (refusals or told) and (idle := _without_effect(pairs)):
         (accepted if allowed.covers(idle) else refusals).append(idle)
     if refusals:
         raise RefusedError(refusals)
