@@ -1,4 +1,4 @@
-"""Damaged modules by the hundred (`tox -e damaged`: 20,000): each loads or gives a clear error, soon, leaving nothing."""
+"""Damaged modules by the hundred (`tox -e damaged`: 20,000): each loads or gives a clear error, and leaves nothing."""
 
 from __future__ import annotations
 
