@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from builder.binary import elf
 from builder.binary.module import ModuleFile
+from builder.binary.tables import NAMED
 from builder.load.passes import PASSES
 
 ORDINARY = re.compile(
@@ -23,13 +24,10 @@ ORDINARY = re.compile(
 )
 """Sections that hold code, data or notes, and nothing that a pass must know."""
 TABLES = frozenset((
-    "__bpf_raw_tp_map", "__bug_table", "__dyndbg", "__dyndbg_classes", "__kcrctab", "__kcrctab_gpl", "__kflagstab",
-    "__ksymtab", "__ksymtab_gpl", "__ksymtab_strings", "__param", "__patchable_function_entries", "__tracepoint_str",
-    "__tracepoints", "__tracepoints_ptrs", "__tracepoints_strings", "__versions", "___srcu_struct_ptrs",
-    "_ftrace_eval_map", "_ftrace_events", "__trace_printk_fmt", "_error_injection_whitelist", "_kprobe_blacklist",
-    ".ctors", ".init_array", "__obsparm",
+    "__bug_table", "__kcrctab", "__kcrctab_gpl", "__kflagstab", "__ksymtab", "__ksymtab_gpl", "__ksymtab_strings",
+    "__patchable_function_entries", "__versions", "__obsparm", *(row.name for row in NAMED),
 ))  # fmt: skip
-"""Tables that the kernel registers as they are (find_module_sections) and no pass rewrites."""
+"""Tables that the kernel takes as they are (find_module_sections; NAMED says more of most), and no pass rewrites."""
 READ_AT_ONCE = ("__jump_table", ".static_call_sites", ".altinstructions", ".altinstr_replacement", ".parainstructions")
 """What the kernel has read by the time that relocations naming another object are written."""
 

@@ -3,7 +3,8 @@
 `PASSES` stands in the order in which the kernel does them
 (module_finalize in arch/x86/kernel/module.c, then load_module and the module
 notifiers). To add a pass: a module with `apply(context)`, whose docstring cites
-the kernel's source; a row here; its table in `TABLES`.
+the kernel's source, and a row here. The loader knows the tables of a row
+(builder/load/tables.py); what a kernel must have for it is one of its `Features`.
 """
 
 from __future__ import annotations
