@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from builder.binary import ObjectFile, Section, Symbol, elf
-from builder.compose.books import RULES
+from builder.compose.books import RULES, Ignored
 from builder.compose.outcome import Diff
 from builder.pipeline import diff_objects
 from tests.support.compiling import TRACED, Build, builder
@@ -99,6 +99,42 @@ TAKEN: dict[str, tuple[str, Change]] = {
     "relocated-field": ("__mcount_loc", byte("__mcount_loc", 0, 5)),
 }
 
+SOURCES: dict[str, tuple[str, str, str, str]] = {
+    "removed": ("gone", "HERE", "int gone(int x) { return sink(x, 5); }", ""),
+    "unused": ("fresh", "HERE", "", "int fresh = 5;"),
+    "bug-line": (
+        "warn",
+        r"""void warn(void) { __asm__("1: ud2\n.pushsection __bug_table,\"aw\"\n.long 1b-., 2f-.\n.word HERE, 1\n"
+        ".popsection\n.pushsection .rodata.str1.1,\"aMS\",@progbits,1\n2: .asciz \"unit.c\"\n.popsection"); }""",
+        "5",
+        "6",
+    ),
+    "encoding": ("hop", r'void hop(void) { __asm__ volatile("HERE 1f\nnop\n1:"); }', "jmp", "{disp32} jmp"),
+    "mark": ("spot", 'void spot(void) { __asm__ volatile("HEREnop"); }', "", r".reloc ., R_X86_64_NONE, f\n"),
+    "marker": (
+        "__pfx_f",
+        r'__asm__(".globl __pfx_f\n.set __pfx_f, f + HERE\n.type __pfx_f,@function\n.size __pfx_f, 1");',
+        "0",
+        "1",
+    ),
+    "author": (
+        "spare",
+        """int spare(int x) { return sink(x, HERE); }
+        void *__ignored __attribute__((section(".kpatch.ignore.functions"), used)) = spare;""",
+        "5",
+        "6",
+    ),
+}
+"""Rule: what it takes, what is added to the source, and what stands HERE before and after."""
+
+
+@pytest.mark.parametrize("rule", SOURCES)
+def test_a_rule_takes_what_it_names_of_two_sources(made: Build, rule: str) -> None:
+    what, added, *versions = SOURCES[rule]
+    found = diff_objects(*(made(SOURCE + added.replace("HERE", version)) for version in versions))
+    assert found.verdict == "unchanged"
+    assert what in found.judged.ignored[rule] and list(found.judged.ignored) == [rule]
+
 
 @pytest.mark.parametrize("rule", TAKEN)
 def test_a_rule_takes_what_it_names(intact: ObjectFile, rule: str) -> None:
@@ -159,6 +195,16 @@ def test_only_what_fills_may_stand_between_things(made: Build, fills: tuple[str,
     found = diff_objects(old, new)
     assert (list(found.judged.ignored) == ["fill"]) is ignored
     assert bool(left(found)) is not ignored
+
+
+def test_nothing_is_ignored_by_a_rule_that_there_is_not(intact: ObjectFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.compose.books._STAGES", (lambda _: iter([Ignored("misspelt", "g")]),))
+    with pytest.raises(KeyError, match="misspelt"):
+        diff_objects(intact, intact)
+
+
+def test_each_rule_is_tried_above() -> None:
+    assert set(RULES) == {*TAKEN, *SOURCES, "unreferenced", "fill"}
 
 
 def test_each_rule_has_its_reason() -> None:

@@ -37,15 +37,14 @@ def balance(selection: Selection) -> Books:
     """Balance the books of a pair; what nothing accounts for is a refusal."""
     pair = Pair(selection)
     notes = list(dict.fromkeys(note for stage in _STAGES for note in stage(pair)))
-    ignored = [note for note in notes if isinstance(note, Ignored)]
+    taken: dict[str, list[str]] = {rule: [] for rule in RULES}
+    for note in notes:
+        if isinstance(note, Ignored):
+            taken[note.rule].append(note.what)  # by a rule that has no row nothing may be ignored: a KeyError
     return Books(
-        {
-            rule: tuple(note.what for note in ignored if note.rule == rule)
-            for rule in RULES
-            if any(note.rule == rule for note in ignored)
-        },
+        {rule: tuple(what) for rule, what in taken.items() if what},
         tuple(note for note in notes if isinstance(note, Refusal)),
     )
 
 
-__all__ = ["RULES", "Books", "balance"]
+__all__ = ["RULES", "Books", "Ignored", "balance"]
