@@ -14,7 +14,7 @@ import pytest
 from builder.binary import Address
 from builder.binary.kernel import Kernel, StaticImage, facts, modules, target
 from builder.binary.kernel.kaslr import read_relocations
-from builder.binary.kernel.survey import survey
+from builder.binary.kernel.survey import FACTS, survey
 from builder.errors import InputError, KernelError
 from tests.kernel.synthetic import BASE, PACKERS, TEXT, bzimage, vmlinux
 
@@ -47,7 +47,14 @@ def names(kernel: Kernel) -> list[tuple[str, int]]:
 
 
 def facts_of(kernel: Kernel, cache: Path) -> Path:
-    return cache / "kernels" / kernel.sha256 / facts.FACTS
+    return cache / "kernels" / kernel.sha256 / FACTS
+
+
+def test_a_feature_more_or_another_probe_is_decoded_anew() -> None:
+    """Else what an older version wrote would be read as if it said something of the new feature."""
+    known = [("orc", ("__start_orc_unwind",)), ("btf", ())]
+    others = ([*known, ("ibt", ())], [("orc", ("__orc",)), known[1]], known[:1])
+    assert facts.facts_name(known) not in {facts.facts_name(other) for other in others}
 
 
 def test_decoded_once(image: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

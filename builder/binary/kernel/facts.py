@@ -1,4 +1,4 @@
-"""What was decoded from an image, kept beside it in the cache: `kernels/SHA256/{vmlinux,facts-N.sqlite}`.
+"""What was decoded from an image, kept beside it in the cache: `kernels/SHA256/{vmlinux,facts-*.sqlite}`.
 
 A facts file is written once, under a temporary name, and never changed: two
 processes may make it at the same time, either result will do. One that is
@@ -12,8 +12,9 @@ import json
 import os
 import sqlite3
 import weakref
+import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +24,7 @@ from builder.acquire.whole import whole_file
 from builder.errors import KernelError, UsageError
 
 SCHEMA: Final = 2
-"""Raise it with every change to the tables or to what is decoded."""
-FACTS: Final = f"facts-{SCHEMA}.sqlite"
-"""Its name, so that versions of this program that know different facts do not undo each other's."""
+"""Raise it with every change to the tables or to what is decoded; features and their probes count by themselves."""
 
 _PRAGMAS: Final = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;"
 _TABLES: Final = """
@@ -39,6 +38,14 @@ _INDEXES: Final = """
 CREATE INDEX symbol_names ON symbols (name);
 CREATE INDEX export_names ON exports (name);
 """
+
+
+def facts_name(asked: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """The name of a facts file in which these features are told by these symbols.
+
+    Versions of this program that know different facts do not read, nor undo, each other's.
+    """
+    return f"facts-{SCHEMA}-{zlib.crc32(json.dumps(asked).encode()):08x}.sqlite"
 
 
 @contextmanager

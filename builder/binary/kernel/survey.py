@@ -16,7 +16,7 @@ from builder.binary.kernel import kallsyms
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.decompress import extract_vmlinux
 from builder.binary.kernel.exports import Export, read_exports
-from builder.binary.kernel.facts import FACTS, cache_file, write_facts
+from builder.binary.kernel.facts import cache_file, facts_name, write_facts
 from builder.binary.kernel.static import StaticImage
 from builder.errors import KernelError
 
@@ -71,6 +71,7 @@ _PROBES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """Feature: the symbols of which any one proves it."""
+FACTS: Final = facts_name([(field.name, _PROBES.get(field.name, ())) for field in fields(Features)])
 
 
 def survey(path: Path, folder: Path) -> None:

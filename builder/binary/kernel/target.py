@@ -18,11 +18,11 @@ from builder.binary import Address
 from builder.binary.kernel import modules
 from builder.binary.kernel.btf import Btf, Index
 from builder.binary.kernel.exports import Export
-from builder.binary.kernel.facts import FACTS, Facts, image_hash
+from builder.binary.kernel.facts import Facts, image_hash
 from builder.binary.kernel.kaslr import KaslrRelocations, check_offset, moved, read_relocations, relocate
 from builder.binary.kernel.layout import StructLayout
 from builder.binary.kernel.static import ImageSection, Segment, StaticImage
-from builder.binary.kernel.survey import Features, survey
+from builder.binary.kernel.survey import FACTS, Features, survey
 from builder.errors import KernelError
 
 
