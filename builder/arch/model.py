@@ -101,10 +101,12 @@ class Glue:
 class Architecture:
     """Facts of one machine; the functions take plain bytes and return plain values.
 
-    A relocation of `branch_types` is only ever the last field of a call or jump. The call of `fentry`
-    begins within `entry_reach` bytes of a function's entry. `nops` are by their length, that of one byte is what
-    compilers pad with before a function; `filler` stands between functions. A kprobe may run a copy of `probe_copy`
-    bytes. Features go by their names in `builder.binary.kernel.Features`.
+    `decode` covers all of the code it is given: what is no instruction becomes rows of one byte with mnemonic 0. What
+    the other functions answer stands at those of x86_64.py; they are given the bytes of one instruction.
+    A relocation of `branch_types` is only ever the last field of a call or jump. The call of `fentry` begins within
+    `entry_reach` bytes of a function's entry; it is empty where `__patchable_function_entries` tells what is traced.
+    `nops` are by their length; `filler` stands between functions. A kprobe may run a copy of `probe_copy` bytes.
+    Features go by their names in `builder.binary.kernel.Features`.
     `registers` are the general ones in the order of their encoding, which is
     that of the bits in the masks of an `Operation`; `stack_register` and
     `frame_register` are two of them. `fetch_registers` are the names that a kprobe's fetch arguments have for
@@ -141,3 +143,8 @@ class Architecture:
     operation: Callable[[bytes], Operation]
     memory_access: Callable[[bytes], str]
     is_indexed: Callable[[bytes], bool]
+
+    @property
+    def padding(self) -> bytes:
+        """The shortest NOP, with which compilers pad before a function."""
+        return self.nops[min(self.nops)]

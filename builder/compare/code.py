@@ -108,7 +108,8 @@ class CodeComparer:
     def _before_entry(self, view: View, atom: Atom) -> list[bytes]:
         """What of the room before an entry is no padding: indirect calls read it where CONFIG_CFI_CLANG is."""
         code = atom.section.data[atom.start : atom.entry]
-        rows = view.arch.decode(code, 0) if code.strip(view.arch.nops[1]) else []
+        padding = view.arch.padding
+        rows = view.arch.decode(code, 0) if code != padding * (len(code) // len(padding)) else []
         return [code[row.offset : row.end] for row in rows if not row.is_nop]
 
     def _relocates_nop(self, view: View, atom: Atom) -> bool:

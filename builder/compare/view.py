@@ -87,7 +87,7 @@ class View:
             section = self.obj.sections[index]
             if not section.is_alloc or section.is_string or section.name in tables.BY_NAME:
                 continue
-            atoms = _cut(section, symbols, self.arch.nops[1])
+            atoms = _cut(section, symbols, self.arch.padding)
             if atoms:
                 out[index] = ([a.start for a in atoms], atoms)
         return out

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import re
-from dataclasses import fields
-from itertools import pairwise
 
 import iced_x86
 import pytest
@@ -13,20 +10,11 @@ import pytest
 from builder.arch import by_machine
 from builder.arch.x86_64 import X86_64, decode, immediate, loads_to, writes
 from builder.arch.x86_operands import GENERAL
-from builder.binary.kernel import Features
 from builder.errors import InputError
 
 
 def code(text: str) -> bytes:
     return bytes.fromhex(text)
-
-
-def test_instructions_cover_the_code_without_gaps() -> None:
-    for seed in range(200):
-        data = random.Random(seed).randbytes(80)
-        rows = decode(data, 0x40)
-        assert rows[0].offset == 0x40 and rows[-1].end == 0x40 + len(data)
-        assert all(a.end == b.offset for a, b in pairwise(rows))
 
 
 def test_what_each_instruction_is() -> None:
@@ -82,18 +70,6 @@ def test_text_is_what_the_kernel_s_tools_print() -> None:
 def test_an_unknown_machine_is_named() -> None:
     with pytest.raises(InputError, match="AArch64"):
         by_machine(183, where="x.o")
-
-
-def test_its_rows_name_features_that_a_kernel_can_have() -> None:
-    features = {row.feature for row in X86_64.sites} | {X86_64.entry_mark.feature}
-    features |= {row[0] for row in (*X86_64.glue.modinfo, *X86_64.glue.imports)}
-    assert features <= {field.name for field in fields(Features)}
-
-
-def test_each_nop_is_one_instruction_as_long_as_it_says() -> None:
-    for length, row in X86_64.nops.items():
-        (insn,) = decode(row)
-        assert insn.is_nop and insn.length == length == len(row)
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def gaps(pair: Pair) -> Iterator[Note]:
 
 def _is_fill(pair: Pair, section: Section, data: bytes) -> bool:
     if section.is_exec:
-        return all(insn.is_nop for insn in pair.new.arch.decode(data, 0)) or not data.strip(
-            b"\0" + pair.new.arch.nops[1] + pair.new.arch.filler
-        )
+        arch = pair.new.arch
+        rest = data.replace(arch.padding, b"").replace(arch.filler, b"").strip(b"\0")
+        return not rest or all(insn.is_nop for insn in arch.decode(data, 0))
     return not data.strip(b"\x00")
 
 
