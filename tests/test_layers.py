@@ -48,7 +48,10 @@ TEXTS = sorted(
     path
     for pattern in ("builder/**/*", "templates/**/*", "samples/**/*", "tests/**/*", "*", ".ci/*")
     for path in ROOT.glob(pattern)
-    if path.is_file() and path.suffix not in (".pyc", ".o", ".ko", ".png") and "__pycache__" not in path.parts
+    if path.is_file()
+    and path.name != ".git"
+    and path.suffix not in (".pyc", ".o", ".ko", ".png")
+    and "__pycache__" not in path.parts
 )
 CODE = [path for path in TEXTS if path.suffix in (".py", ".j2", ".c", ".sh")]
 
