@@ -42,7 +42,13 @@ TABLES = {
     ".parainstructions": ('"a"', ".quad {0}\n .byte 4\n .byte 5\n .balign 8\n", 16),
     ".smp_locks": ('"a"', ".long {0}-.\n", 4),
     ".return_sites": ('"a"', ".long {0}-.\n", 4),
+    ".retpoline_sites": ('"a"', ".long {0}-.\n", 4),
+    ".call_sites": ('"a"', ".long {0}-.\n", 4),
+    ".ibt_endbr_seal": ('"a"', ".long {0}-.\n", 4),
+    ".cfi_sites": ('"a"', ".long {0}-.\n", 4),
+    ".kcfi_traps": ('"a"', ".long {0}-.\n", 4),
     "__mcount_loc": ('"a"', ".quad {0}\n", 8),
+    "__patchable_function_entries": ('"aw"', ".quad {0}\n", 8),
     ".orc_unwind_ip": ('"a"', ".long {0}-.\n", 4),
 }
 FORMS = {
@@ -58,6 +64,10 @@ NEWER = {".altinstructions": ('"a"', ".long {0}-.\n .long 5b-.\n .long 9\n .byte
 
 def _text(table: str, row: tuple[str, str, int], labels: str) -> str:
     return TEXT + f"    .section {table},{row[0]}\n" + "".join(row[1].format(f"{n}b") for n in labels)
+
+
+def test_each_table_is_tried_below() -> None:
+    assert TABLES.keys() == tables.BY_NAME.keys()
 
 
 @pytest.mark.parametrize(("table", "row"), [*TABLES.items(), *NEWER.items(), *FORMS.values()])

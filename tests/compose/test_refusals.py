@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from builder.errors import UnknownError
@@ -240,3 +245,22 @@ def test_what_would_crash_cannot_be_accepted(judged: Judge) -> None:
     source = BASE + "noinstr int quiet(int x) { return x + 40; }"
     for allow in ("noinstr:quiet", "noinstr:*"):
         assert judged(source, ("x + 40", "x + 41"), allow=allow).verdict == "refused"
+
+
+def test_every_code_is_provoked_somewhere() -> None:
+    """A rule without a test goes unnoticed when it stops finding anything; a warning too has a code."""
+    tests = Path(__file__).parent.parent
+    given = {code for path in (tests.parent / "builder").rglob("*.py") for code in _codes(path.read_text())}
+    told = "\n".join(path.read_text() for path in tests.rglob("*.py") if path.name != "test_layers.py")
+    assert len(given) > 30
+    assert {code for code in given if not re.search(rf"(?<![\w-]){code}(?![\w-])", told)} == set()
+
+
+def _codes(text: str) -> Iterator[str]:
+    """The codes that are written down where a Refusal is made."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refusal":
+            first = node.args[:1] + [word.value for word in node.keywords if word.arg == "code"]
+            for part in (part for row in first for part in ast.walk(row)):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield part.value

@@ -10,6 +10,7 @@ import pytest
 from builder.binary.objects import ObjectFile
 from builder.binary.reader import read_object
 from builder.errors import InputError
+from builder.pipeline import diff
 from samples.objects import TargetObjects, apply_patch, target_objects
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -43,6 +44,10 @@ def test_functions_stand_in_sections_of_their_own(made: ObjectFile) -> None:
     functions = {symbol.name for symbol in made.symbols if symbol.is_function}
     assert {"tick", "mode_name", "open", *CHANGED} <= functions
     assert {f".text.{name}" for name in CHANGED} <= set(made.by_name)
+
+
+def test_what_the_next_version_changes_is_looked_at_here(built: TargetObjects) -> None:
+    assert set(diff(built.old, built.new).changed) == CHANGED
 
 
 def test_two_static_locals_have_one_name(made: ObjectFile) -> None:
