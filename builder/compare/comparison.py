@@ -11,6 +11,7 @@ from builder.binary import ObjectFile, tables
 from builder.compare import naming
 from builder.compare.code import CodeComparer
 from builder.compare.correlate import Correlation, correlate
+from builder.compare.exports import ExportSaid, exports
 from builder.compare.meaning import Meanings
 from builder.compare.own_data import crossed
 from builder.compare.storage import is_readonly
@@ -46,6 +47,11 @@ class Comparison:
     @property
     def new(self) -> View:
         return self.correlation.new
+
+    @cached_property
+    def exports(self) -> tuple[Mapping[str, ExportSaid], Mapping[str, ExportSaid]]:
+        """What the old object exports, and what the new one does."""
+        return exports(self.old, self.meanings), exports(self.new, self.meanings)
 
     @cached_property
     def changed(self) -> tuple[Atom, ...]:

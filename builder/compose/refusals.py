@@ -9,7 +9,6 @@ from pathlib import PurePath
 from builder.binary import elf, tables
 from builder.compare import Atom, Comparison, naming
 from builder.compare.comparison import counts
-from builder.compare.meaning import Meaning
 from builder.compare.storage import is_private, is_readonly
 from builder.compare.structs import struct_changes
 from builder.compose import identity, registered, threads
@@ -363,46 +362,26 @@ def _unknown_tables(selection: Selection) -> Findings:
                 break
 
 
-def exports(comparison: Comparison, side: str) -> dict[str, tuple[str, Meaning]]:
-    """Exported name -> licence class and what else is said of it (its thing, its namespace).
-
-    From `___ksymtab[_gpl]+NAME` sections or `__export_symbol_NAME` symbols (include/linux/export.h, v6.1 and v6.12).
-    """
-    view = comparison.old if side == "old" else comparison.new
-    content = comparison.meanings.bytes_in
-    out: dict[str, tuple[str, Meaning]] = {}
-    for section in view.obj.sections:
-        if section.name.startswith("___ksymtab"):
-            kind, _, name = section.name.partition("+")
-            said = content(view, section, *section.extent, False)
-            out[name] = "GPL" if kind.endswith("_gpl") else "all", said
-    for symbol in view.obj.symbols:
-        if symbol.name.startswith("__export_symbol_"):
-            atom = view.atom_at(symbol.shndx, symbol.value)
-            said = ("bytes",) if atom is None else content(view, atom.section, symbol.value, atom.end, False)
-            out[symbol.name.removeprefix("__export_symbol_")] = "listed", said
-    return out
-
-
 def _removed_exports(selection: Selection) -> Findings:
-    old, new = exports(selection.comparison, "old"), exports(selection.comparison, "new")
+    old, new = selection.comparison.exports
     for name, export in old.items():
         if name not in new or new[name] != export:
             now = "now not at all"
             if name in new:
-                now = f"now to {new[name][0]}" if new[name][0] != export[0] else "now otherwise"
+                licence = new[name].licence
+                now = f"now to {licence}" if licence != export.licence else "now otherwise"
             yield Refusal(
                 "export-changed",
                 name,
                 f"___ksymtab+{name}",
-                f"{name} was exported ({export[0]}), {now}",
+                f"{name} was exported ({export.licence}), {now}",
                 "a livepatch cannot change an export; accept that it stays as it is",
                 fatal=False,
             )
 
 
 def _added_exports(selection: Selection) -> Findings:
-    old, new = exports(selection.comparison, "old"), exports(selection.comparison, "new")
+    old, new = selection.comparison.exports
     for name in new:
         if name not in old:
             yield Refusal(
