@@ -9,14 +9,14 @@ ambiguous match is no match and is reported.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from builder.binary import String, SymbolIndex, elf
 from builder.compare import naming
 from builder.compare.storage import lifetime
-from builder.compare.uses import tell_apart
+from builder.compare.uses import led_to, tell_apart
 from builder.compare.view import Atom, View
 
 
@@ -212,31 +212,15 @@ class _References:
         self.statics = {a for a in view.data if _is_open_static(a)}
         self._sections = {a.section.index for a in self.statics}
 
-    def targets(self, atom: Atom, sections: Container[int] | None = None) -> Iterator[Atom]:
-        """Atoms that the relocations of `atom` lead to (in `sections` only), in order, repeated as they come."""
-        view = self.view
-        symbols = view.obj.symbols
-        for relocation in view.relocations(atom):
-            symbol = symbols[relocation.symbol]
-            if not symbol.is_defined or (sections is not None and symbol.shndx not in sections):
-                continue
-            atoms = view.atoms_in(symbol.shndx)
-            if not atoms:
-                continue
-            if len(atoms) == 1:
-                yield atoms[0]
-                continue
-            found = view.target(relocation, view.bias(atom, relocation)).atom
-            if found is not None:
-                yield found
-
     def direct(self, atom: Atom) -> list[Atom]:
         """Static locals at each reference, repeated: comparable place by place."""
         return self._direct[atom]
 
     @cached_property
     def _direct(self) -> Mapping[Atom, list[Atom]]:
-        return {atom: [a for a in self.targets(atom, self._sections) if a in self.statics] for atom in self.view.atoms}
+        return {
+            atom: [a for a in led_to(self.view, atom, self._sections) if a in self.statics] for atom in self.view.atoms
+        }
 
     def unused(self) -> list[Atom]:
         """Static locals that nothing refers to: the compiler folded their content into the code."""
@@ -253,7 +237,7 @@ class _References:
         seen = {atom: None}
 
         def visit(current: Atom) -> None:
-            for target in self.targets(current):
+            for target in led_to(self.view, current):
                 if target in self.statics:
                     order.setdefault(target)
                 elif target.is_function and target not in seen and self._belongs(target, atom):

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from builder.binary import SectionIndex
 from builder.compare import naming
 from builder.compare.correlate import Correlation
+from builder.compare.uses import led_to
 from builder.compare.verdict import Difference, Verdict
 from builder.compare.view import Atom, View
 
@@ -47,7 +49,7 @@ def crossed(correlation: Correlation, same: Iterable[Atom]) -> Mapping[Atom, Dif
     }
 
 
-def _places(view: View) -> frozenset[int]:
+def _places(view: View) -> frozenset[SectionIndex]:
     """The sections that hold data of this kind whose identity matters: what is only read is its content."""
     return frozenset(
         atom.section.index
@@ -56,12 +58,10 @@ def _places(view: View) -> frozenset[int]:
     )
 
 
-def _own_data(view: View, atom: Atom, places: frozenset[int]) -> Iterator[Atom]:
+def _own_data(view: View, atom: Atom, places: frozenset[SectionIndex]) -> Iterator[Atom]:
     """The own data that code refers to, and that its table entries do, in order."""
-    symbols = view.obj.symbols
-    targets = [view.target(r, view.bias(atom, r)) for r in view.relocations(atom) if symbols[r.symbol].shndx in places]
+    found = list(led_to(view, atom, places))
     for entry in view.telling.get(atom, ()):
-        targets += [view.target(r) for r in entry.relocations if symbols[r.symbol].shndx in places]
-    for target in targets:
-        if target.atom is not None and naming.is_never_paired(target.atom.name, target.atom.section.name):
-            yield target.atom
+        targets = (view.target(r) for r in entry.relocations)
+        found += [t.atom for t in targets if t.atom is not None and t.atom.section.index in places]
+    return (own for own in found if naming.is_never_paired(own.name, own.section.name))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Final
 
 from builder.arch import Instruction
+from builder.binary import SectionIndex
 from builder.compare.view import Atom, View
 
 Use = tuple[Hashable, ...]
@@ -14,6 +15,24 @@ _CLEARLY: Final = 0.15
 """By how much (of 1) the likeness of two surroundings has to exceed that of any others."""
 _AROUND = 4
 """Instructions before and behind a reference that are looked at where the reference itself does not tell."""
+
+
+def led_to(view: View, atom: Atom, sections: Container[SectionIndex] | None = None) -> Iterator[Atom]:
+    """Atoms that the relocations of `atom` lead to (in `sections` only), in order, repeated as they come."""
+    symbols = view.obj.symbols
+    for relocation in view.relocations(atom):
+        symbol = symbols[relocation.symbol]
+        if not symbol.is_defined or (sections is not None and symbol.shndx not in sections):
+            continue
+        atoms = view.atoms_in(symbol.shndx)
+        if not atoms:
+            continue
+        if len(atoms) == 1:
+            yield atoms[0]  # wherever in it: nothing has to be decoded
+            continue
+        found = view.target(relocation, view.bias(atom, relocation)).atom
+        if found is not None:
+            yield found
 
 
 def uses(view: View, functions: Iterable[Atom], datum: Atom, around: int = 0) -> tuple[Use, ...]:
