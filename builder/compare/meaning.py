@@ -8,7 +8,10 @@ and compiler-made constants by content.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from builder.binary import Relocation, Section, SectionOffset, String
@@ -28,7 +31,7 @@ Above = tuple[tuple[int, int, int], ...]
 """What is being read: (section, start, end) of the data that led here, the outermost first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Meanings:
     """Meanings of both objects' relocations under one correlation.
 
@@ -89,8 +92,13 @@ class Meanings:
         """
         if not self._is_plain(view, atom):
             return 0
-        same = (a for a in view.data if a.size == atom.size and self._is_plain(view, a))
-        return sum(view.code(other) == view.code(atom) for other in same)
+        return self._constants[view][atom.size, view.code(atom)]
+
+    @cached_property
+    def _constants(self) -> Mapping[View, Counter[tuple[int, bytes]]]:
+        """Of each object: how many plain constants have a size and content."""
+        views = (self.correlation.old, self.correlation.new)
+        return {v: Counter((a.size, v.code(a)) for a in v.data if self._is_plain(v, a)) for v in views}
 
     def _is_plain(self, view: View, atom: Atom) -> bool:
         made = naming.is_never_paired(atom.name, atom.section.name) or naming.is_label(atom.name)

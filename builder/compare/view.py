@@ -327,8 +327,11 @@ class View:
     def may_be_of(self, path: str) -> bool:
         """Whether the object may hold something of a file: of its own source, or of a header."""
         name = PurePosixPath(path).name
-        files = {s.name for s in self.obj.symbols if s.type == elf.STT_FILE and s.name}
-        return name.endswith(".h") or not files or name in files
+        return name.endswith(".h") or not self._files or name in self._files
+
+    @cached_property
+    def _files(self) -> frozenset[str]:
+        return frozenset(s.name for s in self.obj.symbols if s.type == elf.STT_FILE and s.name)
 
     def sections_named(self, name: str) -> Iterable[Section]:
         return self._named.get(name, ())
