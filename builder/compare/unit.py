@@ -53,6 +53,7 @@ def unit(comparison: Comparison, view: View, parts: Sequence[Atom]) -> list[Unit
         relocations = view.relocations_at(part, insn)
         code = part.section.data[insn.offset : insn.end]
         target: int | None = None
+        at: Atom | None = None
         outside = False
         if insn.target is not None and not relocations:
             at = view.goal(part, insn)
@@ -69,7 +70,6 @@ def unit(comparison: Comparison, view: View, parts: Sequence[Atom]) -> list[Unit
                 outside = True
             meanings.append(_without_ordinals(meaning, names))
         if outside and not relocations:
-            at = view.goal(part, insn)
             meanings.append(("sym", comparison.correlation.identity(at) if at else None))
         operation, leads = view.arch.operation(code), (part, insn.offset) in tabled
         lines.append(UnitLine(part, insn, operation, tuple(meanings), target, outside, leads))

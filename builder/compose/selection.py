@@ -203,7 +203,13 @@ class _Selector:
 
     @cached_property
     def _callers(self) -> Mapping[Atom, list[Atom]]:
-        return _callers(self.view)
+        """Function -> functions with a relocation to its entry."""
+        out: dict[Atom, dict[Atom, None]] = {}
+        for atom in self.view.functions:
+            for _, target in self.view.leads_of(atom):
+                if target.atom is not None and target.atom.is_function and target.atom is not atom:
+                    out.setdefault(target.atom, {}).setdefault(atom)
+        return {callee: list(row) for callee, row in out.items()}
 
     def _users_of_accepted_data(self) -> list[Atom]:
         found = []
@@ -299,13 +305,3 @@ def is_redirectable(comparison: Comparison, atom: Atom) -> bool:
     """Whether calls of the original can be led to the new version (the original must have an ftrace location)."""
     old = comparison.correlation.twins.get(atom)
     return old is not None and has_fentry(comparison.old, old) and not is_transient(atom)
-
-
-def _callers(view: View) -> Mapping[Atom, list[Atom]]:
-    """Function -> functions with a relocation to its entry."""
-    out: dict[Atom, dict[Atom, None]] = {}
-    for atom in view.functions:
-        for _, target in view.leads_of(atom):
-            if target.atom is not None and target.atom.is_function and target.atom is not atom:
-                out.setdefault(target.atom, {}).setdefault(atom)
-    return {callee: list(row) for callee, row in out.items()}
