@@ -29,11 +29,21 @@ class Call:
         return self.rows[self.way[-1]]
 
     @cached_property
+    def target(self) -> Target | None:
+        """What is called, None for an indirect call."""
+        return next((target for _, target in self.view.references(self.atom, self.insn)), None)
+
+    @property
     def callee(self) -> str:
         """The name of the function, "" for an indirect call."""
-        for _, target in self.view.references(self.atom, self.insn):
-            return target.atom.name if target.atom else target.symbol.name
-        return ""
+        if self.target is None:
+            return ""
+        return self.target.atom.name if self.target.atom else self.target.symbol.name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a static function is called, of which only this object can know."""
+        return self.target is not None and self.target.atom is not None and not self.target.atom.is_global
 
     def argument(self, number: int) -> Target | None:
         """What a register argument is the address of; None for what is no address, or cannot be told."""
