@@ -109,6 +109,10 @@ def _plus(offset: int) -> str:
     return f"+{offset:#x}" if offset else ""
 
 
+# Names that say nothing of what they lead to: clang numbers only the second static local of a name.
+_RENUMBERED = (naming.is_label, naming.is_marker, naming.is_numbered, naming.is_static_local)
+
+
 def _places(view: View) -> dict[str, tuple[Atom, int, bool]]:
     """Name -> the thing that it leads to, the offset in it, whether the name is local; unique ones, and none of the
     compiler's."""
@@ -117,7 +121,7 @@ def _places(view: View) -> dict[str, tuple[Atom, int, bool]]:
     for index, symbols in view.obj.symbols_in.items():
         for symbol in symbols:
             name = symbol.name
-            if naming.is_label(name) or naming.is_marker(name) or naming.is_numbered(name):
+            if any(of(name) for of in _RENUMBERED):
                 continue
             atom = view.atom_at(index, symbol.value)
             if atom is None or naming.is_never_paired(atom.name, atom.section.name):
