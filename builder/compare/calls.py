@@ -94,6 +94,7 @@ def _ways(
 ) -> Iterator[tuple[int, ...] | None]:
     """Each way from an instruction to the next call, as indexes of rows; None for one that leads to no call.
 
+    A jump out of the function is a call, too: its last one (or one of its `.cold` part, whose name takes no line).
     A way on which the register is written again before any call is none: there the constant was not used.
     """
     places = {row.offset: k for k, row in enumerate(rows)}
@@ -102,7 +103,8 @@ def _ways(
     while waiting:
         way = waiting.pop()
         here = rows[way[-1]]
-        if here.is_call:
+        leaves = here.is_jump and bool(view.relocations_at(atom, here))
+        if here.is_call or (leaves and here.ends_block):
             yield way
             continue
         count += 1
@@ -113,7 +115,7 @@ def _ways(
             continue
         following = []
         if here.is_jump:
-            goal = places.get(here.target) if here.target is not None else None
+            goal = places.get(here.target) if here.target is not None and not leaves else None
             if goal is None or goal in way:
                 yield None
                 return

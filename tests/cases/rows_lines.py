@@ -80,4 +80,20 @@ ROWS = (
         "-g",
         behind=_STATIC.replace("NAME", "__ext4_ext_dirty"),
     ),
+    Row(
+        "lines of the last calls of a function",
+        _TAKERS + _PLACE + 'void f(int x)\n{\n    if (x > 77)\n        __might_sleep("unit.c", __LINE__, 0);\n}\n',
+        ((_PLACE, _PLACE + "\n"),),
+        "same, lines f",
+        flags=("-g",),
+    ),
+    Row(
+        "number for a last call that is in front of one that takes a line",
+        _TAKERS
+        + "extern void report(const char *, int, int);\nvoid f(int x)\n{\n    if (x > 77)\n"
+        + '        report("unit.c", __LINE__, 0);\n    else\n        __might_sleep("unit.c", 3, 0);\n}\n',
+        (("extern void report", "\nextern void report"),),
+        "changed f",
+        flags=("-g",),
+    ),
 )
