@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cases.written import Row
+from tests.cases.written import Edit, Row
 
 _THREAD = """
 typedef int (*thread)(void *);
@@ -20,6 +20,22 @@ def _thread(name: str, source: str, right: str) -> Row:
 
 
 _NEVER = "refused never-returns:work"
+_STATE = "int f(int a) { return sink(a); } WHERE int start(int a) { return sink(a, 2); }"
+_INIT = _STATE.replace("WHERE", "__init")
+
+
+def _new(declared: str, used: str, sets: str) -> tuple[Edit, ...]:
+    """A new variable that `f` uses (a value) and `start` sets."""
+    return (
+        ("int f(int a) { return sink(a)", f"{declared}; int f(int a) {{ return sink(a + ({used}))"),
+        ("int start(int a) {", f"int start(int a) {{ {sets};"),
+    )
+
+
+_LEFT_OUT = "refused init-changed:start never-set:state, travels state"
+_WARNED = "refused init-changed:start, travels state, warned never-set"
+_FINE = "refused init-changed:start, travels state"
+
 ROWS = (
     _thread(
         "main function by a function of the file that starts threads",
@@ -83,5 +99,99 @@ ROWS = (
         "machine that is dead",
         'void work(void *d) { if (sink(1, d)) for (;;) ASM("hlt"); sink(4); }',
         "changed work",
+    ),
+    Row(
+        "variable that only the start sets, by what it calls",
+        "extern void setup(int *);" + _INIT,
+        _new("static int state", "state", "setup(&state)"),
+        _LEFT_OUT,
+    ),
+    Row(
+        "variable that only the start sets, one of many",
+        _INIT,
+        _new("static int state[8]", "state[a & 7]", "for (int i = 0; i < 8; i++) state[i] = a"),
+        _LEFT_OUT,
+    ),
+    Row(
+        "variable that only the start sets, by an array's address",
+        "extern void fill(void *, int);" + _INIT,
+        _new("static struct { int a, b[6]; } state", "state.b[a & 3]", "fill(state.b + 1, a)"),
+        _LEFT_OUT,
+    ),
+    Row(
+        "variable of each CPU that only the start sets",
+        _INIT,
+        _new(
+            'int state __section(".data..percpu")',
+            '({ int r; __asm__ volatile("movl %%gs:state, %0" : "=r"(r)); r; })',
+            '__asm__ volatile("movl %0, %%gs:state" : : "r"(a))',
+        ),
+        _LEFT_OUT,
+    ),
+    Row(
+        "variable for after the start that only the start sets",
+        _INIT,
+        _new('static int state __section(".data..ro_after_init")', "state", "state = a"),
+        _LEFT_OUT,
+    ),
+    Row(
+        "variable that is read by a pointer",
+        _INIT,
+        _new("static int state; static int *volatile const where = &state", "*where", "state = a"),
+        _LEFT_OUT,
+    ),
+    Row(
+        "variable that only the end sets",
+        _STATE.replace("WHERE", '__section(".exit.text")'),
+        _new("static int state", "state", "state = 1"),
+        "refused exit-changed:start never-set:state",
+    ),
+    Row(
+        "lock that the start initializes",
+        "extern int __mutex_init(void *, const char *, void *), mutex_lock(void *); static char key;" + _INIT,
+        _new("static long state[4]", "mutex_lock(state)", '__mutex_init(state, "state", &key)'),
+        _WARNED,
+    ),
+    Row(
+        "variable whose address is handed on, and that the start sets",
+        "extern int look(const int *);" + _INIT,
+        _new("static int state[4]", "look(state)", "state[2] = a"),
+        _WARNED,
+    ),
+    Row(
+        "lock that the start takes too",
+        "extern int lock(void *);" + _INIT,
+        _new("static long state[4]", "lock(state)", "lock(state)"),
+        _FINE,
+    ),
+    Row(
+        "variable that shipped code sets as well",
+        _INIT + " int k(int a) { return sink(a, 3); }",
+        (*_new("static int state", "state", "state = a"), ("return sink(a, 3)", "return state = sink(a, 4)")),
+        _FINE,
+    ),
+    Row(
+        "variable that is the file's own now",
+        "extern int v; int f(int x) { return sink(v); }",
+        (("extern int v;", "static int v = 4; int *p = &v;"),),
+        "changed f, travels v",
+    ),
+    Row(
+        "things that the start throws away, used later",
+        "int f(int x) { return sink(x); }",
+        (
+            (
+                "int f(int x) { return sink(x)",
+                'static int t __section(".init.data") = 3; int f(int x) { return sink(x, t++)',
+            ),
+        ),
+        "refused init-reference:t",
+    ),
+    Row(
+        "error injection of another kind",
+        "int f(int x) { return sink(x); } struct site { void *at; int kind; };"
+        ' static const struct site site __used __section("_error_injection_whitelist") = { f, 0 };',
+        (("{ f, 0 }", "{ f, 2 }"),),
+        "refused unregistered:site",
     ),
 )
