@@ -179,10 +179,15 @@ class CodeComparer:
     def _moved_in_text(
         self, old: Atom, a: Instruction, r: Relocation, new: Atom, b: Instruction, s: Relocation
     ) -> bool:
-        """Whether texts that differ in the lines behind file names show lines that moved; True for what is no text."""
+        """Whether texts that differ in the lines behind file names show lines that moved.
+
+        Of those that data lead to nothing tells the line.
+        """
         first, second = self.old.target(r, self.old.bias(old, r)), self.new.target(s, self.new.bias(new, s))
         texts = [t.section.string_at(t.place) for t in (first, second) if t.section is not None and t.section.is_string]
-        return len(texts) < 2 or self.proof.is_line_in_text(old, a, new, b, texts[0].data, texts[1].data)
+        if len(texts) < 2:
+            return not self.proof.knows_lines
+        return self.proof.is_line_in_text(old, a, new, b, texts[0].data, texts[1].data)
 
     def _branch(self, old: Atom, a: Instruction, new: Atom, b: Instruction) -> Verdict:
         """Direct branches inside a section: the same operation to the same ordinal."""

@@ -58,6 +58,11 @@ class LineProof:
         """Whether both objects say which line each instruction is of."""
         return all(table is not None for table in self._tables)
 
+    @property
+    def knows_lines(self) -> bool:
+        """Whether anything says where lines are: then what nothing proves is a change."""
+        return self.has_tables or bool(self.shifts)
+
     def source(self, view: View, atom: Atom, offset: int) -> str:
         """`file.c:123` for a section offset, empty without DWARF."""
         table = self._tables[0 if view is self.old else 1]

@@ -96,4 +96,19 @@ ROWS = (
         "changed f",
         flags=("-g",),
     ),
+    Row(
+        "text with the own file and no line that a variable leads to",
+        'const char *where = "unit.c:80"; int f(int x) { return note(where); }',
+        ((":80", ":81"),),
+        "refused data-changed:where",
+        flags=("-g",),
+    ),
+    Row(
+        "text with the own file and no line in a record",
+        "struct record { const char *where; int level; }; extern int use(const struct record *);"
+        'int f(void) { static const struct record r = { "unit.c:80", 3 }; return use(&r); }\n',
+        ((":80", ":81"),),
+        "changed f",
+        patched=True,
+    ),
 )
