@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:  # to read a patch takes a parser that who has a Shift needs none of
     from builder.acquire.patchfile import FileChange
@@ -14,14 +15,15 @@ if TYPE_CHECKING:  # to read a patch takes a parser that who has a Shift needs n
 class Shift:
     """How a source patch moves the lines of one file (its path in the tree): (old, count, new, count) of each hunk.
 
-    Lines count from 1; those of a hunk that stay are in `kept`, old line -> new line. `before` is what an earlier
-    patch did to the same file.
+    Lines count from 1; those of a hunk that stay are in `kept`, old line -> new line. `edited` are the numbers that
+    the text of the lines has which go, and which come. `before` is what an earlier patch did to the same file.
     """
 
     path: str
     hunks: tuple[tuple[int, int, int, int], ...]
     kept: Mapping[int, int] = field(default_factory=dict)
     before: Shift | None = None
+    edited: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
 
     def moved(self, line: int) -> int | None:
         """Where an old line is in the new file; None for one that the patch removes."""
@@ -39,6 +41,18 @@ class Shift:
             offset = new + fresh - old - count
         return line + offset
 
+    def writes(self, old: int, new: int) -> bool:
+        """Whether the patch takes the one number out of the text and puts the other in."""
+        gone, come = self.edited
+        return old in gone and new in come
+
+
+_NUMBER: Final = re.compile(r"\b(0[xX][0-9a-fA-F]+|[1-9]\d*)[uUlL]*\b")
+
+
+def _numbers(lines: Iterable[str]) -> frozenset[int]:
+    return frozenset(int(found[1], 0) for line in lines for found in _NUMBER.finditer(line))
+
 
 def shifts_of(changes: Iterable[FileChange]) -> tuple[Shift, ...]:
     """How each file is moved whose lines the changes leave something of; one shift for each, in order of first change.
@@ -55,6 +69,8 @@ def shifts_of(changes: Iterable[FileChange]) -> tuple[Shift, ...]:
 def _shift(change: FileChange, before: Shift | None) -> Shift:
     hunks: list[tuple[int, int, int, int]] = []
     kept: dict[int, int] = {}
+    gone: list[str] = []
+    come: list[str] = []
     grown = 0
     for hunk in change.hunks:
         # A hunk without old lines names the one that it stands behind.
@@ -62,5 +78,11 @@ def _shift(change: FileChange, before: Shift | None) -> Shift:
         new = old + grown
         hunks.append((old, len(hunk.old), new, len(hunk.new)))
         kept |= {old + a: new + b for a, b in hunk.kept}
+        stay = [{row[side] for row in hunk.kept} for side in (0, 1)]
+        gone += [line for k, line in enumerate(hunk.old) if k not in stay[0]]
+        come += [line for k, line in enumerate(hunk.new) if k not in stay[1]]
         grown += len(hunk.new) - len(hunk.old)
-    return Shift(change.path, tuple(hunks), kept, before)
+    edited = _numbers(gone), _numbers(come)
+    if before is not None:
+        edited = before.edited[0] | edited[0], before.edited[1] | edited[1]
+    return Shift(change.path, tuple(hunks), kept, before, edited)

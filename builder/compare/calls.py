@@ -29,11 +29,21 @@ class Call:
         return self.rows[self.way[-1]]
 
     @cached_property
+    def target(self) -> Target | None:
+        """What is called, None for an indirect call."""
+        return next((target for _, target in self.view.references(self.atom, self.insn)), None)
+
+    @property
     def callee(self) -> str:
         """The name of the function, "" for an indirect call."""
-        for _, target in self.view.references(self.atom, self.insn):
-            return target.atom.name if target.atom else target.symbol.name
-        return ""
+        if self.target is None:
+            return ""
+        return self.target.atom.name if self.target.atom else self.target.symbol.name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a static function is called, of which only this object can know."""
+        return self.target is not None and self.target.atom is not None and not self.target.atom.is_global
 
     def argument(self, number: int) -> Target | None:
         """What a register argument is the address of; None for what is no address, or cannot be told."""
@@ -84,6 +94,7 @@ def _ways(
 ) -> Iterator[tuple[int, ...] | None]:
     """Each way from an instruction to the next call, as indexes of rows; None for one that leads to no call.
 
+    A jump out of the function is a call, too: its last one (or one of its `.cold` part, whose name takes no line).
     A way on which the register is written again before any call is none: there the constant was not used.
     """
     places = {row.offset: k for k, row in enumerate(rows)}
@@ -92,7 +103,8 @@ def _ways(
     while waiting:
         way = waiting.pop()
         here = rows[way[-1]]
-        if here.is_call:
+        leaves = here.is_jump and bool(view.relocations_at(atom, here))
+        if here.is_call or (leaves and here.ends_block):
             yield way
             continue
         count += 1
@@ -103,7 +115,7 @@ def _ways(
             continue
         following = []
         if here.is_jump:
-            goal = places.get(here.target) if here.target is not None else None
+            goal = places.get(here.target) if here.target is not None and not leaves else None
             if goal is None or goal in way:
                 yield None
                 return

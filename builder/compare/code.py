@@ -166,7 +166,7 @@ class CodeComparer:
             if r.offset - a.offset != s.offset - b.offset:
                 return Verdict.CHANGED
             if not self._same(old, r, new, s, lines=False):
-                if not self._same(old, r, new, s, lines=True):
+                if not self._same(old, r, new, s, lines=True) or not self._moved_in_text(old, a, r, new, b, s):
                     return Verdict.CHANGED
                 lines = True
         code_a, code_b = self._masked(self.old, old, a, ra), self._masked(self.new, new, b, rb)
@@ -175,6 +175,19 @@ class CodeComparer:
                 return Verdict.CHANGED
             lines = True
         return Verdict.LINES if lines else Verdict.SAME
+
+    def _moved_in_text(
+        self, old: Atom, a: Instruction, r: Relocation, new: Atom, b: Instruction, s: Relocation
+    ) -> bool:
+        """Whether texts that differ in the lines behind file names show lines that moved.
+
+        Of those that data lead to nothing tells the line.
+        """
+        first, second = self.old.target(r, self.old.bias(old, r)), self.new.target(s, self.new.bias(new, s))
+        texts = [t.section.string_at(t.place) for t in (first, second) if t.section is not None and t.section.is_string]
+        if len(texts) < 2:
+            return not self.proof.knows_lines
+        return self.proof.is_line_in_text(old, a, new, b, texts[0].data, texts[1].data)
 
     def _branch(self, old: Atom, a: Instruction, new: Atom, b: Instruction) -> Verdict:
         """Direct branches inside a section: the same operation to the same ordinal."""

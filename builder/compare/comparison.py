@@ -106,7 +106,7 @@ def compare(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = ()) -
     verdicts.update(crossed(correlation, [atom for atom, found in verdicts.items() if not found.is_changed]))
     functions = _fold(correlation, verdicts)
     data = {
-        atom: _compare_data(correlation, meanings, correlation.twins[atom], atom)
+        atom: _compare_data(correlation, meanings, correlation.twins[atom], atom, lines=not comparer.proof.knows_lines)
         for atom in correlation.new.data
         if atom in correlation.twins and counts(atom)
     }
@@ -160,8 +160,11 @@ def _fold(correlation: Correlation, verdicts: dict[Atom, Difference]) -> dict[At
     return out
 
 
-def _compare_data(correlation: Correlation, meanings: Meanings, old: Atom, new: Atom) -> Difference:
-    """Content of a datum and its twin; label tables belong to their function and are judged with it."""
+def _compare_data(correlation: Correlation, meanings: Meanings, old: Atom, new: Atom, *, lines: bool) -> Difference:
+    """Content of a datum and its twin; label tables belong to their function and are judged with it.
+
+    With `lines` off a number behind a file's name in a text is one that counts: nothing says which line is a datum's.
+    """
     if old.size != new.size:
         return Difference(Verdict.CHANGED, f"{old.size} bytes, now {new.size}")
     if correlation.new.label_owners(new) or correlation.old.label_owners(old):
@@ -174,7 +177,7 @@ def _compare_data(correlation: Correlation, meanings: Meanings, old: Atom, new: 
     second = meanings.content(correlation.new, new, False)
     if first == second:
         return SAME
-    if meanings.content(correlation.old, old, True) == meanings.content(correlation.new, new, True):
+    if lines and meanings.content(correlation.old, old, True) == meanings.content(correlation.new, new, True):
         return LINES
     return Difference(Verdict.CHANGED, _first_difference(correlation, new, first, second))
 

@@ -20,7 +20,8 @@ class Taker:
     """`names` (a regular expression) take a line as argument `line` and `kind` as argument `sibling`, both from 0.
 
     Without `kind` nothing goes with the line, and only a line map or the source patch can prove it. `sources` is
-    what a `FILE` argument begins with, where functions of other files have the same name.
+    what a `FILE` argument begins with, where functions of other files have the same name. A static function of the
+    name is another one, unless the declared one may be static too (`local`).
     """
 
     names: str
@@ -28,6 +29,7 @@ class Taker:
     sibling: int = -1
     kind: str = ""
     sources: str = ""
+    local: bool = False
 
 
 TAKERS: Final = (
@@ -38,7 +40,8 @@ TAKERS: Final = (
     # include/asm-generic/bug.h, kernel/panic.c; not __warn_printk(), whose arguments are those of its format
     Taker(r"warn_slowpath_(null|fmt|fmt_taint)|__warn", 1, 0, FILE),
     # include/linux/cred.h
-    Taker(r"__validate_(process_)?creds|__invalid_creds", 2, 1, FILE),
+    Taker(r"__validate_process_creds|__invalid_creds", 2, 1, FILE),
+    Taker(r"__validate_creds", 2, 1, FILE, local=True),
     # include/kunit/test-bug.h
     Taker(r"__kunit_fail_current_test", 1, 0, FILE),
     # include/net/xdp.h
@@ -52,18 +55,22 @@ TAKERS: Final = (
     Taker(r"acpi_debug_print(_raw)?", 1, 3, MODULE),
     # fs/ext4/ext4.h, ext4_jbd2.h, xattr.c, namei.c, extents.c, inode.c
     Taker(r"__ext4_(error|std_error|warning|abort)", 2, 1, FUNCTION),
-    Taker(r"__ext4_(error|warning)_(inode|file)|__check_block_validity|__warn_no_space_for_csum", 2, 1, FUNCTION),
-    Taker(r"__ext4_(grp_locked_error|forget|handle_dirty_\w+|ext_dirty|ext_check|check_dir_entry)", 1, 0, FUNCTION),
+    Taker(r"__ext4_(error|warning)_(inode|file)", 2, 1, FUNCTION),
+    Taker(r"__check_block_validity|__warn_no_space_for_csum", 2, 1, FUNCTION, local=True),
+    Taker(r"__ext4_(grp_locked_error|forget|handle_dirty_\w+|check_dir_entry)", 1, 0, FUNCTION),
+    Taker(r"__ext4_ext_(dirty|check)", 1, 0, FUNCTION, local=True),
     Taker(r"__ext4_journal_(stop|get_write_access|get_create_access)", 1, 0, FUNCTION),
-    Taker(r"__read_extent_tree_block|ext4_check_blockref", 1, 0, FUNCTION),
-    Taker(r"__ext4_mark_inode_dirty|__dump_mmp_msg|__ext4_xattr_check_block", 3, 2, FUNCTION),
-    Taker(r"__ext4_iget|__xattr_check_inode|__ext4_read_dirblock", 4, 3, FUNCTION),
+    Taker(r"__read_extent_tree_block|ext4_check_blockref", 1, 0, FUNCTION, local=True),
+    Taker(r"__ext4_mark_inode_dirty|__dump_mmp_msg", 3, 2, FUNCTION),
+    Taker(r"__ext4_xattr_check_block", 3, 2, FUNCTION, local=True),
+    Taker(r"__ext4_iget", 4, 3, FUNCTION),
+    Taker(r"__xattr_check_inode|__ext4_read_dirblock", 4, 3, FUNCTION, local=True),
     Taker(r"__ext4_journal_start_(sb|reserved)", 1),
     # include/linux/jbd2.h
     Taker(r"__jbd2_debug", 3, 2, FUNCTION),
     # fs/btrfs/ctree.h, messages.h
     Taker(r"__btrfs_(abort_transaction|handle_fs_error|std_error|panic)", 2, 1, FUNCTION),
-    Taker(r"(btrfs_)?assertfail(\.(constprop|isra)\.\d+)*", 2, 1, FILE, r"fs/btrfs/"),
+    Taker(r"(btrfs_)?assertfail(\.(constprop|isra)\.\d+)*", 2, 1, FILE, r"fs/btrfs/", local=True),
     # fs/xfs/xfs_linux.h, xfs_error.h, xfs_mount.h; the arguments of assfail() were fewer by one before 5.10
     Taker(r"assfail|asswarn", 3, 2, FILE, r"fs/xfs/"),
     Taker(r"assfail|asswarn", 2, 1, FILE, r"fs/xfs/"),
@@ -79,11 +86,11 @@ TAKERS: Final = (
     # drivers/block/drbd/drbd_int.h
     Taker(r"__update_timing_details", 4, 3, FUNCTION),
     # drivers/usb/gadget/function/f_mass_storage.c, drivers/scsi/aic7xxx/aic79xx.h, arch/x86/kernel/hpet.c
-    Taker(r"__fsg_is_set", 2, 1, FUNCTION),
-    Taker(r"ahd_assert_modes", 4, 3, FILE),
-    Taker(r"_hpet_print_config|nsp32_d?message", 1, 0, FUNCTION),
+    Taker(r"__fsg_is_set", 2, 1, FUNCTION, local=True),
+    Taker(r"ahd_assert_modes", 4, 3, FILE, local=True),
+    Taker(r"_hpet_print_config|nsp32_d?message", 1, 0, FUNCTION, local=True),
     # drivers/scsi/bfa/bfa_cs.h
-    Taker(r"__bfa_trc", 2),
+    Taker(r"__bfa_trc", 2, local=True),
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from builder.compare import naming
 from builder.compare.calls import Call, given_to
 from builder.compare.dwarf import LineTable
 from builder.compare.line_takers import FILE, FORMATS, FUNCTION, MODULE, Taker, conversions, takers_of
+from builder.compare.meaning import FILE_LINE
 from builder.compare.view import Atom, View
 
 _FUNCTION_NAMES: Final = ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__")
@@ -57,6 +58,11 @@ class LineProof:
         """Whether both objects say which line each instruction is of."""
         return all(table is not None for table in self._tables)
 
+    @property
+    def knows_lines(self) -> bool:
+        """Whether anything says where lines are: then what nothing proves is a change."""
+        return self.has_tables or bool(self.shifts)
+
     def source(self, view: View, atom: Atom, offset: int) -> str:
         """`file.c:123` for a section offset, empty without DWARF."""
         table = self._tables[0 if view is self.old else 1]
@@ -78,6 +84,16 @@ class LineProof:
             for x, y in zip(first, second, strict=True)
         )
 
+    def is_line_in_text(
+        self, old: Atom, a: Instruction, new: Atom, b: Instruction, text_a: bytes, text_b: bytes
+    ) -> bool:
+        """Whether the numbers behind file names in two texts, which differ in nothing else, are moved lines."""
+        for first, second in zip(FILE_LINE.finditer(text_a), FILE_LINE.finditer(text_b), strict=True):
+            x, y = (_Given("", -1, FILE, found[1].decode(), True, row) for found, row in ((first, a), (second, b)))
+            if first[2] != second[2] and not self._agrees(old, a, x, int(first[2]), new, b, y, int(second[2])):
+                return False
+        return True
+
     def may_be_line_number(
         self, old: Atom, a: Instruction, new: Atom, b: Instruction, code_a: bytes, code_b: bytes
     ) -> bool:
@@ -97,15 +113,21 @@ class LineProof:
     def _agrees(
         self, old: Atom, a: Instruction, first: _Given, x: int, new: Atom, b: Instruction, second: _Given, y: int
     ) -> bool:
-        """Whether the line tables, or else the source patch, say that these are the lines; a declaration may do."""
-        if any(shift.moved(x) == y for shift in self.shifts if _is_of(shift, self.new, second)):
-            return True
+        """Whether the line tables, or else the source patch, say that these are the lines; a declaration may do.
+
+        A patch moves other numbers too: of what only a format prints the line tables have the last word, and what it
+        writes itself in place of the other number is no line.
+        """
+        moved = any(shift.moved(x) == y for shift in self.shifts if _is_of(shift, self.new, second))
+        moved = moved and not any(shift.writes(x, y) for shift in self.shifts)
+        declared = first.declared and bool(first.kind)
         if not self.has_tables:
-            return first.declared and bool(first.kind) and not self.shifts
+            return moved or (declared and not self.shifts)
         before, after = self._distances(self.old, old, a, first, x), self._distances(self.new, new, b, second, y)
-        spans = first.declared and bool(first.kind)
-        return any(
-            far == near and (not near or spans) for near, far in zip(before, after, strict=True) if near is not None
+        return (moved and declared) or any(
+            far == near and (not near or declared or moved)
+            for near, far in zip(before, after, strict=True)
+            if near is not None
         )
 
     def _distances(self, view: View, atom: Atom, insn: Instruction, given: _Given, line: int) -> list[int | None]:
@@ -176,7 +198,11 @@ def _sibling(call: Call, number: int) -> tuple[str, str]:
 def _taken(call: Call, number: int) -> _Given | None:
     """What a call takes as argument `number`, if that is a line."""
     for row in takers_of(call.callee):
-        if row.line == number and (found := _by_declaration(call, row)) is not None:
+        if (
+            row.line == number
+            and (row.local or not call.is_local)
+            and (found := _by_declaration(call, row)) is not None
+        ):
             return found
     return _by_format(call, number)
 

@@ -23,7 +23,7 @@ from builder.errors import UnknownError
 
 Meaning = tuple[object, ...]
 
-_FILE_LINE: Final = re.compile(rb"([\w./-]+\.[chSi]):\d+")
+FILE_LINE: Final = re.compile(rb"([\w./-]+\.[chSi]):(\d+)")
 _DEPTH: Final = 16
 """How many data without an identity may lead into each other; real ones are a table of tables, or of records."""
 
@@ -161,7 +161,7 @@ def _without_lines(view: View, text: bytes) -> bytes:
     def without(found: re.Match[bytes]) -> bytes:
         return found[1] + b":#" if view.may_be_of(found[1].decode()) else found[0]
 
-    return _FILE_LINE.sub(without, text)
+    return FILE_LINE.sub(without, text)
 
 
 def _without_line(content: Meaning, bits: int) -> Meaning:

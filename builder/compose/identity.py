@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
 from builder.binary import Relocation, tables
 from builder.compare import Atom, View, naming
+from builder.compare.calls import given_to
 from builder.compare.storage import Lifetime, kind, lifetime
 from builder.compare.view import Target
 from builder.compose.selection import Selection
@@ -109,6 +111,10 @@ def _plus(offset: int) -> str:
     return f"+{offset:#x}" if offset else ""
 
 
+# Names that say nothing of what they lead to: clang numbers only the second static local of a name.
+_RENUMBERED = (naming.is_label, naming.is_marker, naming.is_numbered, naming.is_static_local)
+
+
 def _places(view: View) -> dict[str, tuple[Atom, int, bool]]:
     """Name -> the thing that it leads to, the offset in it, whether the name is local; unique ones, and none of the
     compiler's."""
@@ -117,7 +123,7 @@ def _places(view: View) -> dict[str, tuple[Atom, int, bool]]:
     for index, symbols in view.obj.symbols_in.items():
         for symbol in symbols:
             name = symbol.name
-            if naming.is_label(name) or naming.is_marker(name) or naming.is_numbered(name):
+            if any(of(name) for of in _RENUMBERED):
                 continue
             atom = view.atom_at(index, symbol.value)
             if atom is None or naming.is_never_paired(atom.name, atom.section.name):
@@ -221,29 +227,64 @@ def left_init(selection: Selection) -> Findings:
 
 def unwritten(selection: Selection) -> Findings:
     """New variables that shipped code only reads, and that only code which is not shipped would have set."""
+    for atom, users, setters, handed_on in _set_elsewhere(selection):
+        if not handed_on:
+            yield Refusal(
+                "never-set",
+                atom.name,
+                atom.section.name,
+                f"{users} reads the new {atom.name}, which only {setters} sets, and that is left out",
+                "set it in a callback (pre_patch), or where shipped code runs",
+            )
+
+
+def seldom_written(selection: Selection) -> Findings:
+    """The same where shipped code hands the address on: what it is handed to may set the variable, or need it set."""
+    for atom, users, setters, handed_on in _set_elsewhere(selection):
+        if handed_on:
+            yield Refusal(
+                "never-set",
+                atom.name,
+                atom.section.name,
+                f"{users} uses the new {atom.name}, which {setters} sets or initializes, and that is left out",
+                "make sure that shipped code sets it first, or set it in a callback (pre_patch)",
+            )
+
+
+def _set_elsewhere(selection: Selection) -> Iterator[tuple[Atom, str, str, bool]]:
+    """New variables that shipped code sets nowhere itself and other code does: names of both; whether shipped code
+    takes the address."""
     view = selection.view
     twins = selection.comparison.correlation.twins
     for atom in selection.data:
         if atom in twins or not atom.section.is_write or naming.is_never_paired(atom.name, atom.section.name):
             continue
-        shipped: list[tuple[Atom, set[str]]] = []
-        others: list[tuple[Atom, set[str]]] = []
+        shipped: dict[Atom, set[str]] = {}
+        others: dict[Atom, set[str]] = {}
         for user in view.functions:
-            found = [_access(view, user, r) for r, t in view.leads_of(user) if t.atom is atom]
+            found = {_access(view, user, r) for r, t in view.leads_of(user) if t.atom is atom}
             if found:
-                (shipped if user in selection.functions else others).append((user, set(found)))
-        if not others or any(found != {"read"} for _, found in shipped):
-            continue
-        writers = [user for user, found in others if found != {"read"}]
-        if writers:
-            yield Refusal(
-                "never-set",
-                atom.name,
-                atom.section.name,
-                f"{', '.join(user.name for user, _ in shipped)} reads the new {atom.name}, which only "
-                f"{', '.join(user.name for user in writers)} sets, and that is left out",
-                "set it in a callback (pre_patch), or where shipped code runs",
-            )
+                (shipped if user in selection.functions else others)[user] = found
+        does = {access for found in shipped.values() for access in found}
+        handed_on = "address" in does
+        setters = [
+            user
+            for user, found in others.items()
+            if found != {"read"} and (not handed_on or found - {"read", "address"} or _initializes(view, user, atom))
+        ]
+        if setters and does <= {"read", "address"}:
+            yield atom, _names(shipped), _names(setters), handed_on
+
+
+def _names(atoms: Iterable[Atom]) -> str:
+    return ", ".join(atom.name for atom in atoms)
+
+
+def _initializes(view: View, user: Atom, atom: Atom) -> bool:
+    """Whether code gives a variable's address to a function that makes something of it (`__mutex_init`)."""
+    places = [view.instruction_at(user, r.offset) for r, target in view.leads_of(user) if target.atom is atom]
+    calls = [call for insn in places if insn is not None for call, _ in given_to(view, user, insn)]
+    return any(re.search("init|setup", call.callee) for call in calls)
 
 
 def _access(view: View, atom: Atom, relocation: Relocation) -> str:

@@ -452,5 +452,5 @@ _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
     identity.unwritten, threads.never_left, registered.refused,
 )  # fmt: skip
 _WARNINGS: tuple[Callable[[Selection], Findings], ...] = (
-    _layouts, _not_compared, _added_exports, _scheduler, registered.left_out,
+    _layouts, _not_compared, _added_exports, _scheduler, registered.left_out, identity.seldom_written,
 )  # fmt: skip

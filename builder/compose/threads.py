@@ -1,7 +1,8 @@
 """Functions that are never left while the kernel runs: the transition to their new version would not end.
 
 A kernel thread's main function is on its stack from its first to its last moment; livepatch waits until no task is in
-old code (Documentation/livepatch/livepatch.rst, "Consistency model").
+old code (Documentation/livepatch/livepatch.rst, "Consistency model"). A main function is known by who starts it, by
+what it does where its address went a longer way (a wrapper, a structure, another file), and by a loop without an end.
 """
 
 from __future__ import annotations
@@ -10,45 +11,56 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from builder.binary import tables
 from builder.compare import Atom, View
 from builder.compare.calls import given_to
 from builder.compose.selection import Selection
 from builder.errors import Refusal
 
 # Function -> the argument that becomes a thread's main function: include/linux/kthread.h, include/linux/sched/task.h,
-# kernel/fork.c, include/linux/smpboot.h (through data), Linux 6.1 to 6.12.
+# kernel/kthread.c, kernel/fork.c, include/linux/torture.h, Linux 6.1 to 6.12. Not what becomes the thread_fn of a
+# struct smp_hotplug_thread (include/linux/smpboot.h): that returns each time.
 _STARTERS: Final = re.compile(
-    r"kthread_create_on_(node|cpu)|kthread_run_on_cpu|kernel_thread|user_mode_thread|create_io_thread|"
-    r"vhost_task_create|create_kthread"
+    r"(__)?kthread_create_on_(node|cpu)|kthread_run_on_cpu|kernel_thread|user_mode_thread|create_io_thread|"
+    r"vhost_task_create|create_kthread|_torture_create_kthread"
 )
 _MAIN_ARGUMENT: Final = 0
+# What only a thread's own main function does, in a loop or at its end (include/linux/kthread.h)
+_STOPS: Final = re.compile(r"kthread_(freezable_)?should_stop|kthread_should_park")
+_ENDS: Final = re.compile(r"(module_put_and_)?kthread_exit|kthread_complete_and_exit|(module_put|complete)_and_exit")
 
 
 def never_left(selection: Selection) -> Iterator[Refusal]:
-    """A redirected function that is some thread's main function."""
+    """A redirected function that is some thread's main function, or that holds a loop without an end."""
     comparison = selection.comparison
-    started = _started(comparison.old)
+    view = comparison.old
+    started = _started(view)
     for atom in selection.redirected:
         old = comparison.correlation.twins[atom]
-        starter = started.get(old)
-        if starter is not None:
-            yield Refusal(
-                "never-returns",
-                atom.name,
-                atom.section.name,
-                f"{atom.name} is the main function of a kernel thread ({starter}), which never leaves it: "
-                "while one runs, the transition does not end",
-                "change what it calls instead; or accept it, and stop its threads before the patch is loaded",
-                fatal=False,
-            )
+        if old in started:
+            why = f"is the main function of a kernel thread ({started[old]}), which never leaves it"
+        elif _acts_as_main(view, old) and _is_address_taken(view, old):
+            why = "looks after its thread as the main function of one does, which never leaves it"
+        elif _is_endless(view, old):
+            why = "comes to a loop that is never left"
+        else:
+            continue
+        yield Refusal(
+            "never-returns",
+            atom.name,
+            atom.section.name,
+            f"{atom.name} {why}: while one runs, the transition does not end",
+            "change what it calls instead; or accept it, and stop its threads before the patch is loaded",
+            fatal=False,
+        )
 
 
 def _started(view: View) -> dict[Atom, str]:
     """Function -> where its address is given to what starts a thread."""
     out: dict[Atom, str] = {}
-    starters = {s.name for s in view.obj.symbols if s.is_undefined and _STARTERS.fullmatch(s.name)}
+    starters = frozenset(index for index, s in enumerate(view.obj.symbols) if _STARTERS.fullmatch(s.name))
     for caller in view.functions if starters else ():
-        if starters.isdisjoint(view.undefined_names(caller)):
+        if starters.isdisjoint(r.symbol for r in view.relocations(caller)):
             continue
         for r, target in view.leads_of(caller):
             insn = view.instruction_at(caller, r.offset)
@@ -58,3 +70,59 @@ def _started(view: View) -> dict[Atom, str]:
                 if number == _MAIN_ARGUMENT and _STARTERS.fullmatch(call.callee):
                     out.setdefault(target.atom, f"{call.callee}() in {caller.name}")
     return out
+
+
+def _acts_as_main(view: View, atom: Atom) -> bool:
+    """Whether a function ends its thread, or asks in a loop whether to."""
+    names = view.undefined_names(atom)
+    if any(_ENDS.fullmatch(name) for name in names):
+        return True
+    rows = view.instructions(atom) if any(_STOPS.fullmatch(name) for name in names) else ()
+    return any(row.is_jump and row.target is not None and atom.entry <= row.target < row.offset for row in rows)
+
+
+def _is_address_taken(view: View, atom: Atom) -> bool:
+    for other in view.atoms:
+        if tables.is_discarded(other.section.name):
+            continue
+        for r, target in view.leads_of(other):
+            if target.atom is not atom or target.offset or other is atom:
+                continue
+            insn = view.instruction_at(other, r.offset) if other.is_function else None
+            if insn is None or not (insn.is_call or insn.is_jump):
+                return True
+    return False
+
+
+def _is_endless(view: View, atom: Atom) -> bool:
+    """Whether a way through a function comes to where calls are made and no way out is left.
+
+    A loop without calls is that of a machine which is dead. What is not known counts as a way out.
+    """
+    rows = view.instructions(atom)
+    places = {row.offset: k for k, row in enumerate(rows)}
+    # behind a warning the code goes on
+    warnings = {view.target(entry.site).place for entry in view.entries.get(atom, ()) if entry.table.lines}
+    following: list[list[int]] = []
+    for k, row in enumerate(rows):
+        inside = row.target is not None and not view.relocations_at(atom, row)
+        goals = [places.get(row.target or 0, len(rows)) if inside else len(rows)] if row.is_jump else []
+        if not row.ends_block or row.offset in warnings:
+            goals.append(k + 1)
+        following.append(goals or [len(rows)])
+    leading: list[list[int]] = [[] for _ in range(len(rows) + 1)]
+    for k, goals in enumerate(following):
+        for goal in goals:
+            leading[goal].append(k)
+    following.append([])
+    closed = _reached(following, 0) - _reached(leading, len(rows))
+    return any(rows[k].is_call for k in closed)
+
+
+def _reached(edges: list[list[int]], start: int) -> set[int]:
+    seen, work = {start}, [start]
+    while work:
+        fresh = [goal for goal in edges[work.pop()] if goal not in seen]
+        seen.update(fresh)
+        work += fresh
+    return seen

@@ -237,4 +237,15 @@ ROWS = (
         clang="",
         flags=("-O3",),
     ),
+    Row(
+        "statics of one name that change places, of other sizes",
+        "int f(int x) { int r; { static int n; n += x; r = sink(n); } { static long n; n -= x; r += sink(n, 3); }"
+        " return r; }",
+        (
+            ("{ static int n; n += x; r = sink(n); } ", "FIRST "),
+            ("{ static long n; n -= x; r += sink(n, 3); }", "{ static int n; n += x; r = sink(n); }"),
+            ("FIRST", "{ static long n; n -= x; r += sink(n, 3); }"),
+        ),
+        "changed f",
+    ),
 )

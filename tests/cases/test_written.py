@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from builder.acquire.patchfile import read_patch
+from builder.acquire.shifts import shifts_of
 from builder.pipeline import diff_objects
-from tests.cases import rows_code, rows_data, rows_names, rows_same, rows_tables
+from tests.cases import rows_code, rows_data, rows_judgement, rows_lines, rows_names, rows_same, rows_tables
 from tests.cases.written import Row, faults
 from tests.support.compiling import FLAGS, TRACED, builder
 
-ROWS = (*rows_names.ROWS, *rows_data.ROWS, *rows_code.ROWS, *rows_tables.ROWS, *rows_same.ROWS)
+FILES = (rows_names, rows_data, rows_code, rows_tables, rows_same, rows_lines, rows_judgement)
+ROWS: tuple[Row, ...] = tuple(row for file in FILES for row in file.ROWS)
 COMPILERS = {"gcc": TRACED, "clang": (*FLAGS, "-pg", "-mfentry")}
 
 
@@ -32,7 +35,10 @@ COMPILERS = {"gcc": TRACED, "clang": (*FLAGS, "-pg", "-mfentry")}
 def test_a_pair_gives_what_is_right(request: pytest.FixtureRequest, tmp_path: Path, compiler: str, row: Row) -> None:
     build = builder(request.getfixturevalue(compiler), tmp_path, COMPILERS[compiler])
     old, new = (build(text, *row.flags) for text in row.texts())
-    assert faults(row.right_for(compiler), diff_objects(old, new)) == []
+    patch = tmp_path / "fix.patch"
+    patch.write_text(row.patch())
+    shifts = shifts_of(read_patch(patch)) if row.patched else ()
+    assert faults(row.right_for(compiler), diff_objects(old, new, shifts=shifts)) == []
 
 
 def test_there_are_enough_of_each_and_each_has_a_name_of_its_own() -> None:

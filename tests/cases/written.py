@@ -14,6 +14,7 @@ words with names, separated by commas:
 from __future__ import annotations
 
 import json
+from difflib import unified_diff
 from typing import NamedTuple
 
 from builder.compose.outcome import Diff
@@ -53,6 +54,8 @@ class Row(NamedTuple):
     flags: tuple[str, ...] = ()
     missing: str = ""
     """Why the tool does not give what is right yet."""
+    patched: bool = False
+    """Whether the tool is given the patch that makes the new version of the old one, as with --source-diff."""
 
     def texts(self) -> tuple[str, str]:
         """The old and the new version."""
@@ -61,6 +64,11 @@ class Row(NamedTuple):
             assert was in new, f"{self.name}: no {was} to change"
             new = new.replace(was, becomes)
         return HEAD + self.source, HEAD + new
+
+    def patch(self) -> str:
+        """The difference of the two versions, as a patch of the file that they are compiled as."""
+        old, new = (text.splitlines(keepends=True) for text in self.texts())
+        return "".join(unified_diff(old, new, "a/kernel/unit.c", "b/kernel/unit.c"))
 
     def right_for(self, compiler: str) -> str:
         """Empty where the row is not for that compiler."""
