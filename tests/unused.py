@@ -6,15 +6,18 @@ no reason that can be written here is deleted instead.
 
 from __future__ import annotations
 
+import sqlite3
+
 from builder.arch import x86_64
 from builder.image.guest import qemu
 from builder.report.html import PageOutcome
 from tests.compare.campaign import Result
 
 
-def _(outcome: PageOutcome, result: Result, facts: x86_64._Facts) -> None:
+def _(outcome: PageOutcome, result: Result, facts: x86_64._Facts, connection: sqlite3.Connection) -> None:
     qemu._end_all  # atexit calls it
     outcome.sentence  # templates/report.html.j2 reads it
     result.tried  # the campaign writes the whole result into its JSON
     facts.has_target  # decode() takes the whole row apart
     x86_64._disassembler().syntax  # capstone reads it
+    connection.text_factory  # sqlite3 calls it

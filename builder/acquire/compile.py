@@ -69,11 +69,11 @@ def object_key(tree: SourceTree, command: Command, changed: Mapping[str, bytes |
         "|",
         *command.objtool,
     ]
-    digest.update("\0".join(parts).encode())
+    digest.update("\0".join(parts).encode("utf-8", "surrogateescape"))
     for path in sorted(changed):
         content = changed[path]
         mark = hashlib.sha256(content).hexdigest() if content is not None else "-"
-        digest.update(f"\0{path}\0{mark}".encode())
+        digest.update(f"\0{path}\0{mark}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
 
 
@@ -162,7 +162,7 @@ def _first_error(said: str) -> str:
 
 def read_dependencies(listing: Path) -> tuple[str, ...]:
     """The files of a make rule as the compiler writes it (`-MMD`); its target left out."""
-    text = listing.read_text().replace("\\\n", " ")
+    text = listing.read_text("utf-8", "surrogateescape").replace("\\\n", " ")
     return tuple(text.partition(":")[2].split())
 
 

@@ -180,6 +180,11 @@ def _write(database: Path, rows: Iterable[_Row], built_in: set[str], link_option
     connection.close()
 
 
+def _listed(name: str) -> str:
+    """A name as `record` reads it from what make says."""
+    return name.encode("utf-8", "surrogateescape").decode(errors="replace")
+
+
 class ListedObjects:
     """The recorded objects of one tree: a read-only view of the database that `record` wrote."""
 
@@ -206,7 +211,7 @@ class ListedObjects:
 
     def of_source(self, source: str) -> list[Command]:
         """The commands that compile `source` (path in the tree); none when it is part of others."""
-        rows = self._connection.execute(f"{self._SELECT} WHERE o.file = ? ORDER BY o.object", (source,))
+        rows = self._connection.execute(f"{self._SELECT} WHERE o.file = ? ORDER BY o.object", (_listed(source),))
         return [self._command(row) for row in rows]
 
     def all(self) -> list[Command]:
@@ -228,7 +233,7 @@ class ListedObjects:
 
     def of_object(self, name: str) -> Command:
         """The command of one object; `InputError` for a name that is not in the configuration."""
-        row = self._connection.execute(f"{self._SELECT} WHERE o.object = ?", (name,)).fetchone()
+        row = self._connection.execute(f"{self._SELECT} WHERE o.object = ?", (_listed(name),)).fetchone()
         if row is None:
             raise InputError("no object of this kernel's configuration", where=name)
         return self._command(row)

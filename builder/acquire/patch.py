@@ -252,7 +252,7 @@ def _candidates(readers: Iterable[Readers], known: Collection[str]) -> list[str]
 
 def _is_included(path: str, changed: Mapping[str, bytes | None]) -> bool:
     """Whether another changed file includes `path` (a new header, say): its objects are compiled for that already."""
-    name = re.escape(path.rpartition("/")[2].encode())
+    name = re.escape(path.rpartition("/")[2].encode("utf-8", "surrogateescape"))
     line = re.compile(rb"^[ \t]*#[ \t]*include[ \t]*[<\"](?:[^>\"\n]*/)?" + name + rb"[>\"]", re.MULTILINE)
     return any(content is not None and line.search(content) for other, content in changed.items() if other != path)
 

@@ -94,6 +94,8 @@ def _change(item: unidiff.PatchedFile, patch: Path) -> FileChange:
         source, target = _one_file(source, target)
     if PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
         raise InputError(f"names a path outside the tree: {target}", where=patch)
+    if "\0" in source + target:
+        raise InputError(f"names a path with a NUL character: {target}", where=patch)
     kind = "modified"
     for name, holds in (
         ("binary", item.is_binary_file),

@@ -50,9 +50,11 @@ def read_series(path: Path) -> list[Path]:
     nothing; `-R`, which would take a patch back, is an `InputError`.
     """
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or 'is no text'}", where=path) from error
+        text = path.read_text("utf-8", "surrogateescape")
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=path) from error
+    if "\0" in text:
+        raise InputError("cannot be read: is no text", where=path)
     found: list[Path] = []
     for number, line in enumerate(text.splitlines(), start=1):
         words = re.sub(r"(^|\s)#.*", "", line).split()

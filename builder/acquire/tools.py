@@ -143,7 +143,7 @@ def run(
     left = ended(words, cwd=cwd, env=env, timeout=timeout, held=held)
     out, err = (raw.decode(errors="replace") for raw in (left.out, left.err))
     if log is not None:
-        with open(log, "a", encoding="utf-8") as handle:
+        with open(log, "a", encoding="utf-8", errors="surrogateescape") as handle:
             handle.write(f"$ {' '.join(words)}\n{out}{err}")
     if left.status:
         raise _failure(words, left.status, out, err, log)
@@ -155,7 +155,7 @@ def run_grep(root: Path, words: Iterable[str], *, whole_words: bool) -> Iterator
 
     Without `whole_words`, (file, line, whole line) of each line that holds one.
     """
-    with tempfile.NamedTemporaryFile("w", suffix=".words") as patterns:
+    with tempfile.NamedTemporaryFile("w", suffix=".words", encoding="utf-8", errors="surrogateescape") as patterns:
         patterns.write("".join(f"{word}\n" for word in sorted(words)))
         patterns.flush()
         folders = [

@@ -87,7 +87,7 @@ def _give(descriptor: int, before: os.stat_result, path: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes | str, *, sync: bool = False) -> None:
-    """Write `data` (text as UTF-8) to `path`; as `whole_file`."""
-    raw = data.encode() if isinstance(data, str) else data
+    """Write `data` (text as UTF-8, bytes that were none as they were) to `path`; as `whole_file`."""
+    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
     with whole_file(path, sync=sync) as temporary:
         temporary.write_bytes(raw)

@@ -21,7 +21,7 @@ def read_modinfo(obj: ObjectFile) -> Mapping[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     section = obj.by_name.get(".modinfo")
     for entry in section.data.split(b"\0") if section is not None else ():
-        key, equals, value = entry.decode("utf-8", "replace").partition("=")
+        key, equals, value = entry.decode("utf-8", "surrogateescape").partition("=")
         if equals:
             found.setdefault(key, []).append(value)
     return {key: tuple(values) for key, values in found.items()}

@@ -99,8 +99,8 @@ def read_object(source: str | Path | bytes, *, name: str | None = None, relocata
         label = name or str(source)
         try:
             data = Path(source).read_bytes()
-        except OSError as problem:
-            raise InputError(f"cannot be read: {problem.strerror}", where=label) from None
+        except (OSError, ValueError) as problem:  # a NUL in a path is a ValueError
+            raise InputError(f"cannot be read: {getattr(problem, 'strerror', problem)}", where=label) from None
     return _Reader(data, label).read(relocatable)
 
 

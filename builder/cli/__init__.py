@@ -12,11 +12,12 @@ import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 from builder import __version__
 from builder.cli.common import Output
-from builder.errors import BespokeError, RefusedError
+from builder.errors import BespokeError, RefusedError, UsageError
+from builder.report.spelled import spelled
 
 # In the order of the pipeline; a command's module is imported when the command is named.
 COMMANDS: Final = {
@@ -46,6 +47,7 @@ def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None)
         return 2
     output = Output(json=options.json, verbose=options.verbose, quiet=options.quiet)
     try:
+        _check_words(arguments)
         with output.logged():
             return int(options.run(options, output))
     except RefusedError as refused:
@@ -79,8 +81,22 @@ def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None)
         return 2
 
 
+def _check_words(arguments: Sequence[str]) -> None:
+    """UsageError for what no command line can hold and no path either; a caller from Python can give it."""
+    for word in arguments:
+        if "\0" in word:
+            raise UsageError("holds a NUL character, as no path and no name can", where=word)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows what it was given as everything else is shown."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(spelled(message))
+
+
 def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, str | None]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="bespoke",
         description="Kernel live patches from object files: finds the functions that changed and emits a module "
         "bound to the running kernel's own symbols.",

@@ -13,13 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.whole import check_place, write_whole
 from builder.binary.module import ModuleFile, plain
 from builder.cli.progress import Shown, logged, shown
 from builder.errors import RefusedError, UsageError
+from builder.report.spelled import Screen
 
 _UNBOUNDED = 4000
 
@@ -33,13 +32,13 @@ class Output:
     quiet: bool = False
 
     @cached_property
-    def out(self) -> Console:
+    def out(self) -> Screen:
         # A pipe or a file has no width: nothing is to be cut or wrapped there.
-        return Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED)
+        return Screen(width=None if sys.stdout.isatty() else _UNBOUNDED)
 
     @cached_property
-    def err(self) -> Console:
-        return Console(stderr=True, highlight=False, soft_wrap=True)
+    def err(self) -> Screen:
+        return Screen(stderr=True, soft_wrap=True)
 
     @property
     def plain(self) -> bool:
@@ -60,7 +59,7 @@ class Output:
         sys.stdout.flush()
 
     def error(self, message: str) -> None:
-        self.err.print(f"bespoke: {message}", markup=False)
+        self.err.print(f"bespoke: {message}")
 
     def refused(self, refused: RefusedError) -> None:
         """All refusals together, and what else was found, each with its advice."""
@@ -70,11 +69,11 @@ class Output:
             self.error(f"refused: {refusal.code}: {refusal.message}")
             if not self.quiet:
                 allow = "" if refusal.fatal else f" (accept: --allow {refusal.code}:{refusal.symbol})"
-                self.err.print(f"         {refusal.advice}{allow}", markup=False, style="dim")
+                self.err.print(f"         {refusal.advice}{allow}", style="dim")
         for warning in refused.warnings:
             self.error(f"warning: {warning.code}: {warning.message}")
             if warning.advice and not self.quiet:
-                self.err.print(f"         {warning.advice}", markup=False, style="dim")
+                self.err.print(f"         {warning.advice}", style="dim")
 
 
 def refused_rows(refused: RefusedError) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from builder.acquire.cache import cache_root
 from builder.acquire.compile import OBJECT_LIMIT, Compiling
 from builder.acquire.packages import fetch_kernel
@@ -33,6 +31,7 @@ from builder.errors import Allowed, BespokeError, KernelError, RefusedError, Usa
 from builder.pipeline import ModulePlan, patch
 from builder.report.build import next_command
 from builder.report.patch import patch_document, render_patch
+from builder.report.spelled import one_line
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -194,14 +193,14 @@ def _each(job: _Job, patches: list[Path], outputs: list[Path]) -> int:
             row |= {"verdict": "error", "detail": str(error)}
         rows.append(row)
         if output.plain:
-            output.out.print(Text(f"{row['verdict']:<10} {source.name:<40} {row['detail']}"))
+            output.out.print(one_line(f"{row['verdict']:<10} {source.name:<40} {row['detail']}"))
     counts = Counter(row["verdict"] for row in rows)
     if output.json:
         output.document({"patches": rows, "verdicts": dict(counts)})
     elif output.plain:
-        output.out.print(Text(f"{len(rows)} patches: " + ", ".join(f"{n} {v}" for v, n in sorted(counts.items()))))
+        output.out.print(one_line(f"{len(rows)} patches: " + ", ".join(f"{n} {v}" for v, n in sorted(counts.items()))))
         built = next((row["module"] for row in rows if row["module"]), None)
         if built is not None:
             command = next_command(Path(built), options.kernel, options.object)
-            output.out.print(Text(f"next: {command}", style="dim"))
+            output.out.print(one_line(f"next: {command}", style="dim"))
     return next((status for verdict, status in EACH_STATUS if verdict in counts), 3)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.text import Text
+from builder.report.spelled import Screen, spelled
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
 
@@ -24,21 +23,21 @@ class Shown:
     def count(self, done: int, total: int, what: str) -> None:
         """`done` of `total` are done, the last of them was `what`."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, description=what)
+            self._bar.update(self._task, completed=done, total=total, description=spelled(what))
 
     def step(self, what: str) -> None:
         """`what` is being done, and nobody knows for how long."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=0, total=None, description=what)
+            self._bar.update(self._task, completed=0, total=None, description=spelled(what))
 
-    def line(self, text: Text) -> None:
+    def line(self, text: RenderableType) -> None:
         """A line that stays."""
         if self._bar is not None:
             self._bar.console.print(text)
 
 
 @contextmanager
-def shown(console: Console | None) -> Iterator[Shown]:
+def shown(console: Screen | None) -> Iterator[Shown]:
     """Progress on the terminal `console`, gone at the end; nothing without one."""
     if console is None:
         yield Shown()
@@ -52,7 +51,7 @@ def shown(console: Console | None) -> Iterator[Shown]:
 
 
 @contextmanager
-def logged(console: Console, *, verbose: bool, quiet: bool) -> Iterator[None]:
+def logged(console: Screen, *, verbose: bool, quiet: bool) -> Iterator[None]:
     """What takes time says so on stderr: all of it with -v or on a terminal, else what takes long; -q: nothing."""
     logger = logging.getLogger("bespoke")
     handler: logging.Handler = logging.NullHandler()
@@ -62,7 +61,7 @@ def logged(console: Console, *, verbose: bool, quiet: bool) -> Iterator[None]:
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%X"))
         logger.setLevel(logging.INFO)
     elif not quiet:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _ToConsole(console)
         handler.setFormatter(logging.Formatter("bespoke: %(message)s"))
     logger.addHandler(handler)
     try:
@@ -75,9 +74,9 @@ def logged(console: Console, *, verbose: bool, quiet: bool) -> Iterator[None]:
 class _ToConsole(logging.Handler):
     """Prints above the progress that the same console shows."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Screen) -> None:
         super().__init__()
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(Text(self.format(record)))
+        self._console.print(self.format(record))

@@ -208,7 +208,7 @@ class LineTable:
                 else:
                     raise TypesUnknown(f"file name of form {form:#x}")
                 if kind == dw.DW_LNCT_path:
-                    name = text.decode("utf-8", "replace")
+                    name = text.decode("utf-8", "surrogateescape")
             names.append(name)
         return names, pos
 
@@ -221,7 +221,7 @@ class LineTable:
         out: dict[int, str] = {}
         while data[pos]:
             end = data.index(0, pos)
-            out[len(out) + 1] = data[pos:end].decode("utf-8", "replace")
+            out[len(out) + 1] = data[pos:end].decode("utf-8", "surrogateescape")
             pos = end + 1
             for _ in range(3):
                 _, pos = uleb(data, pos)

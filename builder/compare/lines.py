@@ -180,7 +180,7 @@ def _sibling(call: Call, number: int) -> tuple[str, str]:
         return "", ""
     if target.atom is not None and not target.atom.is_function and not target.offset:
         parts = target.atom.name.split(".")
-        text = call.view.code(target.atom).rstrip(b"\0").decode("utf-8", "replace")
+        text = call.view.code(target.atom).rstrip(b"\0").decode("utf-8", "surrogateescape")
         if parts[0] in _FUNCTION_NAMES or parts[-1] in _FUNCTION_NAMES:
             return FUNCTION, text
         if parts[0] == "_acpi_module_name":

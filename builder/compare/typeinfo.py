@@ -75,8 +75,8 @@ class TypeInfo:
         if name is None:
             return ""
         if isinstance(name, bytes):
-            return name.decode("utf-8", "replace")
-        return self._strings[name : self._strings.index(0, name)].decode("utf-8", "replace")
+            return name.decode("utf-8", "surrogateescape")
+        return self._strings[name : self._strings.index(0, name)].decode("utf-8", "surrogateescape")
 
     def size(self, offset: int | None) -> int:
         """Size of a type in bytes; 0 for void, functions and what is only declared."""
@@ -220,7 +220,7 @@ class TypeInfo:
         if plan.tag == dw.DW_TAG_member:
             row = self._field(die)
             mark = row.size if row.bits else self._mark(row.type)
-            member = (row.name.encode() or None, row.offset, mark, row.bits)
+            member = (row.name.encode("utf-8", "surrogateescape") or None, row.offset, mark, row.bits)
         if plan.children:
             pos = die.sibling if die.sibling is not None else self._entries.past_children(unit, pos)
         return member, pos

@@ -131,7 +131,7 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
         {"quoted": _quoted, "record": _rendered},
         ours=ours,
         modinfo=modinfo,
-        versions=parts.versions,
+        versions=[(name, crc, MODULE_NAME - len(_octets(name)) - 1) for name, crc in parts.versions],
         version_name_size=MODULE_NAME,
         this_module=KlpRecord(
             module.size,
@@ -181,10 +181,14 @@ def _rendered(record: KlpRecord) -> str:
     return "\n".join(lines)
 
 
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _quoted(text: str) -> str:
     """An assembler string; everything that is not plain ASCII in octal."""
     plain = {*range(0x20, 0x7F)} - {0x22, 0x5C}
-    return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
+    return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in _octets(text)) + '"'
 
 
 def _run_assembler(source: str, options: Sequence[str]) -> ObjectFile:

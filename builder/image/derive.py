@@ -142,7 +142,8 @@ def derive_state(
 
 def _give_cmdline(simulated: SimulatedKernel, machine: Machine, cmdline: str) -> None:
     """Where setup_arch puts it; UsageError for one that is too long (COMMAND_LINE_SIZE, asm/setup.h)."""
-    line, room = cmdline.encode() + b"\0", simulated.kernel.size_of(simulated.kernel.symbol("boot_command_line"))
+    line = cmdline.encode("utf-8", "surrogateescape") + b"\0"
+    room = simulated.kernel.size_of(simulated.kernel.symbol("boot_command_line"))
     if len(line) > room:
         raise UsageError(f"a command line of {len(line) - 1} bytes, where the kernel takes {room - 1}")
     machine.write(simulated.kernel.symbol("boot_command_line").address, line)

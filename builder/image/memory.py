@@ -142,4 +142,4 @@ class Memory:
         end = found.data.find(b"\0", at, at + limit)
         if end < 0:
             raise LoadError(f"no terminated text at {address:#x}")
-        return found.data[at:end].decode("utf-8", "replace")
+        return found.data[at:end].decode("utf-8", "surrogateescape")

@@ -125,7 +125,7 @@ def versions_of(module: ModuleFile) -> dict[str, int] | None:
     found: dict[str, int] = {}
     for at in range(0, len(section.data) // MODVERSION.size * MODVERSION.size, MODVERSION.size):
         crc, name = MODVERSION.unpack_from(section.data, at)
-        found.setdefault(name.partition(b"\0")[0].decode("utf-8", "replace"), crc)
+        found.setdefault(name.partition(b"\0")[0].decode("utf-8", "surrogateescape"), crc)
     return found
 
 

@@ -65,7 +65,7 @@ def _name_in_struct(kernel: SimulatedKernel, module: ModuleFile) -> str:
     this, layout = module.find(THIS_MODULE), kernel.kernel.layout("module")
     name = layout.member("name")
     field = this.data[name.offset : name.offset + name.size] if this is not None else b""
-    return field.partition(b"\0")[0].decode("utf-8", "replace")
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def _allocate(

@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from builder.binary.manifest import Manifest
 from builder.report.diff import render_refusals
+from builder.report.spelled import one_line
 
 
 def render_build(
@@ -31,16 +31,18 @@ def render_build(
     # What only the kernel tells: tracepoints that stay off, say.
     warnings += [row for row in (w.as_json() for w in manifest.warnings) if row not in warnings]
     release = manifest.kernel.release
-    title = Text.assemble(("built ", "bold green"), (str(path), "bold"), f"  for {release}")
+    title = one_line(("built ", "bold green"), (str(path), "bold"), f"  for {release}")
     parts: list[RenderableType] = [title, _functions(manifest, reasons), _bindings(manifest, verbose)]
     if manifest.special_entries:
         parts.append(_entries(manifest))
     if fresh:
-        parts.append(Text(f"  data of its own, which starts with its initial value: {', '.join(fresh)}", style="dim"))
+        parts.append(
+            one_line(f"  data of its own, which starts with its initial value: {', '.join(fresh)}", style="dim")
+        )
     parts += render_refusals(warnings, "warning")
     for row in manifest.accepted:
-        parts.append(Text(f"  accepted: {row.code}:{row.symbol}: {row.message}", style="yellow"))
-    parts.append(Text(f"next: {following}", style="dim"))
+        parts.append(one_line(f"  accepted: {row.code}:{row.symbol}: {row.message}", style="yellow"))
+    parts.append(one_line(f"next: {following}", style="dim"))
     return Group(*parts)
 
 
@@ -55,19 +57,17 @@ def _functions(manifest: Manifest, reasons: Mapping[str, str]) -> RenderableType
     lines: list[RenderableType] = []
     for row in manifest.functions:
         size = f"{row.old.size} -> {row.new_size}" if row.old is not None else str(row.new_size)
-        lines.append(
-            Text.assemble(f"  {row.role:<8} ", (row.name, "bold"), f"  {row.object}", (f"  {size} bytes", "dim"))
-        )
+        lines.append(one_line(f"  {row.role:<8} ", (row.name, "bold"), f"  {row.object}", (f"  {size} bytes", "dim")))
         reason = reasons.get(row.name)
         if reason:
-            lines.append(Padding(Text(reason, style="dim"), (0, 0, 0, 11), expand=False))
+            lines.append(Padding(one_line(reason, style="dim"), (0, 0, 0, 11), expand=False))
     return Group(*lines)
 
 
 def _bindings(manifest: Manifest, verbose: bool) -> RenderableType:
     rows = Counter((b.object, b.symbol, b.sympos) for b in manifest.bindings)
     if not rows:
-        return Text("  bound to exported symbols only", style="dim")
+        return one_line("  bound to exported symbols only", style="dim")
     table = Table(box=None, padding=(0, 2, 0, 2))
     for column in ("bound to the original", "of", "sympos", "references"):
         table.add_column(column, justify="right" if column in ("sympos", "references") else "left")
@@ -79,6 +79,6 @@ def _bindings(manifest: Manifest, verbose: bool) -> RenderableType:
     return table
 
 
-def _entries(manifest: Manifest) -> Text:
+def _entries(manifest: Manifest) -> RenderableType:
     rows = (f"{table} {sum(row.values())}" for table, row in manifest.special_entries.items())
-    return Text("  table entries kept: " + ", ".join(rows), style="dim")
+    return one_line("  table entries kept: " + ", ".join(rows), style="dim")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from builder.preflight.check import CheckReport
+from builder.report.spelled import one_line
 
 MOST_SITES = 20
 """Of one CPU model, unless everything is asked for."""
@@ -14,7 +14,7 @@ MOST_SITES = 20
 
 def render_check(report: CheckReport, *, verbose: bool = False) -> RenderableType:
     """The whole report; `verbose` shows every site."""
-    parts: list[RenderableType] = [Text(f"{report.module} for {report.kernel}", style="bold")]
+    parts: list[RenderableType] = [one_line(f"{report.module} for {report.kernel}", style="bold")]
     if report.replaced:
         parts.append(_table("replaces", ("object", "function", "old", "new"), report.replaced))
     if report.bindings:
@@ -27,19 +27,19 @@ def render_check(report: CheckReport, *, verbose: bool = False) -> RenderableTyp
             sites.add_column(head, overflow="fold")
         for site, place in zip(cpu.sites, cpu.places, strict=True):
             if len(site.new) <= MOST_SITES:
-                sites.add_row(site.step, Text(place), site.old.hex(" "), site.new.hex(" "))
+                sites.add_row(site.step, one_line(place), site.old.hex(" "), site.new.hex(" "))
         parts.append(sites)
     total = sum(report.relocations.values())
     letters = " ".join(report.taints) or "-"
-    parts.append(Text(f"{total} relocations in {len(report.relocations)} sections; taints: {letters}"))
-    parts += [Text(f"refused: {f.code}: {f.message} (errno {f.errno})", style="red") for f in report.refusals]
-    parts += [Text(f"problem: {f.code}: {f.message}", style="yellow") for f in report.problems]
+    parts.append(one_line(f"{total} relocations in {len(report.relocations)} sections; taints: {letters}"))
+    parts += [one_line(f"refused: {f.code}: {f.message} (errno {f.errno})", style="red") for f in report.refusals]
+    parts += [one_line(f"problem: {f.code}: {f.message}", style="yellow") for f in report.problems]
     if not report.kernel_accepts:
-        parts.append(Text("the kernel would not load it", style="red"))
+        parts.append(one_line("the kernel would not load it", style="red"))
     elif report.problems:
-        parts.append(Text("the kernel would load it, and should not", style="yellow"))
+        parts.append(one_line("the kernel would load it, and should not", style="yellow"))
     else:
-        parts.append(Text("the kernel would load it; nothing stands against it", style="green"))
+        parts.append(one_line("the kernel would load it; nothing stands against it", style="green"))
     return Group(*parts)
 
 
@@ -49,7 +49,7 @@ def _table(title: str, columns: tuple[str, ...], rows: tuple[object, ...]) -> Ta
         table.add_column(column, overflow="fold")
     for row in rows:
         assert hasattr(row, "get")
-        table.add_row(*(Text(str(row.get(column, ""))) for column in columns))
+        table.add_row(*(one_line(str(row.get(column, ""))) for column in columns))
     return table
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
+
+from builder.report.spelled import one_line
 
 _STYLE = {"changed": "green", "unchanged": "dim", "refused": "red", "error": "red"}
 _MOST = 12
@@ -27,14 +28,14 @@ def render_diff(document: Mapping[str, Any], *, verbose: bool = False) -> Render
         ("carries", sorted(carriers)),
     ):
         for name in names:
-            parts.append(Text.assemble(f"  {word:<8} ", (name, "bold")))
+            parts.append(one_line(f"  {word:<8} ", (name, "bold")))
             if reasons.get(name) and word != "new":
-                parts.append(Padding(Text(reasons[name], style="dim"), (0, 0, 0, 11), expand=False))
+                parts.append(Padding(one_line(reasons[name], style="dim"), (0, 0, 0, 11), expand=False))
     for word, names in (("removed", functions["removed"]), ("line only", functions["line_only"])):
         if names and (verbose or word == "removed"):
-            table.add_row(Text(f"  {word}", style="dim"), Text(_short(names, verbose)))
+            table.add_row(one_line(f"  {word}", style="dim"), one_line(_short(names, verbose)))
     for name in document["data"]["new"]:
-        table.add_row(Text("  new data"), Text(name))
+        table.add_row(one_line("  new data"), one_line(name))
     if table.row_count:
         parts.append(table)
     parts += [*render_refusals(document["refusals"], "refused"), *render_refusals(document["warnings"], "warning")]
@@ -46,9 +47,9 @@ def render_refusals(rows: Iterable[Mapping[str, Any]], word: str) -> list[Render
     style = "red" if word == "refused" else "yellow"
     out: list[RenderableType] = []
     for row in rows:
-        out.append(Text.assemble("  ", (f"{word}: {row['code']}", style), f": {row['message']}"))
+        out.append(one_line("  ", (f"{word}: {row['code']}", style), f": {row['message']}"))
         if row["advice"]:
-            out.append(Text(f"      {row['advice']}", style="dim"))
+            out.append(one_line(f"      {row['advice']}", style="dim"))
     return out
 
 
@@ -61,25 +62,25 @@ def render_tree(document: Mapping[str, Any], *, verbose: bool = False) -> Render
         counts[verdict] = counts.get(verdict, 0) + 1
         if verdict == "unchanged" and not verbose:
             continue
-        parts.append(Text.assemble((f"{verdict:<9} ", f"bold {_STYLE[verdict]}"), (row["path"], "bold")))
+        parts.append(one_line((f"{verdict:<9} ", f"bold {_STYLE[verdict]}"), (row["path"], "bold")))
         lines = [("changed", row["functions"]["changed"]), ("new", row["functions"]["new"])]
         lines += [("refused", [f"{r['code']}: {r['symbol']}" for r in row["refusals"]])]
         lines += [("warning", [f"{w['code']}: {w['symbol']}" for w in row["warnings"]])]
         lines += [("", [row["message"]])] if "message" in row else []
         for word, names in lines:
             if names:
-                text = Text.assemble((f"{word:<8} " if word else "", "dim"), _short(names, verbose))
+                text = one_line((f"{word:<8} " if word else "", "dim"), _short(names, verbose))
                 parts.append(Padding(text, (0, 0, 0, 10), expand=False))
     total = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())) or "no pairs"
-    parts.append(Text(f"{len(document['pairs'])} pairs: {total}", style="bold"))
+    parts.append(one_line(f"{len(document['pairs'])} pairs: {total}", style="bold"))
     if document["unpaired"]:
-        parts.append(Text(f"in one tree only: {_short(document['unpaired'], verbose)}", style="yellow"))
+        parts.append(one_line(f"in one tree only: {_short(document['unpaired'], verbose)}", style="yellow"))
     return Group(*parts)
 
 
-def _title(document: Mapping[str, Any]) -> Text:
+def _title(document: Mapping[str, Any]) -> RenderableType:
     verdict = document["verdict"]
-    return Text.assemble((verdict, f"bold {_STYLE[verdict]}"), f"  {document['old']} -> {document['new']}")
+    return one_line((verdict, f"bold {_STYLE[verdict]}"), f"  {document['old']} -> {document['new']}")
 
 
 def _short(names: list[str], verbose: bool) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from builder.preflight.differences import ByteDifference
 from builder.preflight.fidelity import Fidelity
+from builder.report.spelled import one_line
 
 MOST_CAUSES = 10
 
@@ -26,7 +26,7 @@ def render_fidelity(outcomes: Sequence[Fidelity], *, verbose: bool = False) -> R
         table.add_row(
             outcome.state,
             str(outcome.modules),
-            Text(str(outcome.identical), style="green" if outcome.exact else "yellow"),
+            one_line(str(outcome.identical), style="green" if outcome.exact else "yellow"),
             f"{outcome.whole.bytes:,}",
             f"{outcome.whole.text_bytes:,}",
             f"{outcome.seconds_guest:.1f}",
@@ -34,18 +34,20 @@ def render_fidelity(outcomes: Sequence[Fidelity], *, verbose: bool = False) -> R
         )
     for outcome in outcomes:
         label = f"{outcome.state}: "
-        parts += [Text(label + text, style="yellow") for text in outcome.state_differences]
-        parts += [Text(f"{label}{name}: {why}", style="red") for name, why in outcome.failed.items()]
+        parts += [one_line(label + text, style="yellow") for text in outcome.state_differences]
+        parts += [one_line(f"{label}{name}: {why}", style="red") for name, why in outcome.failed.items()]
         causes = Counter(_cause(d) for d in outcome.differences)
         shown = causes.most_common(None if verbose else MOST_CAUSES)
-        parts += [Text(f"{label}{count} places: {cause}", style="yellow") for cause, count in shown]
+        parts += [one_line(f"{label}{count} places: {cause}", style="yellow") for cause, count in shown]
         if len(causes) > len(shown):
-            parts.append(Text(f"{label}and {len(causes) - len(shown)} causes more (-v shows them)", style="yellow"))
+            parts.append(one_line(f"{label}and {len(causes) - len(shown)} causes more (-v shows them)", style="yellow"))
         for d in outcome.differences if verbose else ():
             ours, theirs = d.ours[:16].hex(" "), d.kernels[:16].hex(" ")
-            parts.append(Text(f"  {d.module} {d.section} {d.symbol}: {ours}, the kernel {theirs}"))
+            parts.append(one_line(f"  {d.module} {d.section} {d.symbol}: {ours}, the kernel {theirs}"))
     if outcomes:
-        parts.append(Text(f"{len(outcomes[0].refused)} modules were refused by the guest's kernel (no such hardware)"))
+        parts.append(
+            one_line(f"{len(outcomes[0].refused)} modules were refused by the guest's kernel (no such hardware)")
+        )
     return Group(*parts)
 
 

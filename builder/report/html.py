@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from builder.emit.templates import environment, render
 from builder.errors import Refusal
 from builder.report.listing import Listing, Listings
 from builder.report.references import Bindings, ShownReference, references_of
+from builder.report.spelled import spelled
 
 MOST_ROWS: Final = 600
 """Instructions listed of one function, unless all are asked for."""
@@ -39,8 +39,6 @@ _VERDICTS: Final = {
     "unchanged": "Nothing changed that has to ship.",
     "error": "It could not be compared.",
 }
-# Control characters, and those that turn the direction of the text around them; halves of surrogate pairs.
-_UNSHOWN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +239,7 @@ def render_page(outcome: PageOutcome, pairs: Sequence[PagePair]) -> str:
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         version=__version__,
     )
-    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return spelled(text, whole=True)
 
 
 def _with_parts(functions: Iterable[PageFunction]) -> Iterable[PageFunction]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
-from rich.text import Text
 
 from builder.emit.patched import Patched
 from builder.report.build import render_build
+from builder.report.spelled import one_line
 
 
 def patch_document(patched: Patched, path: Path, following: str) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def render_patch(patched: Patched, path: Path, verbose: bool, following: str) ->
         f"checked against {owners or 'vmlinux'} of {manifest.kernel.release}: {checked} found there byte by byte",
     ]
     lines += [f"configuration differs: {option}" for option in tree.drift]
-    notes = [Text(f"  {w.code}: {w.message}", style="yellow") for w in objects.warnings]
-    head = [Text(line, style="dim") for line in lines]
+    notes = [one_line(f"  {w.code}: {w.message}", style="yellow") for w in objects.warnings]
+    head = [one_line(line, style="dim") for line in lines]
     documents = [d.as_json() for d in patched.diffs]
     return Group(*head, *notes, render_build(manifest, documents, path, verbose, following))
 

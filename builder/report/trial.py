@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from builder.image.trial import PHASES, CommandRun, Step, TrialReport
+from builder.report.spelled import many_lines, one_line
 
 MOST_LINES = 40
 """Of a command's output or of the kernel's log, unless everything is asked for."""
@@ -17,21 +17,21 @@ def render_trial(report: TrialReport, *, verbose: bool = False, steps: bool = Tr
     """The whole report. `steps=False` leaves out the steps, where progress has shown them already."""
     parts: list[RenderableType] = []
     if steps:
-        parts += [Text(_title(report), style="bold"), *map(step_line, report.steps)]
+        parts += [one_line(_title(report), style="bold"), *map(step_line, report.steps)]
     parts += [_command(run, verbose) for run in report.commands if run.answers]
     if report.objects:
-        parts.append(Text(f"patched besides vmlinux: {', '.join(report.objects)}"))
+        parts.append(one_line(f"patched besides vmlinux: {', '.join(report.objects)}"))
     if report.taints:
         meanings = ", ".join(f"{letter} ({meaning})" for letter, meaning in report.taints.items())
-        parts.append(Text(f"taints: {meanings}"))
-    parts += [Text(f"kernel warning: {text}", style="yellow") for text in report.warnings]
+        parts.append(one_line(f"taints: {meanings}"))
+    parts += [one_line(f"kernel warning: {text}", style="yellow") for text in report.warnings]
     if report.failure is None:
-        parts.append(Text(f"{report.module}: everything went well, in {report.seconds:.1f} s", style="green"))
+        parts.append(one_line(f"{report.module}: everything went well, in {report.seconds:.1f} s", style="green"))
     else:
         if report.dmesg:
             log = _shortened(report.dmesg, verbose)
-            parts += [Text("the kernel's log:", style="bold"), Padding(Text(log, style="dim"), (0, 0, 0, 2))]
-        parts.append(Text(f"{report.module}: failed at {report.failure}", style="bold red"))
+            parts += [one_line("the kernel's log:", style="bold"), Padding(many_lines(log, style="dim"), (0, 0, 0, 2))]
+        parts.append(one_line(f"{report.module}: failed at {report.failure}", style="bold red"))
     return Group(*parts)
 
 
@@ -40,10 +40,10 @@ def _title(report: TrialReport) -> str:
     return f"{report.module} in a guest with {report.kernel} (CPU {report.cpu}{kaslr})"
 
 
-def step_line(step: Step) -> Text:
+def step_line(step: Step) -> RenderableType:
     """One step: whether it went well, its seconds, what it was."""
     sign = ("✓", "green") if step.ok else ("✗", "bold red")
-    return Text.assemble(sign, f" {step.seconds:6.2f} s  ", step.name)
+    return one_line(sign, f" {step.seconds:6.2f} s  ", step.name)
 
 
 def _command(run: CommandRun, verbose: bool) -> RenderableType:
@@ -53,11 +53,11 @@ def _command(run: CommandRun, verbose: bool) -> RenderableType:
     table.add_column(overflow="fold")
     for phase in PHASES:
         if (answer := run.answers.get(phase)) is not None:
-            said = Text(_shortened(answer.output.rstrip("\n"), verbose))
+            said = many_lines(_shortened(answer.output.rstrip("\n"), verbose))
             if not answer.ok:
                 said.append(f"{chr(10) if said.plain else ''}(status {answer.status})", style="yellow")
             table.add_row(f"  {phase}", said)
-    return Group(Text(f"$ {run.command}", style="bold"), table)
+    return Group(one_line(f"$ {run.command}", style="bold"), table)
 
 
 def _shortened(text: str, verbose: bool) -> str:

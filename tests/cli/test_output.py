@@ -12,8 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from rich.console import Console
-from rich.text import Text
 
 from builder.binary import Address
 from builder.cli.common import Output
@@ -29,11 +27,12 @@ from builder.operate.trail import Moved
 from builder.preflight.check import CheckReport, CpuCheck
 from builder.preflight.differences import ByteDifference, Compared
 from builder.preflight.fidelity import Fidelity, Prediction
+from builder.report.spelled import Screen, one_line
 
 
-def console(terminal: bool) -> tuple[Console, io.StringIO]:
+def console(terminal: bool) -> tuple[Screen, io.StringIO]:
     text = io.StringIO()
-    return Console(file=text, force_terminal=terminal, width=80, highlight=False), text
+    return Screen(file=text, force_terminal=terminal, width=80), text
 
 
 def test_progress_shows_on_a_terminal_and_leaves_its_lines_only() -> None:
@@ -42,12 +41,12 @@ def test_progress_shows_on_a_terminal_and_leaves_its_lines_only() -> None:
         progress.count(1, 2, "compile [old] fs/x.o")
         progress.step("boot [red]")
         time.sleep(0.2)
-        progress.line(Text("booted"))
+        progress.line(one_line("booted"))
     assert "boot [red]" in text.getvalue() and "booted\n" in text.getvalue()
     with shown(None) as progress:
         progress.count(1, 2, "x")
         progress.step("x")
-        progress.line(Text("x"))
+        progress.line(one_line("x"))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def test_who_sees_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool, quie
     monkeypatch.setitem(output.__dict__, "err", screen)
     with output.progress() as progress:
         progress.step("working")
-        progress.line(Text("done"))
+        progress.line(one_line("done"))
         time.sleep(0.2)
     assert (("working" in text.getvalue()), ("done" in text.getvalue())) == (seen, seen)
 

@@ -85,6 +85,10 @@ def vmlinux(
     return (ident + header + program).ljust(FILE_OFFSET, b"\0") + bytes(out) + tail
 
 
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape") + b"\0"
+
+
 def _place_exports(
     place: Callable[..., int], symbols: list[Row], exports: Sequence[Exported], *, one_table: bool
 ) -> None:
@@ -94,8 +98,11 @@ def _place_exports(
         else [("", [e for e in exports if not e.gpl]), ("_gpl", [e for e in exports if e.gpl])]
     )
     for suffix, group in groups:
-        names = [place(e.name.encode() + b"\0", 1) for e in group]
-        spaces = [None if e.namespace is None else place(e.namespace.encode() + b"\0", 1) for e in group]
+        names = [place(e.name.encode("utf-8", "surrogateescape") + b"\0", 1) for e in group]
+        spaces = [
+            None if e.namespace is None else place(e.namespace.encode("utf-8", "surrogateescape") + b"\0", 1)
+            for e in group
+        ]
         start = place(b"", 4)
         table = b""
         for i, (export, name, space) in enumerate(zip(group, names, spaces, strict=True)):
@@ -123,7 +130,7 @@ def _place_kallsyms(out: bytearray, symbols: Sequence[Row], layout: str) -> None
     align = 4 if layout == "7.2" else 8
     tokens = _tokens([kind + name for _, kind, name in symbols])
     names, markers = _names(symbols, tokens)
-    token_table = b"".join(token.encode() + b"\0" for token in tokens)
+    token_table = b"".join(token.encode("latin-1") + b"\0" for token in tokens)
     at, index = 0, b""
     for token in tokens:
         index += struct.pack("<H", at)

@@ -6,12 +6,16 @@ import logging
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from builder.binary import read_object
 from builder.binary.kernel.module_index import ModuleIndex
+from builder.binary.writer import write_object
 from tests.conftest import lacks
+from tests.support.names import HOSTILE
 
 
 def module(path: Path, *functions: str) -> Path:
@@ -93,3 +97,19 @@ def test_a_link_to_nothing_is_an_unreadable_module(root: Path, caplog: pytest.Lo
         assert index(root).modules_with(["send"]) == ["b"]
     (said,) = caplog.messages
     assert "lost.ko: cannot be read: No such file" in said
+
+
+def test_names_of_all_kinds(root: Path) -> None:
+    """Of functions, of modules and of those that cannot be read; not all of them are UTF-8."""
+    names = [name for name in HOSTILE if "/" not in name]
+    obj = read_object(root / "kernel/net/b.ko")
+    function = next(s for s in obj.symbols if s.name == "send")
+    made = [function._replace(name=name) for name in names]
+    raw = os.fsencode(root / "kernel")
+    for name in names[:40]:
+        Path(os.fsdecode(raw + b"/bad" + os.fsencode(name) + b".ko")).write_bytes(b"x")
+    changed = replace(obj, symbols=(*obj.symbols, *made))
+    Path(os.fsdecode(raw + b"/odd\xff.ko")).write_bytes(write_object(changed))
+    for _ in range(2):
+        found = index(root)
+        assert [found.modules_with([name]) for name in names] == [["odd\udcff"]] * len(names)

@@ -43,6 +43,20 @@ def test_names_longer_than_127_tokens(opened: Opener) -> None:
     assert [s.address for s in kernel.symbols_named(long)] == [BASE + 40]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_names_that_are_not_ascii_come_back(layout: str, opened: Opener) -> None:
+    """Tokens are bytes, and two of them may share a character; a name need not be UTF-8 at all."""
+    raw = [b"caf\xc3\xa9", b"\xff\xfe", b"a\xed\xa0\x80", b"\x1b[31m\n", "世界".encode(), b"\x80"]
+    added = [(BASE + 40 + i, "t", name.decode("latin-1")) for i, name in enumerate(raw)]
+    exports = [Exported("_stext", BASE), Exported("exported\udcff", BASE + 40, namespace="space\udcfe")]
+    kernel = opened(vmlinux(layout, rows=[*functions(), *added], exports=exports))
+    names = [name.decode("utf-8", "surrogateescape") for name in raw]
+    assert [kernel.symbol(name).address for name in names] == [address for address, _, _ in added]
+    assert set(names) <= {symbol.name for symbol in kernel.all_symbols()}
+    found = kernel.export("exported\udcff")
+    assert found is not None and found.namespace == "space\udcfe" and found in kernel.exports().values()
+
+
 def test_position_among_equals(opened: Opener) -> None:
     kernel = opened(vmlinux())
     equals = kernel.symbols_named("helper")

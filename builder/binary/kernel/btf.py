@@ -78,7 +78,7 @@ class Btf:
         return Index(names, offsets)
 
     def _string(self, offset: int) -> str:
-        return self._strings[offset : self._strings.index(b"\0", offset)].decode("utf-8", "replace")
+        return self._strings[offset : self._strings.index(b"\0", offset)].decode("utf-8", "surrogateescape")
 
     def _type(self, number: int) -> tuple[int, int, int, int, int]:
         """Name offset, kind, vlen, size or type, and where the elements begin."""
@@ -89,7 +89,7 @@ class Btf:
     def _named(self, name: str, kinds: tuple[int, ...]) -> Iterator[int]:
         """Numbers of the types of these kinds that are called `name`."""
         # Strings are stored once, so a name is one offset.
-        wanted = self._strings.find(b"\0" + name.encode() + b"\0") + 1
+        wanted = self._strings.find(b"\0" + name.encode("utf-8", "surrogateescape") + b"\0") + 1
         if not wanted or not name:
             return
         names, at = self.index.names, -1
@@ -127,7 +127,7 @@ class Btf:
 
     def enumerator(self, name: str) -> int:
         """The value of the enumerator `name` of whatever enum; KernelError where none has it."""
-        wanted = self._strings.find(b"\0" + name.encode() + b"\0") + 1
+        wanted = self._strings.find(b"\0" + name.encode("utf-8", "surrogateescape") + b"\0") + 1
         found: set[int] = set()
         if wanted and name:
             for number in range(1, len(self.index.offsets) + 1):

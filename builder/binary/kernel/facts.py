@@ -23,7 +23,7 @@ from urllib.parse import quote
 from builder.acquire.whole import whole_file
 from builder.errors import KernelError, UsageError
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """Raise it with every change to the tables or to what is decoded; features and their probes count by themselves."""
 
 _PRAGMAS: Final = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;"
@@ -78,6 +78,22 @@ def image_hash(path: Path, cache: Path) -> str:
 Rows = Iterable[tuple[object, ...]]
 
 
+def stored(value: object) -> object:
+    """A value for a database: a name may be no UTF-8, which sqlite3 would not take, so its bytes are Latin-1 there."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def restored(raw: bytes) -> str:
+    """The text that was `stored`, from what a database has: its `text_factory`."""
+    return raw.decode() if raw.isascii() else raw.decode().encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def _stored(rows: Rows) -> Rows:
+    return (tuple(map(stored, row)) for row in rows)
+
+
 def write_facts(path: Path, *, meta: dict[str, object], symbols: Rows, exports: Rows) -> None:
     """Write a whole facts file; `meta` values are texts, numbers or bytes; rows as in the tables."""
     with cache_file(path) as temporary:
@@ -85,9 +101,9 @@ def write_facts(path: Path, *, meta: dict[str, object], symbols: Rows, exports: 
         try:
             connection.executescript(f"{_PRAGMAS} {_TABLES}")
             connection.execute("BEGIN")
-            connection.executemany("INSERT INTO symbols VALUES (?, ?, ?)", symbols)
-            connection.executemany("INSERT INTO exports VALUES (?, ?, ?, ?, ?, ?)", exports)
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            connection.executemany("INSERT INTO symbols VALUES (?, ?, ?)", _stored(symbols))
+            connection.executemany("INSERT INTO exports VALUES (?, ?, ?, ?, ?, ?)", _stored(exports))
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", _stored(meta.items()))
             connection.execute("COMMIT")
             connection.executescript(f"{_INDEXES} PRAGMA user_version={SCHEMA};")
         except sqlite3.Error as error:
@@ -122,6 +138,7 @@ class Facts:
                 return None
             where = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
             connection = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
+            connection.text_factory = restored
             # Python 3.13 warns of a connection that its last user did not close.
             weakref.finalize(self, connection.close)
             return connection
@@ -136,6 +153,7 @@ class Facts:
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """All rows of a query; a file that turns out to be damaged is made again."""
+        values = tuple(map(stored, values))
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.DatabaseError:

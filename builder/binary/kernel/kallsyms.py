@@ -150,7 +150,12 @@ def _decode_names(image: StaticImage, tokens: _Tokens, names: int, count: int) -
         return None
     if at > len(stream) or not all(found):
         return None
-    return [text[1:] for text in found], [text[0] for text in found]
+    return [_name(text[1:]) for text in found], [text[0] for text in found]
+
+
+def _name(text: str) -> str:
+    """Of tokens, each of which may be a part of a character."""
+    return text if text.isascii() else text.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def _addresses(image: StaticImage, tokens: _Tokens, num_syms: int, count: int) -> tuple[array[int], str]:

@@ -22,13 +22,14 @@ from typing import Final
 
 from builder.acquire.whole import whole_file
 from builder.binary import read_object
+from builder.binary.kernel.facts import restored, stored
 from builder.binary.kernel.modules import module_files, module_name, read_module_bytes
 from builder.errors import BespokeError
 
 log = logging.getLogger("bespoke.binary")
 
 #: raise it with every change to the tables or to what is in them
-_SCHEMA: Final = 2
+_SCHEMA: Final = 3
 _TABLES: Final = """
 CREATE TABLE functions (name TEXT, module TEXT);
 CREATE TABLE unread (path TEXT);
@@ -60,12 +61,14 @@ class ModuleIndex:
     def modules_with(self, functions: Sequence[str]) -> list[str]:
         """Names of the modules that define all of these functions, sorted; none for no functions."""
         query = "SELECT module FROM functions WHERE name = ?"
-        rows = [{module for (module,) in self._connection.execute(query, (name,))} for name in functions]
+        rows = [{module for (module,) in self._connection.execute(query, (stored(name),))} for name in functions]
         return sorted(set.intersection(*rows)) if rows else []
 
 
 def _open(store: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+    connection.text_factory = restored
+    return connection
 
 
 def _content(root: Path) -> str:
@@ -106,8 +109,9 @@ def _write(root: Path, store: Path) -> dict[str, str]:
             except BespokeError as error:
                 unread[os.path.relpath(path, root)] = str(error)
             else:
-                db.executemany("INSERT INTO functions VALUES (?, ?)", ((name, module_name(path)) for name in names))
-        db.executemany("INSERT INTO unread VALUES (?)", ((path,) for path in unread))
+                module = stored(module_name(path))
+                db.executemany("INSERT INTO functions VALUES (?, ?)", ((stored(name), module) for name in names))
+        db.executemany("INSERT INTO unread VALUES (?)", ((stored(path),) for path in unread))
         db.execute("CREATE INDEX by_name ON functions (name)")
         db.commit()
     return unread

@@ -111,8 +111,8 @@ def read_module_bytes(path: Path) -> bytes:
     """The module in a `.ko`, `.ko.xz`, `.ko.zst` or `.ko.gz`; InputError where it cannot be read."""
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", where=path) from error
+    except (OSError, ValueError) as error:  # a NUL in a path is a ValueError
+        raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=path) from error
     content = decompress(content, where=path)
     if not content.startswith(b"\x7fELF"):
         raise InputError("no ELF file, no module", where=path)

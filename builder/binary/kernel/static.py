@@ -115,7 +115,7 @@ class StaticImage:
 
     def _string_at(self, offset: int) -> str:
         end = self.data.find(b"\0", offset)
-        return self.data[offset : end if end >= 0 else len(self.data)].decode("utf-8", "replace")
+        return self.data[offset : end if end >= 0 else len(self.data)].decode("utf-8", "surrogateescape")
 
     @property
     def text_limits(self) -> tuple[Address, Address]:
@@ -162,4 +162,4 @@ class StaticImage:
         end = self.data.find(b"\0", begin, stop) if begin < stop else -1
         if end < 0:
             raise KernelError(f"no terminated text at {address:#x}", where=self.where)
-        return self.data[begin:end].decode("utf-8", "replace")
+        return self.data[begin:end].decode("utf-8", "surrogateescape")

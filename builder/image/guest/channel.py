@@ -67,7 +67,7 @@ class Channel:
         GuestError if it took longer than `timeout` (the guest can still be used)
         or if the guest is dead.
         """
-        text = script.encode() + b"\n"
+        text = script.encode("utf-8", "surrogateescape") + b"\n"
         if len(text) > COMMAND_SIZE:
             raise GuestError(f"a command of {len(text)} bytes is longer than {COMMAND_SIZE}")
         started = time.monotonic()
@@ -85,7 +85,7 @@ class Channel:
 
     def send(self, script: str) -> None:
         """Start a script that is not expected to answer."""
-        self._ring(script.encode() + b"\n", 60.0)
+        self._ring(script.encode("utf-8", "surrogateescape") + b"\n", 60.0)
 
     def _ring(self, text: bytes, limit: float) -> None:
         if self.dead:

@@ -59,7 +59,7 @@ def archive(nodes: Iterable[Node]) -> bytes:
 
 
 def _entry(node: Node, inode: int) -> bytes:
-    name = node.path.encode() + b"\0"
+    name = node.path.encode("utf-8", "surrogateescape") + b"\0"
     links = 2 if stat.S_ISDIR(node.mode) else 1
     # ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
     fields = (inode, node.mode, 0, 0, links, 0, len(node.data), 0, 0, *node.device, len(name), 0)
@@ -77,7 +77,7 @@ def base_nodes(script: str) -> list[Node]:
         # Without it the kernel starts /init with no standard output.
         Node("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         program("bin/busybox", busybox().read_bytes()),
-        program("init", script.encode()),
+        program("init", script.encode("utf-8", "surrogateescape")),
     ]
 
 
