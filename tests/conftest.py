@@ -94,6 +94,15 @@ def clang() -> str:
 
 
 @pytest.fixture(scope="session")
+def browser() -> str:
+    """A real browser, to see what it makes of a page."""
+    found = shutil.which("chromium")
+    if found is None:
+        lacks("not installed: chromium (make test)")
+    return found
+
+
+@pytest.fixture(scope="session")
 def data() -> Path:
     """The directory of test data; mark the test `data` too."""
     return data_root()
