@@ -107,6 +107,20 @@ ROWS = (
         "refused unknown-table:f",
     ),
     Row(
+        "text that an unknown table leads to",
+        asm('.section .rodata.str1.1,"aMS",@progbits,1', '.Lsay: .asciz "one"', '.section .my_says,"a"', ".quad .Lsay")
+        + "int f(int x) { return sink(x); }",
+        (("one", "two"),),
+        "refused unknown-table:.my_says",
+    ),
+    Row(
+        "constants without a name that an unknown table leads to",
+        asm('.section .rodata.mine,"a"', ".Lmine: .long 1, 2", '.section .my_says,"a"', ".quad .Lmine")
+        + "int f(int x) { return sink(x); }",
+        (("1, 2", "1, 3"),),
+        "refused unknown-table:.my_says",
+    ),
+    Row(
         "room without a name grows",
         asm('.section .bss.zone,"aw",@nobits', ".skip 64") + "int f(int x) { return sink(x); }",
         ((".skip 64", ".skip 128"),),

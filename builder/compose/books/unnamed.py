@@ -22,23 +22,34 @@ def unnamed(pair: Pair) -> Iterator[Note]:
     yield from _own(pair)
     for name in dict.fromkeys((*after, *before)):
         first, second = before.get(name, []), after.get(name, [])
-        if _raw(pair.old, first) == _raw(pair.new, second):
-            continue
         sample = (second or first)[0]
-        if sample.is_string and tables.named(sample) is None:
+        is_text = sample.is_string and tables.named(sample) is None
+        if not (is_text or tables.is_discarded(name) or _is_pieces(sample)):
+            # Nothing else judges what such a section leads to: equal relocations may lead to other texts.
+            if _content(pair, pair.old, first) != _content(pair, pair.new, second):
+                yield _unknown(pair, name, second)
+        elif _raw(pair.old, first) == _raw(pair.new, second):
+            continue
+        elif is_text:
             yield from _strings(pair, name, first, second)
         elif tables.is_discarded(name):
             yield Ignored(section_rule(name), name)
-        elif _is_pieces(sample):
+        else:
             yield from _pieces(pair, name, first, second)
-        elif _content(pair, pair.old, first) != _content(pair, pair.new, second):
-            yield _unknown(pair, name, second)
 
 
 def _own(pair: Pair) -> Iterator[Note]:
     """Sections that differ in how they stand, and hold nothing but what is discarded or what each version has anew."""
     before, after = pair.old_sections, pair.new_sections
+    own = {
+        atom.section.name
+        for view in (pair.old, pair.new)
+        for atom in view.data
+        if naming.is_never_paired(atom.name, atom.section.name)
+    }
     for name in dict.fromkeys((*after, *before)):
+        if name not in own and not tables.is_discarded(name):
+            continue
         rows = [(view, of.get(name, [])) for view, of in ((pair.old, before), (pair.new, after))]
         if any(section.is_exec or not section.is_alloc for _, sections in rows for section in sections):
             continue
