@@ -8,9 +8,10 @@ what it does where its address went a longer way (a wrapper, a structure, anothe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from builder.arch import Instruction
 from builder.binary import tables
 from builder.compare import Atom, View
 from builder.compare.calls import given_to
@@ -100,29 +101,37 @@ def _is_endless(view: View, atom: Atom) -> bool:
     A loop without calls is that of a machine which is dead. What is not known counts as a way out.
     """
     rows = view.instructions(atom)
+    if not any(row.is_jump and row.target is not None and row.target <= row.offset for row in rows):
+        return False
+    on, aside = _ways(view, atom, rows)
+    out = len(rows)
+    leaves = [False] * out + [True]
+    known = 0
+    while known < (known := sum(leaves)):
+        for k in reversed(range(out)):
+            leaves[k] = leaves[k] or leaves[on[k]] or leaves[aside[k]]
+    if not any(row.is_call and not leaves[k] for k, row in enumerate(rows)):
+        return False
+    seen, work = {0}, [0]
+    while work:
+        k = work.pop()
+        fresh = {on[k], aside[k]} - seen - {out}
+        seen |= fresh
+        work += fresh
+    return any(rows[k].is_call and not leaves[k] for k in seen)
+
+
+def _ways(view: View, atom: Atom, rows: Sequence[Instruction]) -> tuple[list[int], list[int]]:
+    """Row -> the two rows that it may lead to, often the same; the number of rows for a way out."""
+    out = len(rows)
     places = {row.offset: k for k, row in enumerate(rows)}
     # behind a warning the code goes on
-    warnings = {view.target(entry.site).place for entry in view.entries.get(atom, ()) if entry.table.lines}
-    following: list[list[int]] = []
+    warnings = {view.target(entry.site).place for entry in view.telling.get(atom, ()) if entry.table.lines}
+    on, aside = list(range(1, out + 1)), list(range(1, out + 1))
     for k, row in enumerate(rows):
-        inside = row.target is not None and not view.relocations_at(atom, row)
-        goals = [places.get(row.target or 0, len(rows)) if inside else len(rows)] if row.is_jump else []
-        if not row.ends_block or row.offset in warnings:
-            goals.append(k + 1)
-        following.append(goals or [len(rows)])
-    leading: list[list[int]] = [[] for _ in range(len(rows) + 1)]
-    for k, goals in enumerate(following):
-        for goal in goals:
-            leading[goal].append(k)
-    following.append([])
-    closed = _reached(following, 0) - _reached(leading, len(rows))
-    return any(rows[k].is_call for k in closed)
-
-
-def _reached(edges: list[list[int]], start: int) -> set[int]:
-    seen, work = {start}, [start]
-    while work:
-        fresh = [goal for goal in edges[work.pop()] if goal not in seen]
-        seen.update(fresh)
-        work += fresh
-    return seen
+        if row.is_jump:
+            inside = row.target is not None and not view.relocations_at(atom, row)
+            aside[k] = places.get(row.target or 0, out) if inside else out
+        if row.ends_block and row.offset not in warnings:
+            on[k] = aside[k] = aside[k] if row.is_jump else out
+    return on, aside
