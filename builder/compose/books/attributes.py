@@ -12,6 +12,8 @@ from builder.compose.books.rules import Ignored, Note, Pair, left
 def sections(pair: Pair) -> Iterator[Note]:
     """Flags, type and entry size of sections of one name; sections that are never loaded."""
     before, after = pair.old_sections, pair.new_sections
+    pairs = {(old.section.index, new.section.index): (old.section, new.section) for new, old in pair.twins.items()}
+    paired = {index for _, index in pairs}
     for name, rows in after.items():
         others = before.get(name, [])
         if not any(section.is_alloc for section in (*rows, *others)):
@@ -19,18 +21,16 @@ def sections(pair: Pair) -> Iterator[Note]:
                 yield Ignored("not-loaded", name)
             continue
         if others:
-            yield from _unpaired_attributes(pair, others, rows)
+            yield from _unpaired_attributes(pair, others, [s for s in rows if s.index not in paired])
     for name, rows in before.items():
         if name not in after and not any(section.is_alloc for section in rows):
             yield Ignored("not-loaded", name)
-    pairs = {(old.section.index, new.section.index): (old.section, new.section) for new, old in pair.twins.items()}
     for old, new in pairs.values():
         yield from _attributes(pair, old, new)
 
 
-def _unpaired_attributes(pair: Pair, old: list[Section], new: list[Section]) -> Iterator[Note]:
+def _unpaired_attributes(pair: Pair, old: list[Section], rest: list[Section]) -> Iterator[Note]:
     """Sections of one name that hold nothing which is paired: one with one, or several with any of the others."""
-    rest = [section for section in new if not any(atom in pair.twins for atom in pair.new.atoms_in(section.index))]
     if len(old) == len(rest) == 1:
         yield from _attributes(pair, old[0], rest[0])
         return

@@ -13,8 +13,9 @@ def entries(pair: Pair) -> Iterator[Note]:
     """Entries of code that stays are the same, those of the derived tables too; entries of code without a name."""
     for row in tables.TABLES:
         before, after = pair.old.owned(row), pair.new.owned(row)
+        judged = not (row.derived or row.lines)  # with their functions
         for owner, entries in after.items():
-            if owner is not None and pair.moves(owner):
+            if owner is not None and (judged or pair.moves(owner)):
                 continue
             old = before.get(pair.twins[owner] if owner is not None else None, ())
             yield from _same_entries(pair, row, owner, old, entries)
@@ -50,14 +51,21 @@ def _plainly_same(
     """Whether entries with one relocation stand as they are at the same offsets of the same bytes, as most do."""
     if old.section.data[old.entry : old.end] != new.section.data[new.entry : new.end]:
         return False
-    return [_spelled(pair.old, old, e) for e in before] == [_spelled(pair.new, new, e) for e in after]
+    return len(before) == len(after) and _spelled(pair.old, old, before) == _spelled(pair.new, new, after)
 
 
-def _spelled(view: View, owner: Atom, entry: tables.Entry) -> tuple[object, ...]:
-    site = entry.site
-    place = view.obj.symbols[site.symbol].value + site.addend - owner.entry
-    data = view.obj.sections[entry.section].data[entry.start : entry.end]
-    return place, site.type, len(entry.relocations), site.offset - entry.start, data, _paired_bytes(view, entry)
+def _spelled(view: View, owner: Atom, entries: Sequence[tables.Entry]) -> tuple[object, ...]:
+    symbols = view.obj.symbols
+    sites = [
+        (symbols[site.symbol].value + site.addend - owner.entry, site.type, site.offset - entry.start)
+        for entry in entries
+        for site in entry.relocations
+    ]
+    first, last = entries[0], entries[-1]
+    in_a_row = first.section == last.section and last.index - first.index == len(entries) - 1  # as most are
+    runs = [(first, last)] if in_a_row else [(entry, entry) for entry in entries]
+    data = [view.obj.sections[a.section].data[a.start : b.end] for a, b in runs]
+    return sites, data, [_paired_bytes(view, a, b) for a, b in runs]
 
 
 def _entry(pair: Pair, view: View, entry: tables.Entry) -> tuple[object, ...]:
@@ -70,16 +78,16 @@ def _entry(pair: Pair, view: View, entry: tables.Entry) -> tuple[object, ...]:
         )
         for r in entry.relocations
     ]
-    return (view.masked(section, entry.start, entry.end), tuple(rows), _paired_bytes(view, entry))
+    return (view.masked(section, entry.start, entry.end), tuple(rows), _paired_bytes(view, entry, entry))
 
 
 def _bytes(view: View, entries: Iterable[tables.Entry]) -> list[bytes]:
     return [view.masked(view.obj.sections[entry.section], entry.start, entry.end) for entry in entries]
 
 
-def _paired_bytes(view: View, entry: tables.Entry) -> bytes:
-    """What stands beside an entry in the table that goes with its own (.orc_unwind beside .orc_unwind_ip)."""
-    if not entry.table.paired:
+def _paired_bytes(view: View, first: tables.Entry, last: tables.Entry) -> bytes:
+    """What stands beside entries in the table that goes with their own (.orc_unwind beside .orc_unwind_ip)."""
+    if not first.table.paired:
         return b""
-    section, start, end = tables.companion(view.obj, entry)
-    return section.data[start:end]
+    section, start, _ = tables.companion(view.obj, first)
+    return section.data[start : tables.companion(view.obj, last)[2]]

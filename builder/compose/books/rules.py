@@ -66,23 +66,23 @@ class Pair:
 
     selection: Selection
 
-    @property
+    @cached_property
     def old(self) -> View:
         return self.selection.comparison.old
 
-    @property
+    @cached_property
     def new(self) -> View:
         return self.selection.comparison.new
 
-    @property
+    @cached_property
     def twins(self) -> Mapping[Atom, Atom]:
         return self.selection.comparison.correlation.twins
 
-    @property
+    @cached_property
     def versions(self) -> Mapping[Atom, Atom]:
         return self.selection.comparison.correlation.versions
 
-    @property
+    @cached_property
     def meanings(self) -> Meanings:
         return self.selection.comparison.meanings
 
@@ -102,7 +102,11 @@ class Pair:
 
     def moves(self, owner: Atom) -> bool:
         """Whether a function takes its entries along, or has changed."""
-        return owner not in self.twins or owner in self.selection or self.is_judged(owner)
+        return owner not in self._staying
+
+    @cached_property
+    def _staying(self) -> frozenset[Atom]:
+        return frozenset(a for a in self.twins if a not in self.selection and not self.is_judged(a))
 
 
 def _by_name(view: View) -> dict[str, list[Section]]:
