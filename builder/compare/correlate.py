@@ -142,9 +142,10 @@ class _Matcher:
                 for a, b in zip(first, second, strict=False):
                     if naming.family(a.name) == naming.family(b.name):
                         self._pair_static(a, b)
+        used = [(old_refs.lifted(old), new_refs.lifted(new)) for old, new in uncertain]
         for _ in range(2):
-            for old, new in uncertain:
-                self._pair_by_use(old_refs.lifted(old), new_refs.lifted(new))
+            for olds, news in used:
+                self._pair_by_use(olds, news)
         self._pair_by_use(_Lifted(old_refs.unused(), ()), _Lifted(new_refs.unused(), ()))
         self._report_unpaired(old_refs, new_refs)
 

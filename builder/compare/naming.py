@@ -16,7 +16,6 @@ _COLD: Final = re.compile(r"^(?P<parent>.+?)\.cold(\.\d+)?$")
 _CLONE_NUMBER: Final = re.compile(r"\.(part|isra|constprop|cold|lto_priv|llvm|specialized)\.\d+")
 _TRAILING_NUMBER: Final = re.compile(r"(\.\d+)+$")
 _UNIQUE: Final = re.compile(r"^(__UNIQUE_ID_(?:__\w+?___)?\D*?)\d+$")
-_LOCAL_LABEL: Final = re.compile(r"^\.L")
 
 # Made per place of use, never shared: a new version gets its own. Only with a number or a function in the name
 # (`__key.5`, `function.__key`): a plain variable may be called so too. Those of dynamic debug and printk's index are
@@ -98,7 +97,7 @@ def is_static_local(name: str) -> bool:
 
 def is_label(name: str) -> bool:
     """An assembler-local label (`.LC0`, `.L.str.3`), without meaning of its own."""
-    return bool(_LOCAL_LABEL.match(name))
+    return name.startswith(".L")
 
 
 def is_marker(name: str) -> bool:

@@ -61,7 +61,8 @@ def _places(view: View) -> frozenset[SectionIndex]:
 def _own_data(view: View, atom: Atom, places: frozenset[SectionIndex]) -> Iterator[Atom]:
     """The own data that code refers to, and that its table entries do, in order."""
     found = list(led_to(view, atom, places))
+    symbols = view.obj.symbols
     for entry in view.telling.get(atom, ()):
-        targets = (view.target(r) for r in entry.relocations)
-        found += [t.atom for t in targets if t.atom is not None and t.atom.section.index in places]
+        targets = (view.target(r) for r in entry.relocations if symbols[r.symbol].shndx in places)
+        found += [t.atom for t in targets if t.atom is not None]
     return (own for own in found if naming.is_never_paired(own.name, own.section.name))

@@ -21,10 +21,10 @@ def led_to(view: View, atom: Atom, sections: Container[SectionIndex] | None = No
     """Atoms that the relocations of `atom` lead to (in `sections` only), in order, repeated as they come."""
     symbols = view.obj.symbols
     for relocation in view.relocations(atom):
-        symbol = symbols[relocation.symbol]
-        if not symbol.is_defined or (sections is not None and symbol.shndx not in sections):
+        section = symbols[relocation.symbol].shndx
+        if sections is not None and section not in sections:
             continue
-        atoms = view.atoms_in(symbol.shndx)
+        atoms = view.atoms_in(section)
         if not atoms:
             continue
         if len(atoms) == 1:

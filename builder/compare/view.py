@@ -17,7 +17,17 @@ from typing import Literal, NamedTuple
 
 from builder import arch as architectures
 from builder.arch import Architecture, Instruction, RelocationRow
-from builder.binary import ObjectFile, Relocation, Section, SectionIndex, SectionOffset, Symbol, elf, tables
+from builder.binary import (
+    ObjectFile,
+    Relocation,
+    Section,
+    SectionIndex,
+    SectionOffset,
+    Symbol,
+    SymbolIndex,
+    elf,
+    tables,
+)
 from builder.compare import naming
 from builder.compare.storage import is_private
 from builder.errors import UnknownError
@@ -78,6 +88,7 @@ class View:
         self._decoded = cache(partial(_decoded, self.arch))
         self._ordinals = cache(partial(_ordinals, self._decoded))
         self._leads = cache(self._leads_of)
+        self._targets = cache(self._target)
 
     @cached_property
     def _map(self) -> dict[SectionIndex, tuple[list[SectionOffset], list[Atom]]]:
@@ -187,11 +198,14 @@ class View:
         `bias` is what a PC-relative place adds: the distance from the field to
         the end of its instruction in code, 0 in data.
         """
-        symbol = self.obj.symbols[relocation.symbol]
+        return self._targets(relocation.symbol, relocation.addend + bias)
+
+    def _target(self, index: SymbolIndex, addend: int) -> Target:
+        symbol = self.obj.symbols[index]
         if not symbol.is_defined:
             kind: Literal["symbol", "absolute"] = "absolute" if symbol.shndx == elf.ABS else "symbol"
-            return Target(kind, None, symbol, None, relocation.addend + bias)
-        offset = symbol.value + relocation.addend + bias
+            return Target(kind, None, symbol, None, addend)
+        offset = SectionOffset(symbol.value + addend)
         section = self.obj.sections[symbol.shndx]
         atom = self._covering(symbol, section, offset)
         if atom is not None:

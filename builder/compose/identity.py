@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from builder.binary import Relocation, tables
 from builder.compare import Atom, View, naming
@@ -24,6 +25,8 @@ def storage(selection: Selection) -> Findings:
     twins = selection.comparison.correlation.twins
     used = {target.atom for _, target in selection.all_references()}
     for atom, old in twins.items():
+        if _stored(old) == _stored(atom):
+            continue
         was, now = kind(old.section), kind(atom.section)
         if was != now and (was, now) != ("plain", "read-only"):  # a const that came: the running one can be read
             fatal = not atom.is_function and atom in used and bool({was, now} & _FATAL_KINDS)
@@ -56,6 +59,11 @@ def storage(selection: Selection) -> Findings:
                 "give the new variable a name of its own if code depends on its alignment",
                 fatal=False,
             )
+
+
+def _stored(atom: Atom) -> tuple[object, ...]:
+    section = atom.section
+    return section.name, section.type, section.flags, section.align
 
 
 def _found_by(atom: Atom) -> str:
@@ -111,8 +119,10 @@ def _plus(offset: int) -> str:
     return f"+{offset:#x}" if offset else ""
 
 
-# Names that say nothing of what they lead to: clang numbers only the second static local of a name.
-_RENUMBERED = (naming.is_label, naming.is_marker, naming.is_numbered, naming.is_static_local)
+@lru_cache(maxsize=65536)
+def _says_nothing(name: str) -> bool:
+    """Whether a name says nothing of what it leads to; clang numbers only the second static local of a name."""
+    return naming.is_label(name) or naming.is_marker(name) or naming.is_numbered(name) or naming.is_static_local(name)
 
 
 def _places(view: View) -> dict[str, tuple[Atom, int, bool]]:
@@ -123,7 +133,7 @@ def _places(view: View) -> dict[str, tuple[Atom, int, bool]]:
     for index, symbols in view.obj.symbols_in.items():
         for symbol in symbols:
             name = symbol.name
-            if any(of(name) for of in _RENUMBERED):
+            if _says_nothing(name):
                 continue
             atom = view.atom_at(index, symbol.value)
             if atom is None or naming.is_never_paired(atom.name, atom.section.name):
