@@ -17,8 +17,10 @@ ORDER = (
 )  # fmt: skip
 APART = {("preflight", "operate")}
 """(folder, folder above it) that do not know each other all the same: what runs, and what would go wrong."""
-FOR_ALL = {"errors", "arch", "__init__"}
-"""What every folder may import: the exceptions, the rows of an architecture, the version."""
+FOR_ALL = {"errors", "templates", "arch", "__init__"}
+"""What every folder may import: the exceptions, templates, the rows of an architecture, the version."""
+BELOW = {"errors.py", "templates.py"}
+"""Files that stand below everything."""
 MOST_LINES = 500
 
 NAMES_NO_MACHINE = ("compare", "compose", "emit", "image", "load", "operate", "preflight")
@@ -86,7 +88,7 @@ def imported(tree: ast.Module, source: Path, package: Path = PACKAGE) -> Iterato
 def breaches(source: Path, text: str, package: Path = PACKAGE) -> list[str]:
     """Each import of `text`, standing at `source`, that runs against the order of the pipeline."""
     here = source.relative_to(package).parts
-    if (len(here) == 1 and here[0] != "errors.py") or here[0] == "cli":
+    if (len(here) == 1 and here[0] not in BELOW) or here[0] == "cli":
         return []  # the package's top level and the command line compose the whole
     found = []
     for line, target in imported(ast.parse(text), source, package):
@@ -94,8 +96,8 @@ def breaches(source: Path, text: str, package: Path = PACKAGE) -> list[str]:
         is_module = (package / top).is_dir() or (package / f"{top}.py").is_file()
         if not is_module and re.fullmatch("__[a-z]+__", top):
             continue
-        if here[0] == "errors.py":
-            found.append(f"{source.name}:{line} imports {target}: the exceptions stand below everything")
+        if here[0] in BELOW:
+            found.append(f"{source.name}:{line} imports {target}: {source.name} stands below everything")
         elif top in FOR_ALL:
             continue
         elif here[0] not in ORDER:

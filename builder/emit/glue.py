@@ -18,8 +18,8 @@ from builder.arch import Glue
 from builder.binary import ObjectFile, ours, read_object
 from builder.binary.kernel import Kernel, StructLayout
 from builder.binary.names import MODULE_NAME
-from builder.emit.templates import render
 from builder.errors import InputError, ToolError
+from builder.templates import render
 
 _POINTER = 8
 

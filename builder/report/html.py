@@ -21,11 +21,11 @@ from builder.compare import Atom
 from builder.compare.structs import StructChange, struct_changes
 from builder.compose.outcome import Diff
 from builder.compose.selection import Role
-from builder.emit.templates import environment, render
 from builder.errors import Refusal
 from builder.report.listing import Listing, Listings
 from builder.report.references import Bindings, ShownReference, references_of
 from builder.report.spelled import spelled
+from builder.templates import environment, render
 
 MOST_ROWS: Final = 600
 """Instructions listed of one function, unless all are asked for."""

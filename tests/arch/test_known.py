@@ -10,7 +10,7 @@ import pytest
 
 from builder.arch import KNOWN, Architecture
 from builder.binary.kernel import Features
-from builder.emit.templates import environment
+from builder.templates import environment
 
 
 @pytest.fixture(params=KNOWN.values(), ids=lambda row: row.name)

@@ -16,12 +16,12 @@ from builder.acquire.packages import fetch_kernel
 from builder.binary import ObjectFile, read_object
 from builder.compare.structs import FieldChange, StructChange
 from builder.compose.outcome import Diff
-from builder.emit.templates import render
 from builder.errors import Refusal
 from builder.pipeline import diff, diff_objects
 from builder.report.html import Advice, Datum, PageFunction, PageOutcome, PagePair, describe, render_page
 from builder.report.listing import Line, Listing, Row, Stretch
 from builder.report.references import ShownBinding, ShownReference, bindings_in
+from builder.templates import render
 from tests.conftest import ROOT, needed
 from tests.report.conftest import Diffed, Page, pair_paths
 from tests.running.pairs import RELEASE

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from builder.emit.templates import render
 from builder.errors import GuestError, InputError, UsageError
 from builder.image.guest import initramfs
 from builder.image.guest.channel import (
@@ -28,6 +27,7 @@ from builder.image.guest.channel import (
 from builder.image.guest.log import KernelLog
 from builder.image.guest.modules import BootableKernel, ModuleTree
 from builder.image.guest.qemu import MachineConfig, QemuProcess
+from builder.templates import render
 
 REQUESTS = "/run/requests"
 """Where the guest's /sbin/modprobe leaves the names that the kernel calls it with."""

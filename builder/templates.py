@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
 
 
 @cache
