@@ -13,7 +13,8 @@ HEAD = """
 from __future__ import annotations
 
 from builder.binary import Address, ObjectFile, Relocation, Section, Symbol
-from builder.compare.view import Atom, View
+from builder.compare.atoms import Atom
+from builder.compare.view import View
 from builder.image.memory import Memory, Region
 
 

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Final
 
 from builder.arch import Instruction
-from builder.compare.view import Atom, Target, View
+from builder.compare.atoms import Atom
+from builder.compare.view import Target, View
 
 _MOST_STEPS: Final = 64
 """Instructions between an argument and the call that it is for, on one way."""

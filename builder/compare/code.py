@@ -16,11 +16,12 @@ from builder.acquire.shifts import Shift
 from builder.arch import Instruction
 from builder.binary import Relocation, tables
 from builder.compare import naming
+from builder.compare.atoms import Atom
 from builder.compare.correlate import Correlation
 from builder.compare.lines import LineProof
 from builder.compare.meaning import Meaning, Meanings
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
-from builder.compare.view import Atom, Target, View
+from builder.compare.view import Target, View
 
 
 class CodeComparer:

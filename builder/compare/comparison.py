@@ -9,6 +9,7 @@ from functools import cached_property
 from builder.acquire.shifts import Shift
 from builder.binary import ObjectFile, tables
 from builder.compare import naming
+from builder.compare.atoms import Atom
 from builder.compare.code import CodeComparer
 from builder.compare.correlate import Correlation, correlate
 from builder.compare.exports import ExportSaid, exports
@@ -17,7 +18,7 @@ from builder.compare.own_data import crossed
 from builder.compare.storage import is_readonly
 from builder.compare.structs import field_at
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
-from builder.compare.view import Atom, View
+from builder.compare.view import View
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from functools import cached_property
 
 from builder.binary import String, SymbolIndex, elf
 from builder.compare import naming
+from builder.compare.atoms import Atom
 from builder.compare.storage import lifetime
 from builder.compare.uses import led_to, tell_apart
-from builder.compare.view import Atom, View
+from builder.compare.view import View
 
 
 @dataclass(frozen=True)

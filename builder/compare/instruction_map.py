@@ -23,11 +23,11 @@ from __future__ import annotations
 from collections.abc import Container, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
+from builder.compare.atoms import Atom
 from builder.compare.comparison import Comparison
 from builder.compare.registers import same_registers
 from builder.compare.sequences import align
 from builder.compare.unit import UnitLine, unit
-from builder.compare.view import Atom
 
 LEVELS = EXACT, CONSTANT, REGISTERS = 100, 90, 75
 """Confidence, of 100, of lines that are equal in everything; in all but constants; in all but those and registers.

@@ -19,11 +19,12 @@ from typing import Final
 from builder.acquire.shifts import Shift
 from builder.arch import Instruction
 from builder.compare import naming
+from builder.compare.atoms import Atom
 from builder.compare.calls import Call, given_to
 from builder.compare.dwarf import LineTable
 from builder.compare.line_takers import FILE, FORMATS, FUNCTION, MODULE, Taker, conversions, takers_of
 from builder.compare.meaning import FILE_LINE
-from builder.compare.view import Atom, View
+from builder.compare.view import View
 
 _FUNCTION_NAMES: Final = ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__")
 

@@ -16,9 +16,10 @@ from typing import Final
 
 from builder.binary import Relocation, Section, SectionOffset, String
 from builder.compare import naming
+from builder.compare.atoms import Atom
 from builder.compare.correlate import Correlation
 from builder.compare.storage import is_private
-from builder.compare.view import Atom, Target, View
+from builder.compare.view import Target, View
 from builder.errors import UnknownError
 
 Meaning = tuple[object, ...]

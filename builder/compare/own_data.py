@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from builder.binary import SectionIndex
 from builder.compare import naming
+from builder.compare.atoms import Atom
 from builder.compare.correlate import Correlation
 from builder.compare.uses import led_to
 from builder.compare.verdict import Difference, Verdict
-from builder.compare.view import Atom, View
+from builder.compare.view import View
 
 
 def crossed(correlation: Correlation, same: Iterable[Atom]) -> Mapping[Atom, Difference]:

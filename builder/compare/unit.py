@@ -8,9 +8,10 @@ from functools import cached_property
 
 from builder.arch import Instruction, Operation
 from builder.binary import Relocation, tables
+from builder.compare.atoms import Atom
 from builder.compare.comparison import Comparison
 from builder.compare.meaning import Meaning
-from builder.compare.view import Atom, View
+from builder.compare.view import View
 
 
 @dataclass(frozen=True, eq=False)

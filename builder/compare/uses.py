@@ -8,7 +8,8 @@ from typing import Final
 
 from builder.arch import Instruction
 from builder.binary import SectionIndex
-from builder.compare.view import Atom, View
+from builder.compare.atoms import Atom
+from builder.compare.view import View
 
 Use = tuple[Hashable, ...]
 _CLEARLY: Final = 0.15
