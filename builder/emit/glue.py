@@ -23,8 +23,6 @@ from builder.templates import render
 
 _POINTER = 8
 
-HOLD = "hold"
-"""The parameter of every module of ours that keeps its patch from being enabled (see the template)."""
 IMPORTS = ("klp_enable_patch", "module_layout", "msleep_interruptible", "param_ops_byte")
 """What the glue takes from the kernel, and the CRC that stands for struct module."""
 _HOLD_MILLISECONDS, _HOLD_ROUNDS = 5, 6000
@@ -112,7 +110,7 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
         )
     hold = _record(
         kernel.layout("kernel_param"),
-        name=text(HOLD),
+        name=text(ours.HOLD_PARAMETER),
         mod=ours.THIS_MODULE,
         ops="param_ops_byte",
         perm="0600",
@@ -124,7 +122,10 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
     modinfo += [(key, value) for feature, key, value in machine.modinfo if features.has(feature)]
     modinfo += [("livepatch", "Y"), ("name", parts.name), ("vermagic", kernel.vermagic)]
     modinfo += [("import_ns", n) for n in parts.namespaces]
-    modinfo += [("parmtype", f"{HOLD}:byte"), ("parm", f"{HOLD}:1: do not enable the patch until 0 is written here")]
+    modinfo += [
+        ("parmtype", f"{ours.HOLD_PARAMETER}:byte"),
+        ("parm", f"{ours.HOLD_PARAMETER}:1: do not enable the patch until 0 is written here"),
+    ]
     place = module.member("name")
     return render(
         machine.template,

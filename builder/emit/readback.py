@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-
-import lief
+from typing import TYPE_CHECKING
 
 from builder.binary import ObjectFile, elf
 from builder.errors import BespokeError
+
+if TYPE_CHECKING:
+    import lief
 
 
 class ReadbackError(BespokeError):
@@ -16,6 +18,8 @@ class ReadbackError(BespokeError):
 
 def verify(written: bytes, meant: ObjectFile) -> None:
     """Compare the bytes, as lief reads them, with the model: sections, symbols, relocations."""
+    import lief  # takes longer to load than all of the commands that only look at a kernel
+
     found = lief.ELF.parse(io.BytesIO(written))
     if found is None:
         raise ReadbackError("the written module cannot be read", where=meant.name)

@@ -17,13 +17,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from builder.acquire.whole import write_whole
-from builder.emit.glue import HOLD
+from builder.binary.ours import HOLD_PARAMETER
 from builder.errors import UsageError
-from builder.image.guest import Guest
 from builder.image.transition import LIVEPATCHES, PatchState, describe_task, holds_up
+
+if TYPE_CHECKING:  # whoever has a guest has loaded what runs it
+    from builder.image.guest import Guest
 
 TRACING = "/sys/kernel/tracing"
 KPROBE_EVENTS = f"{TRACING}/kprobe_events"
@@ -36,7 +38,7 @@ _INIT_MODULE, _DELETE_MODULE = 175, 176
 _CLOSE_ON_SIGNAL = os.O_NONBLOCK
 
 # The parameter of a module of ours that keeps its patch from being enabled (templates/glue.x86_64.s.j2).
-_HELD = f"{HOLD}=1"
+_HELD = f"{HOLD_PARAMETER}=1"
 _GO_ON, _WAITING, _GIVE_UP = "0", "2", "3"
 _LOOK = 0.01
 
@@ -164,7 +166,7 @@ def _while_held(
 
     Where nothing holds it, for none of its objects is loaded, `between` is called afterwards.
     """
-    gate = f"{MODULES}/{name}/parameters/{HOLD}"
+    gate = f"{MODULES}/{name}/parameters/{HOLD_PARAMETER}"
 
     def tell(value: str) -> None:
         with suppress(OSError):  # it may have waited for too long: its loading says so

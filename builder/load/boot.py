@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 
 from builder.binary.kernel import Kernel
-from builder.image import BootState, SimulatedKernel
+from builder.image.boot import BootState
 from builder.image.memory import U64
+from builder.image.simulated import SimulatedKernel
 from builder.load.passes import PASSES, Context, Table, static_call
 
 BOUNDS = {

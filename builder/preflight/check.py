@@ -10,10 +10,10 @@ from builder.binary import elf
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.binary.module import ModuleFile
 from builder.errors import InputError, LoadError, UncheckedError
-from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.image.execute import Fault
 from builder.image.kept import Livepatch
+from builder.image.simulated import SimulatedKernel
 from builder.load import accept, livepatch
 from builder.load.accept import Finding
 from builder.load.boot import boot

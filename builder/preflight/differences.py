@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from builder.binary import Address, elf
-from builder.image import SimulatedKernel
 from builder.image.capture import GuestMemory
+from builder.image.simulated import SimulatedKernel
 from builder.load.module import LoadedModule, Placed
 from builder.load.passes import jump_label, static_call
 

@@ -12,8 +12,7 @@ from builder.binary import Address
 from builder.binary.kernel import Kernel
 from builder.binary.module import ModuleFile
 from builder.errors import BespokeError, GuestError, LoadError
-from builder.image import BootState, SimulatedKernel
-from builder.image.boot import CAPABILITY_WORDS, DECIDED
+from builder.image.boot import CAPABILITY_WORDS, DECIDED, BootState
 from builder.image.capture import (
     GuestMemory,
     GuestModule,
@@ -27,6 +26,7 @@ from builder.image.derive import cpu_models, derive_state
 from builder.image.guest import Guest, MachineConfig
 from builder.image.guest.live import batches
 from builder.image.guest.modules import ModuleTree
+from builder.image.simulated import SimulatedKernel
 from builder.load import livepatch
 from builder.load.boot import boot
 from builder.load.layout import lay_out

@@ -9,8 +9,8 @@ from builder.binary import Relocation, Section, elf, klp
 from builder.binary.kernel import Kernel
 from builder.binary.module import ModuleFile
 from builder.errors import InputError
-from builder.image import SimulatedKernel
 from builder.image.kept import Livepatch
+from builder.image.simulated import SimulatedKernel
 from builder.load.accept import Finding
 from builder.load.module import LoadedModule, Site
 from builder.load.passes import PASSES

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
-from builder.image import SimulatedKernel
 from builder.image.execute import Fault
+from builder.image.simulated import SimulatedKernel
 from tests.support.kernels import booted
 
 pytestmark = pytest.mark.kernel

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.binary.kernel import Kernel
-from builder.image import SimulatedKernel
+from builder.image.simulated import SimulatedKernel
 from builder.load.livepatch import unload_all
 from tests.guest.conftest import compiled
 from tests.support.kernels import booted, differences, opened, snapshot

@@ -12,7 +12,7 @@ import pytest
 
 from builder.binary.kernel import read_module_bytes
 from builder.errors import BespokeError
-from builder.image import SimulatedKernel
+from builder.image.simulated import SimulatedKernel
 from builder.load.loader import load_module, load_with_dependencies, unload_module
 from tests.support.kernels import booted
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder.image import SimulatedKernel
+from builder.image.simulated import SimulatedKernel
 from builder.load.keys import set_static_key, update_static_call
 from builder.load.loader import load_with_dependencies
 from tests.support.kernels import differences, snapshot

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from builder.binary import Address
 from builder.binary.kernel import read_module_bytes
 from builder.errors import LoadError, UnknownSymbolError
-from builder.image import SimulatedKernel
 from builder.image.kept import Livepatch, PatchedFunction, PatchedObject
+from builder.image.simulated import SimulatedKernel
 from builder.load import livepatch
 from builder.load.loader import load_module, load_with_dependencies, unload_module
 from samples.simulated import seq_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builder.errors import LoadError
-from builder.image import SimulatedKernel
+from builder.image.simulated import SimulatedKernel
 from builder.load import overwrite
 
 pytestmark = pytest.mark.kernel

@@ -6,9 +6,9 @@ import pytest
 
 from builder.binary import Address
 from builder.binary.kernel import Kernel
-from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
 from builder.image.execute import Machine
+from builder.image.simulated import SimulatedKernel
 from builder.load.boot import BOUNDS, _install
 from builder.load.passes import PASSES, Context, Table
 

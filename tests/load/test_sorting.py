@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from builder.image import SimulatedKernel
+from builder.image.simulated import SimulatedKernel
 from builder.load.passes.sorting import heapsort, order
 
 COMPARE = bytes.fromhex("8b072b06c3")

@@ -13,8 +13,8 @@ import pytest
 from builder.binary import Address, read_object
 from builder.binary.manifest import SECTION
 from builder.compose.owner import Objects
-from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
+from builder.image.simulated import SimulatedKernel
 from builder.load.boot import boot
 from builder.load.livepatch import disable_patch, run_init
 from builder.load.loader import load_module, unload_module

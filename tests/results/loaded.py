@@ -25,7 +25,7 @@ from builder.load.loader import load_with_dependencies
 from builder.load.module import LoadedModule
 
 if TYPE_CHECKING:
-    from builder.image import SimulatedKernel
+    from builder.image.simulated import SimulatedKernel
 
 CPU: Final = "max"
 CHUNK: Final = 1 << 16

@@ -8,8 +8,8 @@ from functools import cache
 
 from builder.acquire.packages import fetch_kernel
 from builder.binary.kernel import Kernel
-from builder.image import SimulatedKernel
 from builder.image.derive import derive_state
+from builder.image.simulated import SimulatedKernel
 from builder.load.boot import boot
 from tests.conftest import needed
 

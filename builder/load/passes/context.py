@@ -11,7 +11,8 @@ from typing import Final
 
 from builder.binary import Address
 from builder.errors import LoadError
-from builder.image import Memory, Region, SimulatedKernel
+from builder.image.memory import Memory, Region
+from builder.image.simulated import SimulatedKernel
 from builder.load.module import LoadedModule, Site
 
 CALL, JMP32, JMP8, RET, INT3, NOP1 = 0xE8, 0xE9, 0xEB, 0xC3, 0xCC, 0x90

@@ -10,10 +10,10 @@ from functools import lru_cache
 import pytest
 
 from builder.binary import Address
-from builder.image import SimulatedKernel
 from builder.image.boot import BootState
 from builder.image.derive import derive_state
 from builder.image.memory import Region
+from builder.image.simulated import SimulatedKernel
 from builder.load.passes import Context, Table
 from tests.support.kernels import opened
 
