@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -229,17 +229,38 @@ def test_lists_of_a_tree(tmp_path: Path) -> None:
     root = tree(tmp_path, "r", "kernel/one.ko.zst", "kernel/two-parts.ko.gz", "updates/one.ko", "kernel/three.ko")
     (root / "build").symlink_to(root / "kernel")
     (root / "modules.order").write_text("kernel/one.ko\nkernel/two-parts.ko\nkernel/gone.ko\n")
-    assert modules.find_module(root, "two_parts") == root / "kernel/two-parts.ko.gz"
-    assert modules.find_module(root, "three") == root / "kernel/three.ko"
-    assert modules.find_module(root, "gone") is None
-    assert modules.find_module(root, "one") == root / "kernel/one.ko.zst"
+    finder = modules.ModuleFinder(root)
+    assert finder.find("two_parts") == root / "kernel/two-parts.ko.gz"
+    assert finder.find("three") == root / "kernel/three.ko"
+    assert finder.find("gone") is None
+    assert finder.find("one") == root / "kernel/one.ko.zst"
     (root / "modules.dep").write_text("updates/one.ko: kernel/three.ko\n")
-    assert modules.find_module(root, "one") == root / "updates/one.ko"
+    assert modules.ModuleFinder(root).find("one") == root / "updates/one.ko"
     assert modules.list_modules(root) == {
         "one": root / "updates/one.ko",
         "two_parts": root / "kernel/two-parts.ko.gz",
         "three": root / "kernel/three.ko",
     }
+
+
+def test_a_tree_is_walked_once_however_many_names_are_asked_for(
+    image: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`depends=` of a module may name 20,000 that are not there."""
+    root = tree(image.parent, "6.1.0-test", "kernel/a.ko")
+    (root / "modules.dep").write_text("kernel/a.ko:\n")
+    image = image.rename(root / "vmlinuz")
+    walked: list[Path] = []
+
+    def counted(place: Path) -> Iterator[Path]:
+        walked.append(place)
+        yield from files(place)
+
+    files = modules.module_files
+    monkeypatch.setattr(modules, "module_files", counted)
+    kernel = Kernel.open(image, cache=cache)
+    assert [kernel.find_module(f"absent{i}") for i in range(20_000)] == [None] * 20_000
+    assert kernel.find_module("a") == root / "kernel/a.ko" and walked == [root]
 
 
 @pytest.mark.parametrize("kind", [None, "xz", "zstd", "gzip"])

@@ -31,6 +31,8 @@ _EXTRA: Final = {
     ARRAY: (12, 0),
 }
 """Bytes behind the 12 of each type: fixed, and for each of its `vlen` elements."""
+_DEEPEST: Final = 1000
+"""Typedefs and qualifiers that stand for each other in a row; more are a circle."""
 _QUALIFIER: Final = {VOLATILE: "volatile ", CONST: "const ", RESTRICT: "restrict ", TYPE_TAG: ""}
 
 
@@ -106,12 +108,15 @@ class Btf:
 
         Raises KernelError where there is none, or several of different layout.
         """
-        found = {self._layout(number) for number in self._named(name, (STRUCT, UNION))}
-        if not found:
-            for number in self._named(name, (TYPEDEF,)):
-                resolved = self._resolve(self._type(number)[3])
-                if self._type(resolved)[1] in (STRUCT, UNION):
-                    found.add(self._layout(resolved))
+        try:
+            found = {self._layout(number) for number in self._named(name, (STRUCT, UNION))}
+            if not found:
+                for number in self._named(name, (TYPEDEF,)):
+                    resolved = self._resolve(self._type(number)[3])
+                    if self._type(resolved)[1] in (STRUCT, UNION):
+                        found.add(self._layout(resolved))
+        except (RecursionError, IndexError, ValueError, struct.error) as error:
+            raise KernelError(f"its BTF is damaged: struct {name} leads nowhere ({error})", where=self.where) from None
         if len(found) > 1:
             sizes = ", ".join(str(layout.size) for layout in found)
             raise KernelError(f"{len(found)} different structs are called {name} ({sizes} bytes)", where=self.where)
@@ -150,9 +155,11 @@ class Btf:
 
     def _resolve(self, number: int) -> int:
         """Past typedefs and qualifiers."""
-        while number and self._type(number)[1] in (TYPEDEF, *_QUALIFIER):
+        for _ in range(_DEEPEST):
+            if not number or self._type(number)[1] not in (TYPEDEF, *_QUALIFIER):
+                return number
             number = self._type(number)[3]
-        return number
+        raise KernelError(f"its BTF is damaged: type {number} stands for itself", where=self.where)
 
     def size_of(self, number: int) -> int:
         """Bytes of a type by its number, 0 for void and functions."""

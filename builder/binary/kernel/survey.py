@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from builder.acquire.bounds import read_input
 from builder.binary import Address
 from builder.binary.kernel import kallsyms
 from builder.binary.kernel.btf import Btf, Index
@@ -79,7 +80,7 @@ def survey(path: Path, folder: Path) -> None:
 
     Raises KernelError where the image cannot be a target, and says why.
     """
-    packed = path.read_bytes()
+    packed = read_input(path)
     content = extract_vmlinux(packed, where=path)
     image = StaticImage(content, where=path)
     try:

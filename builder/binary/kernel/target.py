@@ -290,7 +290,11 @@ class Kernel:
 
     def find_module(self, name: str) -> Path | None:
         """The file of a module in the release's tree (`-` and `_` are the same), None where there is none."""
-        return modules.find_module(self.modules_root, name) if self.modules_root else None
+        return self._finder.find(name) if self._finder is not None else None
+
+    @cached_property
+    def _finder(self) -> modules.ModuleFinder | None:
+        return modules.ModuleFinder(self.modules_root) if self.modules_root is not None else None
 
     def close(self) -> None:
         """Release the facts file; the object is of no use afterwards."""
