@@ -104,7 +104,7 @@ class Linker:
             if section.type not in (elf.SHT_PROGBITS, elf.SHT_NOBITS) or not section.size or not section.is_alloc:
                 continue
             out = self._output(section.name, section.flags, section.is_nobits, section.entsize)
-            moved[section.index] = (section.name, self._append(out, section.data, section.size, max(section.align, 1)))
+            moved[section.index] = (section.name, self._append(out, section.data, section.size, section.alignment))
         for symbol in glue.symbols:
             if symbol.shndx in moved and symbol.name and symbol.type != elf.STT_SECTION:
                 name, offset = moved[symbol.shndx]

@@ -100,7 +100,7 @@ def _allocate(
             kernel.memory.add(region)
         if per_cpu_section is not None and per_cpu_section.size:
             if percpu is None:
-                percpu = kernel.percpu.allocate(per_cpu_section.size, per_cpu_section.align)
+                percpu = kernel.percpu.allocate(per_cpu_section.size, per_cpu_section.alignment)
             loaded.percpu = percpu
     except LoadError:
         kernel.forget(loaded)
