@@ -133,6 +133,37 @@ def first_export(image: Path, cache: Path) -> object:
     return Kernel.open(image, cache=cache / "fresh").export("_stext")
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [flip, folder_instead])
+@pytest.mark.parametrize("part", ["facts", "vmlinux", "memo"])
+def test_what_is_damaged_is_made_again_and_said(
+    damage: Damage, part: str, image: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever its size says: one bit, or a directory in the place of a file."""
+    first = Kernel.open(image, cache=cache)
+    wanted, content = names(first), first.vmlinux.read_bytes()
+    [memo] = (cache / "kernels/hashes").iterdir()
+    damaged = {"facts": facts_of(first, cache), "vmlinux": first.vmlinux, "memo": memo}[part]
+    first.close()
+    damage(damaged)
+    again = Kernel.open(image, cache=cache)
+    assert (names(again), again.vmlinux.read_bytes()) == (wanted, content)
+    said = [] if part == "memo" else [f"the cache was damaged: {damaged} is made again"]
+    assert [record.message for record in caplog.records] == said
+    caplog.clear()
+    assert names(Kernel.open(image, cache=cache)) == wanted and not caplog.records and damaged.is_file()
+
+
 @pytest.mark.parametrize("damage", [remove, damage_header])
 def test_damaged_vmlinux_is_made_again(damage: Damage, image: Path, cache: Path) -> None:
     first = Kernel.open(image, cache=cache)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -97,6 +98,7 @@ def survey(path: Path, folder: Path) -> None:
     if content is not packed:
         with cache_file(folder / "vmlinux") as temporary:
             temporary.write_bytes(content)
+        meta["vmlinux_crc"] = zlib.crc32(content)
     write_facts(
         folder / FACTS,
         meta=meta,
@@ -134,7 +136,6 @@ def _meta(
         "kallsyms_layout": table.layout,
         "llvm_suffixes": int(any(".llvm." in name for name in table.names)),
         "addresses": table.addresses.tobytes(),
-        "vmlinux_size": len(image.data),
         "btf_address": f"{start:x}",
         "btf_size": size,
         "btf_names": index.names.tobytes(),

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from builder.acquire import sums
 from builder.acquire.cache import cache_root
 from builder.binary import Address
 from builder.binary.kernel import modules
@@ -103,8 +104,10 @@ class Kernel:
     def _find_vmlinux(self, folder: Path) -> Path:
         if not self._facts.meta("packed"):
             return self.path.resolve()
-        found, size = folder / "vmlinux", self._facts.meta("vmlinux_size")
-        if not found.is_file() or found.stat().st_size != size:
+        found = folder / "vmlinux"
+        if not found.is_file() or sums.checksum(found) != self._facts.meta("vmlinux_crc"):
+            if found.exists():
+                sums.note_damage(found)
             self._facts.rebuild()
         return found
 
