@@ -67,21 +67,15 @@ def image_hash(path: Path, cache: Path) -> str:
     """The sha256 of an image in hex; remembered for as long as size, time, inode and device stay the same."""
     status = path.stat()
     state = [status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev]
-    memo = cache / "kernels" / "hashes" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(memo.read_bytes())
-        if known["state"] == state and known["crc"] == _memo(state, known["sha256"])["crc"]:
-            return str(known["sha256"])
+    memo = cache / "kernels" / "hashes-2" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    known = sums.read_json(memo)
+    if known is not None and known["state"] == state:
+        return str(known["sha256"])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with suppress(KernelError), cache_file(memo) as temporary:
-        temporary.write_text(json.dumps(_memo(state, digest)))
+    with suppress(OSError, UsageError):
+        sums.write_json(memo, {"state": state, "sha256": digest})
     return digest
-
-
-def _memo(state: list[int], digest: str) -> dict[str, object]:
-    """What is kept of an image, with its own checksum."""
-    return {"state": state, "sha256": digest, "crc": zlib.crc32(json.dumps([state, digest]).encode())}
 
 
 Rows = Iterable[tuple[object, ...]]

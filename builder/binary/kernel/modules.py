@@ -9,6 +9,7 @@ from glob import escape
 from pathlib import Path
 from typing import Final
 
+from builder.acquire.apt import mended
 from builder.acquire.bounds import read_input
 from builder.binary.kernel.decompress import decompress
 from builder.errors import InputError, KernelError
@@ -42,7 +43,7 @@ def find_image(release: str, cache: Path) -> Path:
     if release and "/" not in release and release not in (".", ".."):
         for place in places:
             for found in _roots(place, cache):
-                return found
+                return mended(found)
     raise KernelError(
         f"neither a file nor a release with an image: looked for /{', /'.join(places[:3])}, "
         f"and for the same in packages unpacked below {cache}",
@@ -125,8 +126,9 @@ class ModuleFinder:
         for stem in self._listed.get(wanted, ()):
             for suffix in _SUFFIXES:
                 if (path := self._root / (stem + suffix)).is_file():
-                    return path
-        return self._walked.get(wanted)
+                    return mended(path)
+        found = self._walked.get(wanted)
+        return mended(found) if found is not None else None
 
 
 def read_module_bytes(path: Path) -> bytes:
