@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -37,6 +37,7 @@ from builder import cli
 from builder.acquire.patchfile import apply_all, judge, read_patch
 from builder.binary import read_object, write_object
 from builder.binary.kernel import Kernel, read_module_bytes
+from builder.binary.kernel.btf import Btf
 from builder.binary.module import ModuleFile
 from builder.compose.owner import Objects
 from builder.errors import BespokeError
@@ -46,6 +47,7 @@ from builder.preflight.check import Checker
 from tests.compare.single import mutations
 from tests.conftest import ROOT, data_root
 from tests.kernel.synthetic import bzimage, vmlinux
+from tests.kernel.test_layout import some_btf
 from tests.running.pairs import RELEASE, places
 from tests.support.damage import ANY, ELF, SECTIONS, TEXT, damaged
 
@@ -204,6 +206,23 @@ def _kernel() -> Subject:
     return Subject(images, ANY, feed)
 
 
+def _types() -> Subject:
+    def feed(data: bytes, _rng: random.Random, _folder: Path) -> object:
+        types = Btf(data, where="image")
+        asked: tuple[Callable[[], object], ...] = (
+            *(partial(types.layout, name) for name in ("module", "list_head", "flags", "region_t", "twice")),
+            *(partial(types.enumerators, name) for name in ("module_state", "wide")),
+            partial(types.enumerator, "HUGE"),
+        )
+        found = []
+        for ask in asked:
+            with contextlib.suppress(BespokeError):
+                found.append(ask())
+        return found
+
+    return Subject([some_btf()], ANY, feed)
+
+
 def _facts_of(found: Kernel) -> object:
     """All that is kept of a kernel, and a little of its image."""
     symbols = [(s.name, s.address, s.type) for s in found.all_symbols()]
@@ -246,6 +265,7 @@ SUBJECTS: Final[dict[str, Callable[[], Subject]]] = {
     "try": _try,
     "patch": _patch,
     "kernel": _kernel,
+    "types": _types,
     "facts": _facts,
 }
 

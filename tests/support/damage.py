@@ -6,7 +6,7 @@ import random
 import struct
 from typing import Final
 
-ANY: Final = ("bits", "cut", "zeros", "word")
+ANY: Final = ("bit", "bits", "cut", "zeros", "word")
 """What any file can suffer."""
 ELF: Final = ("bits", "header", "section header", "cut", "relocation", "symbol", "zeros", "word")
 """What a module can."""
@@ -25,6 +25,8 @@ def damaged(data: bytes, kind: str, generator: random.Random) -> bytes:
     if kind == "bits":
         for _ in range(generator.randint(1, 60)):
             out[generator.randrange(len(out))] ^= 1 << generator.randrange(8)
+    elif kind == "bit":
+        out[any_byte] ^= 1 << generator.randrange(8)
     elif kind == "header":
         out[generator.randrange(64)] = generator.randrange(256)
     elif kind == "cut":
