@@ -24,7 +24,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -375,15 +375,20 @@ def main(arguments: Sequence[str]) -> int:
     share = -(-options.cases // len(names))
     found: dict[str, list[Outcome]] = {name: [] for name in names}
     with ProcessPoolExecutor(options.jobs) as pool:
-        chunks = [(name, range(k, min(k + 50, share))) for name in names for k in range(0, share, 50)]
-        waiting = [(name, pool.submit(several, name, cases, options.seed)) for name, cases in chunks]
-        for name, future in waiting:
-            found[name] += future.result()
+        chunks = [(name, range(k, min(k + 50, share))) for k in range(0, share, 50) for name in names]
+        waiting = {pool.submit(several, name, cases, options.seed): name for name, cases in chunks}
+        try:
+            for future in as_completed(waiting):
+                found[waiting[future]] += future.result()
+        except KeyboardInterrupt:  # what is known until then is told
+            pool.shutdown(cancel_futures=True)
     counts = {name: Counter(row.kind for row in rows) for name, rows in found.items()}
     kinds = sorted({kind for row in counts.values() for kind in row})
     table = Table("subject", *kinds, "slowest", box=None)
     for name, rows in found.items():
-        table.add_row(name, *(str(counts[name][k]) for k in kinds), f"{max(row.seconds for row in rows):.1f} s")
+        table.add_row(
+            name, *(str(counts[name][k]) for k in kinds), f"{max((row.seconds for row in rows), default=0):.1f} s"
+        )
     console.print(table)
     failed = [(name, row) for name, rows in found.items() for row in rows if row.kind not in ("answer", "error")]
     for name, row in failed:
