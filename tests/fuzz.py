@@ -14,7 +14,6 @@ import io
 import logging
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -50,6 +49,7 @@ from tests.kernel.synthetic import bzimage, vmlinux
 from tests.kernel.test_layout import some_btf
 from tests.running.pairs import RELEASE, places
 from tests.support.damage import ANY, ELF, SECTIONS, TEXT, damaged
+from tests.support.measured import peak
 
 PAIRS: Final = ("mm__page_reporting", "mm__secretmem", "net__tipc__core", "security__apparmor__procattr")
 SMALL: Final = ("cold-add", "data-new", "smp-locks-section", "new-function", "altinstr_aux", "static-call-issue-1165")
@@ -307,7 +307,7 @@ def bounded() -> Iterator[None]:
         raise Hang
 
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (proc(5))
-    pages, taken = int(Path("/proc/self/statm").read_text().split()[0]), _peak()
+    pages, taken = int(Path("/proc/self/statm").read_text().split()[0]), peak()
     before, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGPROF, hang)
     # Of the address space more than that: the emulator reserves what it never touches.
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 8 * MOST_MEMORY, before[1]))
@@ -318,15 +318,8 @@ def bounded() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, handler)
         resource.setrlimit(resource.RLIMIT_AS, before)
-    if _peak() - taken > MOST_MEMORY:
-        raise MemoryError(f"{(_peak() - taken) >> 20} MiB")
-
-
-def _peak() -> int:
-    """Bytes of memory that this process has had at most, since it was last asked to begin anew."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) << 10
+    if peak() - taken > MOST_MEMORY:
+        raise MemoryError(f"{(peak() - taken) >> 20} MiB")
 
 
 def one(name: str, case: int, seed: int, *, show: bool = False) -> Outcome:

@@ -156,14 +156,13 @@ class Cost(NamedTuple):
 def cost(*words: str, cache: Path) -> Cost:
     """Run the command in a process of its own and measure that."""
     environment = {**os.environ, "BESPOKE_CACHE": str(cache), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    with subprocess.Popen(
-        [sys.executable, "-m", "builder", *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        assert process.stdout is not None
-        said = process.stdout.read().decode()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    return Cost(process.returncode, said, used.ru_maxrss * 1024, used.ru_utime + used.ru_stime)
+    command = [sys.executable, "-m", "tests.support.measured", *words]
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    said, _, took = done.stdout.rstrip().rpartition("\n")
+    memory, seconds = took.split()
+    return Cost(done.returncode, said, int(memory), float(seconds))
 
 
 @pytest.mark.slow
