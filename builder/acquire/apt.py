@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from functools import cmp_to_key
 from pathlib import Path
 
-from builder.acquire.cache import cache_root, locked, published, scratch
+from builder.acquire import sums
+from builder.acquire.cache import cache_root, locked, published, remove_tree, scratch
 from builder.acquire.tools import ended, run
 from builder.acquire.whole import write_whole
 from builder.errors import InputError, MissingToolError, SpaceError, ToolError
@@ -261,6 +262,22 @@ def unpacked(package: Package) -> Path:
         write_whole(root / ".package", f"{package.name}\n{package.version}\n{package.sha256}\n")
 
     return published("unpacked", f"{package.name}_{package.version}", make)
+
+
+def mended(path: Path) -> Path:
+    """`path` as it was unpacked; where it is damaged its package is unpacked again, with a note.
+
+    A path that is in no package of the cache is given back. Raises ToolError and InputError as `lookup` and `download`.
+    """
+    root = next((parent for parent in path.parents if parent.parent.name == "unpacked"), None)
+    if root is None or sums.damaged(root, [os.path.relpath(path, root)]) is None:
+        return path
+    sums.note_damage(path)
+    name, version, _ = (root / ".package").read_text().split()
+    package = lookup(name, version)
+    remove_tree(root)
+    unpacked(package)
+    return path
 
 
 def cached(name: str, version: str | None = None) -> tuple[str, Path] | None:

@@ -3,7 +3,8 @@
 Every entry is a directory or a file that appears whole or not at all: it is
 made under `tmp/` of the same file system, then renamed into place while an
 advisory lock is held. Whoever is interrupted leaves at most a directory under
-`tmp/`, which the next run removes.
+`tmp/`, which the next run removes. Beside the files of a directory stand their
+checksums (`sums`): one that is damaged is found when it is used, and made again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from builder.acquire import sums
 from builder.errors import ToolError
 
 
@@ -117,6 +119,21 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def kept(kind: str, name: str) -> Path | None:
+    """The cached directory `kind/name` where it is there and each file in it as it was made.
+
+    One that is damaged is taken away, with a note.
+    """
+    target = cache_path(kind, name)
+    if target.is_dir() and (bad := sums.damaged(target)) is not None:
+        sums.note_damage(bad)
+        remove_tree(target)
+    if target.exists() and not target.is_dir():
+        sums.note_damage(target)
+        remove_tree(target)
+    return target if target.is_dir() else None
+
+
 def published(kind: str, name: str, make: Callable[[Path], None]) -> Path:
     """The cached directory `kind/name`; `make(path)` fills it first where it is absent.
 
@@ -124,23 +141,23 @@ def published(kind: str, name: str, make: Callable[[Path], None]) -> Path:
     its own absolute path (use `cache_path` for the final one). Two processes
     that ask for the same one do the work once.
     """
-    target = cache_path(kind, name)
-    if target.is_dir():
+    if (target := kept(kind, name)) is not None:
         return target
-    with locked(f"{kind}-{target.name}", inherited=True):
-        return target if target.is_dir() else published_unlocked(kind, name, make)
+    with locked(f"{kind}-{clean_name(name)}", inherited=True):
+        return published_unlocked(kind, name, make)
 
 
 def published_unlocked(kind: str, name: str, make: Callable[[Path], None]) -> Path:
     """As `published`, for small work: two processes may both do it, and the first one's result stays."""
+    if (found := kept(kind, name)) is not None:
+        return found
     target = cache_path(kind, name)
-    if target.is_dir():
-        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch(target.name) as work:
         filled = work / "filled"
         filled.mkdir()
         make(filled)
+        sums.record(filled)
         try:
             os.replace(filled, target)
         except OSError:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from builder.acquire.cache import cache_path, cache_root, locked, published_unlocked
+from builder.acquire import cache
+from builder.acquire.cache import cache_root, locked, published_unlocked
 from builder.acquire.kbuild import Command
 from builder.acquire.source import SourceTree, processors
 from builder.acquire.tools import run
@@ -79,8 +80,8 @@ def object_key(tree: SourceTree, command: Command, changed: Mapping[str, bytes |
 
 def kept(tree: SourceTree, key: str) -> Compiled | None:
     """The object of that key when it has been compiled before."""
-    place = cache_path(f"objects/{tree.identity}", key)
-    return _compiled(place) if place.is_dir() else None
+    place = cache.kept(f"objects/{tree.identity}", key)
+    return _compiled(place) if place is not None else None
 
 
 def _compiled(place: Path) -> Compiled:

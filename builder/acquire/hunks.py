@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Fitted:
     misfits: tuple[str, ...]
 
 
+_EXPLAINED: Final = 50
+"""Hunks of a file of which it is said why they do not fit: to find that out takes a pass over the file for each."""
+
+
 def fit(text: str, hunks: Sequence[Hunk], patch: str) -> Fitted:
     """The `hunks` of the patch named `patch`, one after the other."""
     # Not splitlines(): a form feed ends no line of a patch.
@@ -52,7 +57,8 @@ def fit(text: str, hunks: Sequence[Hunk], patch: str) -> Fitted:
         wanted = named + shift
         place = _place(lines, hunk.old, wanted, floor)
         if place is None:
-            misfits.append(f"{name} does not fit (line {hunk.start}){_why(lines, hunk, wanted, floor, grown)}")
+            why = _why(lines, hunk, wanted, floor, grown) if len(misfits) < _EXPLAINED else ""
+            misfits.append(f"{name} does not fit (line {hunk.start}){why}")
             continue
         if place - grown != named:
             moved.append(f"{name}, made for line {hunk.start}, applies {_offset(place - grown - named)}")

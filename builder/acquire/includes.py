@@ -7,14 +7,13 @@ from it. Then by preprocessing, which is certain.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from builder.acquire.whole import write_whole
+from builder.acquire import sums
 
 #: An include by name, or a macro that stands for one (such as drbd's GENL_MAGIC_INCLUDE_FILE)
 _INCLUDE = re.compile(rb"^[ \t]*#[ \t]*(include|define[ \t]+\w+)[ \t]*([<\"][^>\"\n]+\.[a-zA-Z]+)[>\"]", re.MULTILINE)
@@ -42,8 +41,9 @@ class Includes:
 
         `beyond` are directories that are read too, though they lie where no source of the kernel does.
         """
-        if not saved.is_file():
-            by_name: defaultdict[str, list[str]] = defaultdict(list)
+        by_name = sums.read_json(saved)
+        if by_name is None:
+            by_name = defaultdict(list)
             paths = [*_sources(root), *(path for folder in sorted(beyond) for path in _read(root, folder))]
             known = set(paths)
             for path in paths:
@@ -52,8 +52,8 @@ class Includes:
                     beside = os.path.normpath(f"{os.path.dirname(path)}/{name[1:]}")
                     resolved = kind == b"include" and name[0] == '"' and beside in known
                     by_name[f"={beside}" if resolved else name].append(path)
-            write_whole(saved, json.dumps(by_name))
-        return cls(json.loads(saved.read_text()))
+            sums.write_json(saved, by_name)
+        return cls(by_name)
 
     def including(self, path: str) -> set[str]:
         """Files that may include `path` directly: it stands beside them, or may be found on a search path."""

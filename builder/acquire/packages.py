@@ -61,8 +61,8 @@ def _kernel_tree(release: str, version: str, root: Path) -> KernelTree | None:
         version=version,
         root=root,
         modules=modules,
-        image=image,
-        config=boot / f"config-{release}",
+        image=apt.mended(image),
+        config=apt.mended(boot / f"config-{release}"),
     )
 
 

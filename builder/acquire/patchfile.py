@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from unidiff import errors as unidiff_errors
 from unidiff import patch as unidiff
 
+from builder.acquire.bounds import read_input
 from builder.acquire.hunks import Hunk, fit
 from builder.errors import InputError, Refusal
 
@@ -43,10 +44,8 @@ def read_patch(path: Path) -> tuple[FileChange, ...]:
     change, and paths that lead out of the tree.
     """
     try:
-        text = _plain(path.read_bytes())
+        text = _plain(read_input(path))
         parsed = unidiff.PatchSet.from_string(text)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=path) from error
     except unidiff_errors.UnidiffParseError as error:
         raise InputError(f"no valid unified diff: {error}", where=path) from error
     if re.search(r"^diff --(cc|combined) ", text, re.MULTILINE):

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.acquire import apt
+from builder.acquire import apt, sums
 from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch
 from builder.acquire.kbuild import ListedObjects, record
 from builder.acquire.packages import fetch_kernel
@@ -44,10 +44,10 @@ HARMLESS_DRIFT = re.compile(
 GENERATING = ".bespoke/generating"
 
 #: in a tree: the list of its objects; the number tells it from lists made in another way, which are not read
-LISTING = ".bespoke/objects-2.db"
+LISTING = ".bespoke/objects-3.db"
 
 #: in a tree: which file includes which
-INCLUDES = ".bespoke/includes-2.json"
+INCLUDES = ".bespoke/includes-3.json"
 
 #: The final link and the signing of modules want tools that no object needs (resolve_btfids, sign-file with
 #: OpenSSL): while a tree is prepared these options are off for makefiles. They must stay so nowhere else: with
@@ -127,9 +127,13 @@ class SourceTree:
         """The objects of the tree's configuration; listed at the first call (about 20 s), then kept."""
         database = self.root / LISTING
         with locked(f"source-{self.root.name}", inherited=True):
-            if not database.is_file():
+            if not sums.is_sealed(database):
+                if database.exists():
+                    sums.note_damage(database)
+                    remove_tree(database)
                 with scratch("objects") as work:
                     record(self.root, self._make(), work / "objects.db")
+                    sums.seal(work / "objects.db")
                     os.replace(work / "objects.db", database)
         return ListedObjects(database)
 

@@ -8,7 +8,6 @@ real directory and the work is done again.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from builder.acquire import sums
 from builder.acquire.cache import cache_path
 from builder.acquire.compile import (
     Compiled,
@@ -35,7 +35,6 @@ from builder.acquire.kbuild import Command
 from builder.acquire.patchfile import refusal_row
 from builder.acquire.shadow import Shadow
 from builder.acquire.source import SourceTree
-from builder.acquire.whole import write_whole
 from builder.errors import MissingFileError, RefusedError, ToolError
 
 T = TypeVar("T")
@@ -106,12 +105,13 @@ class Work:
 
     def _reach(self, command: Command) -> Reach:
         """What the change does to the object; kept, for preprocessing is what takes the time."""
-        verdict = cache_path(f"reach/{self.tree.identity}", object_key(self.tree, command, self.changed))
-        if not verdict.is_file():
-            found = self._preprocessed(command)
-            write_whole(verdict, json.dumps([found.differs, *found.reads]))
-        differs, *reads = json.loads(verdict.read_text())
-        return Reach(differs=bool(differs), reads=tuple(reads))
+        verdict = cache_path(f"verdicts/{self.tree.identity}", object_key(self.tree, command, self.changed))
+        if (known := sums.read_json(verdict)) is not None:
+            differs, *reads = known
+            return Reach(differs=bool(differs), reads=tuple(reads))
+        found = self._preprocessed(command)
+        sums.write_json(verdict, [found.differs, *found.reads])
+        return found
 
     def _preprocessed(self, command: Command) -> Reach:
         listing = self.place / "listings" / f"{hashlib.sha256(command.object.encode()).hexdigest()[:24]}.d"

@@ -79,6 +79,8 @@ class Layout:
         self.symbol = struct.Struct(order + "IBBHQQ")
         # r_offset, the two halves of r_info (type, symbol; swapped in big endian), r_addend
         self.rela = struct.Struct(order + "QIIq")
+        # ch_type ch_reserved ch_size ch_addralign
+        self.compressed = struct.Struct(order + "IIQQ")
         self.word = struct.Struct(order + "I")
 
     @property

@@ -180,7 +180,7 @@ class Manifest:
         """The contents of such a section. InputError says what is wrong with it."""
         try:
             document = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"its manifest cannot be read: {error}", where=where) from None
         return cls.from_json(document, where=where)
 

@@ -95,6 +95,11 @@ class Section:
     addr: int = 0
 
     @property
+    def alignment(self) -> int:
+        """Bytes that it is aligned to: 0 and 1 both say that it is not (gABI, sh_addralign)."""
+        return max(self.align, 1)
+
+    @property
     def is_alloc(self) -> bool:
         return bool(self.flags & elf.SHF_ALLOC)
 

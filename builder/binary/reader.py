@@ -12,6 +12,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, cast
 
+from builder.acquire import bounds
+from builder.acquire.bounds import read_input
 from builder.binary import elf
 from builder.binary.kinds import SectionIndex, SymbolIndex
 from builder.binary.objects import ObjectFile, Relocation, Section, Symbol
@@ -97,10 +99,7 @@ def read_object(source: str | Path | bytes, *, name: str | None = None, relocata
         data, label = source, name or "<memory>"
     else:
         label = name or str(source)
-        try:
-            data = Path(source).read_bytes()
-        except (OSError, ValueError) as problem:  # a NUL in a path is a ValueError
-            raise InputError(f"cannot be read: {getattr(problem, 'strerror', problem)}", where=label) from None
+        data = read_input(Path(source), where=label)
     return _Reader(data, label).read(relocatable)
 
 
@@ -108,6 +107,8 @@ class _Reader:
     def __init__(self, data: bytes, name: str) -> None:
         self.data = data
         self.name = name
+        self.room = bounds.most(len(data))
+        """Bytes that may still be made of it."""
 
     def fail(self, message: str) -> InputError:
         return InputError(message, where=self.name)
@@ -168,6 +169,7 @@ class _Reader:
         headers = list(row.iter_unpack(memoryview(data)[shoff:end]))
         if names >= count:
             raise self.fail(f"names section {names} of {count} as its section-name table")
+        self._require_room(headers)
         strings = self._content(headers[names], names)
         out = []
         for index, header in cast("Iterable[tuple[SectionIndex, tuple[Any, ...]]]", enumerate(headers)):
@@ -178,7 +180,7 @@ class _Reader:
                     name=self._string(strings, sh_name, f"section {index}"),
                     type=kind,
                     flags=flags,
-                    size=size if index else 0,
+                    size=size if index and kind != elf.SHT_NULL else 0,
                     data=self._content(header, index) if index else b"",
                     link=link if index else SectionIndex(0),
                     info=info,
@@ -196,6 +198,29 @@ class _Reader:
                 raise self.fail(f"section {section.name} has relocations without addends (SHT_REL)")
         return tuple(out)
 
+    def _require_room(self, headers: list[tuple[int, ...]]) -> None:
+        """What the sections take together, contents that overlap and room for alignment included, is within the bound.
+
+        So nothing that is made of the sections one after the other can be larger.
+        """
+        for index, (_, kind, flags, _, offset, size, _, _, align, _) in enumerate(headers):
+            if not index or kind == elf.SHT_NULL:
+                continue
+            if align & (align - 1):
+                raise self.fail(f"section {index} is aligned to {align:#x} bytes, no power of two")
+            self._take(size + align, f"section {index} of {size:#x} bytes, aligned to {align:#x},")
+            if flags & elf.SHF_COMPRESSED and kind != elf.SHT_NOBITS:
+                if size < self.layout.compressed.size or offset + size > len(self.data):
+                    raise self.fail(f"is truncated: section {index} has no room for the header of its compression")
+                content = self.layout.compressed.unpack_from(self.data, offset)[2]
+                self._take(content, f"section {index}, compressed from {content:#x} bytes,")
+
+    def _take(self, size: int, what: str) -> None:
+        """Count what is made of the file; InputError where `what` is too much."""
+        self.room -= size
+        if self.room < 0:
+            raise self.fail(f"with what stands before it, {what} {bounds.beyond(len(self.data))}")
+
     def _content(self, header: tuple[int, ...], index: int) -> bytes:
         _, kind, _, _, offset, size = header[:6]
         if kind in (elf.SHT_NOBITS, elf.SHT_NULL):
@@ -210,6 +235,7 @@ class _Reader:
         end = strings.find(b"\0", offset)
         if end < 0:
             raise self.fail(f"the name of {what} lies outside its string table")
+        self._take(end - offset, f"the name of {what}")
         return strings[offset:end].decode("utf-8", "surrogateescape")
 
     def _symbols(self, sections: tuple[Section, ...]) -> tuple[Symbol, ...]:
@@ -225,6 +251,7 @@ class _Reader:
         strings = sections[table.link].data
         wide = self._wide_indices(sections, table)
         find, count = strings.find, len(sections)
+        room = self.room
         out = []
         rows = cast("Iterable[tuple[SymbolIndex, tuple[Any, ...]]]", enumerate(row.iter_unpack(table.data)))
         for index, (st_name, info, other, shndx, value, size) in rows:
@@ -242,6 +269,9 @@ class _Reader:
             end = find(b"\0", st_name)
             if end < 0:
                 raise self.fail(f"the name of symbol {index} lies outside its string table")
+            room -= end - st_name
+            if room < 0:  # many names may be the ends of a long one
+                self._take(self.room - room, f"the name of symbol {index}")
             text = strings[st_name:end].decode("utf-8", "surrogateescape")
             out.append(Symbol(index, text, value, size, info & 15, info >> 4, other, shndx))
         return tuple(out)

@@ -244,6 +244,8 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
     relocations = sorted(obj.relocations_of(section.index))
     if not section.size:
         return ()
+    if section.is_nobits:
+        raise UnknownError(f"section {section.name} is a table without bytes", where=obj.name)
     stride = table_stride(obj, section, row, relocations)
     if row.lengths and stride not in dict(row.lengths):
         known = " or ".join(str(size) for size, _ in row.lengths)
@@ -313,6 +315,8 @@ def _repeats(shape: Sequence[tuple[SectionOffset, int, str]], stride: int, size:
     A later field may be without a relocation in some of them (an alternative
     with an empty replacement).
     """
+    if -(-size // stride) * row.relocs > len(shape):
+        return False
     pattern: dict[int, tuple[int, str]] = {}
     counts = [0] * -(-size // stride)
     origin = shape[0][0]

@@ -119,7 +119,7 @@ def _lay_out(
             link = shstrndx if shstrndx >= elf.SHN_LORESERVE else SectionIndex(0)
             offset = 0
         else:
-            out += bytes(-len(out) % max(section.align, 1))
+            out += bytes(-len(out) % section.alignment)
             offset = len(out)
             out += content
         headers += layout.section.pack(

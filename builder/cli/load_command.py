@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from builder.acquire.bounds import read_input
 from builder.cli.common import Output
 from builder.cli.live import add_live, live
 from builder.errors import UsageError
@@ -21,7 +22,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if not options.module.is_file():
         raise UsageError(f"there is no file {options.module}")
     with live(options, output) as here:
-        outcome = here.load(options.module.read_bytes(), str(options.module))
+        outcome = here.load(read_input(options.module), str(options.module))
     if output.json:
         output.document(outcome.as_json())
     elif output.plain:

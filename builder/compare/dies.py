@@ -6,13 +6,12 @@ What is not understood ends in `TypesUnknown`, never in a guess.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any, Final, NamedTuple
 
-from builder.binary import ObjectFile, elf
+from builder.binary import ObjectFile, elf, streams
 from builder.compare import dwarf_numbers as dw
 
 _SIZES: Final = {
@@ -379,17 +378,21 @@ def content(obj: ObjectFile, name: str) -> bytes:
         return b""
     if not section.flags & elf.SHF_COMPRESSED:
         return section.data
-    import zstandard  # only kernels with CONFIG_DEBUG_INFO_COMPRESSED_ZSTD need it
-
-    kind, _, size, _ = struct.unpack_from("<IIQQ" if obj.little else ">IIQQ", section.data)
+    header = (elf.LITTLE if obj.little else elf.BIG).compressed
+    kind, _, size, _ = header.unpack_from(section.data)
+    decoder = _COMPRESSIONS.get(kind)
+    if decoder is None:
+        raise TypesUnknown(f"section {name} is compressed by method {kind}")
     try:
-        if kind == elf.ELFCOMPRESS_ZLIB:
-            return zlib.decompress(section.data[24:])
-        if kind == elf.ELFCOMPRESS_ZSTD:
-            return zstandard.ZstdDecompressor().decompress(section.data[24:], max_output_size=size)
-    except (zlib.error, zstandard.ZstdError) as problem:
+        found = decoder(section.data[header.size :], size)  # the reader has held the size against the bound
+    except Exception as problem:  # each library has an exception of its own
         raise TypesUnknown(f"section {name} cannot be decompressed ({problem})") from problem
-    raise TypesUnknown(f"section {name} is compressed by method {kind}")
+    if len(found) != size:
+        raise TypesUnknown(f"section {name} has another content than the {size} bytes that it tells")
+    return found
+
+
+_COMPRESSIONS: Final = {elf.ELFCOMPRESS_ZLIB: streams.deflated, elf.ELFCOMPRESS_ZSTD: streams.zstd}
 
 
 def addends(obj: ObjectFile, name: str) -> dict[int, int]:

@@ -40,10 +40,7 @@ class Earlier:
     @classmethod
     def read(cls, path: Path) -> Earlier:
         """InputError for what is no livepatch of ours."""
-        try:
-            obj = read_object(path.read_bytes(), name=str(path))
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", where=path) from None
+        obj = read_object(path)
         manifest = Manifest.within(obj)
         if manifest is None:
             raise InputError("is no livepatch of ours to build on: it has no manifest", where=path)

@@ -18,10 +18,13 @@ from builder.compose.bindings import Binding
 from builder.compose.bundle import Bundle
 from builder.compose.late import is_late
 from builder.emit.fragments import Fragment, Reference
+from builder.errors import InputError
 
 # include/linux/static_call_types.h: STATIC_CALL_SITE_TAIL
 _TAIL = 1
 _STATIC_CALLS = ".static_call_sites"
+# no instruction has more bytes
+_LONGEST = 16
 
 
 def derive(bundle: Bundle, arch: Architecture, fragments: list[Fragment]) -> list[Fragment]:
@@ -114,10 +117,15 @@ def _jump_labels(arch: Architecture, fragments: list[Fragment]) -> list[Fragment
             continue
         code = out[number]
         at = site.addend + code.entry
-        insn = next(iter(arch.decode(code.data[at : at + max(arch.nops)], at)), None)
+        if not 0 <= at < len(code.data):
+            raise InputError(f"a jump label at {at:#x} lies outside its {len(code.data)} bytes", where=code.owner)
+        insn = next(iter(arch.decode(code.data[at : at + _LONGEST], at)), None)
         if insn is None or not insn.is_jump:
             continue
-        data = code.data[:at] + arch.nops[insn.length] + code.data[at + insn.length :]
+        nop = arch.nops.get(insn.length)
+        if nop is None:
+            raise InputError(f"the jump label at {at:#x} is no jump that a NOP is as long as", where=code.owner)
+        data = code.data[:at] + nop + code.data[at + insn.length :]
         kept = tuple(r for r in code.references if not at <= r.offset < at + insn.length)
         out[number] = replace(code, data=data, references=kept)
     return out

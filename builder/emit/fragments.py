@@ -131,7 +131,7 @@ class _Cutter:
             section=section.name,
             flags=section.flags & ~(elf.SHF_LINK_ORDER | elf.SHF_GROUP),
             nobits=False,
-            align=max(section.align, 4) if (entry.end - entry.start) % 4 == 0 else section.align,
+            align=max(section.alignment, 1 if (entry.end - entry.start) % 4 else 4),
             entsize=section.entsize,
             data=self._zeroed(section, entry.start, entry.end),
             size=entry.end - entry.start,
@@ -150,7 +150,7 @@ class _Cutter:
             section=section.name,
             flags=section.flags,
             nobits=False,
-            align=section.align,
+            align=section.alignment,
             entsize=section.entsize,
             data=section.data[start:end],
             size=end - start,
@@ -226,7 +226,7 @@ def _alignment(section: Section, start: int, size: int = 0) -> int:
     """The alignment that the bytes at `start` of a section have had; entries of an array leave no room between them."""
     row = tables.named(section)
     room = size if row is not None and row.array else 0
-    align = max(section.align, 1)
+    align = section.alignment
     while align > 1 and (start % align or room % align):
         align //= 2
     return align

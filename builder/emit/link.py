@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from builder.acquire import bounds
 from builder.arch import Architecture
 from builder.binary import ObjectFile, Relocation, Section, SectionIndex, SectionOffset, Symbol, SymbolIndex, elf, klp
 from builder.compose.bindings import Binding
@@ -53,6 +54,7 @@ class Linker:
         self._strings: dict[bytes, int] = {}
         self._globals: dict[str, tuple[str, SectionOffset, int, int]] = {}
         self._used: dict[str, None] = {}
+        self._size = 0
 
     def add(self, fragments: Sequence[Fragment]) -> None:
         """Give every fragment its place."""
@@ -86,6 +88,9 @@ class Linker:
     def _append(self, out: _Output, data: bytes, size: int, align: int) -> int:
         out.align = max(out.align, align)
         offset = -(-out.size // align) * align
+        self._size += offset + size - out.size
+        if self._size > bounds.FREE:
+            raise InputError(f"the module would be larger than {bounds.FREE >> 20} MiB", where=self.name)
         if out.type != elf.SHT_NOBITS:
             filler = self.arch.filler if out.flags & elf.SHF_EXECINSTR else b"\0"
             out.data += filler * (offset - len(out.data)) + data
@@ -99,7 +104,7 @@ class Linker:
             if section.type not in (elf.SHT_PROGBITS, elf.SHT_NOBITS) or not section.size or not section.is_alloc:
                 continue
             out = self._output(section.name, section.flags, section.is_nobits, section.entsize)
-            moved[section.index] = (section.name, self._append(out, section.data, section.size, max(section.align, 1)))
+            moved[section.index] = (section.name, self._append(out, section.data, section.size, section.alignment))
         for symbol in glue.symbols:
             if symbol.shndx in moved and symbol.name and symbol.type != elf.STT_SECTION:
                 name, offset = moved[symbol.shndx]

@@ -53,8 +53,8 @@ def lay_out(module: ModuleFile, separate: bool) -> ModuleLayout:
             size = sizes.get(memory, 0)
             for section in mine:
                 if section.index not in places and _is(kind, section, section.index in first.values()):
-                    align = section.align or 1
-                    size = (size + align - 1) // align * align if align & (align - 1) == 0 else size
+                    align = section.alignment
+                    size = (size + align - 1) // align * align
                     places[section.index] = (memory, size, prefix + kind)
                     size += section.size
             if not separate:

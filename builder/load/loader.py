@@ -19,6 +19,8 @@ from builder.load.passes import PASSES, Context, Table
 from builder.load.relocate import RelocationTarget, apply_relocations
 from builder.load.tables import unknown_tables
 
+_DEEPEST = 100
+"""Modules that may wait for each other in a row; the distribution's longest row has a tenth of it."""
 Source = str | Path | bytes | ModuleFile
 
 
@@ -98,7 +100,7 @@ def _allocate(
             kernel.memory.add(region)
         if per_cpu_section is not None and per_cpu_section.size:
             if percpu is None:
-                percpu = kernel.percpu.allocate(per_cpu_section.size, per_cpu_section.align)
+                percpu = kernel.percpu.allocate(per_cpu_section.size, per_cpu_section.alignment)
             loaded.percpu = percpu
     except LoadError:
         kernel.forget(loaded)
@@ -211,19 +213,27 @@ def _publish(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
 
 
 def load_with_dependencies(
-    kernel: SimulatedKernel, source: Source, find: Mapping[str, Path] | None = None, *, record: bool = False
+    kernel: SimulatedKernel,
+    source: Source,
+    find: Mapping[str, Path] | None = None,
+    *,
+    record: bool = False,
+    waiting: tuple[str, ...] = (),
 ) -> LoadedModule:
     """Load what a module depends on, from the kernel's own tree (or `find`), then the module.
 
-    Raises LoadError where one is not to be found.
+    `waiting` are the modules that wait for this one. Raises LoadError where one is not to be found or waits for
+    itself.
     """
     module = source if isinstance(source, ModuleFile) else ModuleFile.read(source)
     for name in module.depends:
         if name not in kernel.modules:
+            if name in waiting or len(waiting) > _DEEPEST:
+                raise LoadError(f"depends on {name}, which waits for it or for too many others", where=module.where)
             path = (find or {}).get(name) or kernel.kernel.find_module(name)
             if path is None:
                 raise LoadError(f"depends on {name}, which is not to be found", where=module.where)
-            load_with_dependencies(kernel, path, find)
+            load_with_dependencies(kernel, path, find, waiting=(*waiting, name))
     return load_module(kernel, module, record=record)
 
 

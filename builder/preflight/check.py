@@ -64,8 +64,11 @@ class CheckReport:
         if self.loaded is None:
             return
         file, values = self.loaded.file.object, self.loaded.values
+        placed = {section.index for section in self.loaded.sections}
         for table in file.sections:
-            if table.name not in self.loaded.relocations:
+            # Another section may have the name of one that was applied.
+            applied = table.type == elf.SHT_RELA or table.flags & elf.SHF_RELA_LIVEPATCH
+            if table.name not in self.loaded.relocations or not applied or table.info not in placed:
                 continue
             section = file.sections[table.info].name
             for offset, kind, number, addend in elf.LITTLE.rela.iter_unpack(table.data):

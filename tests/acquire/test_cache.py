@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from builder.acquire.cache import cache_path, clean_name, locked, published, scratch
+from builder.acquire import apt, sums
+from builder.acquire.apt import Package, sha256_of
+from builder.acquire.cache import cache_path, clean_name, locked, published, remove_tree, scratch
+from builder.acquire.tools import run
 from builder.acquire.whole import write_whole
 from builder.errors import ToolError
+from tests.conftest import need
 
 
 def fill(place: Path) -> None:
@@ -27,6 +31,76 @@ def test_made_once_then_found(cache: Path) -> None:
         raise AssertionError
 
     assert published("kind", "name", never) == path
+
+
+@pytest.mark.parametrize("part", ["file", "below/other", ".sums", ""])
+@pytest.mark.parametrize("how", ["flipped", "taken away", "another kind"])
+def test_what_is_damaged_is_made_again(cache: Path, caplog: pytest.LogCaptureFixture, part: str, how: str) -> None:
+    def make(place: Path) -> None:
+        fill(place)
+        (place / "below").mkdir()
+        (place / "below/other").write_bytes(bytes(3 << 20))
+        (place / "link").symlink_to("file")
+
+    place = published("kind", "name", make)
+    bad = place / part if part else place
+    content = bytearray(bad.read_bytes()) if part else bytearray()
+    remove_tree(bad)
+    if how == "flipped" and part:
+        content[len(content) // 2] ^= 1
+        bad.write_bytes(content)
+    elif how == "another kind":
+        if part:
+            bad.mkdir()
+        else:
+            bad.write_text("no directory")
+    again = published("kind", "name", make)
+    assert again == place and (again / "file").read_text() == "whole"
+    assert (again / "below/other").read_bytes() == bytes(3 << 20)
+    unnoticed = how != "another kind" and (not part or (part, how) == (".sums", "taken away"))
+    assert any("the cache was damaged" in record.message for record in caplog.records) != unnoticed
+    caplog.clear()
+    assert published("kind", "name", make) == place and not caplog.records
+
+
+def test_a_document_with_its_checksum(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "below/known"
+    assert sums.read_json(path) is None and not caplog.records
+    for value in ([False, "a"], {"x": 1}, None, "\udcff"):
+        sums.write_json(path, value)
+        assert sums.read_json(path) == value and not caplog.records
+    for content in (path.read_bytes().replace(b"ff", b"fe"), b"", b"[]", b'{"crc": 1, "value": 2}', b"\xff"):
+        path.write_bytes(content)
+        assert sums.read_json(path) is None and caplog.records.pop().message.endswith(f"{path} is made again")
+    path.unlink()
+    path.mkdir()
+    assert sums.read_json(path) is None
+    sums.write_json(path, [1])
+    assert sums.read_json(path) == [1]
+
+
+CONTROL = "Package: thing\nVersion: 1\nArchitecture: all\nMaintainer: nobody <a@b.c>\nDescription: thing\n"
+
+
+def test_an_unpacked_package_is_unpacked_again(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one of its files is damaged that is used; what is asked for elsewhere is none of the cache's."""
+    need("dpkg-deb")
+    content = tmp_path / "content"
+    for name, text in (("boot/image", "whole"), ("DEBIAN/control", CONTROL)):
+        (content / name).parent.mkdir(parents=True)
+        (content / name).write_text(text)
+    place = cache / "packages/thing_1_all.deb"
+    place.parent.mkdir(parents=True)
+    run(["dpkg-deb", "--root-owner-group", "-b", content, place])
+    deb = Package("thing", "1", "all", sha256_of(place), place.stat().st_size, "")
+    monkeypatch.setattr(apt, "lookup", lambda name, version: {("thing", "1"): deb}[name, version])
+    image = apt.unpacked(deb) / "boot/image"
+    assert apt.mended(image) == image
+    image.write_text("whale")
+    assert apt.mended(image).read_text() == "whole"
+    image.unlink()
+    assert apt.mended(image).read_text() == "whole"
+    assert apt.mended(Path("/boot/image")) == Path("/boot/image")
 
 
 def test_a_failure_leaves_nothing(cache: Path) -> None:

@@ -128,7 +128,7 @@ def test_notes_of_the_first_modules_are_read() -> None:
     assert row == Refusal("sched-text", "f", "", "somewhere else", "", fatal=False)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"[", b"[]", b"null", b"7"])
+@pytest.mark.parametrize("data", [b"", b"\xff", b"[", b"[]", b"null", b"7", b"[" * 100_000])
 def test_what_is_no_document_is_an_error(data: bytes) -> None:
     with pytest.raises(InputError, match=r"fix\.ko: its manifest cannot be read"):
         Manifest.from_bytes(data, where="fix.ko")

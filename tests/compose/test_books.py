@@ -203,6 +203,14 @@ def test_nothing_is_ignored_by_a_rule_that_there_is_not(intact: ObjectFile, monk
         diff_objects(intact, intact)
 
 
+def test_a_section_may_be_aligned_to_nothing(made: Build) -> None:
+    """The old version's to 4 bytes and the new one's to 0, which says the same as 1 (gABI)."""
+    data = '__attribute__((section(".data..read_mostly"))) ='
+    old = made(f"int a {data} 1; int f(void) {{ return a; }}")
+    new = made(f"int a {data} 1; int b {data} 2; int f(void) {{ return a + b; }}")
+    assert diff_objects(old, section(".data..read_mostly", lambda s: replace(s, align=0))(new)).comparison.changed
+
+
 def test_each_rule_is_tried_above() -> None:
     assert set(RULES) == {*TAKEN, *SOURCES, "unreferenced", "fill"}
 

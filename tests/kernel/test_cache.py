@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -133,6 +133,37 @@ def first_export(image: Path, cache: Path) -> object:
     return Kernel.open(image, cache=cache / "fresh").export("_stext")
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [flip, folder_instead])
+@pytest.mark.parametrize("part", ["facts", "vmlinux", "memo"])
+def test_what_is_damaged_is_made_again_and_said(
+    damage: Damage, part: str, image: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever its size says: one bit, or a directory in the place of a file."""
+    first = Kernel.open(image, cache=cache)
+    wanted, content = names(first), first.vmlinux.read_bytes()
+    [memo] = (cache / "kernels/hashes-2").iterdir()
+    damaged = {"facts": facts_of(first, cache), "vmlinux": first.vmlinux, "memo": memo}[part]
+    first.close()
+    damage(damaged)
+    again = Kernel.open(image, cache=cache)
+    assert (names(again), again.vmlinux.read_bytes()) == (wanted, content)
+    said = [f"the cache was damaged: {damaged} is made again"]
+    assert [record.message for record in caplog.records] == said
+    caplog.clear()
+    assert names(Kernel.open(image, cache=cache)) == wanted and not caplog.records and damaged.is_file()
+
+
 @pytest.mark.parametrize("damage", [remove, damage_header])
 def test_damaged_vmlinux_is_made_again(damage: Damage, image: Path, cache: Path) -> None:
     first = Kernel.open(image, cache=cache)
@@ -144,7 +175,7 @@ def test_damaged_vmlinux_is_made_again(damage: Damage, image: Path, cache: Path)
 
 def test_damaged_memo_is_ignored(image: Path, cache: Path) -> None:
     first = Kernel.open(image, cache=cache)
-    [memo] = (cache / "kernels" / "hashes").iterdir()
+    [memo] = (cache / "kernels" / "hashes-2").iterdir()
     for content in (b"", b"[]", b'{"state": null}', b"\xff\xfe"):
         memo.write_bytes(content)
         assert Kernel.open(image, cache=cache).sha256 == first.sha256
@@ -165,7 +196,7 @@ def test_failed_survey_leaves_nothing(tmp_path: Path, cache: Path, monkeypatch: 
     image.write_bytes(bzimage(vmlinux(texts=False), "zstd"))
     with pytest.raises(KernelError):
         Kernel.open(image, cache=cache)
-    assert [path.parent.name for path in cache.rglob("*") if path.is_file()] == ["hashes"]
+    assert [path.parent.name for path in cache.rglob("*") if path.is_file()] == ["hashes-2"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -229,17 +260,38 @@ def test_lists_of_a_tree(tmp_path: Path) -> None:
     root = tree(tmp_path, "r", "kernel/one.ko.zst", "kernel/two-parts.ko.gz", "updates/one.ko", "kernel/three.ko")
     (root / "build").symlink_to(root / "kernel")
     (root / "modules.order").write_text("kernel/one.ko\nkernel/two-parts.ko\nkernel/gone.ko\n")
-    assert modules.find_module(root, "two_parts") == root / "kernel/two-parts.ko.gz"
-    assert modules.find_module(root, "three") == root / "kernel/three.ko"
-    assert modules.find_module(root, "gone") is None
-    assert modules.find_module(root, "one") == root / "kernel/one.ko.zst"
+    finder = modules.ModuleFinder(root)
+    assert finder.find("two_parts") == root / "kernel/two-parts.ko.gz"
+    assert finder.find("three") == root / "kernel/three.ko"
+    assert finder.find("gone") is None
+    assert finder.find("one") == root / "kernel/one.ko.zst"
     (root / "modules.dep").write_text("updates/one.ko: kernel/three.ko\n")
-    assert modules.find_module(root, "one") == root / "updates/one.ko"
+    assert modules.ModuleFinder(root).find("one") == root / "updates/one.ko"
     assert modules.list_modules(root) == {
         "one": root / "updates/one.ko",
         "two_parts": root / "kernel/two-parts.ko.gz",
         "three": root / "kernel/three.ko",
     }
+
+
+def test_a_tree_is_walked_once_however_many_names_are_asked_for(
+    image: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`depends=` of a module may name 20,000 that are not there."""
+    root = tree(image.parent, "6.1.0-test", "kernel/a.ko")
+    (root / "modules.dep").write_text("kernel/a.ko:\n")
+    image = image.rename(root / "vmlinuz")
+    walked: list[Path] = []
+
+    def counted(place: Path) -> Iterator[Path]:
+        walked.append(place)
+        yield from files(place)
+
+    files = modules.module_files
+    monkeypatch.setattr(modules, "module_files", counted)
+    kernel = Kernel.open(image, cache=cache)
+    assert [kernel.find_module(f"absent{i}") for i in range(20_000)] == [None] * 20_000
+    assert kernel.find_module("a") == root / "kernel/a.ko" and walked == [root]
 
 
 @pytest.mark.parametrize("kind", [None, "xz", "zstd", "gzip"])

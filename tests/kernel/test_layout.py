@@ -55,6 +55,20 @@ def btf() -> Btf:
     return Btf(some_btf(), where="image")
 
 
+def test_types_that_lead_nowhere_or_in_a_circle() -> None:
+    out = BtfWriter()
+    out.struct("around", 8, [("again", out.count + 1, 0)])
+    out.add(8, "itself", out.count + 1)
+    out.struct("beyond", 8, [("far", 1000, 0)])
+    out.struct("through", 8, [("alias", 2, 0)])
+    out.struct("rows", 8, [("row", out.count + 2, 0)])
+    out.array(out.count + 1, 3)
+    types = Btf(out.section(), where="image")
+    for name in ("around", "itself", "beyond", "through", "rows"):
+        with pytest.raises(KernelError, match="image: its BTF is damaged: "):
+            types.layout(name)
+
+
 def test_members(btf: Btf) -> None:
     layout = btf.layout("module")
     assert layout.size == 328

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from builder.binary import elf, read_object, write_object
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.cli import run
 from builder.load.passes.context import NOP5
 from builder.preflight.check import Checker
+from tests.emit.edits import with_section
 from tests.preflight.broken import Editor
 
 pytestmark = pytest.mark.kernel
@@ -71,6 +74,15 @@ def test_unknown_tables_and_wrong_versions_are_named(kernel: Kernel, patches: Ma
     report = checker.check(old.done())
     assert not report.kernel_accepts
     assert [finding.code for finding in report.refusals] == ["vermagic"]
+
+
+def test_a_section_that_is_called_like_a_table_that_was_applied(kernel: Kernel, patches: Mapping[str, Path]) -> None:
+    checker, good = Checker(kernel), read_object(patches["guest_patch_vmlinux"])
+    rows = list(checker.check(write_object(good)).bound())
+    name = next(s.name for s in good.sections if s.type == elf.SHT_RELA)
+    false = replace(good.by_name[".comment"], name=name, data=b"odd", size=3)
+    report = checker.check(write_object(with_section(good, false)))
+    assert rows and list(report.bound()) == rows
 
 
 def test_the_command(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,8 @@ _EXTRA: Final = {
     ARRAY: (12, 0),
 }
 """Bytes behind the 12 of each type: fixed, and for each of its `vlen` elements."""
+_DEEPEST: Final = 1000
+"""Typedefs and qualifiers that stand for each other in a row; more are a circle."""
 _QUALIFIER: Final = {VOLATILE: "volatile ", CONST: "const ", RESTRICT: "restrict ", TYPE_TAG: ""}
 
 
@@ -56,8 +59,17 @@ class Btf:
         self.where = where
         self._types = data[size + type_at : size + type_at + type_size]
         self._strings = data[size + string_at : size + string_at + string_size]
-        self.index = index or self._make_index()
+        with self._reading("a type"):
+            self.index = index or self._make_index()
         self._layouts: dict[int, StructLayout] = {}
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """While types lead from one to the other: KernelError where one leads nowhere, or round in a circle."""
+        try:
+            yield
+        except (RecursionError, IndexError, ValueError, struct.error) as error:
+            raise KernelError(f"its BTF is damaged: {what} leads nowhere ({error})", where=self.where) from None
 
     def _make_index(self) -> Index:
         names, offsets = array("I"), array("I")
@@ -106,12 +118,13 @@ class Btf:
 
         Raises KernelError where there is none, or several of different layout.
         """
-        found = {self._layout(number) for number in self._named(name, (STRUCT, UNION))}
-        if not found:
-            for number in self._named(name, (TYPEDEF,)):
-                resolved = self._resolve(self._type(number)[3])
-                if self._type(resolved)[1] in (STRUCT, UNION):
-                    found.add(self._layout(resolved))
+        with self._reading(f"struct {name}"):
+            found = {self._layout(number) for number in self._named(name, (STRUCT, UNION))}
+            if not found:
+                for number in self._named(name, (TYPEDEF,)):
+                    resolved = self._resolve(self._type(number)[3])
+                    if self._type(resolved)[1] in (STRUCT, UNION):
+                        found.add(self._layout(resolved))
         if len(found) > 1:
             sizes = ", ".join(str(layout.size) for layout in found)
             raise KernelError(f"{len(found)} different structs are called {name} ({sizes} bytes)", where=self.where)
@@ -121,8 +134,9 @@ class Btf:
 
     def enumerators(self, name: str) -> dict[str, int]:
         """The enumerators of `enum name`; KernelError where there is no such enum."""
-        for number in self._named(name, (ENUM, ENUM64)):
-            return {self._string(at): value for at, value in self._values(number)}
+        with self._reading(f"enum {name}"):
+            for number in self._named(name, (ENUM, ENUM64)):
+                return {self._string(at): value for at, value in self._values(number)}
         raise KernelError(f"its BTF has no enum {name}", where=self.where)
 
     def enumerator(self, name: str) -> int:
@@ -130,9 +144,10 @@ class Btf:
         wanted = self._strings.find(b"\0" + name.encode("utf-8", "surrogateescape") + b"\0") + 1
         found: set[int] = set()
         if wanted and name:
-            for number in range(1, len(self.index.offsets) + 1):
-                if self._type(number)[1] in (ENUM, ENUM64):
-                    found.update(value for at, value in self._values(number) if at == wanted)
+            with self._reading(f"enumerator {name}"):
+                for number in range(1, len(self.index.offsets) + 1):
+                    if self._type(number)[1] in (ENUM, ENUM64):
+                        found.update(value for at, value in self._values(number) if at == wanted)
         if len(found) != 1:
             raise KernelError(f"its BTF has {len(found)} values for an enumerator {name}", where=self.where)
         return found.pop()
@@ -150,9 +165,11 @@ class Btf:
 
     def _resolve(self, number: int) -> int:
         """Past typedefs and qualifiers."""
-        while number and self._type(number)[1] in (TYPEDEF, *_QUALIFIER):
+        for _ in range(_DEEPEST):
+            if not number or self._type(number)[1] not in (TYPEDEF, *_QUALIFIER):
+                return number
             number = self._type(number)[3]
-        return number
+        raise KernelError(f"its BTF is damaged: type {number} stands for itself", where=self.where)
 
     def size_of(self, number: int) -> int:
         """Bytes of a type by its number, 0 for void and functions."""
@@ -205,13 +222,13 @@ class Btf:
         return found
 
     def _member(self, name: str, number: int, place: int, bits: int) -> Member:
-        resolved, count = self._resolve(number), None
-        while resolved and self._type(resolved)[1] == ARRAY:
+        resolved, count, size = self._resolve(number), None, self.size_of(number)
+        while resolved and self._type(resolved)[1] == ARRAY:  # which ends, as what has a size does
             element, _, length = _TYPE.unpack_from(self._types, self._type(resolved)[4])
             count = length * (1 if count is None else count)
             resolved = self._resolve(element)
         inner = self._layout(resolved) if resolved and self._type(resolved)[1] in (STRUCT, UNION) else None
-        size, text = self.size_of(number), self.type_name(number)
+        text = self.type_name(number)
         if bits:
             return Member(name, place // 8, size, text, place, bits)
         return Member(name, place // 8, size, text, None, None, count, inner)

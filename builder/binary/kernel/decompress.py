@@ -9,80 +9,21 @@ size of the content (scripts/Makefile.lib, `size_append`; gzip has them itself).
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from builder.acquire import bounds
+from builder.binary import streams
 from builder.errors import KernelError
 
 _ELF: Final = b"\x7fELF"
-_MOST: Final = 1 << 31
-"""No kernel is larger than this; what claims to be is not decompressed on."""
-
-
-def _drain(decoder: object, data: bytes, kind: str) -> bytes:
-    """The content of a one-stream decoder of the standard interface, which must reach its end."""
-    content: bytes = decoder.decompress(data)  # type: ignore[attr-defined]
-    if not getattr(decoder, "eof", True):
-        raise EOFError(f"the {kind} stream ends early")
-    return content
-
-
-def _gzip(data: bytes) -> bytes:
-    return _drain(zlib.decompressobj(wbits=31), data, "gzip")
-
-
-def _xz(data: bytes) -> bytes:
-    import lzma
-
-    return _drain(lzma.LZMADecompressor(format=lzma.FORMAT_XZ), data, "xz")
-
-
-def _lzma(data: bytes) -> bytes:
-    import lzma
-
-    # No end mark where the header gives the size: the stream then ends by itself.
-    return _drain(lzma.LZMADecompressor(format=lzma.FORMAT_ALONE), data, "lzma")
-
-
-def _bzip2(data: bytes) -> bytes:
-    import bz2
-
-    return _drain(bz2.BZ2Decompressor(), data, "bzip2")
-
-
-def _zstd(data: bytes) -> bytes:
-    import zstandard
-
-    # The kernel is compressed with `zstd --ultra -22`, whose window is 128 MiB.
-    return _drain(zstandard.ZstdDecompressor(max_window_size=_MOST).decompressobj(), data, "zstd")
-
-
-def _lz4_legacy(data: bytes) -> bytes:
-    """The frame of `lz4 -l`: the magic, then blocks of at most 8 MiB, each behind its u32 size."""
-    import lz4.block
-
-    parts: list[bytes] = []
-    at, total = 4, 0
-    while at + 4 < len(data):  # a lone last word is the size that the kernel build appends
-        (size,) = struct.unpack_from("<I", data, at)
-        if size > len(data) - at - 4:
-            raise EOFError("the lz4 stream ends early")
-        parts.append(lz4.block.decompress(data[at + 4 : at + 4 + size], uncompressed_size=8 << 20))
-        at, total = at + 4 + size, total + len(parts[-1])
-        if total > _MOST:
-            raise ValueError("more than 2 GiB of content")
-    return b"".join(parts)
-
-
-_FORMATS: Final[tuple[tuple[bytes, str, Callable[[bytes], bytes] | None], ...]] = (
-    (b"\x1f\x8b", "gzip", _gzip),
-    (b"\xfd7zXZ\x00", "xz", _xz),
-    (b"\x28\xb5\x2f\xfd", "zstd", _zstd),
-    (b"\x02\x21\x4c\x18", "lz4", _lz4_legacy),
-    (b"BZh", "bzip2", _bzip2),
-    (b"\x5d\x00\x00", "lzma", _lzma),
+_FORMATS: Final[tuple[tuple[bytes, str, streams.Decoder | None], ...]] = (
+    (b"\x1f\x8b", "gzip", streams.gzip),
+    (b"\xfd7zXZ\x00", "xz", streams.xz),
+    (b"\x28\xb5\x2f\xfd", "zstd", streams.zstd),
+    (b"\x02\x21\x4c\x18", "lz4", streams.lz4_legacy),
+    (b"BZh", "bzip2", streams.bzip2),
+    (b"\x5d\x00\x00", "lzma", streams.lzma),
     (b"\x89LZO", "lzo", None),
 )
 """Magic, name, decoder: a row for each compression a kernel can be built with (init/Kconfig)."""
@@ -96,7 +37,8 @@ def compression(data: bytes) -> str | None:
 def decompress(data: bytes, *, where: str | Path) -> bytes:
     """The content of a compressed file, told by its magic; bytes of no such format as they are.
 
-    Raises KernelError where the stream is damaged, or of a format without a decoder.
+    Raises KernelError where the stream is damaged, holds more than it may (see `bounds`), or is of a format without
+    a decoder.
     """
     for magic, name, decoder in _FORMATS:
         if not data.startswith(magic):
@@ -104,9 +46,12 @@ def decompress(data: bytes, *, where: str | Path) -> bytes:
         if decoder is None:
             raise KernelError(f"compressed with {name}, for which there is no decoder", where=where)
         try:
-            return decoder(data)
+            content = decoder(data, bounds.most(len(data)))
         except Exception as error:  # each library has an exception of its own
             raise KernelError(f"the {name} stream is damaged: {error}", where=where) from error
+        if len(content) > bounds.most(len(data)):
+            raise KernelError(f"the content of its {name} stream {bounds.beyond(len(data))}", where=where)
+        return content
     return data
 
 

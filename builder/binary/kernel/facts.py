@@ -2,7 +2,7 @@
 
 A facts file is written once, under a temporary name, and never changed: two
 processes may make it at the same time, either result will do. One that is
-damaged or of another schema is made again.
+damaged, as its checksum tells, is made again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from builder.acquire import sums
+from builder.acquire.cache import remove_tree
 from builder.acquire.whole import whole_file
 from builder.errors import KernelError, UsageError
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """Raise it with every change to the tables or to what is decoded; features and their probes count by themselves."""
 
 _PRAGMAS: Final = "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA page_size=8192;"
@@ -50,8 +52,10 @@ def facts_name(asked: Sequence[tuple[str, Sequence[str]]]) -> str:
 
 @contextmanager
 def cache_file(path: Path) -> Iterator[Path]:
-    """As `whole_file`; KernelError where the cache cannot be written."""
+    """As `whole_file`, for a file of the cache; KernelError where that cannot be written."""
     try:
+        if path.is_dir():  # nobody puts one there, and no file takes its place
+            remove_tree(path)
         with whole_file(path) as temporary:
             yield temporary
     except (OSError, UsageError) as error:
@@ -63,15 +67,14 @@ def image_hash(path: Path, cache: Path) -> str:
     """The sha256 of an image in hex; remembered for as long as size, time, inode and device stay the same."""
     status = path.stat()
     state = [status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev]
-    memo = cache / "kernels" / "hashes" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(memo.read_bytes())
-        if known["state"] == state and len(bytes.fromhex(known["sha256"])) == 32:
-            return str(known["sha256"])
+    memo = cache / "kernels" / "hashes-2" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    known = sums.read_json(memo)
+    if known is not None and known["state"] == state:
+        return str(known["sha256"])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with suppress(KernelError), cache_file(memo) as temporary:
-        temporary.write_text(json.dumps({"state": state, "sha256": digest}))
+    with suppress(OSError, UsageError):
+        sums.write_json(memo, {"state": state, "sha256": digest})
     return digest
 
 
@@ -110,6 +113,7 @@ def write_facts(path: Path, *, meta: dict[str, object], symbols: Rows, exports: 
             raise KernelError(f"the cache cannot be written: {error}", where=path) from error
         finally:
             connection.close()
+        sums.seal(temporary)
 
 
 class Facts:
@@ -128,13 +132,12 @@ class Facts:
         return connection
 
     def _open(self) -> sqlite3.Connection | None:
-        """The connection, None unless the file is whole and of this schema."""
+        """The connection, None unless the file is there and as it was written."""
         try:
-            with self._path.open("rb") as file:
-                header = file.read(100)
-                pages = int.from_bytes(header[28:32], "big") * int.from_bytes(header[16:18], "big")
-                whole = len(header) == 100 and os.fstat(file.fileno()).st_size == pages
-            if not whole or int.from_bytes(header[60:64], "big") != SCHEMA:
+            if not self._path.exists():
+                return None
+            if not sums.is_sealed(self._path):
+                sums.note_damage(self._path)
                 return None
             where = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
             connection = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
@@ -148,7 +151,7 @@ class Facts:
     def rebuild(self) -> None:
         """Make the file again, and read that."""
         self._connection.close()
-        self._path.unlink(missing_ok=True)
+        remove_tree(self._path)
         self._connection = self._made()
 
     def rows(self, query: str, *values: object) -> list[Any]:

@@ -27,6 +27,7 @@ from itertools import accumulate, pairwise, starmap
 from operator import le
 from typing import Final
 
+from builder.acquire import bounds
 from builder.binary.kernel.static import StaticImage
 from builder.errors import KernelError
 
@@ -34,6 +35,8 @@ _DIGITS: Final = re.compile(b"".join(b"%d\0" % digit for digit in range(10)))
 _MASK: Final = (1 << 64) - 1
 _GROUP: Final = (256 * 2, 256 * 514)
 """The least and the most bytes that 256 names take: a length of one or two bytes, and tokens."""
+_LONGEST: Final = 1024
+"""Tokens of a name and letters of a token: twice KSYM_NAME_LEN (include/linux/kallsyms.h, v6.1)."""
 _MOST_SYMBOLS: Final = 1 << 24  # kallsyms_seqs_of_names has three bytes for each
 
 
@@ -92,7 +95,7 @@ def _token_tables(image: StaticImage, low: int, high: int) -> Iterator[_Tokens]:
                 continue
             texts = data[table : end - 1].split(b"\0")
             begins = accumulate((len(text) + 1 for text in texts[:-1]), initial=0)
-            if len(texts) == 256 and list(begins) == index.tolist():
+            if len(texts) == 256 and max(map(len, texts)) <= _LONGEST and list(begins) == index.tolist():
                 yield _Tokens(table, index_at + 512, [text.decode("latin-1") for text in texts])
 
 
@@ -132,6 +135,7 @@ def _decode_names(image: StaticImage, tokens: _Tokens, names: int, count: int) -
     text_of = tokens.texts.__getitem__
     join = "".join
     found: list[str] = []
+    room = bounds.most(len(image.data))
     add = found.append
     at = 0
     try:
@@ -141,10 +145,14 @@ def _decode_names(image: StaticImage, tokens: _Tokens, names: int, count: int) -
             if length & 0x80:
                 length = (length & 0x7F) | stream[at] << 7
                 at += 1
-            if not length:
+            if not 0 < length <= _LONGEST:
                 return None
             stop = at + length
-            add(join(map(text_of, stream[at:stop])))
+            text = join(map(text_of, stream[at:stop]))
+            room -= len(text)
+            if room < 0:
+                raise KernelError(f"what its kallsyms names {bounds.beyond(len(image.data))}", where=image.where)
+            add(text)
             at = stop
     except IndexError:
         return None

@@ -20,16 +20,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from builder.acquire.whole import whole_file
+from builder.acquire import sums
 from builder.binary import read_object
-from builder.binary.kernel.facts import restored, stored
+from builder.binary.kernel.facts import cache_file, restored, stored
 from builder.binary.kernel.modules import module_files, module_name, read_module_bytes
 from builder.errors import BespokeError
 
 log = logging.getLogger("bespoke.binary")
 
 #: raise it with every change to the tables or to what is in them
-_SCHEMA: Final = 3
+_SCHEMA: Final = 4
 _TABLES: Final = """
 CREATE TABLE functions (name TEXT, module TEXT);
 CREATE TABLE unread (path TEXT);
@@ -44,7 +44,9 @@ class ModuleIndex:
 
     def __init__(self, root: Path, folder: Path) -> None:
         store = folder / f"modules-{_content(root)}.sqlite"
-        if not store.exists():
+        if not sums.is_sealed(store):
+            if store.exists():
+                sums.note_damage(store)
             _write(root, store)
         self._connection = _open(store)
         if unread := [path for (path,) in self._connection.execute("SELECT path FROM unread ORDER BY path")]:
@@ -101,17 +103,19 @@ def _unreadable(path: Path) -> str:
 def _write(root: Path, store: Path) -> dict[str, str]:
     """Write the index, whole or not at all; path -> reason of each module that cannot be read."""
     unread: dict[str, str] = {}
-    with whole_file(store) as made, closing(sqlite3.connect(made)) as db:
-        db.executescript(_TABLES)
-        for path in module_files(root):
-            try:
-                names = _functions(path)
-            except BespokeError as error:
-                unread[os.path.relpath(path, root)] = str(error)
-            else:
-                module = stored(module_name(path))
-                db.executemany("INSERT INTO functions VALUES (?, ?)", ((stored(name), module) for name in names))
-        db.executemany("INSERT INTO unread VALUES (?)", ((stored(path),) for path in unread))
-        db.execute("CREATE INDEX by_name ON functions (name)")
-        db.commit()
+    with cache_file(store) as made:
+        with closing(sqlite3.connect(made)) as db:
+            db.executescript(_TABLES)
+            for path in module_files(root):
+                try:
+                    names = _functions(path)
+                except BespokeError as error:
+                    unread[os.path.relpath(path, root)] = str(error)
+                else:
+                    module = stored(module_name(path))
+                    db.executemany("INSERT INTO functions VALUES (?, ?)", ((stored(name), module) for name in names))
+            db.executemany("INSERT INTO unread VALUES (?)", ((stored(path),) for path in unread))
+            db.execute("CREATE INDEX by_name ON functions (name)")
+            db.commit()
+        sums.seal(made)
     return unread

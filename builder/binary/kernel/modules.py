@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from glob import escape
 from pathlib import Path
 from typing import Final
 
+from builder.acquire.apt import mended
+from builder.acquire.bounds import read_input
 from builder.binary.kernel.decompress import decompress
 from builder.errors import InputError, KernelError
 
@@ -40,7 +43,7 @@ def find_image(release: str, cache: Path) -> Path:
     if release and "/" not in release and release not in (".", ".."):
         for place in places:
             for found in _roots(place, cache):
-                return found
+                return mended(found)
     raise KernelError(
         f"neither a file nor a release with an image: looked for /{', /'.join(places[:3])}, "
         f"and for the same in packages unpacked below {cache}",
@@ -89,31 +92,48 @@ def list_modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def find_module(root: Path, name: str) -> Path | None:
-    """The file of one module; `-` and `_` are the same. Uses the tree's own lists where it has them."""
-    wanted = module_name(f"{name.removesuffix('.ko')}.ko")
-    for listing in ("modules.dep", "modules.order"):
-        try:
-            lines = (root / listing).read_text().splitlines()
-        except (OSError, UnicodeDecodeError):
-            continue
-        for line in lines:
-            place = line.partition(":")[0]
-            if module_name(place) == wanted:
-                stem = place.partition(".ko")[0]
-                for suffix in _SUFFIXES:
-                    if (root / (stem + suffix)).is_file():
-                        return root / (stem + suffix)
-    return list_modules(root).get(wanted or "")
+class ModuleFinder:
+    """The files of a tree by the module's name (`-` and `_` are the same), for any number of names.
+
+    Lists and tree are read once: a module may ask for thousands of others by name.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @cached_property
+    def _listed(self) -> dict[str, list[str]]:
+        """Name -> the places, without suffix, that the tree's own lists give."""
+        found: dict[str, list[str]] = {}
+        for listing in ("modules.dep", "modules.order"):
+            try:
+                lines = (self._root / listing).read_text().splitlines()
+            except (OSError, UnicodeDecodeError):
+                continue
+            for line in lines:
+                place = line.partition(":")[0]
+                if (name := module_name(place)) is not None:
+                    found.setdefault(name, []).append(place.partition(".ko")[0])
+        return found
+
+    @cached_property
+    def _walked(self) -> dict[str, Path]:
+        return list_modules(self._root)
+
+    def find(self, name: str) -> Path | None:
+        """The file of one module, by the lists where they name it; None where there is none."""
+        wanted = module_name(f"{name.removesuffix('.ko')}.ko") or ""
+        for stem in self._listed.get(wanted, ()):
+            for suffix in _SUFFIXES:
+                if (path := self._root / (stem + suffix)).is_file():
+                    return mended(path)
+        found = self._walked.get(wanted)
+        return mended(found) if found is not None else None
 
 
 def read_module_bytes(path: Path) -> bytes:
     """The module in a `.ko`, `.ko.xz`, `.ko.zst` or `.ko.gz`; InputError where it cannot be read."""
-    try:
-        content = path.read_bytes()
-    except (OSError, ValueError) as error:  # a NUL in a path is a ValueError
-        raise InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=path) from error
-    content = decompress(content, where=path)
+    content = decompress(read_input(path), where=path)
     if not content.startswith(b"\x7fELF"):
         raise InputError("no ELF file, no module", where=path)
     return content

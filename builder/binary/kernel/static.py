@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from builder.acquire import bounds
 from builder.binary import Address, elf
 from builder.errors import KernelError
 
 Buffer = bytes | mmap.mmap
 
 _PT_LOAD: Final = 1
+_NAME: Final = 256
+"""Bytes of a section's name at most."""
 _PROGRAM: Final = struct.Struct("<IIQQQQQQ")
 """p_type p_flags p_offset p_vaddr p_paddr p_filesz p_memsz p_align (gABI chapter 5)"""
 
@@ -91,6 +94,8 @@ class StaticImage:
                 found.add(Segment(address, memsz, offset, filesz, flags))
         if not found:
             raise KernelError("an ELF file without a loadable segment, no kernel image", where=self.where)
+        if sum(segment.size for segment in found) > bounds.most(len(self.data)):
+            raise KernelError(f"the memory of its segments {bounds.beyond(len(self.data))}", where=self.where)
         end = max(segment.offset + segment.file_size for segment in found)
         if end > len(self.data):
             raise KernelError(
@@ -114,8 +119,8 @@ class StaticImage:
         return found
 
     def _string_at(self, offset: int) -> str:
-        end = self.data.find(b"\0", offset)
-        return self.data[offset : end if end >= 0 else len(self.data)].decode("utf-8", "surrogateescape")
+        end = self.data.find(b"\0", offset, offset + _NAME)
+        return self.data[offset : end if end >= 0 else offset + _NAME].decode("utf-8", "surrogateescape")
 
     @property
     def text_limits(self) -> tuple[Address, Address]:

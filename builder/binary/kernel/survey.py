@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from builder.acquire.bounds import read_input
 from builder.binary import Address
 from builder.binary.kernel import kallsyms
 from builder.binary.kernel.btf import Btf, Index
@@ -79,7 +81,7 @@ def survey(path: Path, folder: Path) -> None:
 
     Raises KernelError where the image cannot be a target, and says why.
     """
-    packed = path.read_bytes()
+    packed = read_input(path)
     content = extract_vmlinux(packed, where=path)
     image = StaticImage(content, where=path)
     try:
@@ -96,6 +98,7 @@ def survey(path: Path, folder: Path) -> None:
     if content is not packed:
         with cache_file(folder / "vmlinux") as temporary:
             temporary.write_bytes(content)
+        meta["vmlinux_crc"] = zlib.crc32(content)
     write_facts(
         folder / FACTS,
         meta=meta,
@@ -133,7 +136,6 @@ def _meta(
         "kallsyms_layout": table.layout,
         "llvm_suffixes": int(any(".llvm." in name for name in table.names)),
         "addresses": table.addresses.tobytes(),
-        "vmlinux_size": len(image.data),
         "btf_address": f"{start:x}",
         "btf_size": size,
         "btf_names": index.names.tobytes(),

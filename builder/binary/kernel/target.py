@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from builder.acquire import sums
 from builder.acquire.cache import cache_root
 from builder.binary import Address
 from builder.binary.kernel import modules
@@ -103,8 +104,10 @@ class Kernel:
     def _find_vmlinux(self, folder: Path) -> Path:
         if not self._facts.meta("packed"):
             return self.path.resolve()
-        found, size = folder / "vmlinux", self._facts.meta("vmlinux_size")
-        if not found.is_file() or found.stat().st_size != size:
+        found = folder / "vmlinux"
+        if not found.is_file() or sums.checksum(found) != self._facts.meta("vmlinux_crc"):
+            if found.exists():
+                sums.note_damage(found)
             self._facts.rebuild()
         return found
 
@@ -290,7 +293,11 @@ class Kernel:
 
     def find_module(self, name: str) -> Path | None:
         """The file of a module in the release's tree (`-` and `_` are the same), None where there is none."""
-        return modules.find_module(self.modules_root, name) if self.modules_root else None
+        return self._finder.find(name) if self._finder is not None else None
+
+    @cached_property
+    def _finder(self) -> modules.ModuleFinder | None:
+        return modules.ModuleFinder(self.modules_root) if self.modules_root is not None else None
 
     def close(self) -> None:
         """Release the facts file; the object is of no use afterwards."""

@@ -58,7 +58,7 @@ def _attributes(pair: Pair, old: Section, new: Section) -> Iterator[Note]:
     if old.align != new.align:
         things = pair.new.atoms_in(new.index)
         others = len(things) != len(pair.old.atoms_in(old.index)) or any(a not in pair.twins for a in things)
-        for_others = others and not _aligns_what_stays(pair, things, new.align)
+        for_others = others and not _aligns_what_stays(pair, things, new.alignment)
         stays = new.align < old.align or for_others or not any(not atom.is_function for atom in things)
         own = len(things) == 1 and naming.is_never_paired(things[0].name, new.name)
         if stays or own or tables.is_discarded(new.name):

@@ -1,0 +1,114 @@
+"""Checksums of what the cache holds: what is damaged is found when it is first used in a run, and made again.
+
+CRC-32, for a disk or an interrupted copy is what damages a cache, and what is used must be read through each time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from builder.acquire.whole import write_whole
+
+log = logging.getLogger("bespoke.acquire")
+
+_RECORD: Final = ".sums"
+_PIECE: Final = 1 << 20
+_SEAL: Final = slice(68, 72)
+"""`application_id` in the header of a SQLite database, which SQLite leaves alone (fileformat2, 1.3.14)."""
+
+_sound: dict[tuple[object, ...], int] = {}
+"""What was read in this run: the state of each file and its checksum."""
+
+
+def checksum(path: Path, *, without: slice = slice(0, 0)) -> int:
+    """CRC-32 of a file, the bytes `without` (of its first MiB) taken for zeros; once in a run for each state of it."""
+    with path.open("rb") as file:
+        state = os.fstat(file.fileno())
+        key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, without.start)
+        found = _sound.get(key)
+        if found is None:
+            piece = bytearray(file.read(_PIECE))
+            piece[without] = bytes(len(piece[without]))
+            found = zlib.crc32(piece)
+            while piece := bytearray(file.read(_PIECE)):
+                found = zlib.crc32(piece, found)
+            _sound[key] = found
+    return found
+
+
+def seal(database: Path) -> None:
+    """Write the checksum of a SQLite database, which nobody has open, into its header."""
+    found = checksum(database, without=_SEAL)
+    with database.open("r+b") as file:
+        file.seek(_SEAL.start)
+        file.write(found.to_bytes(4, "big"))
+
+
+def is_sealed(database: Path) -> bool:
+    """Whether a database is as it was when it was sealed; what cannot be read is not."""
+    try:
+        with database.open("rb") as file:
+            kept = file.read(_SEAL.stop)[_SEAL]
+        return kept == checksum(database, without=_SEAL).to_bytes(4, "big")
+    except OSError:
+        return False
+
+
+def record(folder: Path) -> None:
+    """Write the checksums of all files below a directory into it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    write_json(folder / _RECORD, {os.path.relpath(path, folder): checksum(path) for path in files})
+
+
+def damaged(folder: Path, names: Iterable[str] | None = None) -> Path | None:
+    """The first file of a recorded directory that is not as it was then, of `names` or of all; None where all are.
+
+    A directory without a record (an older version's) tells nothing.
+    """
+    if not (folder / _RECORD).exists():
+        return None
+    known = read_json(folder / _RECORD)
+    if not isinstance(known, dict):
+        return folder / _RECORD
+    for name in map(str, known if names is None else known.keys() & set(names)):
+        path = folder / name
+        try:
+            if checksum(path) != known[name]:
+                return path
+        except OSError:
+            return path
+    return None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a document with its checksum, whole or not at all; a directory in its place goes."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    text = json.dumps(value)
+    write_whole(path, json.dumps({"crc": zlib.crc32(text.encode()), "value": text}))
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote there; None where there is none, and, with a note, where it is damaged."""
+    try:
+        document = json.loads(path.read_bytes())
+        if document["crc"] == zlib.crc32(document["value"].encode()):
+            return json.loads(document["value"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    note_damage(path)
+    return None
+
+
+def note_damage(path: Path) -> None:
+    """Say that something of the cache is damaged, and that it is made again."""
+    log.warning("the cache was damaged: %s is made again", path)
