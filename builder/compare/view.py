@@ -254,8 +254,9 @@ class View:
         if not relocations:
             return code
         out = bytearray(code)
+        known = self.arch.relocations
         for r in relocations:
-            at, size = r.offset - start, self.row(section, r).size
+            at, size = r.offset - start, (known.get(r.type) or self.row(section, r)).size
             out[at : at + size] = bytes(size)
         return bytes(out[: len(code)])
 

@@ -264,7 +264,7 @@ def test_an_interrupted_comparison(pair: Path, tmp_path: Path, moment: str) -> N
         if moment == "one process":
             time.sleep(1.5)
         os.killpg(process.pid, signal.SIGINT)
-        said, complaint = process.communicate(timeout=60)
+        said, complaint = process.communicate(timeout=300)
     finally:
         process.kill()
     assert said == ""
