@@ -6,7 +6,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from builder.binary import Address
 from builder.errors import LoadError
@@ -18,16 +18,6 @@ U32: Final = (1 << 32) - 1
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _S32: Final = struct.Struct("<i")
-
-
-class AddressSpace(Protocol):
-    """Where code lives, whatever runs it: a simulated kernel, a guest, this machine."""
-
-    def read(self, address: Address, size: int) -> bytes:
-        """`size` bytes at `address`; LoadError where nothing is mapped."""
-
-    def write(self, address: Address, data: bytes) -> None:
-        """Put `data` at `address`; LoadError where nothing is mapped."""
 
 
 @dataclass(slots=True, eq=False)

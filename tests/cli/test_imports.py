@@ -1,4 +1,4 @@
-"""What a command loads: to look at a kernel takes neither the pipeline nor the libraries that read and write objects."""
+"""What a command loads: to look at a kernel takes neither the pipeline nor what reads and writes objects."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import LoadError
-from builder.image import SimulatedKernel
+from builder.image.simulated import SimulatedKernel
 from builder.load.loader import load_with_dependencies
 from tests.binary.test_bounds import object_of, section
 
