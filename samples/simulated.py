@@ -8,7 +8,7 @@ from pathlib import Path
 
 from builder.binary import Address
 from builder.binary.module import ModuleFile
-from builder.image import SimulatedKernel
+from builder.image.simulated import SimulatedKernel
 from builder.load.livepatch import disable_patch, run_init
 from builder.load.loader import load_module, unload_module
 from samples.objects import TARGET_NAME
