@@ -21,11 +21,20 @@ from builder.acquire.source import SourceTree
 from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.binary.kernel.modules import find_image
-from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths, refused_rows, write_output
+from builder.cli.common import (
+    Output,
+    add_allow,
+    add_kernel,
+    check_output,
+    named_paths,
+    refused_rows,
+    wanted_name,
+    write_output,
+)
 from builder.cli.page import ModulePage, add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
-from builder.emit import module_name
+from builder.emit import free_module_name
 from builder.emit.patched import Patched, PatchRefusedError
 from builder.errors import Allowed, BespokeError, KernelError, RefusedError, UsageError
 from builder.pipeline import ModulePlan, patch
@@ -76,6 +85,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     check_html(options.html, *outputs, *patches)
     kernel = Kernel.open(_at_hand(options.kernel))
     objects = Objects(kernel, named_paths(options.object))
+    if not options.each:
+        free_module_name(wanted_name(options.name, options.output), kernel)
     config = kernel.path.parent / f"config-{kernel.release}"
     target = SourceTarget(kernel.release, config if config.is_file() else None, kernel.banner)
     tree = find_source(options.source, target, allowed=allowed)
@@ -108,7 +119,7 @@ class _Job:
 
     def make(self, patches: list[Path], path: Path, name: str | None) -> Patched:
         """Write the module of all `patches` together to `path`, and the page; RefusedError with all reasons."""
-        plan = ModulePlan(name or path.name.removesuffix(".ko"), replace=self.options.replace, allowed=self.allowed)
+        plan = ModulePlan(wanted_name(name, path), replace=self.options.replace, allowed=self.allowed)
         page = ModulePage((), self.objects.kernel.release, path)
         try:
             with self.output.progress() as shown:
@@ -148,7 +159,7 @@ def _outputs(options: argparse.Namespace, patches: list[Path]) -> list[Path]:
         folder = options.output if options.output.is_dir() else options.output.parent
         outputs = [folder / f"{name}.ko" for name in module_names(patches).values()]
     else:
-        module_name(options.name or options.output.name.removesuffix(".ko"))
+        wanted_name(options.name, options.output)
         outputs = [options.output]
     for path in outputs:
         check_output(path)

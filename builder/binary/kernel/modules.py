@@ -89,6 +89,13 @@ def list_modules(root: Path) -> dict[str, Path]:
     return found
 
 
+def builtin_modules(root: Path | None) -> frozenset[str]:
+    """The modules that are part of the image, as the tree's `modules.builtin` says; none without a tree."""
+    path = root / "modules.builtin" if root is not None else None
+    lines = path.read_text().splitlines() if path is not None and path.is_file() else []
+    return frozenset(name for line in lines if (name := module_name(line)) is not None)
+
+
 def find_module(root: Path, name: str) -> Path | None:
     """The file of one module; `-` and `_` are the same. Uses the tree's own lists where it has them."""
     wanted = module_name(f"{name.removesuffix('.ko')}.ko")
