@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from builder.acquire.source import fetch_source
 from builder.binary.kernel import Kernel
 from builder.errors import InputError
 from builder.image.guest import MachineConfig
 from builder.image.trial import PHASES, Step, TrialPlan, TrialReport, trial
 from builder.report.trial import render_trial
+from tests.conftest import needed
+from tests.guest.campaign import campaign
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 VALUE = "/sys/module/guest_target/parameters/value"
@@ -213,3 +216,14 @@ def test_what_cannot_be_tried_at_all(kernel_61: Kernel, tmp_path: Path) -> None:
     for source in (junk, tmp_path / "absent.ko", b"", b"text"):
         with pytest.raises(InputError):
             trial(source, kernel_61)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["sctp", "libcomposite"])
+def test_a_module_of_the_campaign_in_both_orders(kernel_61: Kernel, name: str) -> None:
+    """One that never leaves, and one that others use (tests/guest/campaign.py has the rest)."""
+    with needed():
+        fetch_source(kernel_61.release)
+    (row,) = campaign(kernel_61, [name], seed=1)
+    assert (row.why_not_built, row.failures) == ("", ())
+    assert any(note.startswith("rmmod sctp: it stays") for note in row.notes) == (name == "sctp")
