@@ -6,6 +6,7 @@ reported, and the first one that fails ends the trial with the kernel's log.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -202,8 +203,9 @@ class _Trial:
             if not answer.ok:
                 raise LoadError(f"could not be removed: {_last_line(answer.output)}")
         self._commands(guest, "after")
-        with self._traffic(guest, again=False):
-            self._take_away(guest, [other for other in guest.loaded() if other not in at_first])
+        # What one of them says a little later is still its own.
+        self.traffic.append(ModuleTraffic(guest.mark(), math.inf, again=False))
+        self._take_away(guest, [other for other in guest.loaded() if other not in at_first])
         with self._step("kernel log and taints"):
             self._judge(guest, usual)
         with self._step("power off"):
@@ -312,8 +314,9 @@ class _Trial:
     def _traffic(self, guest: Guest, *, again: bool) -> Iterator[None]:
         """While modules come and go that are not the one to try."""
         start = guest.mark()
+        self.traffic.append(ModuleTraffic(start, math.inf, again))
         yield
-        self.traffic.append(ModuleTraffic(start, guest.mark(), again))
+        self.traffic[-1] = ModuleTraffic(start, guest.mark(), again)
 
     def _last_words(self, guest: Guest) -> str:
         """After a failure: the log since the boot was done; the warnings since the module came."""
