@@ -83,10 +83,9 @@ def build(
     pairs together, those that only the kernel tells included.
     """
     # Here, for what reads the module back is slow to import and diff needs none of it.
-    from builder.emit import emit, module_name
+    from builder.emit import emit, free_module_name
 
-    name = module_name(plan.name)
-    objects.kernel.require_livepatch()
+    name = free_module_name(plan.name, objects.kernel)
     owners = [inside] * len(diffs) if inside is None or isinstance(inside, str) else list(inside)
     # What of it never runs there; no other function is left out later.
     diffs = [running_part(d, objects, o, allowed=plan.allowed) for d, o in zip(diffs, owners, strict=True)]
@@ -117,8 +116,10 @@ def patch(
     """
     # Here, as above: who has objects needs none of it.
     from builder.acquire.patch import prepare_patch
+    from builder.emit import free_module_name
     from builder.emit.patched import Patched, PatchRefusedError
 
+    free_module_name(plan.name, objects.kernel)
     # The objects that the patches can change, before and after.
     found = prepare_patch(patches, tree, allowed=plan.allowed, how=how)
     # What changed in each, of what the kernel runs.

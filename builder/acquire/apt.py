@@ -16,7 +16,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cmp_to_key
 from pathlib import Path
@@ -75,6 +76,31 @@ def _private() -> list[str]:
     return [word for key, value in pairs.items() if value for word in ("-o", f"{key}={value}")]
 
 
+HELP = (
+    "with a network once it is, and is in the cache from then on; or name what is here: --kernel FILE, "
+    "--source DIRECTORY or TARBALL"
+)
+
+
+@contextmanager
+def _fetching(what: str) -> Iterator[None]:
+    """Say of a failure of apt's, or that there is none, what is missing for it and what helps."""
+    try:
+        yield
+    except SpaceError:
+        raise
+    except MissingToolError as error:
+        raise MissingToolError(f"{what} cannot be fetched: {error.message}; {HELP}") from error
+    except ToolError as error:
+        raise ToolError(f"{what} cannot be fetched: {_reason(error.message)}; {HELP}") from error
+
+
+def _reason(said: str) -> str:
+    """The first error of an apt program, without the marks and addresses that only apt's own reader needs."""
+    text = re.sub(r"^apt-\w+ failed \([^)]*\): ", "", said).partition(" | ")[0]
+    return re.sub(r"^[EW]: (Failed to fetch \S+\s+)?", "", text).strip()
+
+
 #: seconds for which lists of our own count as current: a name that they lack is not asked for again
 LISTS_CURRENT = 3600.0
 
@@ -97,18 +123,19 @@ def _refreshable() -> bool:
     return time.time() - _stamp() > LISTS_CURRENT
 
 
-def refresh() -> None:
-    """Fetch the package lists of the machine's configured sources into the cache."""
+def refresh(wanted: str) -> None:
+    """Fetch the package lists of the machine's configured sources into the cache, for what is `wanted`."""
     with locked("apt-lists"):
         if not _refreshable():
             return
         log.info("fetching the package lists")
         words = ["apt-get", *_private(), "-q", "-o", "Acquire::Languages=none"]
-        run([*words, "update"], timeout=900)
-        if not any((cache_root() / "apt" / "lists").glob("*_Packages*")):
-            # What failed (a full disk, no network) is a mere warning by default.
-            run([*words, "-o", "APT::Update::Error-Mode=any", "update"], timeout=900)
-            raise ToolError("apt-get update brought no package lists: no archive is configured")
+        with _fetching(f"{wanted} is not here, and the list of packages"):
+            run([*words, "update"], timeout=900)
+            if not any((cache_root() / "apt" / "lists").glob("*_Packages*")):
+                # What failed (a full disk, no network) is a mere warning by default.
+                run([*words, "-o", "APT::Update::Error-Mode=any", "update"], timeout=900)
+                raise ToolError("no archive is configured")
         write_whole(cache_root() / "apt" / "fetched", "")
 
 
@@ -123,7 +150,8 @@ def _stanzas(text: str) -> list[dict[str, str]]:
 
 def _show(*names: str) -> list[Package]:
     try:
-        text = run(["apt-cache", *_options(), "show", "--", *names])
+        with _fetching(" or ".join(names)):
+            text = run(["apt-cache", *_options(), "show", "--", *names])
     except (MissingToolError, SpaceError):
         raise
     except ToolError:  # apt-cache fails for a name that it does not know
@@ -149,7 +177,7 @@ def offered(name: str) -> list[Package]:
     """
     found = _show(name)
     if not found and _refreshable():
-        refresh()
+        refresh(name)
         found = _show(name)
     order = cmp_to_key(compare_versions)
     return sorted(found, key=lambda package: order(package.version), reverse=True)
@@ -188,7 +216,7 @@ def names(pattern: str) -> list[str]:
 
     found = listed()
     if not found and _refreshable():
-        refresh()
+        refresh("a package of this kernel series")
         found = listed()
     return found
 
@@ -231,15 +259,17 @@ def _apt_download(package: Package, work: Path) -> Path:
         run(["apt-get", *_options(), *sandbox, "-q", "-o", "Acquire::Retries=3", "download", spec], cwd=work)
 
     try:
-        attempt()
+        with _fetching(f"{package.name} {package.version}"):
+            attempt()
     except (MissingToolError, SpaceError):
         raise
     except ToolError:
         # Old lists name files that the mirror has dropped.
         if not _refreshable():
             raise
-        refresh()
-        attempt()
+        refresh(f"{package.name} {package.version}")
+        with _fetching(f"{package.name} {package.version}"):
+            attempt()
     files = list(work.glob("*.deb"))
     if len(files) != 1:
         raise ToolError(f"apt-get download brought {len(files)} files instead of one", where=spec)

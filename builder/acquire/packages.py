@@ -100,8 +100,12 @@ def _image_package(release: str, version: str | None) -> apt.Package:
         return apt.lookup(name, version)
     series = ".".join(release.split(".")[:2])
     nearby = [n.removeprefix("linux-image-") for n in _image_names(re.escape(series))]
-    hint = f"offered of {series}: {', '.join(nearby)}" if nearby else _suite_hint(series)
-    raise InputError(f"no package of that name; {hint}", where=name)
+    if nearby:
+        raise InputError(f"no package of that name; offered of {series}: {', '.join(nearby)}", where=name)
+    others = ", ".join(n.removeprefix("linux-image-") for n in _image_names(r"\d+\.\d+")) or "none"
+    if not re.match(r"\d+\.\d+", release):
+        raise InputError(f"is no release; offered are: {others}", where=release or "(empty name)")
+    raise InputError(f"no package of that name; {_suite_hint(series)}; offered are: {others}", where=name)
 
 
 def _image_names(series_pattern: str) -> list[str]:

@@ -18,24 +18,26 @@ def expand(paths: Iterable[Path]) -> list[Path]:
     Raises `UsageError` for a missing file and where there is no patch, `InputError`
     for a series that cannot be read or names a patch that is not there.
     """
-    paths = list(paths)
-    out: list[Path] = []
+    return [patch for stack in stacks(paths) for patch in stack]
+
+
+def stacks(paths: Iterable[Path]) -> list[list[Path]]:
+    """The same in runs of patches of which each is made for a tree that has those before it: the patches of a series
+    are one run, any other patch is one by itself."""
+    out: list[list[Path]] = []
     for path in paths:
-        if path.is_dir():
-            series = path / "series"
-            found = read_series(series) if series.is_file() else _in_directory(path)
-            if not found:
-                raise UsageError(f"there are no patches in {path}")
-            out += found
-        elif path.name == "series" or path.suffix == ".series":
-            found = read_series(path)
-            if not found:
-                raise UsageError(f"there are no patches in {path}")
-            out += found
+        series = path / "series" if path.is_dir() else path
+        if path.is_dir() and not series.is_file():
+            found = [[patch] for patch in _in_directory(path)]
+        elif series.name == "series" or series.suffix == ".series":
+            found = [read_series(series)]
         elif path.exists():
-            out.append(path)
+            found = [[path]]
         else:
             raise UsageError(f"there is no file {path}")
+        if not any(found):
+            raise UsageError(f"there are no patches in {path}")
+        out += found
     return out
 
 

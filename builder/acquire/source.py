@@ -24,6 +24,7 @@ from builder.acquire.kbuild import ListedObjects, record
 from builder.acquire.packages import fetch_kernel
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import need, run
+from builder.acquire.tree_state import STATE, disturbed, keep_state
 from builder.acquire.whole import write_whole
 from builder.errors import NOTHING, Allowed, InputError, ToolError
 
@@ -87,8 +88,10 @@ class SourceTree:
             run([*self._make(), f"-j{processors()}", "-s", "-k", *goals], cwd=self.root, log=log_file, held=(lock,))
         except ToolError:
             mark.unlink()  # make ended by itself: it has removed what it could not finish
+            keep_state(self.root)
             raise
         mark.unlink()
+        keep_state(self.root)
 
     def complete(self, objects: ListedObjects) -> list[str]:
         """Generate the sources that objects are compiled from and the tree lacks; those that cannot be.
@@ -203,13 +206,30 @@ def unpack_archive(archive: Path, root: Path) -> None:
 
 
 def prepared(
-    identity: str, release: str, config: Path, compiler: Compiler, unpack: Callable[[Path], None]
+    identity: str,
+    release: str,
+    config: Path,
+    compiler: Compiler,
+    unpack: Callable[[Path], None],
+    *,
+    alone: bool = False,
 ) -> SourceTree:
-    """The prepared tree `identity` of the cache; `unpack(root)` fills it first where it is absent."""
+    """The prepared tree `identity` of the cache; `unpack(root)` fills it first where it is absent.
+
+    One that is another than it was left as, because somebody ran a `make` in it, is made anew, once nobody uses it;
+    with `alone` the caller has seen to that.
+    """
     root = cache_path("source", identity)
-    with locked(f"source-{root.name}", inherited=True):
-        stamp = root / ".bespoke/prepared.json"
-        if not stamp.is_file() or (root / GENERATING).exists():
+    stamp = root / ".bespoke/prepared.json"
+    with locked(f"source-{root.name}"):
+        changed = disturbed(root) if stamp.is_file() and not (root / GENERATING).exists() else []
+    # Who uses the tree takes this one first, too.
+    waiting = locked(f"use-{root.name}") if changed and not alone else contextlib.nullcontext()
+    with waiting, locked(f"source-{root.name}", inherited=True):
+        if changed := changed and disturbed(root):
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            log.warning("the prepared source in %s was changed (%s%s): making it anew", root, changed[0], more)
+        if changed or not stamp.is_file() or (root / GENERATING).exists():
             remove_tree(root)
             root.mkdir(parents=True)
             try:
@@ -222,6 +242,8 @@ def prepared(
                 # Room is what a full disk lacks; a killed run leaves it to the next.
                 remove_tree(root)
                 raise
+        elif not (root / STATE).is_file():
+            keep_state(root)  # made by a version that kept none
         facts = json.loads(stamp.read_text())
     return SourceTree(
         release=release,
@@ -256,6 +278,7 @@ def prepare(root: Path, release: str, compiler: Compiler) -> None:
     utsrelease = (root / "include/generated/utsrelease.h").read_text()
     if f'"{release}"' not in utsrelease:
         raise ToolError(f"prepared for another release than {release}: {utsrelease.strip()}", where=root)
+    keep_state(root)
     write_whole(own / "prepared.json", json.dumps({"kernel_version": version, "drift": drift}))
 
 

@@ -33,6 +33,7 @@ from builder.acquire.source import (
 )
 from builder.acquire.toolchain import Compiler, banner_compiler, find_compiler, read_config, without_program
 from builder.acquire.tools import ended
+from builder.acquire.tree_state import disturbed
 from builder.acquire.whole import write_whole
 from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, UsageError
 
@@ -142,18 +143,19 @@ def _directory(path: Path, release: str, config: Path, compiler: Compiler) -> So
     place = hashlib.sha256(str(path).encode()).hexdigest()[:12]
     identity = tree_identity(f"{path.name}_{place}", release, compiler)
     with locked(f"use-{identity}", inherited=True):
-        record = cache_path("source", identity) / ".bespoke/files.json"
+        root = cache_path("source", identity)
+        record = root / ".bespoke/files.json"
         before: dict[str, list[int]] = json.loads(record.read_text()) if record.is_file() else {}
-        if before and before != now:
-            _follow(path, cache_path("source", identity), before, now)
-            prepare(cache_path("source", identity), release, compiler)
+        if before and before != now and not disturbed(root):
+            _follow(path, root, before, now)
+            prepare(root, release, compiler)
 
         def unpack(root: Path) -> None:
             log.info("copying %d files of %s", len(now), path)
             for name in now:
                 _copy(path / name, root / name)
 
-        tree = prepared(identity, release, config, compiler, unpack)
+        tree = prepared(identity, release, config, compiler, unpack, alone=True)
         write_whole(record, json.dumps(now))
         content = hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()[:16]
         tree = tree.named(f"{tree.identity}_{content}")

@@ -16,11 +16,13 @@ from builder.cli.common import (
     check_output,
     named_paths,
     source_shifts,
+    wanted_name,
     write_output,
 )
 from builder.cli.page import ModulePage, add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
+from builder.emit import free_module_name
 from builder.errors import Allowed, RefusedError, UsageError
 from builder.pipeline import ModulePlan, build, diff, running_part
 from builder.report.build import next_command, render_build
@@ -59,12 +61,13 @@ def run(options: argparse.Namespace, output: Output) -> int:
     check_output(options.output)
     check_html(options.html, options.output, *(path for pair in pairs for path in pair))
     shifts = source_shifts(options.source_diff)
-    diffs = [diff(old, new, shifts=shifts, allowed=allowed) for old, new in pairs]
+    name = wanted_name(options.name, options.output)
     kernel = Kernel.open(options.kernel)
+    free_module_name(name, kernel)
+    diffs = [diff(old, new, shifts=shifts, allowed=allowed) for old, new in pairs]
     objects = Objects(kernel, given)
     # The kernel runs the pairs without these; so does all that is said of them.
     diffs = [running_part(d, objects, options.inside, allowed=allowed) for d in diffs]
-    name = options.name or options.output.name.removesuffix(".ko")
     plan = ModulePlan(name, replace=options.replace, on=options.on, allowed=allowed)
     labelled = tuple((str(new), found) for (_, new), found in zip(pairs, diffs, strict=True))
     page = ModulePage(labelled, kernel.release, options.output)

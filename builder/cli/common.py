@@ -101,6 +101,14 @@ def write_output(path: Path, data: bytes | str) -> None:
         raise UsageError(f"cannot be written: {problem.strerror}", where=path) from None
 
 
+def wanted_name(name: str | None, output: Path) -> str:
+    """The module's name: that of `--name`, else that of the file; InputError where the kernel could not hold it."""
+    # Here, for it is slow to import and only two commands make modules.
+    from builder.emit import module_name
+
+    return module_name(output.name.removesuffix(".ko") if name is None else name)
+
+
 def add_allow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow", action="append", default=[], metavar="CODE:SYMBOL", help="accept this refusal of judgement"

@@ -16,16 +16,25 @@ from builder.acquire.cache import cache_root
 from builder.acquire.compile import OBJECT_LIMIT, Compiling
 from builder.acquire.packages import fetch_kernel
 from builder.acquire.patch import PatchObjects
-from builder.acquire.series import expand, module_names
+from builder.acquire.series import module_names, stacks
 from builder.acquire.source import SourceTree
 from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.binary.kernel.modules import find_image
-from builder.cli.common import Output, add_allow, add_kernel, check_output, named_paths, refused_rows, write_output
+from builder.cli.common import (
+    Output,
+    add_allow,
+    add_kernel,
+    check_output,
+    named_paths,
+    refused_rows,
+    wanted_name,
+    write_output,
+)
 from builder.cli.page import ModulePage, add_html, check_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
-from builder.emit import module_name
+from builder.emit import free_module_name
 from builder.emit.patched import Patched, PatchRefusedError
 from builder.errors import Allowed, BespokeError, KernelError, RefusedError, UsageError
 from builder.pipeline import ModulePlan, patch
@@ -50,7 +59,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_kernel(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="X.ko", help="the module to write")
     parser.add_argument(
-        "--each", action="store_true", help="one module for each patch, beside -o, with a table of outcomes"
+        "--each",
+        action="store_true",
+        help="one module for each patch, beside -o, with a table of outcomes; in a series it has those before it too",
     )
     parser.add_argument("--name", metavar="NAME", help="the module's name (default: that of the output file)")
     parser.add_argument("--replace", action="store_true", help="take the place of all earlier livepatches")
@@ -71,17 +82,20 @@ def run(options: argparse.Namespace, output: Output) -> int:
     # Cancelled by a CI: end what runs for us, as an interrupt does, and not only this process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     allowed = Allowed.parse(options.allow)
-    patches = expand(options.patches)
+    runs = stacks(options.patches)
+    patches = [path for stack in runs for path in stack]
     outputs = _outputs(options, patches)
     check_html(options.html, *outputs, *patches)
     kernel = Kernel.open(_at_hand(options.kernel))
     objects = Objects(kernel, named_paths(options.object))
+    if not options.each:
+        free_module_name(wanted_name(options.name, options.output), kernel)
     config = kernel.path.parent / f"config-{kernel.release}"
     target = SourceTarget(kernel.release, config if config.is_file() else None, kernel.banner)
     tree = find_source(options.source, target, allowed=allowed)
     job = _Job(options, output, objects, tree, allowed)
     if options.each:
-        return _each(job, patches, outputs)
+        return _each(job, runs, outputs)
     made = job.make(patches, options.output, options.name)
     following = next_command(options.output, options.kernel, options.object)
     if output.json:
@@ -108,7 +122,7 @@ class _Job:
 
     def make(self, patches: list[Path], path: Path, name: str | None) -> Patched:
         """Write the module of all `patches` together to `path`, and the page; RefusedError with all reasons."""
-        plan = ModulePlan(name or path.name.removesuffix(".ko"), replace=self.options.replace, allowed=self.allowed)
+        plan = ModulePlan(wanted_name(name, path), replace=self.options.replace, allowed=self.allowed)
         page = ModulePage((), self.objects.kernel.release, path)
         try:
             with self.output.progress() as shown:
@@ -148,7 +162,7 @@ def _outputs(options: argparse.Namespace, patches: list[Path]) -> list[Path]:
         folder = options.output if options.output.is_dir() else options.output.parent
         outputs = [folder / f"{name}.ko" for name in module_names(patches).values()]
     else:
-        module_name(options.name or options.output.name.removesuffix(".ko"))
+        wanted_name(options.name, options.output)
         outputs = [options.output]
     for path in outputs:
         check_output(path)
@@ -169,14 +183,30 @@ def _at_hand(kernel: str) -> str:
 EACH_STATUS = (("error", 2), ("refused", 1), ("built", 0))
 
 
-def _each(job: _Job, patches: list[Path], outputs: list[Path]) -> int:
-    """One module for each patch; one that is refused, or does not fit, stops no other."""
+def _each(job: _Job, runs: list[list[Path]], outputs: list[Path]) -> int:
+    """One module for each patch; one that is refused, or does not fit, stops no other.
+
+    In a series a patch is applied on those before it, and its module has their changes too: it has to fit the kernel
+    as it runs, and its text is made for theirs. Those that were refused, or did not fit, are left out.
+    """
     options, output = job.options, job.output
     rows: list[dict[str, Any]] = []
-    for source, path in zip(patches, outputs, strict=True):
-        row: dict[str, Any] = {"patch": str(source), "verdict": "built", "module": None, "detail": "", "functions": []}
+    places = iter(outputs)
+    below: list[Path] = []
+    for first, source in ((source is stack[0], source) for stack in runs for source in stack):
+        path = next(places)
+        below = [] if first else below
+        row: dict[str, Any] = {
+            "patch": str(source),
+            "on": [str(earlier) for earlier in below],
+            "verdict": "built",
+            "module": None,
+            "detail": "",
+            "functions": [],
+        }
         try:
-            made = job.make([source], path, None)
+            made = job.make([*below, source], path, None)
+            below = [*below, source]
             if made.module is None:
                 row["verdict"] = "unchanged"
                 row["detail"] = "; ".join(f"{w.code}: {w.symbol}" for w in made.warnings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.cli.common import Output
+from builder.cli.live import need_root
 from builder.image.machine import ThisMachine
 from builder.operate.planting import ProbeOptions, probe
 from builder.operate.trail import STATE
@@ -22,6 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
+    need_root(options.command)
     planting = probe(
         ThisMachine(),
         options.place,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.cli.common import Output
-from builder.cli.live import add_live, live
+from builder.cli.live import add_live, live, need_root
 from builder.image.machine import ThisMachine
 from builder.operate.survey import survey
 from builder.report.status import render_status
@@ -22,7 +22,11 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.repair:
         with live(options, output) as here:
             done = here.repair()
-    status = survey(ThisMachine(), options.state)
+    try:
+        status = survey(ThisMachine(), options.state)
+    except PermissionError:  # probes and the stacks of tasks are root's to read
+        need_root(options.command)
+        raise
     if output.json:
         output.document(status.as_json() | ({"repaired": done} if options.repair else {}))
     elif output.plain:

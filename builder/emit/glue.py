@@ -63,6 +63,22 @@ def module_name(text: str) -> str:
     return name
 
 
+def free_module_name(text: str, kernel: Kernel) -> str:
+    """The same, where that kernel has no use of its own for the name; InputError says which.
+
+    Raises KernelError for a kernel that cannot be livepatched.
+    """
+    name = module_name(text)
+    kernel.require_livepatch()
+    for uses, what in (
+        (name in kernel.builtin_names, "it is built in, or has parameters, and stands in /sys/module"),
+        (kernel.find_module(name) is not None, "one of its own modules is called so"),
+    ):
+        if uses:
+            raise InputError(f"{name!r} is taken in {kernel.release}: {what}; say another with --name")
+    return name
+
+
 @dataclass(frozen=True, slots=True)
 class GlueParts:
     """What the glue of one module says; `versions` are imported symbols with their CRCs."""

@@ -6,6 +6,7 @@ reported, and the first one that fails ends the trial with the kernel's log.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from builder.binary.module import ModuleFile, plain
 from builder.errors import BespokeError, GuestError, LoadError
 from builder.image.guest import Answer, Guest, MachineConfig, taints
-from builder.image.guest.log import EXPECTED, EXPECTED_TAINTS, KernelLog, taint_meaning
+from builder.image.guest.log import EXPECTED, EXPECTED_TAINTS, KernelLog, ModuleTraffic, taint_meaning
 from builder.image.guest.modules import BootableKernel, ModuleTree
 
 PHASES = ("before", "with", "after")
@@ -23,12 +24,25 @@ PHASES = ("before", "with", "after")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a trial; `output` is what the guest said, or why the step failed."""
+    """One step of a trial; `output` is what the guest said, or why the step failed.
+
+    `note` says what a step did not do where the trial goes on all the same, for that is not the module's failure;
+    such a step is not `ok`.
+    """
 
     name: str
     ok: bool
     seconds: float
     output: str = ""
+    note: str = ""
+
+
+@dataclass(slots=True)
+class _Doing:
+    """A step while it is done: what is worth showing of it, and its note."""
+
+    said: list[str] = field(default_factory=list)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +55,17 @@ class CommandRun:
 
 @dataclass(frozen=True, slots=True)
 class TrialReport:
-    """What came of a trial. `failure` is None for a success; `dmesg` is kept when something failed."""
+    """What came of a trial. `failure` is None for a success; `dmesg` is kept when something failed.
+
+    `untried` are those of the `objects` that this guest does not load: nothing is known of their new code.
+    """
 
     module: str
     kernel: str
     cpu: str
     kaslr: bool
     objects: tuple[str, ...]
+    untried: tuple[str, ...]
     steps: tuple[Step, ...]
     commands: tuple[CommandRun, ...]
     warnings: tuple[str, ...]
@@ -122,7 +140,8 @@ class _Trial:
             self.tree.find(name)
         self.done: list[Step] = []
         self.answers: list[dict[str, Answer]] = [{} for _ in plan.commands]
-        self.ours: list[str] = []
+        self.untried: dict[str, str] = {}
+        self.traffic: list[ModuleTraffic] = []
         self.warnings: tuple[str, ...] = ()
         self.taint = 0
         self.mark = self.patched = 0.0
@@ -148,6 +167,7 @@ class _Trial:
             cpu=self.plan.config.cpu,
             kaslr=self.plan.config.kaslr,
             objects=tuple(self.targets),
+            untried=tuple(name for name in self.untried if name in self.targets),
             steps=tuple(self.done),
             commands=tuple(map(CommandRun, self.plan.commands, self.answers)),
             warnings=self.warnings,
@@ -160,11 +180,12 @@ class _Trial:
     def _in(self, guest: Guest) -> None:
         """The steps, in order."""
         name, timeout = self.module.name, self.plan.timeout
-        self.mark = guest.mark()
-        self._load(guest, (*self.plan.load, *self.targets))
+        self.mark, at_first = guest.mark(), guest.loaded()
+        self._load(guest, self.plan.load)
+        self._load(guest, self.targets, targets=True)
         self._commands(guest, "before")
         if self.plan.late_load:
-            self._unload_targets(guest)
+            self._take_away(guest, self.targets)
         self._load(guest, self.module.depends)
         self.patched, usual = guest.mark(), guest.tainted()
         with self._step(f"insmod {name}"):
@@ -177,11 +198,14 @@ class _Trial:
         if self.module.is_livepatch:
             with self._step("disable, transition to the old code"):
                 guest.disable_livepatch(name, timeout)
-        self._unload(guest, name)
+        with self._step(f"rmmod {name}"):
+            answer = guest.rmmod(name, timeout=timeout)
+            if not answer.ok:
+                raise LoadError(f"could not be removed: {_last_line(answer.output)}")
         self._commands(guest, "after")
-        self._unload_targets(guest)
-        for other in reversed(self.ours):
-            self._unload(guest, other, must=False)
+        # What one of them says a little later is still its own.
+        self.traffic.append(ModuleTraffic(guest.mark(), math.inf, again=False))
+        self._take_away(guest, [other for other in guest.loaded() if other not in at_first])
         with self._step("kernel log and taints"):
             self._judge(guest, usual)
         with self._step("power off"):
@@ -189,13 +213,20 @@ class _Trial:
 
     # The steps
 
-    def _load(self, guest: Guest, names: Iterable[str]) -> None:
-        """Load modules with what they need, a step for each."""
+    def _load(self, guest: Guest, names: Iterable[str], *, targets: bool = False) -> None:
+        """Load modules with what they need, a step for each.
+
+        Of `targets` it is a note, then and later, that this guest does not load one while the livepatch is not there.
+        """
         for module in self.tree.closure(names, guest.loaded()):
-            with self._step(f"load {module.name}"):
-                before = guest.loaded()
-                guest.modprobe(module.name, timeout=self.plan.timeout)
-                self.ours.extend(name for name in reversed(guest.loaded()) if name not in before)
+            with self._step(f"load {module.name}") as doing:
+                try:
+                    guest.modprobe(module.name, timeout=self.plan.timeout)
+                except GuestError as error:
+                    if not targets or not guest.alive or (self.patched and module.name not in self.untried):
+                        raise
+                    doing.note = self.untried[module.name] = error.message
+                    continue
                 if module.is_livepatch:
                     guest.wait_transition(module.name, self.plan.timeout)
 
@@ -208,41 +239,53 @@ class _Trial:
     def _load_late(self, guest: Guest) -> None:
         """Load what the livepatch patches and is not there yet, then see that all of it is patched."""
         named = [name for name in guest.livepatch_objects(self.module.name) if name != "vmlinux"]
-        with self._step("what it patches besides vmlinux") as said:
+        known = len(self.targets)
+        with self._step("what it patches besides vmlinux") as doing:
             self.targets.extend(name for name in named if name not in self.targets and self.tree.find(name))
-            said.append(", ".join(named))
-        self._load(guest, self.targets)
-        left = [o for o, patched in guest.livepatch_objects(self.module.name).items() if patched is False]
+            doing.said.append(", ".join(named))
+        with self._traffic(guest, again=known == len(self.targets)):
+            self._load(guest, self.plan.load)
+            self._load(guest, self.targets, targets=True)
+        objects = guest.livepatch_objects(self.module.name)
+        left = [o for o, patched in objects.items() if patched is False and o not in self.untried]
         if left:
             raise LoadError(f"not patched although loaded: {', '.join(left)}")
+        if objects and self.untried.keys() >= objects.keys():
+            raise LoadError(f"nothing of it could be tried: {next(iter(self.untried.values()))}")
 
-    def _unload_targets(self, guest: Guest) -> None:
-        for name in [name for name in reversed(self.ours) if name in self.targets]:
-            self._unload(guest, name)
-            self.ours.remove(name)
-
-    def _unload(self, guest: Guest, name: str, *, must: bool = True) -> None:
-        """rmmod, of a livepatch after it is disabled; one that stays is a failure only if it `must` go."""
-        with self._step(f"rmmod {name}") as said:
-            if (state := guest.livepatch_state(name)) is not None and state.enabled:
-                guest.disable_livepatch(name, self.plan.timeout)
-            answer = guest.rmmod(name, timeout=self.plan.timeout)
-            if not answer.ok and must:
-                raise LoadError(f"could not be removed: {_last_line(answer.output)}")
-            said.append(_last_line(answer.output))
+    def _take_away(self, guest: Guest, names: Iterable[str]) -> None:
+        """rmmod modules and all that use them, the last loaded first; one that stays, as some always do, is a note."""
+        users = guest.users()
+        wanted, found = list(names), dict[str, None]()
+        while wanted:
+            if (name := wanted.pop()) in users and name not in found:
+                found[name] = None
+                wanted += users[name]
+        for name in (name for name in users if name in found):
+            with self._step(f"rmmod {name}") as doing:
+                if (state := guest.livepatch_state(name)) is not None and state.enabled:
+                    guest.disable_livepatch(name, self.plan.timeout)
+                used_by = guest.users().get(name)
+                answer = guest.rmmod(name, timeout=self.plan.timeout)
+                doing.said.append(_last_line(answer.output))
+                if not answer.ok:
+                    doing.note = f"it stays: {_last_line(answer.output).rpartition(': ')[2]}"
+                    if used_by:
+                        doing.note = f"it stays, used by {', '.join(used_by)}"
 
     def _commands(self, guest: Guest, phase: str) -> None:
         for command, answers in zip(self.plan.commands, self.answers, strict=True):
-            with self._step(f"{phase}: {command}") as said:
-                answers[phase] = guest.run(command, timeout=self.plan.timeout)
-                said.append(answers[phase].output.rstrip("\n"))
+            with self._step(f"{phase}: {command}") as doing:
+                answer = answers[phase] = guest.run(command, timeout=self.plan.timeout)
+                doing.said.append(answer.output.rstrip("\n"))
+                doing.note = "" if answer.ok else f"status {answer.status}"
 
     def _judge(self, guest: Guest, usual: int) -> None:
         """A warning, or a taint beyond those of any livepatch from elsewhere, fails the trial.
 
-        What the kernel said before the module came is none of the module's doing.
+        What the kernel said before the module came is none of the module's doing, nor is what other modules say.
         """
-        self.warnings = guest.warnings(self.patched)
+        self.warnings = guest.log().caused(self.patched, self.traffic).warnings()
         self.taint = guest.tainted()
         if self.warnings:
             raise GuestError(f"the kernel warned: {self.warnings[0]}")
@@ -251,28 +294,36 @@ class _Trial:
             raise GuestError(f"unexpected taint: {', '.join(f'{x} ({taint_meaning(x)})' for x in odd)}")
 
     @contextmanager
-    def _step(self, name: str) -> Iterator[list[str]]:
-        """Time a step and record it, also if it fails; the yielded list takes what is worth showing."""
-        said: list[str] = []
+    def _step(self, name: str) -> Iterator[_Doing]:
+        """Time a step and record it, also if it fails."""
+        doing = _Doing()
         self.progress(name)
         started, ok = time.monotonic(), False
         try:
-            yield said
-            ok = True
+            yield doing
+            ok = not doing.note
         except BespokeError as error:
-            said.append(str(error))
+            doing.said.append(str(error))
             raise
         finally:
-            step = Step(name, ok, time.monotonic() - started, "\n".join(filter(None, said)))
+            step = Step(name, ok, time.monotonic() - started, "\n".join(filter(None, doing.said)), doing.note)
             self.done.append(step)
             self.progress(step)
+
+    @contextmanager
+    def _traffic(self, guest: Guest, *, again: bool) -> Iterator[None]:
+        """While modules come and go that are not the one to try."""
+        start = guest.mark()
+        self.traffic.append(ModuleTraffic(start, math.inf, again))
+        yield
+        self.traffic[-1] = ModuleTraffic(start, guest.mark(), again)
 
     def _last_words(self, guest: Guest) -> str:
         """After a failure: the log since the boot was done; the warnings since the module came."""
         log = guest.log()
         if not log.records:
             return guest.complaint()
-        self.warnings = log.since(self.patched or self.mark).warnings()
+        self.warnings = (log.caused(self.patched, self.traffic) if self.patched else log.since(self.mark)).warnings()
         return str(log.since(self.mark))
 
 

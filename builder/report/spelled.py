@@ -54,6 +54,16 @@ class Screen(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As a console does; but what is no terminal has no width, and no line is filled up to one."""
+        if self.is_terminal:
+            super().print(*objects, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write(re.sub(r" +$", "", captured.get(), flags=re.MULTILINE))
+        self.file.flush()
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Of every string that is printed or stands in a table."""
         return super().render_str(spelled(text), **options)

@@ -26,6 +26,9 @@ def render_trial(report: TrialReport, *, verbose: bool = False, steps: bool = Tr
         parts.append(one_line(f"taints: {meanings}"))
     parts += [one_line(f"kernel warning: {text}", style="yellow") for text in report.warnings]
     if report.failure is None:
+        if report.untried:
+            names = ", ".join(report.untried)
+            parts.append(one_line(f"not tried, for this guest does not load it: {names}", style="yellow"))
         parts.append(one_line(f"{report.module}: everything went well, in {report.seconds:.1f} s", style="green"))
     else:
         if report.dmesg:
@@ -41,9 +44,11 @@ def _title(report: TrialReport) -> str:
 
 
 def step_line(step: Step) -> RenderableType:
-    """One step: whether it went well, its seconds, what it was."""
-    sign = ("✓", "green") if step.ok else ("✗", "bold red")
-    return one_line(sign, f" {step.seconds:6.2f} s  ", step.name)
+    """One step: whether it went well, its seconds, what it was, and what it did not do though the trial went on."""
+    sign, note = ("✓", "green") if step.ok else ("✗", "bold red"), ""
+    if step.note:
+        sign, note = ("-", "yellow"), f" ({step.note})"
+    return one_line(sign, f" {step.seconds:6.2f} s  ", step.name, note)
 
 
 def _command(run: CommandRun, verbose: bool) -> RenderableType:

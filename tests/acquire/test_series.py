@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.acquire.series import expand, module_names
+from builder.acquire.series import expand, module_names, stacks
 from builder.errors import InputError, UsageError
 
 
@@ -28,6 +28,8 @@ def test_a_series_gives_the_order(tmp_path: Path) -> None:
     for given in (folder, folder / "series"):
         assert [path.name for path in expand([given])] == ["c.patch", "a.patch"]
     assert [path.name for path in expand([folder, folder / "b.patch"])] == ["c.patch", "a.patch", "b.patch"]
+    runs = stacks([folder, folder / "b.patch", files(tmp_path / "e", "x.patch", "y.patch")])
+    assert [[path.name[0] for path in run] for run in runs] == [["c", "a"], ["b"], ["x"], ["y"]]
 
 
 @pytest.mark.parametrize(

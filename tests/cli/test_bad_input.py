@@ -290,6 +290,10 @@ def test_an_existing_module_stays_when_the_next_build_fails(
     [
         (("--name", "a b"), "cannot be a module's name"),
         (("--name", "x" * 56), "cannot be a module's name"),
+        (("--name", ""), "cannot be a module's name"),
+        (("--name", "module"), "'module' is taken in"),
+        (("--name", "kernel"), "'kernel' is taken in"),
+        (("--name", "nf-conntrack"), "one of its own modules is called so"),
         (("--allow", "nonsense"), "--allow takes CODE:SYMBOL"),
         (("--object", "nonsense"), "--object takes NAME=PATH"),
         (("--object", "a=/no/such"), "there is no file"),
@@ -302,6 +306,20 @@ def test_arguments_that_do_not_fit(
     run = bespoke("build", pair / "orig.o", pair / "patched.o", "--kernel", image, "-o", out, *words)
     assert says in run.problem()
     nothing_in(out)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 56, "printk"])
+def test_a_name_that_cannot_be_is_refused_before_the_work(
+    bespoke: Bespoke, image: Path, tmp_path: Path, name: str
+) -> None:
+    """Nothing has looked at the objects, or the patch, yet."""
+    junk = tmp_path / "junk.patch"
+    junk.write_text("no patch")
+    for words in (("build", junk, junk), ("patch", junk)):
+        run = bespoke(*words, "--kernel", image, "-o", tmp_path / "fix.ko", "--name", name)
+        assert f"'{name}'" in run.problem()
+    named = tmp_path / f"{name}.ko"
+    assert f"'{name}'" in bespoke("build", junk, junk, "--kernel", image, "-o", named).problem()
 
 
 @pytest.mark.parametrize("words", [(), ("build",), ("nonsense",), ("diff", "a"), ("diff", "a", "b", "--nonsense")])

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +29,7 @@ from builder.preflight.check import CheckReport, CpuCheck
 from builder.preflight.differences import ByteDifference, Compared
 from builder.preflight.fidelity import Fidelity, Prediction
 from builder.report.spelled import Screen, one_line
+from builder.report.trial import render_trial
 
 
 def console(terminal: bool) -> tuple[Screen, io.StringIO]:
@@ -86,17 +88,14 @@ def test_what_is_said_of_the_log(
     assert not logging.getLogger("bespoke").handlers and not log.isEnabledFor(logging.INFO)
 
 
-REPORT = Report("code", "event", "place", "message")
-
-
-def documents() -> dict[str, Any]:
-    """What each command prints; of values made by hand where the real ones take a guest or a running kernel."""
-    trial = TrialReport(
+def made_trial() -> TrialReport:
+    return TrialReport(
         module="m",
         kernel="6.1",
         cpu="max",
         kaslr=False,
         objects=("vmlinux",),
+        untried=(),
         steps=(Step("boot", True, 1.0),),
         commands=(CommandRun("true", {"before": Answer(0, "output", 0.5)}),),
         warnings=("warned",),
@@ -104,6 +103,23 @@ def documents() -> dict[str, Any]:
         failure=None,
         seconds=2.0,
     )
+
+
+def test_a_pipe_has_no_padding(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a trial that failed, for that has all: a log, a command's output in a table."""
+    runs = (CommandRun("cat x", {"before": Answer(0, "one\ntwo \n", 0.5), "with": Answer(3, "", 0.5)}),)
+    report = replace(made_trial(), commands=runs, failure="with: cat x: gone", dmesg="[ 1.0] first\n[ 2.0] last line")
+    Output().out.print(render_trial(report, steps=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [line.rstrip() for line in lines] and "  [ 1.0] first" in lines
+    assert max(map(len, lines)) < 80
+
+
+REPORT = Report("code", "event", "place", "message")
+
+
+def documents() -> dict[str, Any]:
+    """What each command prints; of values made by hand where the real ones take a guest or a running kernel."""
     cpu = CpuCheck("max", MappingProxyType({"alternatives": 3}))
     check = CheckReport(
         module="m",
@@ -124,7 +140,7 @@ def documents() -> dict[str, Any]:
     )
     status = Status("6.1", (patched,), ("task",), (EventStatus("x", True, ("f+0",)),), None)
     return {
-        "try": trial.as_json(),
+        "try": made_trial().as_json(),
         "check": check.as_json(),
         "fidelity": fidelity.as_json(),
         "status": status.as_json(),

@@ -140,6 +140,28 @@ def test_one_module_each(bespoke: Bespoke, tree: SourceTree, release_61: str, tm
     assert ran.status == 0 and ran.out.splitlines()[-1].startswith("next: bespoke try ")
 
 
+def test_in_a_series_each_patch_is_applied_on_those_before_it(
+    bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, out: Path
+) -> None:
+    """The second changes the first one's line; one that does not fit is left out, one beside the series has none."""
+    folder = tmp_path / "fixes"
+    folder.mkdir()
+    first = FIX.read_text()
+    (folder / "a.patch").write_text(first)
+    (folder / "b.patch").write_text("--- a/fs/aio.c\n+++ b/fs/aio.c\n@@ -1 +1 @@\n-x\n+y\n")
+    second = first.replace("PerCpu", "PERCPU").replace("Percpu", "PerCpu")
+    (folder / "c.patch").write_text(second)
+    (folder / "series").write_text("a.patch\nb.patch\nc.patch\n")
+    words = ("--each", "--kernel", release_61, "-o", out.parent, "--json")
+    ran = bespoke("patch", folder, *words, timeout=600)
+    rows = ran.document["patches"]
+    assert [row["verdict"] for row in rows] == ["built", "error", "built"], ran
+    assert [len(row["on"]) for row in rows] == [0, 1, 1] and rows[2]["functions"] == rows[0]["functions"]
+    (folder / "series").unlink()
+    rows = bespoke("patch", folder, *words, timeout=600).document["patches"]
+    assert [row["verdict"] for row in rows] == ["built", "error", "error"]
+
+
 def test_code_that_does_not_compile(
     bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path, out: Path
 ) -> None:
@@ -165,6 +187,8 @@ def test_code_that_does_not_compile(
         (["{fix}", "--source", "{tmp}", "-o", "{tmp}/x.ko"], "no kernel source"),
         (["{fix}", "--source", "{fix}", "-o", "{tmp}/x.ko"], "tar failed"),
         (["{fix}", "--source", "linux-source-6.1=0.1-1", "-o", "{tmp}/x.ko"], "no longer offered"),
+        (["{fix}", "--source", "nonsense", "-o", "{tmp}/x.ko"], "is no release; offered are: "),
+        (["{fix}", "--source", "6.1.0-1-amd64", "-o", "{tmp}/x.ko"], "offered of 6.1: "),
     ],
 )
 def test_bad_usage(

@@ -30,6 +30,13 @@ def test_a_command_has_nothing_to_read_and_may_be_long(guest: Guest) -> None:
     assert guest.run(script).output.split() == [str(number) for number in range(20_000)]
 
 
+def test_the_names_that_no_module_can_have_are_told_by_the_image(guest: Guest, kernel: Kernel) -> None:
+    """Of drivers without parameters, which newer kernels list too, nothing else stands there."""
+    listed = "cd /sys/module && for name in *; do [ -d $name/drivers ] && [ ! -d $name/parameters ] || echo $name; done"
+    there = set(guest.check(f"{listed}").split()) - set(guest.loaded())
+    assert {"module", "kernel", "printk"} <= there <= kernel.builtin_names
+
+
 def test_check_raises_with_what_was_said(guest: Guest) -> None:
     with pytest.raises(GuestError, match=r"status 1: cat /absent: .*No such file"):
         guest.check("cat /absent")

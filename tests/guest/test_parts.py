@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from builder.binary.manifest import SECTION, Manifest, TargetKernel
 from builder.binary.module import ModuleFile
 from builder.errors import InputError, ToolError, UsageError
 from builder.image.guest import KernelLog, initramfs, taints
-from builder.image.guest.log import TAINTS, taint_meaning
+from builder.image.guest.log import TAINTS, ModuleTraffic, taint_meaning
 from builder.image.guest.modules import ModuleTree
 
 
@@ -116,6 +117,27 @@ def test_warnings_are_counted_once_and_from_a_mark_on() -> None:
     assert log.since(2.5).warnings() == ("Call Trace:",)
     assert log.since(log.end).records == ()
     assert KernelLog.parse("").end == 0.0
+
+
+@pytest.mark.parametrize(
+    ("level", "text", "in_traffic", "again", "due"),
+    [
+        (3, "x: gone at 7", False, False, False),
+        (3, "x: gone at 9 now", False, False, True),
+        (3, "x: new", True, False, False),
+        (3, "x: new", True, True, True),
+        (3, "x: gone at 7", True, True, False),
+        (4, "WARNING: CPU: 1 PID: 7 at x.c:1 f+0x1/0x2", False, False, True),
+        (4, "WARNING: CPU: 1 PID: 7 at x.c:1 f+0x1/0x2", True, False, False),
+        (4, "WARNING: CPU: 1 PID: 7 at y.c:1 f+0x1/0x2", True, False, True),
+    ],
+)
+def test_what_a_livepatch_is_blamed_for(level: int, text: str, in_traffic: bool, again: bool, due: bool) -> None:
+    """Not for what was said before it came, numbers apart, nor for what modules say of themselves."""
+    before = "<3>[    1.000000] x: gone at 3\n<4>[    1.000000] WARNING: CPU: 0 PID: 3 at x.c:1 f+0x1/0x2"
+    span = (2.5, math.inf) if in_traffic else (1.5, 2.5)
+    log = KernelLog.parse(f"{before}\n<{level}>[    3.000000] {text}").caused(2.0, [ModuleTraffic(*span, again)])
+    assert log.warnings() == ((text,) if due else ())
 
 
 @pytest.mark.parametrize(("level", "is_warning"), [(3, True), (4, False), (27, True), (30, False)])

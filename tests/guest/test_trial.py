@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from builder.acquire.source import fetch_source
 from builder.binary.kernel import Kernel
 from builder.errors import InputError
 from builder.image.guest import MachineConfig
-from builder.image.trial import Step, TrialPlan, TrialReport, trial
+from builder.image.trial import PHASES, Step, TrialPlan, TrialReport, trial
 from builder.report.trial import render_trial
+from tests.conftest import needed
+from tests.guest.campaign import campaign
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 VALUE = "/sys/module/guest_target/parameters/value"
+LOUD = VALUE.replace("target", "loud")
 
 
 def shown(report: TrialReport) -> str:
@@ -48,6 +52,8 @@ def test_a_patch_of_vmlinux(kernel: Kernel, built: Mapping[str, Path]) -> None:
     assert [event for event in events if isinstance(event, str)] == names(report)
     assert names(report)[0] == "boot" and names(report)[-1] == "power off"
     assert "patched command line" in shown(report) and "(status 4)" in shown(report)
+    assert "before: exit 4 (status 4)" in shown(report)
+    assert [step.name for step in report.steps if not step.ok] == [f"{when}: exit 4" for when in PHASES]
     document = json.loads(json.dumps(report.as_json()))
     assert document["ok"] is True and document["kernel"] == kernel.release
     assert document["commands"][0]["with"]["output"] == "patched command line\n"
@@ -70,6 +76,50 @@ def test_a_patch_of_a_module_loaded_before_or_after_it(kernel: Kernel, built: Ma
     assert (last_load > order.index("insmod guest_patch")) == late
     assert order.count("load guest_target") == 1 + late == order.count("rmmod guest_target")
     assert report.objects == ("guest_target",)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_modules_that_use_the_target_and_what_it_always_says(
+    kernel: Kernel, built: Mapping[str, Path], late: bool
+) -> None:
+    """What needs it goes before it; its own errors and warnings, said of old, are not the livepatch's."""
+    objects = {name: built[name] for name in ("guest_loud", "guest_user")}
+    plan = TrialPlan(commands=(f"cat {LOUD}",), objects=objects, load=("guest_user",), late_load=late)
+    report = trial(built["guest_patch_loud"], kernel, plan)
+    assert report.ok, report.failure
+    assert outputs(report) == ["original\n", "patched\n", "original\n"] and report.warnings == ()
+    order = names(report)
+    assert [name for name in order if name.startswith("rmmod")] == [
+        *(["rmmod guest_user", "rmmod guest_loud"] * late),
+        "rmmod guest_patch_loud",
+        "rmmod guest_user",
+        "rmmod guest_loud",
+    ]
+    assert order.count("load guest_user") == 1 + late and all(step.ok for step in report.steps)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_target_that_stays_is_a_note(kernel_61: Kernel, built_61: Mapping[str, Path], late: bool) -> None:
+    objects = {"guest_stays": built_61["guest_stays"]}
+    plan = TrialPlan(commands=(f"cat {LOUD.replace('loud', 'stays')}",), objects=objects, late_load=late)
+    report = trial(built_61["guest_patch_stays"], kernel_61, plan)
+    assert report.ok, report.failure
+    assert outputs(report) == ["original\n", "patched\n", "original\n"]
+    left = [step for step in report.steps if not step.ok]
+    assert [step.name for step in left] == ["rmmod guest_stays"] * (1 + late)
+    assert left[0].note == "it stays: Resource temporarily unavailable"
+    assert f"- {left[0].seconds:6.2f} s  rmmod guest_stays (it stays" in shown(report)
+
+
+def test_a_target_that_the_guest_does_not_load_is_not_tried(kernel_61: Kernel, built_61: Mapping[str, Path]) -> None:
+    """A failure where nothing else is patched, else a note: the livepatch is loaded where it is not there."""
+    objects = {"guest_absent": built_61["guest_absent"]}
+    report = trial(built_61["guest_patch_absent"], kernel_61, TrialPlan(objects=objects))
+    assert report.failure is not None and report.untried == ("guest_absent",)
+    assert "nothing of it could be tried: module guest_absent was not loaded: No such device" in report.failure
+    report = trial(built_61["guest_patch_vmlinux"], kernel_61, TrialPlan(objects=objects))
+    assert report.ok and "not tried, for this guest does not load it: guest_absent" in shown(report)
+    assert [step.name for step in report.steps if not step.ok] == ["load guest_absent"] * 2
 
 
 def test_an_object_that_nobody_has(kernel_61: Kernel, built_61: Mapping[str, Path]) -> None:
@@ -166,3 +216,14 @@ def test_what_cannot_be_tried_at_all(kernel_61: Kernel, tmp_path: Path) -> None:
     for source in (junk, tmp_path / "absent.ko", b"", b"text"):
         with pytest.raises(InputError):
             trial(source, kernel_61)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["sctp", "libcomposite"])
+def test_a_module_of_the_campaign_in_both_orders(kernel_61: Kernel, name: str) -> None:
+    """One that never leaves, and one that others use (tests/guest/campaign.py has the rest)."""
+    with needed():
+        fetch_source(kernel_61.release)
+    (row,) = campaign(kernel_61, [name], seed=1)
+    assert (row.why_not_built, row.failures) == ("", ())
+    assert any(note.startswith("rmmod sctp: it stays") for note in row.notes) == (name == "sctp")

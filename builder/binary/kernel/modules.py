@@ -18,13 +18,12 @@ _SUFFIXES: Final = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 
 def _roots(pattern: str, cache: Path) -> Iterator[Path]:
-    """What `pattern` (below the root of a file system) names: in `/`, then in each unpacked package.
+    """What `pattern` (below the root of a file system) matches: in `/`, then in each unpacked package.
 
     Of several unpacked versions of one release the one that was unpacked last comes first.
     """
-    if (Path("/") / pattern).exists():
-        yield Path("/") / pattern
-    found = (cache / "unpacked").glob(f"*/{escape(pattern)}")
+    yield from sorted(Path("/").glob(pattern))
+    found = (cache / "unpacked").glob(f"*/{pattern}")
     yield from sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
@@ -42,11 +41,12 @@ def find_image(release: str, cache: Path) -> Path:
     )
     if release and "/" not in release and release not in (".", ".."):
         for place in places:
-            for found in _roots(place, cache):
+            for found in _roots(escape(place), cache):
                 return mended(found)
+    here = sorted({path.name.removeprefix("vmlinuz-") for path in _roots("boot/vmlinuz-*", cache)})
     raise KernelError(
         f"neither a file nor a release with an image: looked for /{', /'.join(places[:3])}, "
-        f"and for the same in packages unpacked below {cache}",
+        f"and for the same in packages unpacked below {cache}, which have: {', '.join(here) or 'none'}",
         where=release or "(empty name)",
     )
 
@@ -61,7 +61,7 @@ def find_modules_root(image: Path, release: str, cache: Path) -> Path | None:
         if place.is_dir():
             return place
     for lib in ("lib/modules", "usr/lib/modules"):
-        for found in _roots(f"{lib}/{release}", cache):
+        for found in _roots(escape(f"{lib}/{release}"), cache):
             if found.is_dir():
                 return found
     return None
@@ -90,6 +90,13 @@ def list_modules(root: Path) -> dict[str, Path]:
     for path in module_files(root):
         found.setdefault(module_name(path) or "", path)
     return found
+
+
+def builtin_modules(root: Path | None) -> frozenset[str]:
+    """The modules that are part of the image, as the tree's `modules.builtin` says; none without a tree."""
+    path = root / "modules.builtin" if root is not None else None
+    lines = path.read_text().splitlines() if path is not None and path.is_file() else []
+    return frozenset(name for line in lines if (name := module_name(line)) is not None)
 
 
 class ModuleFinder:

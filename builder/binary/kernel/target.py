@@ -299,6 +299,27 @@ class Kernel:
     def _finder(self) -> modules.ModuleFinder | None:
         return modules.ModuleFinder(self.modules_root) if self.modules_root is not None else None
 
+    @cached_property
+    def builtin_names(self) -> frozenset[str]:
+        """The names below /sys/module that no loaded module can have: what is built in, and who has parameters.
+
+        param_sysfs_builtin() (kernel/params.c, v6.1) makes one for each prefix of a name in `__param`, `kernel`
+        where there is none, and mod_sysfs_init() refuses a module whose name is there (kernel/module/sysfs.c);
+        `compression` is a file there (kernel/module/decompress.c). Those that a newer kernel makes for drivers
+        without parameters (module_add_driver(), drivers/base/module.c, v6.12.24) are told by no table.
+        """
+        row, start = self.layout("kernel_param"), self.symbol("__start___param").address
+        size = self.symbol("__stop___param").address - start
+        if size % row.size:
+            raise KernelError(f"__param has {size} bytes, no multiple of {row.size}", where=self.path)
+        (name,) = (member.offset for member in row.members if member.name == "name")
+        table = self.read(start, size)
+        places = (int.from_bytes(table[at + name : at + name + 8], "little") for at in range(0, size, row.size))
+        prefixes = (self.image.string(Address(place)).rpartition(".")[0] for place in places)
+        return (
+            modules.builtin_modules(self.modules_root) | {prefix or "kernel" for prefix in prefixes} | {"compression"}
+        )
+
     def close(self) -> None:
         """Release the facts file; the object is of no use afterwards."""
         self._facts.close()

@@ -58,8 +58,13 @@ class Guest(Session):
     # Modules
 
     def loaded(self) -> tuple[str, ...]:
-        """The names in /proc/modules."""
-        return tuple(line.split()[0] for line in self.check("cat /proc/modules").splitlines())
+        """The names in /proc/modules, the last loaded first."""
+        return tuple(self.users())
+
+    def users(self) -> dict[str, tuple[str, ...]]:
+        """Each loaded module, the last first, with the modules that use it: the fourth column of /proc/modules."""
+        rows = (line.split() for line in self.check("cat /proc/modules").splitlines())
+        return {row[0]: tuple(name for name in row[3].split(",") if name not in ("", "-")) for row in rows}
 
     def insmod(self, source: Path | bytes, name: str = "module", params: str = "", *, timeout: float = 60.0) -> Answer:
         """Give the kernel one module as it is, dependencies not considered; the answer is the kernel's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 RECORD = re.compile(r"^(?:<(?P<level>\d+)>)?\[\s*(?P<seconds>\d+\.\d+)\](?:\[[^\]]*\])? ?(?P<text>.*)$")
@@ -75,6 +76,18 @@ class LogRecord:
         return f"[{self.seconds:12.6f}] {self.text}"
 
 
+_NUMBER = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b")
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTraffic:
+    """A span of the log, by time stamps, in which modules came or went; `again`: all of them had done so before."""
+
+    start: float
+    end: float
+    again: bool
+
+
 @dataclass(frozen=True, slots=True)
 class KernelLog:
     """The log, in order."""
@@ -96,6 +109,24 @@ class KernelLog:
     def since(self, mark: float) -> KernelLog:
         """What was said after the time stamp `mark`."""
         return KernelLog(tuple(record for record in self.records if record.seconds > mark))
+
+    def caused(self, mark: float, traffic: Sequence[ModuleTraffic]) -> KernelLog:
+        """What was said after `mark` and is due to what came then, for all that can be told.
+
+        A line that was said before it, numbers apart, is not; nor is what modules say of themselves as they come
+        and go for the first time. What the kernel says when something is broken is passed over only where it said
+        the same as they came before.
+        """
+        known = {_NUMBER.sub("#", record.text) for record in self.records if record.seconds <= mark}
+
+        def is_due(record: LogRecord) -> bool:
+            said = _NUMBER.sub("#", record.text) in known
+            span = next((span for span in traffic if span.start < record.seconds <= span.end), None)
+            if SEVERE.search(record.text):
+                return span is None or not said
+            return not (said or (span is not None and not span.again))
+
+        return KernelLog(tuple(record for record in self.since(mark).records if is_due(record)))
 
     def warnings(self) -> tuple[str, ...]:
         """The texts of the warnings; a stack trace counts only where nothing before it says what it is of."""

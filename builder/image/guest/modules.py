@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from builder.binary.kernel.modules import builtin_modules
 from builder.binary.module import ModuleFile, plain
 from builder.errors import InputError
 
@@ -51,10 +52,7 @@ class ModuleTree:
     @cached_property
     def builtin(self) -> frozenset[str]:
         """What `modules.builtin` says is part of the image."""
-        root = self._kernel.modules_root
-        path = root / "modules.builtin" if root is not None else None
-        lines = path.read_text().splitlines() if path is not None and path.is_file() else []
-        return frozenset(plain(Path(line).name.partition(".ko")[0]) for line in lines)
+        return builtin_modules(self._kernel.modules_root)
 
     def find(self, name: str) -> ModuleFile | None:
         """The module `name`; None if it is built in. InputError if it is nowhere to be found."""

@@ -1,0 +1,91 @@
+"""A prepared tree that somebody else has worked in is noticed, and made anew."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builder.acquire.source import PROGRAMS, SourceTree
+from builder.acquire.sources import SourceTarget, find_source
+from builder.acquire.tree_state import disturbed, keep_state
+from tests.conftest import need
+
+MAKEFILE = """\
+KERNELRELEASE ?= stray-release
+olddefconfig:
+\t@:
+modules_prepare:
+\tmkdir -p include/generated
+\techo '#define UTS_RELEASE "$(KERNELRELEASE)"' > include/generated/utsrelease.h
+kernelversion:
+\t@echo 6.1.0
+"""
+"""As much of a kernel's as preparing asks for."""
+
+
+def test_what_is_changed_gone_or_new(tmp_path: Path) -> None:
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / ".bespoke").mkdir()
+    for name in ("kernel/fork.c", "kernel/exit.c", "Makefile", ".config"):
+        (tmp_path / name).write_text("text")
+    os.symlink("absent", tmp_path / "link")
+    assert disturbed(tmp_path) == []
+    keep_state(tmp_path)
+    (tmp_path / "kernel/fork.o").write_text("new")
+    (tmp_path / ".bespoke/ours").write_text("new")
+    assert disturbed(tmp_path) == []
+    (tmp_path / "kernel/exit.c").unlink()
+    (tmp_path / ".config").write_text("another")
+    os.utime(tmp_path / "Makefile", (1, 1))
+    assert sorted(disturbed(tmp_path)) == [".config", "Makefile", "kernel/exit.c"]
+    keep_state(tmp_path)
+    assert disturbed(tmp_path) == []
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that can be prepared, in a cache of its own."""
+    need(*PROGRAMS)
+    monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path / "cache"))
+    place = tmp_path / "linux"
+    place.mkdir()
+    (place / "Makefile").write_text(MAKEFILE)
+    (place / "Kconfig").write_text("")
+    version = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    (tmp_path / "config").write_text(f'CONFIG_CC_VERSION_TEXT="{version}"\nCONFIG_CC_IS_GCC=y\n')
+    return place
+
+
+def prepared(source: Path) -> SourceTree:
+    return find_source(str(source), SourceTarget("6.1.0-ours", source.parent / "config"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_stray_make_is_noticed_and_mended(source: Path, packed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    if packed:
+        folder, source = source, source.with_suffix(".tar")
+        subprocess.run(["tar", "-C", folder.parent, "-cf", source, folder.name], check=True)
+    root = prepared(source).root
+    header = root / "include/generated/utsrelease.h"
+    assert "6.1.0-ours" in header.read_text()
+    (root / "fork.o").write_text("somebody's")
+    with caplog.at_level(logging.WARNING):
+        assert prepared(source).root == root and (root / "fork.o").exists() and caplog.records == []
+        subprocess.run(["make", "-s", "-C", root, "modules_prepare"], check=True)
+        assert "stray-release" in header.read_text()
+        assert prepared(source).root == root
+    assert "6.1.0-ours" in header.read_text() and not (root / "fork.o").exists()
+    (record,) = caplog.records
+    assert "was changed (include/generated/utsrelease.h): making it anew" in record.getMessage()
+
+
+def test_a_change_of_the_directory_does_not_hide_it(source: Path) -> None:
+    root = prepared(source).root
+    (root / "Makefile").write_text("all:\n")
+    (source / "new.c").write_text("")
+    assert prepared(source).root == root
+    assert (root / "Makefile").read_text() == MAKEFILE and (root / "new.c").exists()
