@@ -63,6 +63,7 @@ class View:
         self._ordinals = cache(partial(_ordinals, self._decoded))
         self._leads = cache(self._leads_of)
         self._targets = cache(self._target)
+        self._owned = cache(self._entries_by_owner)
 
     @cached_property
     def _map(self) -> dict[SectionIndex, tuple[list[SectionOffset], list[Atom]]]:
@@ -288,16 +289,14 @@ class View:
 
     def owned(self, row: tables.TableRow) -> Mapping[Atom | None, tuple[tables.Entry, ...]]:
         """The entries of one table by the function that they belong to; None for code without a symbol."""
-        return self._owned[row]
+        return self._owned(row)
 
-    @cached_property
-    def _owned(self) -> Mapping[tables.TableRow, Mapping[Atom | None, tuple[tables.Entry, ...]]]:
-        found: dict[tables.TableRow, dict[Atom | None, list[tables.Entry]]] = {row: {} for row in tables.TABLES}
-        for row, owners in found.items():
-            for section in self.sections_named(row.name):
-                for entry in tables.entries(self.obj, section, row):
-                    owners.setdefault(self.owner(entry), []).append(entry)
-        return {row: {owner: tuple(rows) for owner, rows in owners.items()} for row, owners in found.items()}
+    def _entries_by_owner(self, row: tables.TableRow) -> Mapping[Atom | None, tuple[tables.Entry, ...]]:
+        owners: dict[Atom | None, list[tables.Entry]] = {}
+        for section in self.sections_named(row.name):
+            for entry in tables.entries(self.obj, section, row):
+                owners.setdefault(self.owner(entry), []).append(entry)
+        return {owner: tuple(rows) for owner, rows in owners.items()}
 
     def owner(self, entry: tables.Entry) -> Atom | None:
         """The atom that an entry's site lies in; None for code without a symbol."""
