@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +65,8 @@ def _all(work: list[Job], jobs: int) -> Iterator[PairRow]:
     done = 0
     resource_tracker.ensure_running()  # would unblock the signal
     try:
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        collecting = gc.get_threshold()  # workers collect garbage as seldom as this process
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=gc.set_threshold, initargs=collecting) as pool:
             with _uninterrupted():
                 rows = pool.map(compare_one, work, chunksize=1)
             for row in rows:
