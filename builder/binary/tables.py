@@ -238,8 +238,8 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
     """All entries of a table, in order.
 
     Raises UnknownError when the stride cannot be told, or an entry has another
-    number of relocations or another size than any that is known: guessing would
-    give an entry to the wrong function.
+    number of relocations or another size than any that is known, or ends behind
+    its section: guessing would give an entry to the wrong function.
     """
     relocations = sorted(obj.relocations_of(section.index))
     if not section.size:
@@ -250,6 +250,7 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
     if row.lengths and stride not in dict(row.lengths):
         known = " or ".join(str(size) for size, _ in row.lengths)
         raise UnknownError(f"section {section.name}: entries of {stride} bytes, not {known}", where=obj.name)
+    _require_whole(obj, section, stride, relocations)
     out: list[Entry] = []
     position, count, (_, last) = 0, len(relocations), section.extent
     for index, start in enumerate(map(SectionOffset, range(0, section.size, stride))):
@@ -266,6 +267,17 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
             )
         out.append(Entry(row, section.index, index, start, end, own))
     return tuple(out)
+
+
+def _require_whole(obj: ObjectFile, section: Section, stride: int, relocations: Sequence[Relocation]) -> None:
+    """What the last entry lacks must be what none has: the filler up to the next one (`.balign` stands before each)."""
+    there = section.size % stride
+    if not there:
+        return
+    last = section.size - there
+    rests = (section.data[start + there : start + stride] for start in range(0, last, stride))
+    if any(rest.strip(b"\0") for rest in rests) or any(r.offset % stride >= there for r in relocations):
+        raise UnknownError(f"section {section.name}: the entry at {last:#x} ends behind the section", where=obj.name)
 
 
 def companion(obj: ObjectFile, entry: Entry) -> tuple[Section, SectionOffset, SectionOffset]:

@@ -125,6 +125,8 @@ def test_entries_of_which_some_lead_to_another_object_are_told_apart(build: Buil
         # two sizes mixed
         ("__bug_table", (".long 1b-., 7b-.\n .word 5,1\n", ".long 2b-., 7b-.\n .word 5,1\n .long 0\n") * 2, "told"),
         (".smp_locks", (".long 1b-.\n .byte 0\n", ".long 2b-.\n", ".long 4b-.\n"), "told"),
+        # the last one cut off
+        ("__bug_table", (".long 1b-., 7b-.\n .word 5,1\n", ".long 2b-., 7b-.\n .word 5\n"), "at 0xc ends behind"),
         # two of twelve bytes, or three of eight
         ("__ex_table", (".long 1b-., 2b-., 3b-.\n",) * 2, "told"),
         # one entry with more than any has
@@ -151,3 +153,13 @@ def test_a_replacement_counts_where_it_has_a_length(build: Build, form: str) -> 
 
     assert changed(1, "cld", "std") == ["f"]
     assert changed(0, "cld", "std") == []
+
+
+def test_what_only_fills_up_the_last_entry_may_be_left_out(build: Build) -> None:
+    """asm/paravirt.h aligns before each struct paravirt_patch_site, and not behind the last."""
+    site = ".balign 8\n .quad {}b\n .byte 4,5\n"
+    text = TEXT + '    .section .parainstructions,"a"\n ' + "".join(map(site.format, (1, 2, 4)))
+    obj = build(text, language="assembler")
+    section = obj.by_name[".parainstructions"]
+    found = tables.entries(obj, section, tables.BY_NAME[".parainstructions"])
+    assert [(e.start, e.end) for e in found] == [(0, 16), (16, 32), (32, section.size)] and section.size < 48
