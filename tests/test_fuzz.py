@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 
 from tests import fuzz
@@ -36,7 +38,9 @@ def test_a_hang_a_defect_and_a_gigabyte_are_seen(monkeypatch: pytest.MonkeyPatch
             pass
 
     def large() -> None:
-        b"x" * (64 << 20)
+        with mmap.mmap(-1, 64 << 20) as pages:  # not from what the process has and does not use
+            for at in range(0, len(pages), mmap.PAGESIZE):
+                pages[at] = 1
 
     def defect() -> None:
         [][1]
