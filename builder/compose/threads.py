@@ -29,6 +29,14 @@ _MAIN_ARGUMENT: Final = 0
 # What only a thread's own main function does, in a loop or at its end (include/linux/kthread.h)
 _STOPS: Final = re.compile(r"kthread_(freezable_)?should_stop|kthread_should_park")
 _ENDS: Final = re.compile(r"(module_put_and_)?kthread_exit|kthread_complete_and_exit|(module_put|complete)_and_exit")
+# After a call of these nothing comes: the task is gone, or the machine is dead (global_noreturns of v6.1's
+# tools/objtool/check.c, without those that run a CPU as long as there is one).
+_GONE: Final = re.compile(
+    r"__invalid_creds|(__module_put_and_)?kthread_(complete_and_)?exit|__reiserfs_panic|__stack_chk_fail|"
+    r"__ubsan_handle_builtin_unreachable|do_exit|do_group_exit|do_task_dead|ex_handler_msr_mce|fortify_panic|"
+    r"kunit_try_catch_throw|lbug_with_loc|machine_real_restart|make_task_dead|panic|rewind_stack_and_make_dead|"
+    r"sev_es_terminate|snp_abort|stop_this_cpu|usercopy_abort"
+)
 
 
 def never_left(selection: Selection) -> Iterator[Refusal]:
@@ -42,7 +50,7 @@ def never_left(selection: Selection) -> Iterator[Refusal]:
             why = f"is the main function of a kernel thread ({started[old]}), which never leaves it"
         elif _acts_as_main(view, old) and _is_address_taken(view, old):
             why = "looks after its thread as the main function of one does, which never leaves it"
-        elif _is_endless(view, old):
+        elif not _GONE.fullmatch(old.name) and _is_endless(view, old):
             why = "comes to a loop that is never left"
         else:
             continue
@@ -121,6 +129,15 @@ def _is_endless(view: View, atom: Atom) -> bool:
     return any(rows[k].is_call and not leaves[k] for k in seen)
 
 
+def _is_last_call(view: View, atom: Atom, insn: Instruction) -> bool:
+    if not insn.is_call:
+        return False
+    goal = view.goal(atom, insn)
+    called = [goal.name] if goal is not None else []
+    called += [target.atom.name if target.atom else target.symbol.name for _, target in view.references(atom, insn)]
+    return any(_GONE.fullmatch(name) for name in called)
+
+
 def _ways(view: View, atom: Atom, rows: Sequence[Instruction]) -> tuple[list[int], list[int]]:
     """Row -> the two rows that it may lead to, often the same; the number of rows for a way out."""
     out = len(rows)
@@ -132,6 +149,6 @@ def _ways(view: View, atom: Atom, rows: Sequence[Instruction]) -> tuple[list[int
         if row.is_jump:
             inside = row.target is not None and not view.relocations_at(atom, row)
             aside[k] = places.get(row.target or 0, out) if inside else out
-        if row.ends_block and row.offset not in warnings:
+        if (row.ends_block and row.offset not in warnings) or _is_last_call(view, atom, row):
             on[k] = aside[k] = aside[k] if row.is_jump else out
     return on, aside

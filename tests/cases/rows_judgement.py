@@ -69,6 +69,25 @@ ROWS = (
         _NEVER,
     ),
     _thread(
+        "what ends its task, and the loop before that",
+        # behind the call stands what the call is led to from
+        "void do_task_dead(void) __attribute__((noreturn)); void finish(void *d);"
+        "void work(void *d) { if (__builtin_expect(sink(1, d), 0)) goto late; end: finish(d); do_task_dead();"
+        " late: schedule(); finish(d + 1); goto end; }",
+        "changed work",
+    ),
+    _thread(
+        "loop of a machine that is dead",
+        "void panic(const char *why, void *d) { sink(0, why); for (;;) { schedule(); sink(1, d); } }",
+        "changed panic",
+    ),
+    _thread(
+        "what ends its task, with another loop that is never left",
+        "void do_task_dead(void) __attribute__((noreturn));"
+        "void work(void *d) { if (sink(0, d)) do_task_dead(); for (;;) { schedule(); sink(1, d); } }",
+        _NEVER,
+    ),
+    _thread(
         "loop without an end that warns",
         _ENDLESS.replace(
             "schedule();",

@@ -12,6 +12,7 @@ import pytest
 
 from builder.binary import read_object
 from builder.compare import Comparison, compare, naming
+from builder.pipeline import diff
 from tests.compare.conftest import names
 from tests.conftest import data_root
 
@@ -76,6 +77,12 @@ def test_conformance(place: Path) -> None:
     assert set(names(comparison.line_only)) == sections
     assert not [a for a, d in comparison.data.items() if d.is_changed]
     assert not comparison.correlation.ambiguous
+
+
+@pytest.mark.parametrize("place", _places("conformance/x86_64"))
+def test_what_the_suite_ships_is_not_refused(place: Path) -> None:
+    """do_exit() among them: it ends its task, and never returns."""
+    assert diff(place / "orig.o", place / "patched.o").judged.refusals == ()
 
 
 @pytest.mark.parametrize("place", _places("conformance/x86_64"))
