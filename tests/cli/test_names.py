@@ -175,7 +175,14 @@ def test_the_page_in_a_browser(say: Say, plain: tuple[ObjectFile, ObjectFile], b
 
 def _seen(browser: str, page: Path) -> Page:
     """The document that a browser made of a page, its scripts run."""
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}"]
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={page.parent / 'profile'}",
+    ]
     command += ["--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, check=True, timeout=120)
     return Page(done.stdout.decode())
