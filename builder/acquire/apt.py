@@ -252,24 +252,23 @@ def download(package: Package) -> Path:
 
 def _apt_download(package: Package, work: Path) -> Path:
     log.info("downloading %s %s (%.0f MB)", package.name, package.version, package.size / 1e6)
-    spec = f"{package.name}={package.version}"
+    spec, wanted = f"{package.name}={package.version}", f"{package.name} {package.version}"
 
     def attempt() -> None:
         sandbox = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-        run(["apt-get", *_options(), *sandbox, "-q", "-o", "Acquire::Retries=3", "download", spec], cwd=work)
+        with _fetching(wanted):
+            run(["apt-get", *_options(), *sandbox, "-q", "-o", "Acquire::Retries=3", "download", spec], cwd=work)
 
     try:
-        with _fetching(f"{package.name} {package.version}"):
-            attempt()
+        attempt()
     except (MissingToolError, SpaceError):
         raise
     except ToolError:
         # Old lists name files that the mirror has dropped.
         if not _refreshable():
             raise
-        refresh(f"{package.name} {package.version}")
-        with _fetching(f"{package.name} {package.version}"):
-            attempt()
+        refresh(wanted)
+        attempt()
     files = list(work.glob("*.deb"))
     if len(files) != 1:
         raise ToolError(f"apt-get download brought {len(files)} files instead of one", where=spec)
