@@ -125,13 +125,14 @@ def kept(kind: str, name: str) -> Path | None:
     One that is damaged is taken away, with a note.
     """
     target = cache_path(kind, name)
-    if target.is_dir() and (bad := sums.damaged(target)) is not None:
-        sums.note_damage(bad)
-        remove_tree(target)
-    if target.exists() and not target.is_dir():
-        sums.note_damage(target)
-        remove_tree(target)
-    return target if target.is_dir() else None
+    if not target.exists():
+        return None
+    bad = sums.damaged(target) if target.is_dir() else target
+    if bad is None:
+        return target
+    sums.note_damage(bad)
+    remove_tree(target)
+    return None
 
 
 def published(kind: str, name: str, make: Callable[[Path], None]) -> Path:

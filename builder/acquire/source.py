@@ -131,9 +131,7 @@ class SourceTree:
         database = self.root / LISTING
         with locked(f"source-{self.root.name}", inherited=True):
             if not sums.is_sealed(database):
-                if database.exists():
-                    sums.note_damage(database)
-                    remove_tree(database)
+                remove_tree(database)
                 with scratch("objects") as work:
                     record(self.root, self._make(), work / "objects.db")
                     sums.seal(work / "objects.db")

@@ -11,6 +11,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,23 +24,22 @@ _PIECE: Final = 1 << 20
 _SEAL: Final = slice(68, 72)
 """`application_id` in the header of a SQLite database, which SQLite leaves alone (fileformat2, 1.3.14)."""
 
-_sound: dict[tuple[object, ...], int] = {}
-"""What was read in this run: the state of each file and its checksum."""
-
 
 def checksum(path: Path, *, without: slice = slice(0, 0)) -> int:
     """CRC-32 of a file, the bytes `without` (of its first MiB) taken for zeros; once in a run for each state of it."""
+    now = path.stat()
+    state = now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+    return _checksum(path, state, without.start, without.stop)
+
+
+@cache
+def _checksum(path: Path, _state: tuple[int, ...], start: int, stop: int) -> int:
     with path.open("rb") as file:
-        state = os.fstat(file.fileno())
-        key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, without.start)
-        found = _sound.get(key)
-        if found is None:
-            piece = bytearray(file.read(_PIECE))
-            piece[without] = bytes(len(piece[without]))
-            found = zlib.crc32(piece)
-            while piece := bytearray(file.read(_PIECE)):
-                found = zlib.crc32(piece, found)
-            _sound[key] = found
+        piece = bytearray(file.read(_PIECE))
+        piece[start:stop] = bytes(len(piece[start:stop]))
+        found = zlib.crc32(piece)
+        while more := file.read(_PIECE):
+            found = zlib.crc32(more, found)
     return found
 
 
@@ -52,13 +52,18 @@ def seal(database: Path) -> None:
 
 
 def is_sealed(database: Path) -> bool:
-    """Whether a database is as it was when it was sealed; what cannot be read is not."""
+    """Whether a database is there as it was when it was sealed; of one that is damaged, or no file, there is a note."""
     try:
         with database.open("rb") as file:
             kept = file.read(_SEAL.stop)[_SEAL]
-        return kept == checksum(database, without=_SEAL).to_bytes(4, "big")
-    except OSError:
+        if kept == checksum(database, without=_SEAL).to_bytes(4, "big"):
+            return True
+    except FileNotFoundError:
         return False
+    except OSError:
+        pass
+    note_damage(database)
+    return False
 
 
 def record(folder: Path) -> None:

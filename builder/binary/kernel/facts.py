@@ -134,10 +134,7 @@ class Facts:
     def _open(self) -> sqlite3.Connection | None:
         """The connection, None unless the file is there and as it was written."""
         try:
-            if not self._path.exists():
-                return None
             if not sums.is_sealed(self._path):
-                sums.note_damage(self._path)
                 return None
             where = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
             connection = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)

@@ -45,8 +45,6 @@ class ModuleIndex:
     def __init__(self, root: Path, folder: Path) -> None:
         store = folder / f"modules-{_content(root)}.sqlite"
         if not sums.is_sealed(store):
-            if store.exists():
-                sums.note_damage(store)
             _write(root, store)
         self._connection = _open(store)
         if unread := [path for (path,) in self._connection.execute("SELECT path FROM unread ORDER BY path")]:
