@@ -92,6 +92,10 @@ class Btf:
     def _string(self, offset: int) -> str:
         return self._strings[offset : self._strings.index(b"\0", offset)].decode("utf-8", "surrogateescape")
 
+    def _offset_of(self, name: str) -> int:
+        """Where a name stands: strings are stored once, so it is one offset. 0 for none, and where there is none."""
+        return self._strings.find(b"\0" + name.encode("utf-8", "surrogateescape") + b"\0") + 1 if name else 0
+
     def _type(self, number: int) -> tuple[int, int, int, int, int]:
         """Name offset, kind, vlen, size or type, and where the elements begin."""
         at = self.index.offsets[number - 1]
@@ -100,9 +104,8 @@ class Btf:
 
     def _named(self, name: str, kinds: tuple[int, ...]) -> Iterator[int]:
         """Numbers of the types of these kinds that are called `name`."""
-        # Strings are stored once, so a name is one offset.
-        wanted = self._strings.find(b"\0" + name.encode("utf-8", "surrogateescape") + b"\0") + 1
-        if not wanted or not name:
+        wanted = self._offset_of(name)
+        if not wanted:
             return
         names, at = self.index.names, -1
         while True:
@@ -141,9 +144,9 @@ class Btf:
 
     def enumerator(self, name: str) -> int:
         """The value of the enumerator `name` of whatever enum; KernelError where none has it."""
-        wanted = self._strings.find(b"\0" + name.encode("utf-8", "surrogateescape") + b"\0") + 1
+        wanted = self._offset_of(name)
         found: set[int] = set()
-        if wanted and name:
+        if wanted:
             with self._reading(f"enumerator {name}"):
                 for number in range(1, len(self.index.offsets) + 1):
                     if self._type(number)[1] in (ENUM, ENUM64):
