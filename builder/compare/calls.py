@@ -37,9 +37,7 @@ class Call:
     @property
     def callee(self) -> str:
         """The name of the function, "" for an indirect call."""
-        if self.target is None:
-            return ""
-        return self.target.atom.name if self.target.atom else self.target.symbol.name
+        return self.target.name if self.target is not None else ""
 
     @property
     def is_local(self) -> bool:

@@ -314,7 +314,5 @@ def _telling(view: View, atom: Atom) -> list[tables.Entry]:
 def _describe(meaning: Meaning, view: View, atom: Atom, relocation: Relocation) -> str:
     if meaning[0] == "str":
         return repr(str(meaning[1]))
-    symbol = view.obj.symbols[relocation.symbol]
     target = view.target(relocation, view.bias(atom, relocation))
-    name = target.atom.name if target.atom else symbol.name or (target.section.name if target.section else "?")
-    return name
+    return target.name or (target.section.name if target.section else "?")

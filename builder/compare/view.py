@@ -43,6 +43,11 @@ class Target(NamedTuple):
     offset: int
 
     @property
+    def name(self) -> str:
+        """What it is called: the thing itself, else the symbol that names it; empty for bytes without a name."""
+        return self.atom.name if self.atom else self.symbol.name
+
+    @property
     def place(self) -> SectionOffset:
         """Where in its section it leads."""
         return SectionOffset(self.offset) if self.atom is None else self.atom.entry + self.offset
@@ -255,9 +260,8 @@ class View:
         if not relocations:
             return code
         out = bytearray(code)
-        known = self.arch.relocations
         for r in relocations:
-            at, size = r.offset - start, (known.get(r.type) or self.row(section, r)).size
+            at, size = r.offset - start, self.row(section, r).size
             out[at : at + size] = bytes(size)
         return bytes(out[: len(code)])
 

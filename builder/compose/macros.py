@@ -39,8 +39,7 @@ def read_macros(view: View) -> Macros:
     for section in view.obj.sections:
         if section.name == ".kpatch.ignore.functions":
             for r in view.obj.relocations_of(section.index):
-                target = view.target(r)
-                functions.add(target.atom.name if target.atom else target.symbol.name)
+                functions.add(view.target(r).name)
         elif section.name == ".kpatch.ignore.sections":
             for r in view.obj.relocations_of(section.index):
                 name = _string(view, r)

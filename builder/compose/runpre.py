@@ -191,7 +191,7 @@ class _Attempt:
 
     def _refers_elsewhere(self, target: Target, found: Extern) -> str:
         """The same for what the running object itself takes from elsewhere."""
-        name = target.atom.name if target.atom else target.symbol.name
+        name = target.name
         there = klp.parse_symbol(found.name).name if klp.is_symbol(found.name) else found.name
         if target.kind == "symbol" and (name, target.offset) != (there, found.offset):
             return f"refers to {name}, the running code to {there}"

@@ -134,7 +134,7 @@ def _is_last_call(view: View, atom: Atom, insn: Instruction) -> bool:
         return False
     goal = view.goal(atom, insn)
     called = [goal.name] if goal is not None else []
-    called += [target.atom.name if target.atom else target.symbol.name for _, target in view.references(atom, insn)]
+    called += [target.name for _, target in view.references(atom, insn)]
     return any(_GONE.fullmatch(name) for name in called)
 
 
