@@ -95,7 +95,6 @@ _DISCARDED: Final = (
 
 
 @lru_cache(maxsize=65536)
-@lru_cache(maxsize=65536)
 def is_discarded(section: str) -> bool:
     """Whether a section of this name is for the build or the loader only: nothing that runs reads it."""
     for name in _DISCARDED:

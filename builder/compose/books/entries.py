@@ -13,9 +13,8 @@ def entries(pair: Pair) -> Iterator[Note]:
     """Entries of code that stays are the same, those of the derived tables too; entries of code without a name."""
     for row in tables.TABLES:
         before, after = pair.old.owned(row), pair.new.owned(row)
-        judged = not (row.derived or row.lines)  # with their functions
         for owner, entries in after.items():
-            if owner is not None and (judged or pair.moves(owner)):
+            if owner is not None and pair.moves(owner):
                 continue
             old = before.get(pair.twins[owner] if owner is not None else None, ())
             yield from _same_entries(pair, row, owner, old, entries)
