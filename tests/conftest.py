@@ -83,31 +83,30 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+def _program(by: str, *names: str) -> str:
+    """The first of these that is installed; the last one is what `by` would install."""
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    lacks(f"not installed: {names[-1]} ({by})")
+
+
 @pytest.fixture(scope="session")
 def gcc() -> str:
     """The compiler of the kernels that are tested, else the machine's own."""
-    found = shutil.which("gcc-12") or shutil.which("gcc")
-    if found is None:
-        lacks("not installed: gcc (make setup)")
-    return found
+    return _program("make setup", "gcc-12", "gcc")
 
 
 @pytest.fixture(scope="session")
 def clang() -> str:
     """Any clang: what it makes otherwise than gcc."""
-    found = shutil.which("clang")
-    if found is None:
-        lacks("not installed: clang (make test)")
-    return found
+    return _program("make test", "clang")
 
 
 @pytest.fixture(scope="session")
 def browser() -> str:
     """A real browser, to see what it makes of a page."""
-    found = shutil.which("chromium")
-    if found is None:
-        lacks("not installed: chromium (make test)")
-    return found
+    return _program("make test", "chromium")
 
 
 @pytest.fixture(scope="session")
