@@ -33,6 +33,9 @@ class Operation(NamedTuple):
 
     `reads` and `writes` are masks of general registers in the order of their
     encoding, a call's including what it need not preserve; `indirect` is a jump to what a register or memory holds.
+    `flags_read` and `flags_write` tell of the condition codes; what a call leaves in them is its own. `moved` is
+    (from, to), by their places in the order of registers, where all that it does is to copy one to another.
+    `read_order` are the registers of `reads` by their places, those of the operands first, in the operands' order.
     """
 
     form: tuple[object, ...]
@@ -43,6 +46,10 @@ class Operation(NamedTuple):
     stack_read: bool
     stack_write: bool
     indirect: bool
+    flags_read: bool = False
+    flags_write: bool = False
+    moved: tuple[int, int] | None = None
+    read_order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

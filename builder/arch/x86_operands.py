@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 import iced_x86
-from iced_x86 import FlowControl, OpAccess, OpKind, Register
+from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind, Register
 
 from builder.arch.model import Operation
 
@@ -38,6 +38,7 @@ _IMMEDIATES: Final = {
     OpKind.IMMEDIATE8TO16, OpKind.IMMEDIATE8TO32, OpKind.IMMEDIATE8TO64, OpKind.IMMEDIATE32TO64,
 }  # fmt: skip
 _INDIRECT: Final = {FlowControl.INDIRECT_BRANCH}
+_CALLS: Final = {FlowControl.CALL, FlowControl.INDIRECT_CALL}
 
 
 @lru_cache(maxsize=1)
@@ -50,16 +51,18 @@ def operation(code: bytes) -> Operation:
     """The parts of one instruction; bytes that are none have no form but themselves."""
     insn = next(iter(iced_x86.Decoder(64, code)), None)
     if insn is None or not insn:
-        return Operation(("bytes", code), (), (), 0, (1 << len(GENERAL)) - 1, False, True, False)
+        return Operation(("bytes", code), (), (), 0, (1 << len(GENERAL)) - 1, False, True, False, flags_write=True)
     form: list[object] = [insn.mnemonic, insn.has_lock_prefix, insn.has_rep_prefix, insn.has_repne_prefix]
     registers: list[int] = [insn.segment_prefix]
     constants: list[int] = []
+    named: list[int] = []
     for k in range(insn.op_count):
         kind = insn.op_kind(k)
         if kind == OpKind.REGISTER:
             register = insn.op_register(k)
             form += ["register", iced_x86.RegisterExt.size(register)]
             registers.append(register)
+            named.append(_bit(register))
         elif kind in _BRANCHES:
             form.append("branch")
         elif kind in _IMMEDIATES:
@@ -68,22 +71,55 @@ def operation(code: bytes) -> Operation:
         else:
             form += ["memory", insn.memory_size]
             registers += [insn.memory_base, insn.memory_index, insn.memory_index_scale]
+            named += [_bit(insn.memory_base), _bit(insn.memory_index)]
             relative = insn.memory_base in (Register.RIP, Register.EIP)
             constants.append(0 if relative else insn.memory_displacement)
     reads, writes, stack_read, stack_write = _effects(insn)
     indirect = insn.flow_control in _INDIRECT
-    return Operation(tuple(form), tuple(registers), tuple(constants), reads, writes, stack_read, stack_write, indirect)
+    return Operation(
+        tuple(form),
+        tuple(registers),
+        tuple(constants),
+        reads,
+        writes,
+        stack_read,
+        stack_write,
+        indirect,
+        flags_read=bool(insn.rflags_read),
+        flags_write=bool(insn.rflags_modified) or insn.flow_control in _CALLS,
+        moved=_moved(insn),
+        read_order=_in_order(named, reads),
+    )
+
+
+def _bit(register: Register) -> int:  # type: ignore[valid-type]
+    return _BIT.get(iced_x86.RegisterExt.full_register(register), 0)
+
+
+def _in_order(named: list[int], reads: int) -> tuple[int, ...]:
+    """The numbers of the registers that are read; those of the operands, given by their bits, come first."""
+    return tuple(bit.bit_length() - 1 for bit in dict.fromkeys((*named, *_BIT.values())) if bit & reads)
+
+
+def _moved(insn: iced_x86.Instruction) -> tuple[int, int] | None:
+    """A copy of a whole register, or of its lower half, which clears the upper one (SDM vol. 1, 3.4.1.1)."""
+    if insn.mnemonic != Mnemonic.MOV or insn.op_count != 2:
+        return None
+    if any(insn.op_kind(k) != OpKind.REGISTER or iced_x86.RegisterExt.size(insn.op_register(k)) < 4 for k in (0, 1)):
+        return None
+    to, source = (iced_x86.RegisterExt.full_register(insn.op_register(k)) for k in (0, 1))
+    return (GENERAL.index(source), GENERAL.index(to)) if source in _BIT and to in _BIT else None
 
 
 def _effects(insn: iced_x86.Instruction) -> tuple[int, int, bool, bool]:
     info = _factory().info(insn)
     reads = writes = 0
     for used in info.used_registers():
-        bit = _BIT.get(iced_x86.RegisterExt.full_register(used.register), 0)
+        bit = _bit(used.register)
         reads |= bit if used.access in _READS else 0
         writes |= bit if used.access in _WRITES else 0
     stack_read = stack_write = False
-    if insn.flow_control not in (FlowControl.CALL, FlowControl.INDIRECT_CALL, FlowControl.RETURN):
+    if insn.flow_control not in _CALLS and insn.flow_control != FlowControl.RETURN:
         for memory in info.used_memory():
             if _BIT.get(memory.base, 0) & (_RSP | _RBP):
                 stack_read |= memory.access in _READS

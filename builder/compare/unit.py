@@ -27,6 +27,8 @@ class UnitLine:
     """Whether a jump leaves the unit."""
     from_table: bool
     """Whether a table leads here: a switch, `goto *p`, the exception or the jump label table."""
+    also: tuple[int, ...] = ()
+    """Where a table leads from here: a fixup, the other way of a jump label, the cases of a switch."""
 
     @property
     def offset(self) -> int:
@@ -47,7 +49,12 @@ def unit(comparison: Comparison, view: View, parts: Sequence[Atom]) -> list[Unit
         for insn in view.instructions(part):
             index[part, insn.offset] = len(found)
             found.append((part, insn))
-    tabled = _tabled(view, parts)
+    tabled, leads = _tabled(view, parts)
+    cases = [
+        index[place]
+        for place in sorted(tabled - {to for ways in leads.values() for to in ways}, key=index.__getitem__)
+        if place in index
+    ]
     names = {comparison.correlation.identity(part) for part in parts}
     lines = []
     for part, insn in found:
@@ -72,8 +79,9 @@ def unit(comparison: Comparison, view: View, parts: Sequence[Atom]) -> list[Unit
             meanings.append(_without_ordinals(meaning, names))
         if outside and not relocations:
             meanings.append(("sym", comparison.correlation.identity(at) if at else None))
-        operation, leads = view.arch.operation(code), (part, insn.offset) in tabled
-        lines.append(UnitLine(part, insn, operation, tuple(meanings), target, outside, leads))
+        operation, place = view.arch.operation(code), (part, insn.offset)
+        also = [index[to] for to in leads.get(place, ()) if to in index] + (cases if operation.indirect else [])
+        lines.append(UnitLine(part, insn, operation, tuple(meanings), target, outside, place in tabled, tuple(also)))
     return lines
 
 
@@ -88,28 +96,40 @@ _LEADING = frozenset({"__ex_table", "__jump_table"})
 """Special tables whose entries say where control goes; those of the others only say where something is."""
 
 
-def _tabled(view: View, parts: Sequence[Atom]) -> set[tuple[Atom, int]]:
-    """Places inside the unit that data refer to."""
+_Place = tuple[Atom, int]
+
+
+def _tabled(view: View, parts: Sequence[Atom]) -> tuple[set[_Place], dict[_Place, list[_Place]]]:
+    """Places inside the unit that data refer to; of those, what special tables lead to, by where they lead from."""
     sections = {part.section.index for part in parts}
-    found: set[tuple[Atom, int]] = set()
-    for r in _from_data(view):
+
+    def inside(r: Relocation) -> _Place | None:
         symbol = view.obj.symbols[r.symbol]
-        if symbol.is_defined and symbol.shndx in sections:
-            at = view.atom_at(symbol.shndx, symbol.value + r.addend)
-            if at is not None and at in parts and symbol.value + r.addend != at.entry:
-                found.add((at, symbol.value + r.addend))
-    return found
+        if not symbol.is_defined or symbol.shndx not in sections:
+            return None
+        at = view.atom_at(symbol.shndx, symbol.value + r.addend)
+        return (at, symbol.value + r.addend) if at is not None and at in parts else None
+
+    found: set[_Place] = set()
+    leads: dict[_Place, list[_Place]] = {}
+    for r, source in _from_data(view):
+        to = inside(r)
+        if to is not None and to[1] != to[0].entry:
+            found.add(to)
+            if source is not None and (place := inside(source)) is not None:
+                leads.setdefault(place, []).append(to)
+    return found, leads
 
 
-def _from_data(view: View) -> Iterator[Relocation]:
-    """Relocations of data, and those of special tables that say where control goes on (not where from)."""
+def _from_data(view: View) -> Iterator[tuple[Relocation, Relocation | None]]:
+    """Relocations of data; and those of special tables that say where control goes on, each with that of where from."""
     for index, relocations in view.obj.relocations.items():
         place = view.obj.sections[view.obj.sections[index].info]
         if not place.is_alloc or place.is_exec:
             continue
         row = tables.BY_NAME.get(place.name)
         if row is None:
-            yield from relocations
+            yield from ((r, None) for r in relocations)
         elif place.name in _LEADING:
             for entry in tables.entries(view.obj, place, row):
-                yield from entry.relocations[1:]
+                yield from ((r, entry.relocations[0]) for r in entry.relocations[1:])

@@ -21,7 +21,7 @@ from builder.operate.kprobes import (
     parse_list,
     plan,
 )
-from builder.operate.kprobes.plan import Coordinate
+from builder.operate.kprobes.plan import LEAST, Coordinate
 from builder.operate.trail import Record, versions
 
 _LIMITED = re.compile(r"^(\S+)(?: \[(\S+)\])? \(\d+\).* I\b")
@@ -49,18 +49,20 @@ class Observation:
         places: dict[str, list[Event]] = {}
         for event in self.events:
             places.setdefault(event.key, []).append(event)
-        out = []
+        out: dict[str, Addition] = {}
         for rows in places.values():
             if any(row.spot.module != module for row in rows):
                 continue
-            for row in rows:
-                start = self.facts.coordinate(row.spot)
-                known = self.facts.everywhere(start) if start is not None else {}
+            starts = [(row, start) for row in rows if (start := self.facts.coordinate(row.spot)) is not None]
+            held = {start for _, start in starts}
+            for row, start in starts:
+                known = self.facts.everywhere(start, held)
                 found = next((place for place in known if not place.module), None)
-                spot = self._original(found) if found is not None else None
+                spot = self._original(found) if found is not None and known[found][0] >= LEAST else None
                 if found is not None and spot is not None:
-                    out.append(Addition(row.moved(spot), str(row.spot), found.owner, known[found][0]))
-        return tuple(out)
+                    addition = Addition(row.moved(spot), str(row.spot), found.owner, known[found][0])
+                    out.setdefault(str(addition.event), addition)  # copies stand for one
+        return tuple(out.values())
 
     def _original(self, place: Coordinate) -> Spot | None:
         if place.owner != "vmlinux":

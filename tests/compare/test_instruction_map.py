@@ -12,7 +12,7 @@ from unidiff import PatchSet  # type: ignore[attr-defined]
 from builder.binary.pair import read_pair
 from builder.compare import Atom, Comparison, compare
 from builder.compare.dwarf import LineTable
-from builder.compare.instruction_map import LEAST, MappedRow, instruction_map
+from builder.compare.instruction_map import MappedRow, instruction_map
 from builder.compare.unit import UnitLine, unit
 
 LineMap = Callable[[int], int | None]
@@ -46,7 +46,7 @@ def test_pairs_are_one_operation_with_one_target(data: Path) -> None:
                 a, b = olds[row.old_part, row.old_offset], news[row.new_part, row.new_offset]
                 assert a.insn.mnemonic == b.insn.mnemonic
                 assert a.meanings == b.meanings and a.operation.form == b.operation.form
-                assert LEAST <= row.confidence <= 100
+                assert 1 <= row.confidence <= 100
             assert len({(r.new_part, r.new_offset) for r in rows}) == len(rows)
             total += sum(not line.insn.is_nop for line in old)
             mapped += sum(not olds[r.old_part, r.old_offset].insn.is_nop for r in rows)

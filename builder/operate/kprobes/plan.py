@@ -8,18 +8,24 @@ versions; an event that has one of them is to have them all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import and_
+from typing import Final
 
 from builder.arch import TARGET
 from builder.binary import Address
 from builder.operate.kprobes.arguments import names_of, needs
 from builder.operate.kprobes.events import Event, Planted, Spot, by_key
-from builder.operate.kprobes.versions import ProbedFunction, ProbeSymbols, Version
+from builder.operate.kprobes.versions import Mapped, ProbedFunction, ProbeSymbols, Version
 
 _ENTRY = (0, len(TARGET.entry_mark.code))
 """Where ftrace's call stands: at the entry, or after the mark of the entry where the kernel has such."""
+
+
+LEAST: Final = 75
+"""A place of less confidence (of 100) is as likely wrong as right: it is reported, not planted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,32 +159,37 @@ class ProbeFacts:
                     return Coordinate("", function.object, function.old, function.sympos, spot.offset)
         return None
 
-    def everywhere(self, start: Coordinate) -> dict[Coordinate, tuple[int, int]]:
-        """All coordinates of the instruction at `start`, each with confidence and mask of what is the same."""
+    def everywhere(self, start: Coordinate, held: Container[Coordinate]) -> dict[Coordinate, tuple[int, int]]:
+        """All coordinates of the instruction at `start`, each with confidence and mask of what is the same.
+
+        A copy of an instruction leads back to it only together with all the others: `held` are the event's places.
+        """
         found = {start: (100, ~0)}
         waiting = [start]
         while waiting:
             here = waiting.pop()
             confidence, same = found[here]
-            for other, other_confidence, other_same in self._steps(here):
+            for other, other_confidence, other_same in self._steps(here, held):
                 if other not in found:
                     found[other] = (min(confidence, other_confidence), same & other_same)
                     waiting.append(other)
         return found
 
-    def _steps(self, here: Coordinate) -> Iterable[tuple[Coordinate, int, int]]:
+    def _steps(self, here: Coordinate, held: Container[Coordinate]) -> Iterable[tuple[Coordinate, int, int]]:
         for version in self.versions:
             for function in version.functions:
                 base = self._base(function, here)
-                if base is not None and base in function.rows:
-                    to = function.rows[base]
-                    yield Coordinate(version.module, "", to.function, 0, to.offset), to.confidence, to.same
+                for to in function.rows.get(base, ()) if base is not None else ():
+                    yield _place(version, to), to.confidence, to.same
             if version.module == here.module:
                 back = version.origin(here.function, here.offset)
                 if back is not None:
                     function, offset = back
-                    row = function.rows[offset]
-                    yield self._original(function, offset), row.confidence, row.same
+                    copies = function.rows[offset]
+                    if all(_place(version, copy) in held for copy in copies if _place(version, copy) != here):
+                        confidence = min(copy.confidence for copy in copies)
+                        same = reduce(and_, (copy.same for copy in copies))
+                        yield self._original(function, offset), confidence, same
 
     def _base(self, function: ProbedFunction, here: Coordinate) -> int | None:
         """The offset of `here` in what a function's map begins at; None where that is something else."""
@@ -209,21 +220,23 @@ def plan(facts: ProbeFacts) -> ProbePlan:
 def _event(facts: ProbeFacts, rows: Sequence[Event]) -> Iterator[Addition | Report]:
     """What one event needs, with all its places."""
     places = [(row, facts.coordinate(row.spot)) for row in rows]
-    taken = {place for _, place in places}
+    taken = {place for _, place in places if place is not None}
     for row, start in places:
         if start is None or row.is_return or facts.is_entry(start):
             continue
-        known = facts.everywhere(start)
+        known = facts.everywhere(start, taken)
         mask, impossible = needs(row.arguments)
         for version in _versions_of(facts, start, known):
-            target = next((place for place in known if place.module == version.module), None)
-            why = _obstacle(version, target, known, mask, impossible)
-            if target is None or why is not None:
-                if target not in taken:
-                    code, text = why or ("no-counterpart", f"{version.module} has no instruction that stands for it")
-                    yield Report(code, row.key, str(row.spot), text)
+            targets = [place for place in known if place.module == version.module]
+            if targets and not set(targets) - taken:
                 continue
-            if target not in taken:
+            why = _obstacle(version, targets, known, mask, impossible)
+            if why is not None:  # of several copies all are planted or none: some would count too little
+                yield Report(why[0], row.key, str(row.spot), why[1])
+                continue
+            for target in targets:
+                if target in taken:
+                    continue
                 taken.add(target)
                 spot = Spot(target.module, target.function, target.offset)
                 late = target.offset in version.late.get(target.function, ())
@@ -244,22 +257,34 @@ def _versions_of(facts: ProbeFacts, start: Coordinate, known: Iterable[Coordinat
     return out
 
 
+def _place(version: Version, mapped: Mapped) -> Coordinate:
+    return Coordinate(version.module, "", mapped.function, 0, mapped.offset)
+
+
 def _obstacle(
     version: Version,
-    target: Coordinate | None,
+    targets: Sequence[Coordinate],
     known: Mapping[Coordinate, tuple[int, int]],
     mask: int,
     impossible: str | None,
 ) -> tuple[str, str] | None:
-    if target is None:
-        return None
-    _, same = known[target]
+    """Code and text of why an event cannot be planted in a version."""
+    if not targets:
+        return "no-counterpart", f"{version.module} has no instruction that stands for it"
+    sure = min(known[target][0] for target in targets)
+    if sure < LEAST:
+        there = ", ".join(f"{target.function}+{target.offset:#x}" for target in targets)
+        return (
+            "uncertain",
+            f"{version.module} may have it at {there} (confidence {sure} of 100): too little to plant it",
+        )
     if impossible is not None:
         return "arguments", f"it fetches {impossible}, which no map can prove the same in {version.module}"
-    if mask & ~same:
-        return "arguments", f"it fetches {names_of(mask & ~same)}, not proven to hold the same in {version.module}"
-    if target.function in version.ambiguous:
-        return "ambiguous-name", f"{version.module} has several functions {target.function}"
+    differs = mask & ~reduce(and_, (known[target][1] for target in targets))
+    if differs:
+        return "arguments", f"it fetches {names_of(differs)}, not proven to hold the same in {version.module}"
+    if unclear := next((target.function for target in targets if target.function in version.ambiguous), None):
+        return "ambiguous-name", f"{version.module} has several functions {unclear}"
     return None
 
 

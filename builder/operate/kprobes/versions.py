@@ -25,7 +25,8 @@ class Mapped:
 class ProbedFunction:
     """A function of a version and the one that it stands for: `old`, of `object`, the `sympos`-th of that name.
 
-    `since` is the module whose version `base` the map begins at, empty where that is the original.
+    `since` is the module whose version `base` the map begins at, empty where that is the original. `rows` are the
+    places of each offset of that: several, where the version has copies of the instruction.
     """
 
     name: str
@@ -37,7 +38,7 @@ class ProbedFunction:
     redirected: bool
     since: str
     base: str
-    rows: Mapping[int, Mapped] = field(repr=False)
+    rows: Mapping[int, tuple[Mapped, ...]] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,16 @@ class Version:
 
     def owner(self, name: str) -> str:
         """The object that a function of the module, or a `.cold` part of one, patches."""
-        rows = (f for f in self.functions if f.name == name or any(row.function == name for row in f.rows.values()))
+        rows = (
+            f for f in self.functions if f.name == name or any(r.function == name for rs in f.rows.values() for r in rs)
+        )
         return next((f.object for f in rows), "")
 
     def origin(self, name: str, offset: int) -> tuple[ProbedFunction, int] | None:
         """The place in the older version that a place of this one stands for."""
         for function in self.functions:
-            for at, mapped in function.rows.items():
-                if mapped.function == name and mapped.offset == offset:
+            for at, copies in function.rows.items():
+                if any(mapped.function == name and mapped.offset == offset for mapped in copies):
                     return function, at
         return None
 
@@ -112,8 +115,12 @@ def _functions(row: CarriedFunction) -> Iterator[ProbedFunction]:
         )
 
 
-def _rows(name: str, table: Iterable[MapRow]) -> dict[int, Mapped]:
-    return {row.old_offset: Mapped(row.new_part or name, row.new_offset, row.confidence, row.same) for row in table}
+def _rows(name: str, table: Iterable[MapRow]) -> dict[int, tuple[Mapped, ...]]:
+    found: dict[int, tuple[Mapped, ...]] = {}
+    for row in table:
+        place = Mapped(row.new_part or name, row.new_offset, row.confidence, row.same)
+        found[row.old_offset] = (*found.get(row.old_offset, ()), place)
+    return found
 
 
 @dataclass(frozen=True)
