@@ -13,13 +13,14 @@ from builder.cli.common import (
     add_allow,
     add_kernel,
     add_source_diff,
+    check_html,
     check_output,
     named_paths,
     source_shifts,
     wanted_name,
     write_output,
 )
-from builder.cli.page import ModulePage, add_html, check_html, write_build
+from builder.cli.page import ModulePage, add_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import free_module_name

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from builder.binary import read_object
-from builder.cli.common import check_output, write_output
+from builder.cli.common import write_output
 from builder.cli.trees import Describe
 from builder.compose.outcome import Diff
 from builder.emit import Module
-from builder.errors import Refusal, UsageError
+from builder.errors import Refusal
 from builder.report.html import MOST_ROWS, Advice, PageOutcome, PagePair, describe, render_page
 from builder.report.references import bindings_in
 
@@ -26,15 +26,6 @@ def add_html(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also write the report as one page, with the instructions side by side",
     )
-
-
-def check_html(path: Path | None, *others: Path | None) -> None:
-    """UsageError where the page could not be written, or would overwrite what it reports on."""
-    if path is None:
-        return
-    check_output(path)
-    if any(other is not None and path.resolve() == other.resolve() for other in others):
-        raise UsageError(f"--html {path}: names a file that is read or written as something else")
 
 
 def describer(verbose: bool) -> Describe:

@@ -25,13 +25,14 @@ from builder.cli.common import (
     Output,
     add_allow,
     add_kernel,
+    check_html,
     check_output,
     named_paths,
     refused_rows,
     wanted_name,
     write_output,
 )
-from builder.cli.page import ModulePage, add_html, check_html, write_build
+from builder.cli.page import ModulePage, add_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import free_module_name
