@@ -25,7 +25,7 @@ _TOLD: Final = ("description", "author", "version", "license", "vermagic", "depe
 """Keys of .modinfo that tell a person what a module is."""
 
 
-class KlpSymbol(NamedTuple):
+class BoundSymbol(NamedTuple):
     """A symbol of `object` that livepatch resolves, and how many relocations lead to it."""
 
     object: str
@@ -34,7 +34,7 @@ class KlpSymbol(NamedTuple):
     references: int
 
 
-class KlpSection(NamedTuple):
+class BoundSection(NamedTuple):
     """How many relocations of `section` are written when `object` is loaded."""
 
     object: str
@@ -57,8 +57,8 @@ class Inspection:
     kernel: str
     info: Mapping[str, str]
     patch: WrittenPatch | None
-    klp_symbols: tuple[KlpSymbol, ...]
-    klp_sections: tuple[KlpSection, ...]
+    klp_symbols: tuple[BoundSymbol, ...]
+    klp_sections: tuple[BoundSection, ...]
     imports: tuple[str, ...]
     tables: Mapping[str, int | None]
     parameters: tuple[str, ...]
@@ -182,21 +182,21 @@ def _klp_relocations(obj: ObjectFile) -> Iterator[tuple[Section, tuple[Relocatio
             yield obj.sections[index], rows
 
 
-def _klp_symbols(obj: ObjectFile, problems: list[str]) -> Iterator[KlpSymbol]:
+def _klp_symbols(obj: ObjectFile, problems: list[str]) -> Iterator[BoundSymbol]:
     counts = Counter(row.symbol for _, rows in _klp_relocations(obj) for row in rows)
     for symbol in obj.symbols:
         if klp.is_symbol(symbol.name):
             try:
-                yield KlpSymbol(*klp.parse_symbol(symbol.name), counts[symbol.index])
+                yield BoundSymbol(*klp.parse_symbol(symbol.name), counts[symbol.index])
             except InputError as error:
                 problems.append(error.message)
 
 
-def _klp_sections(obj: ObjectFile) -> Iterator[KlpSection]:
+def _klp_sections(obj: ObjectFile) -> Iterator[BoundSection]:
     for table, rows in _klp_relocations(obj):
         owner = klp.object_named(table.name)
         target = obj.sections[table.info].name if table.info < len(obj.sections) else f"section {table.info}"
-        yield KlpSection(owner or "", target, len(rows))
+        yield BoundSection(owner or "", target, len(rows))
 
 
 def _tables(obj: ObjectFile) -> Iterator[tuple[str, int | None]]:
@@ -268,7 +268,7 @@ def _target(obj: ObjectFile, row: Relocation) -> str:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ModuleDifference:
     """What differs between two modules: functions by name, and rows of (what, before, now)."""
 
     added: tuple[ReplacedFunction, ...]
@@ -294,7 +294,7 @@ class Difference:
         }
 
 
-def compare(old: Inspection, new: Inspection) -> Difference:
+def compare(old: Inspection, new: Inspection) -> ModuleDifference:
     """What the second module does otherwise than the first one."""
     sides = [{(f.object, f.name, f.sympos): f for f in side.functions} for side in (old, new)]
     before, now = sides
@@ -304,7 +304,7 @@ def compare(old: Inspection, new: Inspection) -> Difference:
         codes = old.code.get(before[key].new), new.code.get(now[key].new)
         return bool(codes[0]) and codes[0] == codes[1] and before[key].new_size == now[key].new_size
 
-    return Difference(
+    return ModuleDifference(
         added=tuple(row for key, row in now.items() if key not in before),
         removed=tuple(row for key, row in before.items() if key not in now),
         changed=tuple((before[key], now[key]) for key in both if not is_same(key)),

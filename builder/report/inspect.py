@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
-from builder.binary.inspection import Difference, Inspection
+from builder.binary.inspection import Inspection, ModuleDifference
 from builder.binary.livepatch import ReplacedFunction
 from builder.report.spelled import one_line
 
@@ -121,7 +121,7 @@ def render_inspection(found: Inspection, *, verbose: bool = False) -> Renderable
     return Group(*parts)
 
 
-def render_difference(old: Inspection, new: Inspection, found: Difference) -> RenderableType:
+def render_difference(old: Inspection, new: Inspection, found: ModuleDifference) -> RenderableType:
     """What the second of two modules does otherwise."""
     parts: list[RenderableType] = [one_line((f"{old.where} -> {new.where}", "bold"))]
     if found.is_empty:
