@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from builder.binary import ObjectFile, write_object
 from builder.binary.inspection import Inspection, compare, inspect
 from builder.binary.livepatch import SystemState, written_patch
 from builder.errors import InputError
+from tests.conftest import need
 from tests.support.compiling import Build, builder
 from tests.support.foreign import KPATCH, klp_build, vendor
 
@@ -106,3 +110,46 @@ def test_another_version_is_told_by_its_code(compiled: Build) -> None:
 def test_what_is_no_module_is_refused(compiled: Build, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"it has no \.modinfo"):
         inspected(compiled("int f(void) { return 1; }"))
+
+
+def test_a_signature_is_told(compiled: Build, tmp_path: Path) -> None:
+    """Made by openssl as scripts/sign-file.c of the kernel makes it; damaged ones are named."""
+    need("openssl")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
+
+    module = write_object(compiled(KPATCH))
+    (tmp_path / "x.ko").write_bytes(module)
+    openssl(
+        *[
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            "k.pem",
+            "-out",
+            "c.pem",
+            "-subj",
+            "/CN=Tester",
+            "-days",
+            "2",
+        ]
+    )
+    sign = "cms -sign -binary -noattr -nocerts -md sha256 -in x.ko -signer c.pem -inkey k.pem -outform DER -out s"
+    openssl(*sign.split())
+    message = (tmp_path / "s").read_bytes()
+    end = struct.pack(">5B3xI", 0, 0, 2, 0, 0, len(message)) + b"~Module signature appended~\n"
+    found = inspect(module + message + end)
+    assert found.signature is not None and not found.problems
+    assert (found.signature.issuer, found.signature.digest) == ("Common Name: Tester", "sha256")
+    assert found.signature.size == len(message + end)
+    assert found.checksums["sha256 without signature"] == hashlib.sha256(module).hexdigest()
+    for broken, why in (
+        (message[:-9] + end, "its signature cannot be read"),
+        (message + end.replace(b"\2", b"\1", 1), "kind 1, not PKCS#7"),
+    ):
+        (problem,) = inspect(module + broken).problems
+        assert why in problem
