@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     diffs = [running_part(d, objects, options.inside, allowed=allowed) for d in diffs]
     plan = ModulePlan(name, replace=options.replace, on=options.on, allowed=allowed)
     labelled = tuple((str(new), found) for (_, new), found in zip(pairs, diffs, strict=True))
-    page = ModulePage(labelled, kernel.release, options.output, str(options.kernel), tuple(options.object))
+    page = ModulePage(labelled, kernel.release, options.output, tuple(options.object))
     try:
         module = build(diffs, objects, plan, inside=options.inside)
     except RefusedError as refused:

@@ -63,7 +63,7 @@ def write_diff(path: Path, old: Path, new: Path, pairs: Sequence[PagePair], unpa
 class ModulePage:
     """What came of building a module for the kernel `release`, to be written to `output`.
 
-    `kernel` and `objects` are what `--kernel` and `--object` said: the commands that follow need them too.
+    `objects` are what `--object` said: the commands that follow need them too.
     `diffs` have labels; refusals that no diff has made are those of the kernel. Without module and
     refusals nothing changed. `notes` are about no single diff.
     """
@@ -71,7 +71,6 @@ class ModulePage:
     diffs: tuple[tuple[str, Diff], ...]
     release: str
     output: Path
-    kernel: str
     objects: tuple[str, ...]
     module: Module | None = None
     refusals: tuple[Refusal, ...] = ()
@@ -94,7 +93,7 @@ def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None
         manifest = module.manifest
         facts = [("module", str(built.output)), *facts, ("patches", ", ".join(manifest.objects))]
         given = (word for row in built.objects for word in ("--object", row))
-        arguments = [str(built.output), "--kernel", built.kernel, *given]
+        arguments = [str(built.output), "--kernel", built.release, *given]
         following.append(
             (shlex.join(["bespoke", "check", *arguments]), "See without a virtual machine whether it loads")
         )

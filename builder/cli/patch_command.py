@@ -124,8 +124,7 @@ class _Job:
     def make(self, patches: list[Path], path: Path, name: str | None) -> Patched:
         """Write the module of all `patches` together to `path`, and the page; RefusedError with all reasons."""
         plan = ModulePlan(wanted_name(name, path), replace=self.options.replace, allowed=self.allowed)
-        given = str(self.options.kernel), tuple(self.options.object)
-        page = ModulePage((), self.objects.kernel.release, path, *given)
+        page = ModulePage((), self.objects.kernel.release, path, tuple(self.options.object))
         try:
             with self.output.progress() as shown:
                 how = Compiling(self.options.limit, self.options.jobs, shown.count)
