@@ -6,6 +6,7 @@ right on all of vmlinux. Disassembly that people see is capstone's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -168,8 +169,20 @@ def _info() -> iced_x86.InstructionInfoFactory:
 def text(code: bytes, address: int = 0) -> str:
     """One instruction as a person reads it (AT&T syntax, as the kernel's own tools print)."""
     for insn in _disassembler().disasm(code, address, 1):
-        return f"{insn.mnemonic} {insn.op_str}".strip()
+        return f"{insn.mnemonic} {_WIDE.sub(_signed, insn.op_str)}".strip()
     return ".byte " + ",".join(f"{b:#04x}" for b in code)
+
+
+# The disassembler shows an immediate of 64 bits as a number without a sign.
+_WIDE = re.compile(r"\$(0x[0-9a-f]{16}|\d{19,20})(?![0-9a-f])")
+_SMALL = 4096
+
+
+def _signed(match: re.Match[str]) -> str:
+    """A small negative number as compilers write it, such as an error code; what may be an address in hexadecimal."""
+    value = int(match[1], 0)
+    below = (1 << 64) - value
+    return f"$-{below}" if 0 < below < _SMALL else f"${value:#x}"
 
 
 @lru_cache(maxsize=1)

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "build": "the livepatch module of a change",
     "patch": "the livepatch module of a source patch, without building the kernel",
     "check": "load a module into a simulated kernel, without a VM, and say what stands against it",
+    "inspect": "what a module contains, ours or anybody's; with a second one, what that does otherwise",
     "fidelity": "compare what the simulated loader makes of modules with what a kernel's own makes",
     "try": "load a module in a QEMU guest: a command before, with and after it",
     "load": "load a livepatch on this machine; probes follow the code",

@@ -13,13 +13,14 @@ from builder.cli.common import (
     add_allow,
     add_kernel,
     add_source_diff,
+    check_html,
     check_output,
     named_paths,
     source_shifts,
     wanted_name,
     write_output,
 )
-from builder.cli.page import ModulePage, add_html, check_html, write_build
+from builder.cli.page import ModulePage, add_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import free_module_name
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     diffs = [running_part(d, objects, options.inside, allowed=allowed) for d in diffs]
     plan = ModulePlan(name, replace=options.replace, on=options.on, allowed=allowed)
     labelled = tuple((str(new), found) for (_, new), found in zip(pairs, diffs, strict=True))
-    page = ModulePage(labelled, kernel.release, options.output)
+    page = ModulePage(labelled, kernel.release, options.output, tuple(options.object))
     try:
         module = build(diffs, objects, plan, inside=options.inside)
     except RefusedError as refused:

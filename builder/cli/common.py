@@ -92,6 +92,15 @@ def check_output(path: Path) -> None:
     check_place(path)
 
 
+def check_html(path: Path | None, *others: Path | None) -> None:
+    """UsageError where the page could not be written, or would overwrite what it reports on."""
+    if path is None:
+        return
+    check_output(path)
+    if any(other is not None and path.resolve() == other.resolve() for other in others):
+        raise UsageError(f"--html {path}: names a file that is read or written as something else")
+
+
 def write_output(path: Path, data: bytes | str) -> None:
     """Write a result so that it appears whole or not at all; UsageError names it where it cannot be written."""
     check_output(path)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.acquire.shifts import Shift
-from builder.cli.common import Output, add_allow, add_source_diff, source_shifts
-from builder.cli.page import add_html, check_html, describer, write_diff
+from builder.cli.common import Output, add_allow, add_source_diff, check_html, source_shifts
+from builder.cli.page import add_html, describer, write_diff
 from builder.cli.trees import compare_trees
 from builder.errors import Allowed, UsageError
 from builder.pipeline import diff

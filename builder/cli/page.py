@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from builder.binary import read_object
-from builder.cli.common import check_output, write_output
+from builder.cli.common import write_output
 from builder.cli.trees import Describe
 from builder.compose.outcome import Diff
 from builder.emit import Module
-from builder.errors import Refusal, UsageError
+from builder.errors import Refusal
 from builder.report.html import MOST_ROWS, Advice, PageOutcome, PagePair, describe, render_page
 from builder.report.references import bindings_in
 
@@ -26,15 +26,6 @@ def add_html(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also write the report as one page, with the instructions side by side",
     )
-
-
-def check_html(path: Path | None, *others: Path | None) -> None:
-    """UsageError where the page could not be written, or would overwrite what it reports on."""
-    if path is None:
-        return
-    check_output(path)
-    if any(other is not None and path.resolve() == other.resolve() for other in others):
-        raise UsageError(f"--html {path}: names a file that is read or written as something else")
 
 
 def describer(verbose: bool) -> Describe:
@@ -72,6 +63,7 @@ def write_diff(path: Path, old: Path, new: Path, pairs: Sequence[PagePair], unpa
 class ModulePage:
     """What came of building a module for the kernel `release`, to be written to `output`.
 
+    `objects` are what `--object` said: the commands that follow need them too.
     `diffs` have labels; refusals that no diff has made are those of the kernel. Without module and
     refusals nothing changed. `notes` are about no single diff.
     """
@@ -79,6 +71,7 @@ class ModulePage:
     diffs: tuple[tuple[str, Diff], ...]
     release: str
     output: Path
+    objects: tuple[str, ...]
     module: Module | None = None
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[Refusal, ...] = ()
@@ -99,7 +92,8 @@ def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None
     if module:
         manifest = module.manifest
         facts = [("module", str(built.output)), *facts, ("patches", ", ".join(manifest.objects))]
-        arguments = [str(built.output), "--kernel", built.release]
+        given = (word for row in built.objects for word in ("--object", row))
+        arguments = [str(built.output), "--kernel", built.release, *given]
         following.append(
             (shlex.join(["bespoke", "check", *arguments]), "See without a virtual machine whether it loads")
         )

@@ -25,13 +25,14 @@ from builder.cli.common import (
     Output,
     add_allow,
     add_kernel,
+    check_html,
     check_output,
     named_paths,
     refused_rows,
     wanted_name,
     write_output,
 )
-from builder.cli.page import ModulePage, add_html, check_html, write_build
+from builder.cli.page import ModulePage, add_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import free_module_name
@@ -123,7 +124,7 @@ class _Job:
     def make(self, patches: list[Path], path: Path, name: str | None) -> Patched:
         """Write the module of all `patches` together to `path`, and the page; RefusedError with all reasons."""
         plan = ModulePlan(wanted_name(name, path), replace=self.options.replace, allowed=self.allowed)
-        page = ModulePage((), self.objects.kernel.release, path)
+        page = ModulePage((), self.objects.kernel.release, path, tuple(self.options.object))
         try:
             with self.output.progress() as shown:
                 how = Compiling(self.options.limit, self.options.jobs, shown.count)

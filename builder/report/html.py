@@ -9,23 +9,19 @@ script runs but the page's own.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from builder import __version__
 from builder.compare import Atom
 from builder.compare.structs import StructChange, struct_changes
 from builder.compose.outcome import Diff
 from builder.compose.selection import Role
 from builder.errors import Refusal
 from builder.report.listing import Listing, Listings
+from builder.report.pages import page
 from builder.report.references import Bindings, ShownReference, references_of
-from builder.report.spelled import spelled
-from builder.templates import environment, render
 
 MOST_ROWS: Final = 600
 """Instructions listed of one function, unless all are asked for."""
@@ -223,32 +219,18 @@ def render_page(outcome: PageOutcome, pairs: Sequence[PagePair]) -> str:
             if size <= room:
                 room -= size
                 listed.add(id(function))
-    script = _source("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = render(
+    return page(
         "report.html.j2",
-        {"capitalize_first": lambda text: text[:1].upper() + text[1:]},
         outcome=outcome,
         pairs=pairs,
         several=len(pairs) > 1,
         sentence=_VERDICTS[outcome.verdict],
         is_listed=lambda function: id(function) in listed,
         is_open=sum(len(p.functions) for p in pairs) <= _MANY_FUNCTIONS,
-        script=script,
-        style=_source("report.css"),
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        version=__version__,
     )
-    return spelled(text, whole=True)
 
 
 def _with_parts(functions: Iterable[PageFunction]) -> Iterable[PageFunction]:
     for function in functions:
         yield function
         yield from function.parts
-
-
-def _source(name: str) -> str:
-    env = environment()
-    assert env.loader is not None
-    return env.loader.get_source(env, name)[0]

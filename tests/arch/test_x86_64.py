@@ -67,6 +67,22 @@ def test_text_is_what_the_kernel_s_tools_print() -> None:
     assert X86_64.text(b"\x06", 0) == ".byte 0x06"
 
 
+@pytest.mark.parametrize(
+    ("bytes_of", "text"),
+    [
+        ("48c7c0ffffffff", "movq $-1, %rax"),
+        ("48c7c0eaffffff", "movq $-22, %rax"),
+        ("48b8ffffffffffffffff", "movabsq $-1, %rax"),
+        ("4883e4f0", "andq $-16, %rsp"),
+        ("48c744240800000080", "movq $0xffffffff80000000, 8(%rsp)"),
+        ("b8ffffffff", "movl $0xffffffff, %eax"),
+        ("4883e8ff", "subq $-1, %rax"),
+    ],
+)
+def test_immediates_are_written_as_people_write_them(bytes_of: str, text: str) -> None:
+    assert X86_64.text(code(bytes_of), 0) == text
+
+
 def test_an_unknown_machine_is_named() -> None:
     with pytest.raises(InputError, match="AArch64"):
         by_machine(183, where="x.o")

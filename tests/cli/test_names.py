@@ -242,6 +242,7 @@ def test_an_argument_that_leads_nowhere(say: Say, command: str, name: str, tmp_p
         "build": (path, path, "--kernel", kernel, "-o", tmp_path / "out.ko"),
         "patch": (path, "--kernel", kernel, "-o", tmp_path / "out.ko"),
         "check": (path, "--kernel", kernel),
+        "inspect": (path, path),
         "fidelity": ("--kernel", kernel, path),
         "try": (path, "--kernel", kernel),
         "load": (path, "--timeout", name),
