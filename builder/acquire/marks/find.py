@@ -9,7 +9,7 @@ from pathlib import Path
 from builder.acquire.kbuild import ListedObjects
 from builder.acquire.marks.place import FORMS, MarkPlace, MarkSpot, definition, find_spots, refused
 from builder.acquire.marks.syntax import Function, SourceText
-from builder.acquire.readers import beyond
+from builder.acquire.readers import beyond, read_includes
 from builder.acquire.source import SourceTree
 from builder.acquire.tools import run_grep
 
@@ -74,10 +74,10 @@ class Finder:
         return found
 
     def _is_built(self, path: str) -> bool:
-        """Whether something that can be patched is compiled from it; of what others include that is seen later."""
-        return path.endswith(".h") or not self.objects.of_source(path) or any(
-            command.owners for command in self.objects.of_source(path)
-        )  # fmt: skip
+        """Whether something that can be patched is compiled from it, or may include it."""
+        if commands := self.objects.of_source(path):
+            return any(command.owners for command in commands)
+        return path.endswith(".h") or bool(read_includes(self.tree, self.objects).including(path))
 
     def _defining(self, name: str) -> Iterator[SourceText]:
         """The files in which a line looks like the head of that function."""

@@ -129,7 +129,7 @@ def _edits(placed: Sequence[PlacedMark], statements: Sequence[Text]) -> dict[str
     returns: dict[tuple[str, int], Text] = {}
     for one, statement in zip(placed, statements, strict=True):
         for spot in one.spots:
-            if spot.how == "return" or (spot.source.path, spot.start) in returns:
+            if spot.how == "return":
                 key = (spot.source.path, spot.start)
                 returns[key] = [*returns.get(key, ()), *statement, " "]
     seen: set[tuple[str, int]] = set()
@@ -145,7 +145,7 @@ def _edits(placed: Sequence[PlacedMark], statements: Sequence[Text]) -> dict[str
                         )
                     continue
                 seen.add(key)
-            out[spot.source.path] += statement_edits(spot, returns.get(key, statement))
+            out[spot.source.path] += statement_edits(spot, returns[key] if spot.how == "return" else statement)
     return dict(out)
 
 

@@ -26,7 +26,17 @@ STATEMENTS = frozenset(
 # What a head cannot go back beyond, within so many bytes.
 _ENDED = re.compile(rb"(?:[;}]|\*/|^#[^\n]*|^)\n", re.MULTILINE)
 _LONGEST_HEAD = 2000
+# The body of a function, in the kernel's style.
+_OPENED = re.compile(rb"^\{", re.MULTILINE)
 _SYSCALL = re.compile(rb"^(?:COMPAT_)?SYSCALL_DEFINE(\d)\(\s*(\w+)", re.MULTILINE)
+
+
+#: words of the kernel that are no C for who does not preprocess it, and say nothing of names, types or statements
+_ANNOTATIONS = re.compile(
+    rb"\b(?:__(?:user|kernel|iomem|percpu|rcu|force|must_check|always_unused|maybe_unused|sched|init|exit|cold|net_init|"
+    rb"net_exit|latent_entropy|visible|ref|meminit|cpuidle|weak|pure|always_inline)|noinline(?:_for_stack)?|asmlinkage|"
+    rb"notrace|noinstr)\b|\b__(?:releases|acquires|must_hold|printf|scanf|no_sanitize\w*)\([^()\n]*\)"
+)
 
 
 @cache
@@ -113,6 +123,11 @@ class Function:
         return tuple(dict.fromkeys(name for name in names if name))
 
 
+def _blank(text: bytes) -> bytes:
+    """As many bytes and lines as `text`, and nothing else."""
+    return re.sub(rb"[^\n]", b" ", text)
+
+
 class SourceText:
     """One file of C: `text` in bytes, its functions, its lines."""
 
@@ -127,18 +142,30 @@ class SourceText:
     @cached_property
     def functions(self) -> tuple[Function, ...]:
         """Every function of the file, also where the preprocessor would leave it out."""
-        found = []
-        root = parse(self.text)
+        plain = _ANNOTATIONS.sub(lambda found: b" " * len(found[0]), self.text)
+        found = {f.body.start_byte: f for f in self._in(parse(plain))}
+        # Where conditions of the preprocessor part a block, what follows is lost: the functions there, one by one.
+        for brace in _OPENED.finditer(plain):
+            start, end = self._head(brace.start()), plain.find(b"\n}", brace.end())
+            if brace.start() not in found and end > 0:
+                alone = _blank(plain[:start]) + plain[start : end + 2]
+                found |= {f.body.start_byte: f for f in self._in(parse(alone))}
+        return tuple(found[start] for start in sorted(found))
+
+    def _in(self, root: Node) -> Iterator[Function]:
+        """The functions of a tree, also in what stands in conditions of the preprocessor."""
         waiting = list(reversed(root.children))
         while waiting:
             node = waiting.pop()
+            made = None
             if node.type == "function_definition":
-                found.append(self._defined(node))
+                made = self._defined(node)
             elif node.type == "compound_statement":
-                found.append(self._by_macro(node))
+                made = self._by_macro(node)
             elif node.type.startswith("preproc_") or node.type in ("ERROR", "linkage_specification"):
                 waiting += reversed(node.children)
-        return tuple(function for function in found if function is not None)
+            if made is not None:
+                yield made
 
     def named(self, name: str) -> list[Function]:
         return [function for function in self.functions if function.name == name]
