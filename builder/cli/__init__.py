@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "diff": "what changed between two objects or trees, and whether it can ship",
     "build": "the livepatch module of a change",
     "patch": "the livepatch module of a source patch, without building the kernel",
+    "mark": "the livepatch module of marks: records of any line and expression of the kernel's source",
     "check": "load a module into a simulated kernel, without a VM, and say what stands against it",
     "inspect": "what a module contains, ours or anybody's; with a second one, what that does otherwise",
     "fidelity": "compare what the simulated loader makes of modules with what a kernel's own makes",
@@ -31,6 +32,7 @@ COMMANDS: Final = {
     "load": "load a livepatch on this machine; probes follow the code",
     "unload": "take a livepatch out again",
     "status": "the livepatches of this machine, their versions and the probes in them",
+    "watch": "the records of loaded marks, as they come",
     "probe": "plant a kprobe event that counts whichever version of a function runs",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.whole import check_place, write_whole
 from builder.binary.module import ModuleFile, plain
 from builder.cli.progress import Shown, logged, shown
-from builder.errors import RefusedError, UsageError
+from builder.errors import KernelError, RefusedError, UsageError
 from builder.report.spelled import Screen
 
 _UNBOUNDED = 4000
@@ -153,6 +154,21 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--object", action="append", default=[], metavar="NAME=PATH", help="a module of your own, by name, as its .ko"
     )
+
+
+def at_hand(kernel: str) -> str:
+    """`kernel` as it was given; a release that this machine has not is fetched, as its source would be."""
+    # Here, for they are slow to import and only what compiles needs them.
+    from builder.acquire.cache import cache_root
+    from builder.acquire.packages import fetch_kernel
+    from builder.binary.kernel.modules import find_image
+
+    if re.match(r"\d+\.\d+", kernel) and not Path(kernel).exists():
+        try:
+            find_image(kernel, cache_root())
+        except KernelError:
+            fetch_kernel(kernel)
+    return kernel
 
 
 def named_paths(values: Sequence[str]) -> Mapping[str, Path]:

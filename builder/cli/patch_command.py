@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 from collections import Counter
@@ -12,19 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builder.acquire.cache import cache_root
 from builder.acquire.compile import OBJECT_LIMIT, Compiling
-from builder.acquire.packages import fetch_kernel
 from builder.acquire.patch import PatchObjects
 from builder.acquire.series import module_names, stacks
 from builder.acquire.source import SourceTree
 from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
-from builder.binary.kernel.modules import find_image
 from builder.cli.common import (
     Output,
     add_allow,
     add_kernel,
+    at_hand,
     check_html,
     check_output,
     named_paths,
@@ -37,7 +34,7 @@ from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import free_module_name
 from builder.emit.patched import Patched, PatchRefusedError
-from builder.errors import Allowed, BespokeError, KernelError, RefusedError, UsageError
+from builder.errors import Allowed, BespokeError, RefusedError, UsageError
 from builder.pipeline import ModulePlan, patch
 from builder.report.build import next_command
 from builder.report.patch import patch_document, render_patch
@@ -87,7 +84,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     patches = [path for stack in runs for path in stack]
     outputs = _outputs(options, patches)
     check_html(options.html, *outputs, *patches)
-    kernel = Kernel.open(_at_hand(options.kernel))
+    kernel = Kernel.open(at_hand(options.kernel))
     objects = Objects(kernel, named_paths(options.object))
     if not options.each:
         free_module_name(wanted_name(options.name, options.output), kernel)
@@ -168,16 +165,6 @@ def _outputs(options: argparse.Namespace, patches: list[Path]) -> list[Path]:
     for path in outputs:
         check_output(path)
     return outputs
-
-
-def _at_hand(kernel: str) -> str:
-    """`kernel` as it was given; a release that this machine has not is fetched, as its source would be."""
-    if re.match(r"\d+\.\d+", kernel) and not Path(kernel).exists():
-        try:
-            find_image(kernel, cache_root())
-        except KernelError:
-            fetch_kernel(kernel)
-    return kernel
 
 
 #: the exit status of `--each` is that of the worst of its patches

@@ -3,7 +3,11 @@
 Both spellings of the field: kpatch's (`kmod/patch/kpatch-macros.h`: sections
 `.kpatch.ignore.*`, `.kpatch.callbacks.*`) and the kernel's
 (`include/linux/livepatch_external.h`, v6.19: variables
-`__klp_pre_patch_callback_OBJECT` and so on).
+`__klp_pre_patch_callback_OBJECT` and so on). One kind is this project's own:
+what `.kpatch.callbacks.module_exit` names runs when the module is taken out.
+Livepatch calls none of the other kinds when a module is replaced by a later one
+(Documentation/livepatch/cumulative-patches.rst), and what was registered in a
+pre_patch callback has to be taken back before the module's memory goes.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from typing import Final
 from builder.binary import Relocation
 from builder.compare import Atom, View
 
-CALLBACKS: Final = ("pre_patch", "post_patch", "pre_unpatch", "post_unpatch")
+MODULE_EXIT: Final = "module_exit"
+CALLBACKS: Final = ("pre_patch", "post_patch", "pre_unpatch", "post_unpatch", MODULE_EXIT)
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,13 @@ class GlueFunction:
 
 @dataclass(frozen=True, slots=True)
 class GlueObject:
-    """One klp_object; `name` is None for vmlinux. `callbacks` map pre_patch etc. to symbols of the patch's own."""
+    """One klp_object; `name` is None for vmlinux. `callbacks` map pre_patch etc. to symbols of the patch's own;
+    `at_exit` is what runs when the module is taken out."""
 
     name: str | None
     functions: Sequence[GlueFunction]
     callbacks: Mapping[str, str] = field(default_factory=dict)
+    at_exit: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
             ),
         ),
         objects=rows,
+        at_exit=[symbol for item in parts.objects for symbol in item.at_exit],
         strings=list(strings),
         func_size=func.size,
         object_size=obj.size,

@@ -9,6 +9,7 @@ from builder.binary import write_object
 from builder.binary.manifest import SECTION, Manifest
 from builder.compose.bindings import Bound
 from builder.compose.bundle import Bundle
+from builder.compose.macros import MODULE_EXIT
 from builder.emit import derived, fragments, glue, link, readback
 from builder.emit.manifest import manifest
 from builder.errors import KernelError
@@ -81,7 +82,7 @@ def _objects(bundle: Bundle) -> tuple[list[glue.GlueObject], dict[str, object]]:
     symbols: dict[str, object] = {}
     rows = []
     for owner in sorted(owners, key=lambda n: (n != "vmlinux", n)):
-        functions, callbacks = [], {}
+        functions, callbacks, at_exit = [], {}, []
         for number, bound in owners[owner]:
             selection = bound.diff.selection
             for atom in selection.redirected:
@@ -92,6 +93,9 @@ def _objects(bundle: Bundle) -> tuple[list[glue.GlueObject], dict[str, object]]:
             for kind, atom in selection.macros.callbacks.items():
                 symbol = f"bespoke_new_{len(symbols)}"
                 symbols[symbol] = (number, atom)
-                callbacks[kind] = symbol
-        rows.append(glue.GlueObject(None if owner == "vmlinux" else owner, functions, callbacks))
+                if kind == MODULE_EXIT:
+                    at_exit.append(symbol)
+                else:
+                    callbacks[kind] = symbol
+        rows.append(glue.GlueObject(None if owner == "vmlinux" else owner, functions, callbacks, at_exit))
     return rows, symbols

@@ -18,6 +18,7 @@ from builder.errors import BespokeError, GuestError, LoadError
 from builder.image.guest import Answer, Guest, MachineConfig, taints
 from builder.image.guest.log import EXPECTED, EXPECTED_TAINTS, KernelLog, ModuleTraffic, taint_meaning
 from builder.image.guest.modules import BootableKernel, ModuleTree
+from builder.image.marks import SUFFIX, TRACEFS, MarkRecord, MarkTotals, parse_record, parse_totals
 
 PHASES = ("before", "with", "after")
 
@@ -57,6 +58,7 @@ class CommandRun:
 class TrialReport:
     """What came of a trial. `failure` is None for a success; `dmesg` is kept when something failed.
 
+    `records` are what its marks recorded while the commands ran with it, `totals` what they have seen.
     `untried` are those of the `objects` that this guest does not load: nothing is known of their new code.
     """
 
@@ -73,6 +75,8 @@ class TrialReport:
     failure: str | None
     seconds: float
     dmesg: str = field(default="", repr=False)
+    records: tuple[MarkRecord, ...] = ()
+    totals: tuple[MarkTotals, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -144,6 +148,8 @@ class _Trial:
         self.traffic: list[ModuleTraffic] = []
         self.warnings: tuple[str, ...] = ()
         self.taint = 0
+        self.records: tuple[MarkRecord, ...] = ()
+        self.totals: tuple[MarkTotals, ...] = ()
         self.mark = self.patched = 0.0
 
     def run(self) -> TrialReport:
@@ -175,6 +181,8 @@ class _Trial:
             failure=failure,
             seconds=time.monotonic() - started,
             dmesg=dmesg,
+            records=self.records,
+            totals=self.totals,
         )
 
     def _in(self, guest: Guest) -> None:
@@ -194,7 +202,8 @@ class _Trial:
             with self._step("transition to the new code"):
                 guest.wait_transition(name, timeout)
             self._load_late(guest)
-        self._commands(guest, "with")
+        with self._marked(guest):
+            self._commands(guest, "with")
         if self.module.is_livepatch:
             with self._step("disable, transition to the old code"):
                 guest.disable_livepatch(name, timeout)
@@ -279,6 +288,27 @@ class _Trial:
                 answer = answers[phase] = guest.run(command, timeout=self.plan.timeout)
                 doing.said.append(answer.output.rstrip("\n"))
                 doing.note = "" if answer.ok else f"status {answer.status}"
+
+    @contextmanager
+    def _marked(self, guest: Guest) -> Iterator[None]:
+        """While the module's marks are on, if it has any: in an instance of tracefs that nobody else uses."""
+        name = self.module.name
+        seen = f"{TRACEFS}/{name}{SUFFIX}"
+        if not guest.run(f"test -e {seen}").ok:
+            yield
+            return
+        instance = f"{TRACEFS}/instances/bespoke-try"
+        guest.check(
+            f"mkdir {instance} && echo raw > {instance}/trace_options && echo 1 > {instance}/events/{name}/enable"
+        )
+        yield
+        with self._step("records of its marks") as doing:
+            guest.check(f"echo 0 > {instance}/events/{name}/enable")
+            lines = guest.get(f"{instance}/trace", timeout=self.plan.timeout).decode(errors="replace").splitlines()
+            self.records = tuple(filter(None, map(parse_record, lines)))
+            self.totals = tuple(parse_totals(guest.check(f"cat {seen}")))
+            guest.check(f"rmdir {instance}")
+            doing.said.append(f"{sum(row.hits for row in self.totals)} hits, {len(self.records)} records")
 
     def _judge(self, guest: Guest, usual: int) -> None:
         """A warning, or a taint beyond those of any livepatch from elsewhere, fails the trial.

@@ -8,6 +8,7 @@ from typing import Any
 
 from builder.errors import ToolError
 from builder.image.machine import MODULES, TRACING, Host, patch_state
+from builder.image.marks import SUFFIX, TRACEFS, MarkTotals, parse_totals
 from builder.image.transition import LIVEPATCHES
 from builder.operate.kprobes.events import by_key
 from builder.operate.observe import planted_events
@@ -35,6 +36,7 @@ class PatchStatus:
     functions: tuple[FunctionStatus, ...]
     moved: tuple[Mapping[str, Any], ...]
     reports: tuple[Mapping[str, str], ...]
+    marks: tuple[MarkTotals, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def survey(host: Host, state: str = STATE) -> Status:
             tuple(FunctionStatus(*key, current=newest.get(key) == name) for key in functions[name]),
             tuple(asdict(row) for row in record.moved) if record is not None else (),
             tuple(row.as_json() for row in record.reports) if record is not None else (),
+            _marks(host, name),
         )
         for name in order
     )
@@ -91,6 +94,14 @@ def survey(host: Host, state: str = STATE) -> Status:
         events=_events(host, set(names)),
         interrupted=interrupted.module if interrupted is not None else None,
     )
+
+
+def _marks(host: Host, name: str) -> tuple[MarkTotals, ...]:
+    """What the marks of a module have seen; none for a module without marks."""
+    try:
+        return tuple(parse_totals(host.read(f"{TRACEFS}/{name}{SUFFIX}")))
+    except OSError:
+        return ()
 
 
 def _order(host: Host, trail: Trail, names: list[str]) -> list[str]:

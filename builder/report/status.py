@@ -13,6 +13,7 @@ from builder.operate.kprobes import Report
 from builder.operate.live import OperationOutcome
 from builder.operate.planting import Planting
 from builder.operate.survey import PatchStatus, Status
+from builder.report.marks import render_totals
 from builder.report.spelled import one_line
 
 _STYLES = {"enabled": "green", "enabling": "yellow", "disabling": "yellow", "replaced": "dim", "disabled": "dim"}
@@ -48,6 +49,8 @@ def _patch(patch: PatchStatus) -> list[RenderableType]:
         table.add_row(f"{row.object}:{row.name}{position}", one_line(current))
     parts: list[RenderableType] = [title, Padding(table, (0, 0, 0, 2))]
     parts += [one_line(f"  probe {row['source']} -> {row['line']}") for row in patch.moved]
+    if patch.marks:
+        parts.append(Padding(render_totals(patch.marks), (0, 0, 0, 2)))
     return [*parts, *_reports(patch.reports)]
 
 

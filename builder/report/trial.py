@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from builder.image.trial import PHASES, CommandRun, Step, TrialReport
+from builder.report.marks import record_line, render_totals
 from builder.report.spelled import many_lines, one_line
 
 MOST_LINES = 40
@@ -19,6 +20,13 @@ def render_trial(report: TrialReport, *, verbose: bool = False, steps: bool = Tr
     if steps:
         parts += [one_line(_title(report), style="bold"), *map(step_line, report.steps)]
     parts += [_command(run, verbose) for run in report.commands if run.answers]
+    if report.totals:
+        left_out = 0 if verbose else max(0, len(report.records) - MOST_LINES)
+        shown = report.records[left_out:]
+        parts.append(
+            one_line(f"records of its marks{f' (the last {MOST_LINES} of them)' if left_out else ''}", style="bold")
+        )
+        parts += [*map(record_line, shown), render_totals(report.totals)]
     if report.objects:
         parts.append(one_line(f"patched besides vmlinux: {', '.join(report.objects)}"))
     if report.taints:

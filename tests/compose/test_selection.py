@@ -140,7 +140,7 @@ def test_a_jump_table_travels(judged: Judge) -> None:
     assert tables or data(found), "the switch has its table with it"
 
 
-@pytest.mark.parametrize("kind", ["pre_patch", "post_patch", "pre_unpatch", "post_unpatch"])
+@pytest.mark.parametrize("kind", ["pre_patch", "post_patch", "pre_unpatch", "post_unpatch", "module_exit"])
 def test_callbacks_in_both_spellings(judged: Judge, kind: str) -> None:
     kpatch = f"""
     static int note(void *object) {{ return printk("{kind}"); }}

@@ -104,7 +104,7 @@ def test_every_symbol_of_the_glue_is_known_as_one(kernel: Kernel) -> None:
     Also where the first object has no callback of its own and the second has one.
     """
     own = [GlueFunction("f", 0, "new_f")]
-    rows = [GlueObject(None, own), GlueObject("ext4", own, {"pre_patch": "new_callback"})]
+    rows = [GlueObject(None, own), GlueObject("ext4", own, {"pre_patch": "new_callback"}, ["new_at_exit"])]
     made = assemble(kernel, X86_64.glue, GlueParts("x", rows))
     names = {s.name for s in made.symbols if s.is_defined and s.name and s.type != elf.STT_SECTION}
     names = {name for name in names if not name.startswith(".L")}
@@ -112,5 +112,6 @@ def test_every_symbol_of_the_glue_is_known_as_one(kernel: Kernel) -> None:
         *(ours.PATCH, ours.HOLD, ours.THIS_MODULE, ours.INIT, ours.EXIT),
         *(ours.PRE_PATCH, f"{ours.PRE_PATCH}_1"),
     }
+    assert "new_at_exit" in {s.name for s in made.symbols if not s.is_defined}  # called when the module is taken out
     assert all(map(ours.is_glue, names))
     assert not any(map(ours.is_glue, ("new_f", "bespoke_patch_2", "bespoke_hold.0", "bespoke", "my_init_module")))

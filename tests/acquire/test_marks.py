@@ -1,0 +1,212 @@
+"""Places, expressions and edits of marks, on small sources; what the compiler says is in the tests with a kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.acquire.marks.edits import applied, statement_edits
+from builder.acquire.marks.place import MarkPlace, definition, find_spots
+from builder.acquire.marks.syntax import SourceText
+from builder.acquire.marks.words import Mark, field_name, understood
+from builder.errors import BespokeError, RefusedError
+
+TEXT = b"""\
+/* two functions */
+static noinline int __sched first(struct thing *t, int n)
+{
+	int sum = 0, i;
+	struct thing *other;
+
+	for (i = 0; i < n; i++)
+		sum += t->value;
+	list_for_each_entry(other, &t->list, node)
+		look(other);
+	list_for_each_entry(other, &t->list, node) {
+		look(other);
+	}
+	if (sum)
+		return -EINVAL;
+	else
+		n = 1; // a comment
+	/* and another */
+again:
+	wait_event(t->queue, ({ int x = 1; look(t);
+		x; }));
+	switch (n) {
+	case 1:
+		look(t);
+		break;
+	}
+#ifdef CONFIG_THING
+	if (n)
+		goto again;
+#endif
+	return sum +
+		n;
+}
+
+SYSCALL_DEFINE2(shown, const char __user *, name, int, flags)
+{
+	return first(NULL, flags);
+}
+
+static void __init begin(void)
+{
+	look(NULL);
+}
+
+void leave(struct thing *t)
+{
+	if (!t)
+		return;
+	look(t);
+}
+"""
+SOURCE = SourceText("lib/things.c", TEXT)
+
+
+def marked(place: str, statement: str = "{ M; }") -> str:
+    """The line of SOURCE that changes when `statement` is put at `place`."""
+    said = MarkPlace.parse(place)
+    function = SOURCE.around(said.line) if said.line else SOURCE.named(said.function)[0]
+    assert function is not None
+    edits = [e for spot in find_spots(said, SOURCE, function) for e in statement_edits(spot, [statement])]
+    text = applied(TEXT, edits)[0]
+    assert text.count(b"\n") == TEXT.count(b"\n")  # no line moves
+    return "\n".join(
+        new.decode().strip() for old, new in zip(SOURCE.lines, text.split(b"\n"), strict=True) if old != new
+    )
+
+
+def test_the_functions_of_a_file_are_found_by_name_with_what_is_in_scope() -> None:
+    assert [(f.name, f.first, f.last) for f in SOURCE.functions] == [
+        ("first", 2, 33),
+        ("__do_sys_shown", 35, 38),
+        ("begin", 40, 43),
+        ("leave", 45, 50),
+    ]
+    first, shown, _, leave = SOURCE.functions
+    assert first.parameters == ("t", "n") and shown.parameters == ("name", "flags")
+    assert first.locals_before(first.body.end_byte - 1) == ("sum", "i", "other")
+    assert leave.is_void and not first.is_void and not shown.is_void
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("first", "{ M; } for (i = 0; i < n; i++)"),
+        ("first+6", "{ { M; } sum += t->value; }"),  # all that the loop has
+        ("lib/things.c:10", "{ { M; } look(other); }"),  # and that of a macro, which the parser takes for a call
+        ("lib/things.c:11", "{ M; } list_for_each_entry(other, &t->list, node) {"),
+        ("lib/things.c:12", "{ M; } look(other);"),
+        ("first:'n = 1'", "{ { M; } n = 1; } // a comment"),
+        ("lib/things.c:20", "{ M; } wait_event(t->queue, ({ int x = 1; look(t);"),
+        ("lib/things.c:24", "{ M; } look(t);"),  # behind the label of a case
+        ("lib/things.c:29", "{ { M; } goto again; }"),
+        ("leave+5", "{ M; } }"),  # the end
+    ],
+)  # fmt: skip
+def test_a_statement_is_put_where_it_changes_nothing_else(place: str, line: str) -> None:
+    assert marked(place) == line
+
+
+def test_every_return_is_marked_and_its_value_is_computed_once() -> None:
+    kind = "__typeof__(first(t, n))"
+    assert marked("first%return").split("\n") == [
+        f"{{ {kind} __bespoke_retval = (-EINVAL); {{ M; }} return __bespoke_retval; }}",
+        f"{{ {kind} __bespoke_retval = (sum +",
+        "n); { M; } return __bespoke_retval; }",
+    ]
+    assert marked("__do_sys_shown%return") == (
+        "{ long __bespoke_retval = (first(NULL, flags)); { M; } return __bespoke_retval; }"
+    )
+    assert marked("leave%return").split("\n") == ["{ { M; } return; }", "{ M; } }"]
+
+
+@pytest.mark.parametrize(
+    ("place", "message", "advice"),
+    [
+        ("lib/things.c:4", "is a declaration", "lib/things.c:7 (for (i = 0; i < n; i++))"),
+        ("lib/things.c:2", "is the head of first()", "lib/things.c:7"),
+        ("lib/things.c:16", "is where no statement begins", "lib/things.c:17"),
+        ("lib/things.c:32", "is in the middle of a statement that begins at line 31", "lib/things.c:31"),
+        ("lib/things.c:21", "is inside the arguments of a macro or call", "lib/things.c:20"),
+        ("begin", "is __init", "mark a function that calls it"),
+        ("first+99", "has 31 lines behind its first", "say a smaller number"),
+        ("first:'look'", "4 lines of first() have the text 'look'", "say more of the line"),
+        ("first:'nothing'", "no line of first()", "say more of the line"),
+    ],
+)
+def test_a_place_that_cannot_be_marked_is_refused_with_the_nearest_that_can(
+    place: str, message: str, advice: str
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        marked(place)
+    (row,) = refused.value.refusals
+    assert row.code == "mark-place" and message in row.message and advice in row.advice
+
+
+@pytest.mark.parametrize("text", ["", "17", "a b", "fs/open.c:", "f%leave", "f+", "../x.S:3", "f+-1"])
+def test_what_is_no_place_is_bad_usage_that_says_the_forms(text: str) -> None:
+    with pytest.raises(BespokeError, match="FUNCTION%return"):
+        MarkPlace.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("a = 1 + (b = 2)",), "mark-side-effect", "assigns"),
+        (("x += 1",), "mark-side-effect", "assigns"),
+        (("a++",), "mark-side-effect", "changes a variable"),
+        (("--p->n",), "mark-side-effect", "changes a variable"),
+        (("kfree(p)",), "mark-side-effect", "kfree() is called"),
+        (("p->ops->get(p)",), "mark-side-effect", "p->ops->get() is called"),
+        (("({ int z = 3; z; })",), "mark-expression", "is no C expression"),
+        (("*(volatile int *)p",), "mark-side-effect", "may be a device"),
+        (("x); panic(\"a\"",), "mark-expression", "is no C expression"),
+        (("a; b",), "mark-expression", "is no C expression"),
+        (("a /* b",), "mark-expression", "is no C expression"),
+        (("a // b",), "mark-expression", "is no C expression"),
+        (("a +",), "mark-expression", "is no C expression"),
+        (("",), "mark-expression", "is no C expression"),
+        (("int y",), "mark-expression", "is no C expression"),
+        (("a\n#define b",), "mark-expression", "is no C expression"),
+        (("__bespoke_on",), "mark-expression", "are the marks' own"),
+        (("$retval",), "mark-expression", "is there at a return only"),
+        (("%d %d", "a"), "mark-format", "2 conversions, and 1 expressions follow"),
+        (("%y", "a"), "mark-format", "is no conversion"),
+        (("%n %d", "a", "b"), "mark-format", "is no conversion"),
+        (("at %pQz", "a"), "mark-format", "%pQz is not known"),
+    ],
+)  # fmt: skip
+def test_words_that_are_no_mark_are_refused_in_the_users_own_words(
+    words: tuple[str, ...], code: str, message: str
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        understood(Mark("f", words))
+    (row,) = refused.value.refusals
+    assert row.code == code and message in row.message and row.advice
+
+
+def test_a_format_is_told_from_an_expression() -> None:
+    said = understood(Mark("f", ("size %lu of %-10s", "p->n", "p->name")))
+    assert said.format == "size %lu of %-10s" and [f.name for f in said.fields] == ["p_n", "p_name"]
+    assert understood(Mark("f", ("a % b", "c"))).format is None
+    assert understood(Mark("f", ('"here it is"',))).format == "here it is"
+    named = understood(Mark("f", ("size=p->n", "p->n", "q->n == 3")))
+    assert named.format is None and [(f.name, f.code) for f in named.fields] == [
+        ("size", "p->n"),
+        ("p_n", "p->n"),
+        ("q_n", "q->n == 3"),
+    ]
+    assert field_name("ntohs(sk->__sk_common.skc_dport)") == "__sk_common_skc_dport"
+    unsafe = understood(Mark("f", ("get(p)",), unsafe=True))
+    assert unsafe.fields[0].code == "get(p)"
+
+
+def test_a_line_that_may_be_the_head_of_a_function() -> None:
+    is_head = definition("vfs_read")
+    assert is_head("ssize_t vfs_read(struct file *file, char __user *buf, size_t count, loff_t *pos)")
+    assert not is_head("\tret = vfs_read(file, buf, count, pos);")
+    assert not is_head("extern ssize_t vfs_read(struct file *, char __user *, size_t, loff_t *);")
+    assert definition("__x64_sys_openat")("SYSCALL_DEFINE4(openat, int, dfd, const char __user *, filename,")

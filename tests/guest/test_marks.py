@@ -1,0 +1,58 @@
+"""A few of the marks of `marks.py`, in one guest; all of them: `python -m tests.guest.marks`."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.acquire.marks.words import Mark
+from builder.acquire.sources import SourceTarget, find_source
+from builder.binary.kernel import Kernel
+from builder.compose.owner import Objects
+from builder.errors import RefusedError
+from builder.marks import mark
+from builder.pipeline import ModulePlan
+from tests.conftest import needed
+from tests.guest.marks import build, run
+
+pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
+
+CHOSEN = ("entry", "return", "struct", "histogram", "count", "enum", "block_module", "stack")
+
+
+def test_marks_fire_with_the_values_of_the_commands_and_leave_nothing(kernel_61: Kernel) -> None:
+    with needed("no source"):
+        find_source(None, SourceTarget(kernel_61.release, banner=kernel_61.banner))
+    assert run(kernel_61, build(kernel_61, CHOSEN), CHOSEN) == {}
+
+
+BAD = [
+    (("do_sys_openat2", "nosuch"), "mark-expression", "'nosuch' undeclared", "in scope there: dfd, filename, how"),
+    (("do_sys_openat2", "how->none"), "mark-expression", "'struct open_how' has no member named 'none'", "how"),
+    (("do_sys_openat2", "dfd->x"), "mark-expression", "invalid type argument of '->' (have 'int')", "dfd"),
+    (("do_sys_openat2", "1 + filename->x"), "mark-expression", "at character 13", "filename"),
+    (("do_sys_openat2", "%d", "filename"), "mark-format", "expects argument of type 'int'", "cast"),
+    (("do_sys_openat2", "%s", "dfd"), "mark-format", "expects argument of type 'char *'", "cast"),
+    (("nosuch_function", "x"), "mark-place", "no function nosuch_function() is defined", "FUNCTION%return"),
+    (("fs/nosuch.c:17", "x"), "mark-place", "there is no file fs/nosuch.c", "say a path"),
+    (("sys/open.c:17", "x"), "mark-place", "there is no file sys/open.c", "did you mean fs/open.c"),
+    (("fs/open.c:999999", "x"), "mark-place", "lines", "say one of them"),
+    (("fs/open.c:1", "x"), "mark-place", "is in no function", "the nearest that can be marked"),
+    (("arch/arm/kernel/setup.c:early_print", "x"), "mark-place", "is no part of this kernel", "configuration"),
+    (("start_kernel", "x"), "mark-place", "start_kernel() is __init", "mark a function that calls it"),
+    (("init_once", "foo"), "mark-place", "functions init_once()", ".c:init_once"),
+    (("kobject_uevent_env",), "no-ftrace-file", "cannot be redirected", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", ["mark-place", "mark-expression", "mark-format", "no-ftrace-file"])
+def test_what_only_the_source_and_the_compiler_tell_is_refused_in_the_users_words(kernel_61: Kernel, code: str) -> None:
+    """All of one kind together, as they are told: in one compilation."""
+    with needed("no source"):
+        tree = find_source(None, SourceTarget(kernel_61.release, banner=kernel_61.banner))
+    bad = [row for row in BAD if row[1] == code]
+    with pytest.raises(RefusedError) as refused:
+        mark([Mark(row[0][0], row[0][1:]) for row in bad], tree, Objects(kernel_61), ModulePlan("refused_marks"))
+    told = refused.value.refusals
+    for _, _, message, advice in bad:
+        assert any(row.code == code and message in row.message and advice in row.advice for row in told), message
+    assert not any("__bespoke" in row.message for row in told)
