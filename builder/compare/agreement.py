@@ -60,10 +60,7 @@ class Agreement:
         self._stack = arch.registers.index(arch.stack_register)
         self._refused: set[tuple[int, int]] = set()
         self._roots: dict[tuple[int, int, int], int] = {}
-        once = [
-            {key for key, n in Counter(line.keys[2] for line in flow.lines).items() if n == 1} for flow in (old, new)
-        ]
-        self._unique = once[0] & once[1]
+        self._unique = _once(old) & _once(new)
 
     def settle(self) -> None:
         """Mend, take back and complete the pairs until nothing contradicts any more."""
@@ -273,11 +270,22 @@ class Agreement:
     # Data
 
     def _judge_data(self) -> bool:
-        """Take back what reads other values in the other version; whether there was any."""
-        wrong = [(i, j) for i, js in self.pairs.items() for j in js if self.data(i, j) is Data.OTHER]
+        """Take back what decides by other values in the other version; whether there was any.
+
+        What only reads them runs as often all the same, and is no more than less sure.
+        """
+        wrong = [
+            (i, j) for i, js in self.pairs.items() for j in js if self._decides(i) and self.data(i, j) is Data.OTHER
+        ]
         for i, j in wrong:
             self._unpair(i, j)
         return bool(wrong)
+
+    def _decides(self, i: int) -> bool:
+        """Whether a line is a branch, or does nothing but to set the flags for one."""
+        line = self.old.lines[i]
+        sets = line.operation.flags_write and not line.operation.writes and not line.insn.is_call
+        return line.operation.flags_read or sets
 
     def data(self, i: int, j: int) -> Data:
         """Whether what an instruction and its counterpart read comes from counterparts."""

@@ -32,9 +32,9 @@ from builder.compare.flow import Flow
 from builder.compare.registers import same_registers
 from builder.compare.unit import unit
 
-_LONELY, _UNSURE, _ELSEWHERE = 15, 10, 10
-"""Taken off where no neighbour is paired beside it; where its data come from what has no counterpart; where its
-branches part."""
+_LONELY, _UNSURE, _OTHER, _ELSEWHERE = 15, 10, 30, 10
+"""Taken off where no neighbour is paired beside it; where its data come from what has no counterpart; where they come
+from others; where its branches part."""
 
 
 class MappedRow(NamedTuple):
@@ -105,8 +105,7 @@ def _graded(agreement: Agreement, i: int, j: int, confidence: int) -> int:
     beside = [(i + d, j + d) for d in (-1, 1) if 0 <= i + d < len(old) and old[i + d].part is old[i].part]
     if not any(b in pairs.get(a, ()) for a, b in beside):
         confidence -= _LONELY
-    if agreement.data(i, j) is not Data.SAME:
-        confidence -= _UNSURE
+    confidence -= {Data.SAME: 0, Data.UNSURE: _UNSURE, Data.OTHER: _OTHER}[agreement.data(i, j)]
     a, b = old[i].target, agreement.new.lines[j].target
     if a is not None and b is not None and b not in pairs.get(a, ()):
         confidence -= _ELSEWHERE

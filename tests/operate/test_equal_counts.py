@@ -72,14 +72,17 @@ def compared(simulated: SimulatedKernel, livepatch: bytes, owner: str, work: Wor
     unload_module(simulated, module.name)
     pairs, executed, wrong = 0, 0, []
     for (old, new), table in maps.items():
+        places: dict[int, list[tuple[str, int]]] = {}
         for old_offset, new_offset, _, _, *part in table:
+            places.setdefault(old_offset, []).append((part[0] if part else new, new_offset))
+        for old_offset, copies in places.items():
             if not old_offset:
                 continue  # the ftrace location belongs to every version
             pairs += 1
-            was, now = olds[old][old_offset], news[part[0] if part else new][new_offset]
+            was, now = olds[old][old_offset], sum(news[name][offset] for name, offset in copies)
             executed += bool(was)
             if was != now:
-                wrong.append(f"{old}+{old_offset:#x} {was} times, {new}+{new_offset:#x} {now} times")
+                wrong.append(f"{old}+{old_offset:#x} {was} times, {copies} {now} times")
     return pairs, executed, wrong
 
 
