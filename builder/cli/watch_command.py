@@ -12,7 +12,7 @@ from builder.cli.common import Output
 from builder.cli.live import need_root
 from builder.errors import UsageError
 from builder.operate.watching import marked_modules, watching
-from builder.report.marks import record_line, render_totals
+from builder.report.records import record_line, render_totals
 
 
 def add(parser: argparse.ArgumentParser) -> None:

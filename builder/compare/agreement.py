@@ -116,8 +116,7 @@ class Agreement:
             return False
         if self._merged(added):
             return True
-        suspect = {b for _, b in added}
-        if any([self._find_copy(step, i, suspect) for step, i in missing]):
+        if any([self._find_copy(step, i) for step, i in missing]):
             return True
         self._take_worst(steps, missing, added)
         return True
@@ -156,17 +155,14 @@ class Agreement:
         if not self.pairs[i]:
             del self.pairs[i]
 
-    def _find_copy(self, step: _Step, i: int, suspect: set[int]) -> bool:
+    def _find_copy(self, step: _Step, i: int) -> bool:
         """Find the line that a step should come to among those without a counterpart, and what follows it."""
         for way in self.new.ways[step.q]:
             if way.kind != step.kind:
                 continue
             for b in self._free_from(way.to):
-                others = [j for j in self.pairs.get(i, {}) if j in suspect]
                 if not self._pair(i, b):
                     continue
-                for j in others:  # where it was paired before, control does not come to it so
-                    self._unpair(i, j)
                 self._extend(i, b)
                 return True
         return False
@@ -293,11 +289,11 @@ class Agreement:
         if len(first.read_order) != len(second.read_order):
             return Data.UNSURE
         columns = [(a, b) for a, b in zip(first.read_order, second.read_order, strict=True) if a != self._stack]
-        if first.flags_read:
-            columns.append((-1, -1))
         if self.old.lines[i].insn.is_call:
             columns = []
         found = {self._origin(i, j, a, b) for a, b in columns}
+        if first.flags_read and self._origin(i, j, -1, -1) is not Data.SAME:
+            return Data.OTHER  # it decides by something else
         return next((verdict for verdict in (Data.OTHER, Data.UNSURE) if verdict in found), Data.SAME)
 
     def _origin(self, i: int, j: int, a: int, b: int) -> Data:
@@ -310,8 +306,10 @@ class Agreement:
                 there |= defined_by(copy)
         if there and all_known and not after & ~there:
             return Data.SAME
+        if not all_known or after & there:
+            return Data.UNSURE
         known = not after & UNKNOWN and all(line in self.back for line in lines_of(after))
-        return Data.OTHER if known and all_known and not after & there else Data.UNSURE
+        return Data.OTHER if known or self._decides(i) else Data.UNSURE
 
     def _root(self, side: int, at: int, column: int) -> int:
         """The definitions of what a line finds in a register, those of the source where it was only copied."""

@@ -22,7 +22,7 @@ _OWN_CONVENTION: Final = (".isra", ".constprop", ".part")
 FALL, TAKEN, TABLE = range(3)
 
 
-class Way(NamedTuple):
+class Edge(NamedTuple):
     """One way out of a line: on to the next in the layout, to the target of a jump, or where a table leads."""
 
     kind: int
@@ -35,22 +35,22 @@ class Flow:
     def __init__(self, lines: Sequence[UnitLine]) -> None:
         self.lines = lines
         self.caller = len(lines)
-        self.ways: list[tuple[Way, ...]] = [self._ways(at) for at in range(len(lines))]
+        self.ways: list[tuple[Edge, ...]] = [self._ways(at) for at in range(len(lines))]
         led = {way.to for ways in self.ways for way in ways if way.kind == TABLE}
-        stray = (Way(TABLE, at) for at, line in enumerate(lines) if line.from_table and at not in led)
-        self.ways.append((Way(FALL, 0), *stray) if lines else ())
+        stray = (Edge(TABLE, at) for at, line in enumerate(lines) if line.from_table and at not in led)
+        self.ways.append((Edge(FALL, 0), *stray) if lines else ())
 
     def falls_through(self, at: int) -> bool:
         """Whether what follows an instruction in the layout is run next, or may be."""
         lines = self.lines
         return not lines[at].insn.ends_block and at + 1 < len(lines) and lines[at + 1].part is lines[at].part
 
-    def _ways(self, at: int) -> tuple[Way, ...]:
+    def _ways(self, at: int) -> tuple[Edge, ...]:
         line = self.lines[at]
-        found = [Way(FALL, at + 1)] if self.falls_through(at) else []
+        found = [Edge(FALL, at + 1)] if self.falls_through(at) else []
         if line.insn.is_jump and line.target is not None:
-            found.append(Way(TAKEN, line.target))
-        return (*found, *(Way(TABLE, to) for to in line.also))
+            found.append(Edge(TAKEN, line.target))
+        return (*found, *(Edge(TABLE, to) for to in line.also))
 
     def decides(self, at: int) -> bool:
         """Whether what comes next is decided here."""

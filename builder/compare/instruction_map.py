@@ -74,7 +74,7 @@ def instruction_map(comparison: Comparison, atom: Atom) -> tuple[MappedRow, ...]
     return tuple(
         MappedRow(first[i].part, first[i].offset, second[j].part, second[j].offset, confidence, same[i, j])
         for i, js in sorted(pairs.items())
-        for j, level in js.items()
+        for j, level in sorted(js.items())
         for confidence in (_graded(agreement, i, j, level),)
     )
 

@@ -13,7 +13,7 @@ from builder.operate.kprobes import Report
 from builder.operate.live import OperationOutcome
 from builder.operate.planting import Planting
 from builder.operate.survey import PatchStatus, Status
-from builder.report.marks import render_totals
+from builder.report.records import render_totals
 from builder.report.spelled import one_line
 
 _STYLES = {"enabled": "green", "enabling": "yellow", "disabling": "yellow", "replaced": "dim", "disabled": "dim"}

@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from builder.image.trial import PHASES, CommandRun, Step, TrialReport
-from builder.report.marks import record_line, render_totals
+from builder.report.records import record_line, render_totals
 from builder.report.spelled import many_lines, one_line
 
 MOST_LINES = 40

@@ -241,6 +241,8 @@ def test_an_argument_that_leads_nowhere(say: Say, command: str, name: str, tmp_p
         "diff": (path, path),
         "build": (path, path, "--kernel", kernel, "-o", tmp_path / "out.ko"),
         "patch": (path, "--kernel", kernel, "-o", tmp_path / "out.ko"),
+        "mark": ("vfs_read", "--kernel", kernel, "-o", tmp_path / "out.ko"),
+        "watch": (f"x{name}",),
         "check": (path, "--kernel", kernel),
         "inspect": (path, path),
         "fidelity": ("--kernel", kernel, path),

@@ -89,3 +89,58 @@ def test_a_unit_says_where_control_goes(build: Build) -> None:
     found = unit(comparison, comparison.new, (atom,))
     assert [line.target for line in found] == [None, 3, 0, None]
     assert [line.outside for line in found] == [False, False, False, True]
+
+
+def copies(build: Build, old: list[str], new: list[str]) -> dict[int, list[int]]:
+    """Old instruction -> all its counterparts, by number."""
+    comparison = compare(build(written(old), language="assembler"), build(written(new), language="assembler"))
+    atom = comparison.new.by_name["f"]
+    before = [i.offset for i in comparison.old.instructions(comparison.correlation.twins[atom])]
+    after = [i.offset for i in comparison.new.instructions(atom)]
+    found: dict[int, list[int]] = {}
+    for row in instruction_map(comparison, atom):
+        found.setdefault(before.index(row.old_offset), []).append(after.index(row.new_offset))
+    return found
+
+
+JOINED = ["testl %edi, %edi", "je 1f", "call left", "1: notl %eax", "bswapl %eax", "call last", "ret"]
+SPLIT = [
+    "testl %edi, %edi", "je 1f", "call left", "notl %eax", "bswapl %eax", "call last", "ret",
+    "1: notl %eax", "bswapl %eax", "call last", "ret",
+]  # fmt: skip
+
+
+def test_a_block_that_the_new_version_has_twice_has_both_as_counterparts(build: Build) -> None:
+    found = copies(build, JOINED, SPLIT)
+    assert found == {0: [0], 1: [1], 2: [2], 3: [3, 7], 4: [4, 8], 5: [5, 9], 6: [6, 10]}
+
+
+def test_two_blocks_that_have_become_one_have_no_counterpart(build: Build) -> None:
+    """What is left of them runs for both, so that a probe there would count too much."""
+    assert copies(build, SPLIT, JOINED) == {0: [0], 1: [1], 2: [2]}
+
+
+def test_a_branch_that_tests_something_else_is_no_counterpart(build: Build) -> None:
+    old = ["call one", "testl %eax, %eax", "js 1f", "call two", "1: ret"]
+    new = ["call one", "call other", "testl %eax, %eax", "js 1f", "call two", "1: ret"]
+    found = copies(build, old, new)
+    assert 2 not in found and found[0] == [0] and found[3] == [4]
+
+
+def test_an_equal_test_before_is_not_taken_for_the_one_that_was_there(build: Build) -> None:
+    old = ["call one", "testl %eax, %eax", "js 1f", "call two", "1: ret"]
+    new = ["call other", "testl %eax, %eax", "js 1f", *old]
+    assert copies(build, old, new) == {i: [i + 3] for i in range(5)}
+
+
+def test_what_stands_once_and_runs_as_often_is_found_in_another_order(build: Build) -> None:
+    old = ["movl there(%rip), %ecx", "movl $7, %edx", "movl $9, %esi", "call one", "ret"]
+    new = [*old[1:3], old[0], *old[3:]]
+    assert copies(build, old, new) == {0: [2], 1: [0], 2: [1], 3: [3], 4: [4]}
+
+
+def test_what_stands_once_but_runs_seldom_is_not(build: Build) -> None:
+    """In the new version it stands behind a branch."""
+    old = ["movl there(%rip), %ecx", "movl $7, %edx", "call one", "ret"]
+    new = ["movl $7, %edx", "testl %edi, %edi", "je 1f", "movl there(%rip), %ecx", "1: call one", "ret"]
+    assert 0 not in copies(build, old, new)
