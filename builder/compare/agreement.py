@@ -18,7 +18,7 @@ often than either, and is no counterpart. What still contradicts is taken back, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -59,6 +59,7 @@ class Agreement:
         self.defs = reaching(old, arch), reaching(new, arch)
         self._stack = arch.registers.index(arch.stack_register)
         self._refused: set[tuple[int, int]] = set()
+        self._taken: list[list[tuple[int, int]]] = []
         self._roots: dict[tuple[int, int, int], int] = {}
         self._unique = _once(old) & _once(new)
 
@@ -68,8 +69,26 @@ class Agreement:
             if self._judge_data():
                 continue
             if not self._settle_control() and not self._judge_data():
-                return
+                break
         self._drop_all_contradicted()
+        for stretch in reversed(self._taken):
+            self._restore(stretch)
+
+    def _restore(self, stretch: list[tuple[int, int]]) -> None:
+        """Pair lines again that were taken back while others were wrong, if nothing contradicts them now."""
+        free = [(i, j) for i, j in stretch if i not in self.pairs and j not in self.back]
+        self._refused -= set(free)
+        again = [(i, j) for i, j in free if self._pair(i, j)]
+        if not again:
+            return
+        decided = all(self.data(i, j) is not Data.OTHER for i, j in self._pairs_of(self._decides))
+        if not decided or any(self._missing(step) or self._added(step) for step in self._steps()):
+            for i, j in again:
+                self._unpair(i, j)
+
+    def _pairs_of(self, wanted: Callable[[int], bool]) -> list[tuple[int, int]]:
+        """The pairs of old lines of a kind."""
+        return [(i, j) for i, js in self.pairs.items() if wanted(i) for j in js]
 
     # Steps
 
@@ -231,7 +250,8 @@ class Agreement:
             worse = here if score[here] < score[there] and here >= 0 else there
             gone.add(worse if worse >= 0 else here)
         for number in gone:
-            for i, j in members.get(number, ()):
+            self._taken.append(members.get(number, []))
+            for i, j in self._taken[-1]:
                 self._unpair(i, j)
 
     def _stretches(self) -> dict[tuple[int, int], int]:
