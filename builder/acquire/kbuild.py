@@ -79,7 +79,7 @@ class _Row:
 def record(root: Path, make: Sequence[str], database: Path) -> int:
     """Dry-run `make` (program and variables) in `root` and write `database`; the number of objects.
 
-    Raises `ToolError` when make fails or names no object.
+    Raises `ToolError` when make fails or names no object, or none that is linked.
     """
     built_in: set[str] = set()
     rows: dict[str, _Row] = {}
@@ -94,6 +94,9 @@ def record(root: Path, make: Sequence[str], database: Path) -> int:
             link_options = linked[3].strip()
     if not rows:
         raise ToolError("make names no object to compile", where=root)
+    if not any(row.modules or name in built_in for name, row in rows.items()):
+        # Such a list is one that ended early; with it every patch would reach nothing.
+        raise ToolError(f"make names {len(rows)} objects to compile, none of them part of the kernel", where=root)
     _write(database, rows.values(), built_in, link_options)
     return len(rows)
 

@@ -91,3 +91,11 @@ def test_words_are_found_in_source(tmp_path: Path) -> None:
     (tmp_path / "fs/a.c").write_bytes(b"int one;\nint \xff;\nint two_more, one;\n")
     assert list(run_grep(tmp_path, ["one", "two"], whole_words=True)) == [("fs/a.c", 1, "one"), ("fs/a.c", 3, "one")]
     assert list(run_grep(tmp_path, ["none"], whole_words=True)) == []
+
+
+def test_a_list_that_ended_early_is_no_list(tmp_path: Path) -> None:
+    """It names objects, but none that is linked into anything: nothing would be found in it."""
+    line = "gcc -Wp,-MMD,x.d -DKBUILD_BASENAME='\"x\"' -c -o fs/x.o fs/x.c"
+    with pytest.raises(ToolError, match="none of them part of the kernel"):
+        record(tmp_path, ["sh", "-c", f"echo '; {line.replace(chr(39), '')}'"], tmp_path / "objects.db")
+    assert not (tmp_path / "objects.db").exists()
