@@ -27,7 +27,7 @@ from builder.compare.alignment import LEVELS
 from builder.compare.flow import CALLER, UNKNOWN, Flow, defined_by, lines_of, reaching
 
 _ROUNDS: Final = 60
-_ANCHOR: Final = 3
+_ANCHOR: Final = 2
 """How many steps it is worth that both versions have an instruction with its target just once."""
 
 
@@ -75,16 +75,34 @@ class Agreement:
             self._restore(stretch)
 
     def _restore(self, stretch: list[tuple[int, int]]) -> None:
-        """Pair lines again that were taken back while others were wrong, if nothing contradicts them now."""
+        """Pair lines again that were taken back while others were wrong.
+
+        Nothing may contradict them now, but fewer lines than they are, which are taken back then.
+        """
         free = [(i, j) for i, j in stretch if i not in self.pairs and j not in self.back]
         self._refused -= set(free)
         again = [(i, j) for i, j in free if self._pair(i, j)]
-        if not again:
-            return
-        decided = all(self.data(i, j) is not Data.OTHER for i, j in self._pairs_of(self._decides))
-        if not decided or any(self._missing(step) or self._added(step) for step in self._steps()):
-            for i, j in again:
+        against = self._contradicting() - set(again) if again else set()
+        lost = [(i, j, self.pairs[i][j]) for i, j in against]
+        if len(lost) < len(again):
+            for i, j, _ in lost:
                 self._unpair(i, j)
+            if not self._contradicting():
+                return
+            for i, j, confidence in lost:
+                self.pairs.setdefault(i, {})[j] = confidence
+                self.back[j] = i
+        for i, j in again:
+            self._unpair(i, j)
+
+    def _contradicting(self) -> set[tuple[int, int]]:
+        """Both ends of what contradicts in control, and what decides by something else."""
+        wrong = {(i, j) for i, j in self._pairs_of(self._decides) if self.data(i, j) is Data.OTHER}
+        for step in self._steps():
+            missing, added = self._missing(step), self._added(step)
+            wrong |= {(i, j) for i in missing for j in self.pairs[i]} | {(self.back[b], b) for b in added}
+            wrong |= {(step.a, step.q)} if missing or added else set()
+        return wrong - {(self.old.caller, self.new.caller)}
 
     def _pairs_of(self, wanted: Callable[[int], bool]) -> list[tuple[int, int]]:
         """The pairs of old lines of a kind."""
@@ -272,14 +290,7 @@ class Agreement:
 
     def _drop_all_contradicted(self) -> None:
         """The last resort: both ends of whatever still contradicts."""
-        while True:
-            steps = list(self._steps())
-            wrong = {(i, j) for step in steps for i in self._missing(step) for j in self.pairs[i]}
-            wrong |= {(self.back[b], b) for step in steps for b in self._added(step)}
-            wrong |= {(s.a, s.q) for s in steps if self._missing(s) or self._added(s)}
-            wrong.discard((self.old.caller, self.new.caller))
-            if not wrong:
-                return
+        while wrong := self._contradicting():
             for i, j in wrong:
                 self._unpair(i, j)
 
