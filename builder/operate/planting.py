@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from builder.errors import LoadError, UsageError
 from builder.image.machine import KPROBE_EVENTS, TRACING, Host
 from builder.operate.kprobes import Event, ProbeFacts, ProbeSymbols, Report, Spot, plan
+from builder.operate.kprobes.events import NAME_MOST
 from builder.operate.observe import planted_events
 from builder.operate.trail import STATE, read_trail, versions
 
@@ -73,11 +74,14 @@ def probe(host: Host, place: str, options: ProbeOptions = PLAIN, *, state: str =
 
 def _names(name: str, spot: Spot) -> tuple[str, str]:
     group, slash, event = name.rpartition("/")
-    plain = re.sub(r"\W", "_", spot.symbol or "") + (f"_{spot.offset}" if spot.offset else "")
+    suffix = f"_{spot.offset}" if spot.offset else ""
+    plain = re.sub(r"\W", "_", spot.symbol or "")[: NAME_MOST - len(suffix)] + suffix
     group, event = (group if slash else "bespoke"), event or plain
     for word in (group, event):
         if not _NAME.fullmatch(word):
             raise UsageError(f"not a name for an event: {word!r}")
+        if len(word) > NAME_MOST:
+            raise UsageError(f"a name of an event has at most {NAME_MOST} characters: {word}")
     return group, event
 
 

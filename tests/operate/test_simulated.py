@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from builder.errors import Allowed, LoadError, RefusedError
+from builder.arch import TARGET
+from builder.errors import Allowed, LoadError, RefusedError, UsageError
 from builder.image.machine import KPROBE_EVENTS, TRACING
+from builder.operate.kprobes import Event, Spot, parse_events
+from builder.operate.kprobes.events import COMPARED, NAME_MOST
 from builder.operate.live import Live
 from builder.operate.planting import ProbeOptions, probe
 from builder.operate.survey import survey
 from builder.operate.trail import manifest_of
 from tests.operate.killed import KillingHost
 from tests.operate.scene import FOLLOWING, SimulatedScene
-from tests.operate.versions import NAME, Probed, behind, offsets
+from tests.operate.versions import LONGEST, NAME, Probed, behind, offsets
 
 pytestmark = [pytest.mark.kernel]
 
@@ -102,6 +107,79 @@ def test_an_event_that_stands_only_in_a_version_goes_to_the_original(scene: Simu
     assert scene.host.hits("b/own") == 5
 
 
+def test_places_longer_than_what_the_kernel_compares_are_removed(scene: SimulatedScene, made: Probed) -> None:
+    before = scene.host.read(KPROBE_EVENTS)
+    for version in (1, 2, 1):
+        scene.live().load(made.build(0, version, LONGEST), "p1.ko")
+        assert max(len(str(e.spot)) for e in parse_events(scene.host.read(KPROBE_EVENTS))) > COMPARED
+        scene.call(3, 2)
+        assert scene.live().unload(LONGEST).reports == ()
+        assert scene.host.read(KPROBE_EVENTS) == before
+    assert scene.counts() == scene.expected
+
+
+def _in_new_code_alone(scene: SimulatedScene, made: Probed) -> str:
+    """An event at an instruction of version 1 for which the original has none."""
+    (row,) = (row for row in manifest_of(made.build(0, 1, "p1"), "p1.ko").functions if row.name == "inner")
+    code = scene.host.kernel.memory.read(start := scene.host.kernel.symbols.of_module["p1"]["inner"][0], row.new_size)
+    mapped = {cells.new_offset for cells in row.map or ()}
+    place = next(i.offset - start for i in TARGET.decode(code, start) if i.offset - start not in mapped)
+    scene.host.write(KPROBE_EVENTS, f"p:b/new p1:inner+{place}\n", append=True)
+    return f"p1:inner+{place}"
+
+
+def test_an_event_that_is_enabled_in_new_code_alone_is_never_unloaded_over(scene: SimulatedScene, made: Probed) -> None:
+    scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    place = _in_new_code_alone(scene, made)
+    for key, on, off in (("enable", "1", "0"), ("trigger", "hist:keys=common_type", "!hist:keys=common_type")):
+        scene.host.write(f"{TRACING}/events/b/new/{key}", on)
+        with pytest.raises(LoadError, match=rf"`-:b/new {re.escape(place)}`.*p1 is still enabled"):
+            scene.live().unload("p1")
+        assert [(p.state, p.phase) for p in survey(scene.host).patches] == [("enabled", "enabled")]
+        scene.host.write(f"{TRACING}/events/b/new/{key}", off)
+    outcome = scene.live().unload("p1")
+    assert [(r.code, r.probe, r.place) for r in outcome.reports] == [("lost-place", "b/new", place)]
+    assert "p1:" not in scene.host.read(KPROBE_EVENTS)
+    scene.call(3, 2)
+    assert scene.counts() == scene.expected
+
+
+def test_a_module_stays_while_the_kernel_keeps_a_place_in_it(scene: SimulatedScene, made: Probed) -> None:
+    """Enabled by perf, which `enable` does not show: found out when the livepatch is off already."""
+    scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    place = _in_new_code_alone(scene, made)
+    state = scene.host.registry.events["b/new"]
+
+    class Perf(KillingHost):
+        def write(self, path: str, text: str, *, append: bool = False) -> None:
+            state.enabled = True
+            super().write(path, text, append=append)
+
+    with pytest.raises(LoadError, match=rf"`-:b/new {re.escape(place)}`.*status --repair"):
+        Live(Perf(scene.host, 1000)).unload("p1")
+    assert "p1" in scene.host.kernel.modules and survey(scene.host).interrupted == "p1"
+    state.enabled = False
+    assert scene.live().repair() == ["unloading p1 was interrupted: it is out"]
+    assert "p1:" not in scene.host.read(KPROBE_EVENTS) and "p1" not in scene.host.kernel.modules
+
+
+def test_nothing_is_loaded_over_places_that_were_left(scene: SimulatedScene, made: Probed) -> None:
+    scene.host.write(KPROBE_EVENTS, "p:b/left p1:inner+3\n", append=True)
+    with pytest.raises(LoadError, match=r"`-:b/left p1:inner\+3`"):
+        scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    assert survey(scene.host).patches == () and "p1" not in scene.host.kernel.modules
+
+
+@pytest.mark.parametrize("length", [1, 62, 63, 64, 120])
+def test_a_place_with_a_name_of_any_length_is_removed(length: int, scene: SimulatedScene) -> None:
+    event = Event(False, "b", "named", Spot("waits", "f" * length, 7))
+    scene.host.registry.add(event)
+    for line in event.removals:
+        with suppress(OSError):
+            scene.host.write(KPROBE_EVENTS, line, append=True)
+    assert "named" not in scene.host.read(KPROBE_EVENTS)
+
+
 def test_what_is_not_proven_the_same_is_reported_and_stays(scene: SimulatedScene, made: Probed) -> None:
     """Behind the call in outer(): the stack of version 1 is another."""
     scene.host.write(KPROBE_EVENTS, f"p:b/slot {NAME}:outer+{behind(made)} s=$stack1:u64\n", append=True)
@@ -159,3 +237,10 @@ def test_every_place_is_planted_while_the_patch_is_held(scene: SimulatedScene, m
     assert steps[0] == "insert" and len(steps) == 2
     scene.call(3, 3)
     assert scene.counts() == scene.expected
+
+
+def test_the_name_of_an_event_is_as_long_as_the_kernel_has_it(scene: SimulatedScene) -> None:
+    planting = probe(scene.host, f"{NAME}:inner+0", ProbeOptions(name=f"b/{'x' * NAME_MOST}"))
+    assert planting.event == f"b/{'x' * NAME_MOST}"
+    with pytest.raises(UsageError, match="at most 63 characters"):
+        probe(scene.host, f"{NAME}:inner", ProbeOptions(name=f"b/{'x' * (NAME_MOST + 1)}"))
