@@ -19,7 +19,7 @@ from builder.image.machine import KPROBE_EVENTS, MODULES, OPTIMIZATION, TRACING,
 from builder.image.transition import LIVEPATCHES, PatchState
 from builder.operate.kprobes import Addition, Event, Report
 from builder.operate.kprobes.events import by_key
-from builder.operate.observe import observe, planted_events
+from builder.operate.observe import learn_addresses, observe, planted_events
 from builder.operate.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
 
 Say = Callable[[str], None]
@@ -83,7 +83,7 @@ class Live:
         name = record.module
         if before := self._within(name):
             raise LoadError(f"{_stays(before, name)}; they would be planted in it wherever they fall", where=where)
-        seen = observe(self.host, self.trail.with_(record).records)
+        seen = observe(self.host, self.trail.with_(record))
         found = seen.plan()
         record = replace(record, moved=_moved(found.additions, name), reports=found.reports)
         self._note(record)
@@ -146,7 +146,7 @@ class Live:
         moved, planned = record.moved, record.reports
         before = {row.line for row in moved} | {str(event) for event in seen}
         if not {str(event) for event in planted_events(self.host)} <= before:
-            found = observe(self.host, self.trail.records).plan()
+            found = observe(self.host, self.trail).plan()
             done = self._plant(found.additions)
             moved = tuple(dict.fromkeys((*moved, *_moved(done.there, name))))
             planned, refused = found.reports, (*refused, *done.refused)
@@ -167,7 +167,7 @@ class Live:
             if name in above.below and self.is_loaded(above.module):
                 raise LoadError(f"{above.module} was built on {name} and uses its variables: unload that first")
         self._note(replace(record, phase=Phase.UNLOADING))
-        kept = self._back_to_originals(name)
+        kept, refused = self._back_to_originals(name)
         if stuck := [row for row in self._alone(name) if self._is_held(row)]:
             self._note(replace(record, phase=Phase.ENABLED))
             raise LoadError(f"{_stays(stuck, name)}; {name} is still enabled")
@@ -184,7 +184,7 @@ class Live:
             self._note(replace(record, phase=Phase.ENABLED))
             raise LoadError(f"{late.message}; it is enabled again") from None
         reports = self._finish_unload(name)
-        return OperationOutcome(name, seconds, kept, reports)
+        return OperationOutcome(name, seconds, kept, (*refused, *reports))
 
     def _finish_unload(self, name: str) -> tuple[Report, ...]:
         """No task runs its code any more: take out the places, then the module, then the record."""
@@ -196,11 +196,11 @@ class Live:
         text = f"it stood only in {name}, for no instruction elsewhere: the event is removed"
         return tuple(Report("lost-place", event.key, str(event.spot), text) for event in lost)
 
-    def _back_to_originals(self, name: str) -> tuple[Moved, ...]:
+    def _back_to_originals(self, name: str) -> tuple[tuple[Moved, ...], tuple[Report, ...]]:
         """Give events that stand only in a version that goes a place in what runs afterwards."""
-        rows = observe(self.host, self.trail.records).orphans(name) if self._alone(name) else ()
-        self._plant(rows)
-        return _moved(rows)
+        rows = observe(self.host, self.trail).orphans(name) if self._alone(name) else ()
+        done = self._plant(rows)
+        return _moved(done.there), done.refused
 
     # Repair
 
@@ -209,7 +209,7 @@ class Live:
         done: list[str] = []
         for record in self.trail.records:
             done += self._repair_one(record)
-        more = observe(self.host, self.trail.records).plan().additions
+        more = observe(self.host, self.trail).plan().additions
         if more:
             for record in self.trail.records:
                 if mine := _moved(more, record.module):
@@ -293,7 +293,16 @@ class Live:
         write_trail(self.host, self.trail, self.state)
 
     def _plant(self, additions: tuple[Addition, ...]) -> _Planted:
-        """Plant what can be: in one write, or one by one where the kernel objects."""
+        """Plant what can be, and record the addresses."""
+        done = self._plant_all(additions)
+        trail = learn_addresses(self.host, self.trail, (row.event for row in done.there))
+        if trail is not self.trail:
+            self.trail = trail
+            write_trail(self.host, trail, self.state)
+        return done
+
+    def _plant_all(self, additions: tuple[Addition, ...]) -> _Planted:
+        """In one write, or one by one where the kernel objects."""
         absent = [row for row in additions if row.after not in ("", "vmlinux") and not self.is_loaded(row.after)]
         wanted = tuple(row for row in additions if row not in absent)
         refused = [_absent(row) for row in absent]
@@ -311,7 +320,8 @@ class Live:
         try:
             self.host.write(KPROBE_EVENTS, f"{row.event}\n", append=True)
         except OSError as error:
-            if error.errno != errno.EEXIST:  # else it stands there already
+            # By its name it stands there already; by an address the event stands at another.
+            if error.errno != errno.EEXIST or row.event.spot.symbol is None:
                 return Report("kernel-refused", row.event.key, str(row.event.spot), f"not planted: {error.strerror}")
         return None
 

@@ -9,8 +9,8 @@ from builder.errors import LoadError, UsageError
 from builder.image.machine import KPROBE_EVENTS, TRACING, Host
 from builder.operate.kprobes import Event, ProbeFacts, ProbeSymbols, Report, Spot, plan
 from builder.operate.kprobes.events import NAME_MOST
-from builder.operate.observe import planted_events
-from builder.operate.trail import STATE, read_trail, versions
+from builder.operate.observe import learn_addresses, planted_events
+from builder.operate.trail import STATE, read_trail, versions, write_trail
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -44,7 +44,7 @@ def probe(host: Host, place: str, options: ProbeOptions = PLAIN, *, state: str =
     """Plant `[MODULE:]FUNC[+OFF]`, an offset in the original, there and in every version of it that is loaded.
 
     UsageError for a place that does not exist or an event that does already;
-    LoadError where the kernel will not have it.
+    LoadError where the kernel will not have it. Use under `host.lock`: an address is recorded.
     """
     spot = Spot.parse(place)
     if spot.symbol is None:
@@ -52,15 +52,18 @@ def probe(host: Host, place: str, options: ProbeOptions = PLAIN, *, state: str =
     group, event = _names(options.name, spot)
     if any(row.key == f"{group}/{event}" for row in planted_events(host)):
         raise UsageError(f"there is an event {group}/{event} already; give another name with --name")
-    ours = versions(read_trail(host, state).records)
+    trail = read_trail(host, state)
+    ours = versions(trail.records)
     wanted = {spot.symbol} | {n for version in ours for f in version.functions for n in (f.old, f.name)}
     symbols = ProbeSymbols.parse(host.read("/proc/kallsyms"), wanted)
     carriers = frozenset(version.module for version in ours)
     original = _original(spot, symbols, carriers)
     row = Event(options.is_return, group, event, original, options.arguments)
     _write(host, row)
+    if (known := learn_addresses(host, trail, [row])) is not trail:
+        write_trail(host, known, state)
     found = plan(ProbeFacts([row.moved(spot)], [], _without(symbols, carriers), ours))
-    places, reports = [str(original)], list(found.reports)
+    places, reports = [str(spot)], list(found.reports)
     for addition in found.additions:
         try:
             _write(host, addition.event)

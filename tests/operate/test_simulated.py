@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.arch import TARGET
+from builder.compose.owner import Objects
 from builder.errors import Allowed, LoadError, RefusedError, UsageError
 from builder.image.machine import KPROBE_EVENTS, TRACING
 from builder.operate.kprobes import Event, Spot, parse_events
@@ -18,9 +19,13 @@ from builder.operate.live import Live
 from builder.operate.planting import ProbeOptions, probe
 from builder.operate.survey import survey
 from builder.operate.trail import manifest_of
+from builder.pipeline import ModulePlan, build, diff
+from samples.objects import vmlinux_objects
+from samples.simulated import seq_file
 from tests.operate.killed import KillingHost
 from tests.operate.scene import FOLLOWING, SimulatedScene
 from tests.operate.versions import LONGEST, NAME, Probed, behind, offsets
+from tests.support.kernels import opened
 
 pytestmark = [pytest.mark.kernel]
 
@@ -244,3 +249,40 @@ def test_the_name_of_an_event_is_as_long_as_the_kernel_has_it(scene: SimulatedSc
     assert planting.event == f"b/{'x' * NAME_MOST}"
     with pytest.raises(UsageError, match="at most 63 characters"):
         probe(scene.host, f"{NAME}:inner", ProbeOptions(name=f"b/{'x' * (NAME_MOST + 1)}"))
+
+
+def test_events_by_address_are_followed_each_into_the_next_version(scene: SimulatedScene, release_61: str) -> None:
+    """While a version has a name, the original is taken by address, of which the kernel shows a hash."""
+    pair = vmlinux_objects(release_61)
+    first, second = (
+        build([diff(pair.old, pair.new)], Objects(opened(release_61)), ModulePlan(name)) for name in ("v1", "v2")
+    )
+    assert first is not None and second is not None
+    file, _ = seq_file(scene.host.kernel)
+    (function,) = manifest_of(first.content, "v1.ko").functions
+    rows = [row for row in function.map or () if row.old_offset and not row.new_part][:4]
+    scene.live().load(first.content, "v1.ko")
+    for number, row in enumerate(rows[:2]):
+        planting = probe(scene.host, f"version_proc_show+{row.old_offset}", ProbeOptions(name=f"b/a{number}"))
+        assert planting.places[0] == f"version_proc_show+{row.old_offset}" and len(planting.places) == 2
+    for number, row in enumerate(rows[2:], 2):  # the original's place of these is planted when the version goes
+        scene.host.write(KPROBE_EVENTS, f"p:b/a{number} v1:{function.name}+{row.new_offset}\n", append=True)
+        scene.host.write(f"{TRACING}/events/b/a{number}/enable", "1")
+    for calls, step in enumerate((lambda: None, lambda: scene.live().unload("v1")), 1):
+        step()
+        scene.host.call("version_proc_show", file, 0)
+        assert [scene.host.hits(f"b/a{number}") for number in range(4)] == [calls] * 4
+    assert scene.host.read(KPROBE_EVENTS).count(" 0x") == 4
+    outcome = scene.live().load(second.content, "v2.ko")
+    assert outcome.reports == () and len([row for row in outcome.moved if " v2:" in row.line]) == 4
+    scene.host.call("version_proc_show", file, 0)
+    scene.live().unload("v2")
+    scene.host.call("version_proc_show", file, 0)
+    assert [scene.host.hits(f"b/a{number}") for number in range(4)] == [4] * 4
+
+
+def test_a_second_place_by_address_of_one_event_is_refused(scene: SimulatedScene) -> None:
+    start = scene.host.kernel.symbols.find_function(f"{NAME}:inner")
+    scene.host.write(KPROBE_EVENTS, f"p:b/twice {start:#x}\n", append=True)
+    with pytest.raises(OSError, match="exists"):
+        scene.host.write(KPROBE_EVENTS, f"p:b/twice {start + 5:#x}\n", append=True)

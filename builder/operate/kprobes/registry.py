@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -35,6 +36,15 @@ class Probe:
     address: Address | None = None
     gone: bool = False
     hits: int = 0
+
+    @property
+    def shown(self) -> Event:
+        """As kprobe_events shows it: of an address only a hash (`%p`), here any that tells addresses apart."""
+        spot = self.event.spot
+        if spot.symbol is not None:
+            return self.event
+        digest = zlib.crc32(spot.address.encode())
+        return self.event.moved(Spot(None, None, 0, f"0x{digest:016x}"))
 
 
 @dataclass(slots=True)
@@ -75,7 +85,7 @@ class Registry:
             first = siblings[0].event
             if first.is_return != event.is_return or _shape(first.arguments) != _shape(event.arguments):
                 raise refused(errno.EEXIST)
-            if any(probe.event == event for probe in siblings):
+            if any(_is_same(probe.event, event) for probe in siblings):
                 raise refused(errno.EEXIST)
         if event.spot.symbol is None or not event.spot.module:
             self._unambiguous(event.spot)
@@ -157,7 +167,7 @@ class Registry:
 
     def remove(self, key: str, head: str, arguments: tuple[str, ...]) -> None:
         """dyn_event_release: the places of an event that begin with `head`, or all of it. OSError as the kernel."""
-        found = [probe for probe in self.probes if probe.event.key == key and _matches(probe.event, head, arguments)]
+        found = [probe for probe in self.probes if probe.event.key == key and _matches(probe.shown, head, arguments)]
         if not found:
             raise refused(errno.ENOENT)
         state = self.events[key]
@@ -229,6 +239,13 @@ class Registry:
     def is_ftrace(self, address: Address) -> bool:
         start, _ = self.function(address)
         return ftrace_location(self.kernel, start) == address
+
+
+def _is_same(event: Event, other: Event) -> bool:
+    """trace_kprobe_has_same_kprobe(): two places of an event by address are the same, for neither has a symbol."""
+    if event.spot.symbol is None and other.spot.symbol is None:
+        return event.arguments == other.arguments
+    return event == other
 
 
 def _matches(event: Event, head: str, arguments: tuple[str, ...]) -> bool:
