@@ -36,4 +36,4 @@ def run(options: argparse.Namespace, output: Output) -> int:
         output.document(planting.as_json())
     elif output.plain:
         output.out.print(render_planting(planting))
-    return 0
+    return 0 if planting.counts else 1

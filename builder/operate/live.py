@@ -19,7 +19,7 @@ from builder.image.machine import KPROBE_EVENTS, MODULES, OPTIMIZATION, TRACING,
 from builder.image.transition import LIVEPATCHES, PatchState
 from builder.operate.kprobes import Addition, Event, Report
 from builder.operate.kprobes.events import by_key
-from builder.operate.observe import learn_addresses, observe, planted_events
+from builder.operate.observe import learn_addresses, observe, planted_events, why_refused
 from builder.operate.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
 
 Say = Callable[[str], None]
@@ -322,7 +322,9 @@ class Live:
         except OSError as error:
             # By its name it stands there already; by an address the event stands at another.
             if error.errno != errno.EEXIST or row.event.spot.symbol is None:
-                return Report("kernel-refused", row.event.key, str(row.event.spot), f"not planted: {error.strerror}")
+                return Report(
+                    "kernel-refused", row.event.key, str(row.event.spot), f"not planted: {why_refused(error)}"
+                )
         return None
 
     def _uproot(self, name: str) -> None:

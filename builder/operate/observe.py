@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -92,6 +93,13 @@ def observe(host: Host, trail: Trail) -> Observation:
 def planted_events(host: Host) -> tuple[Event, ...]:
     """All of kprobe_events. ToolError where tracefs is not mounted."""
     return parse_events(_need(host, KPROBE_EVENTS, f"mount -t tracefs none {TRACING}"))
+
+
+def why_refused(error: OSError) -> str:
+    """Why the kernel will not plant a probe, in the words of the place."""
+    if error.errno == errno.EILSEQ:
+        return "the offset is inside an instruction, not at its begin"
+    return error.strerror or str(error)
 
 
 def learn_addresses(host: Host, trail: Trail, planted: Iterable[Event]) -> Trail:

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 
 from builder.errors import LoadError, UsageError
-from builder.image.machine import KPROBE_EVENTS, TRACING, Host
+from builder.image.machine import KPROBE_EVENTS, TRACING, Host, patch_state
 from builder.operate.kprobes import Event, ProbeFacts, ProbeSymbols, Report, Spot, plan
 from builder.operate.kprobes.events import NAME_MOST
-from builder.operate.observe import learn_addresses, planted_events
+from builder.operate.observe import learn_addresses, planted_events, why_refused
 from builder.operate.trail import STATE, read_trail, versions, write_trail
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -17,14 +17,16 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class Planting:
-    """What came of it: the event, its places, and what could not be planted."""
+    """What came of it: the event, its places, what could not be planted; whether one is in the code that runs."""
 
     event: str
     places: tuple[str, ...]
     reports: tuple[Report, ...]
+    counts: bool = True
 
     def as_json(self) -> dict[str, object]:
-        return {"event": self.event, "places": list(self.places), "reports": [r.as_json() for r in self.reports]}
+        reports = [row.as_json() for row in self.reports]
+        return {"event": self.event, "places": list(self.places), "reports": reports, "counts": self.counts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +64,34 @@ def probe(host: Host, place: str, options: ProbeOptions = PLAIN, *, state: str =
     _write(host, row)
     if (known := learn_addresses(host, trail, [row])) is not trail:
         write_trail(host, known, state)
-    found = plan(ProbeFacts([row.moved(spot)], [], _without(symbols, carriers), ours))
-    places, reports = [str(spot)], list(found.reports)
+    facts = ProbeFacts([row.moved(spot)], [], _without(symbols, carriers), ours)
+    found = plan(facts)
+    places, reports, modules = [str(spot)], list(found.reports), {""}
     for addition in found.additions:
         try:
             _write(host, addition.event)
             places.append(str(addition.event.spot))
+            modules.add(addition.module)
         except LoadError as refused:
             reports.append(Report("kernel-refused", row.key, str(addition.event.spot), refused.message))
     if options.enable:
         host.write(f"{TRACING}/events/{row.key}/enable", "1")
-    return Planting(row.key, tuple(places), tuple(reports))
+    counts = options.is_return or _running(host, facts, spot) in modules
+    return Planting(row.key, tuple(places), tuple(reports), counts)
+
+
+def _running(host: Host, facts: ProbeFacts, spot: Spot) -> str:
+    """The module whose version runs in place of a function; empty where the original does, if only at its entry."""
+    start = facts.coordinate(spot)
+    if start is None or facts.is_entry(start):
+        return ""
+    key = (start.owner, start.function, start.sympos)
+    having = (
+        version.module
+        for version in reversed(facts.versions)
+        if any(f.redirected and (f.object, f.old, f.sympos) == key for f in version.functions)
+    )
+    return next((name for name in having if (state := patch_state(host, name)) is not None and state.enabled), "")
 
 
 def _names(name: str, spot: Spot) -> tuple[str, str]:
@@ -117,4 +136,4 @@ def _write(host: Host, event: Event) -> None:
     try:
         host.write(KPROBE_EVENTS, f"{event}\n", append=True)
     except OSError as error:
-        raise LoadError(f"the kernel will not plant {event.spot} ({error.strerror})") from None
+        raise LoadError(f"the kernel will not plant {event.spot} ({why_refused(error)})") from None

@@ -287,3 +287,17 @@ def test_a_second_place_by_address_of_one_event_is_refused(scene: SimulatedScene
     scene.host.write(KPROBE_EVENTS, f"p:b/twice {start:#x}\n", append=True)
     with pytest.raises(OSError, match="exists"):
         scene.host.write(KPROBE_EVENTS, f"p:b/twice {start + 5:#x}\n", append=True)
+
+
+def test_a_probe_that_counts_nothing_says_so(scene: SimulatedScene, made: Probed) -> None:
+    """An argument that is not proven the same in the version that runs: only the original is planted."""
+    scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    lone = probe(scene.host, f"{NAME}:outer+{behind(made)}", ProbeOptions(("s=$stack1:u64",), "b/lone"))
+    assert not lone.counts and [row.code for row in lone.reports] == ["arguments"]
+    assert probe(scene.host, f"{NAME}:outer", ProbeOptions(("s=$stack1:u64",), "b/entry2")).counts
+    assert probe(scene.host, f"{NAME}:inner+{offsets(made)['mid']}", ProbeOptions(name="b/both")).counts
+
+
+def test_an_offset_inside_an_instruction_is_called_so(scene: SimulatedScene) -> None:
+    with pytest.raises(LoadError, match="inside an instruction"):
+        probe(scene.host, f"{NAME}:inner+1", ProbeOptions(name="b/inside"))
