@@ -23,7 +23,7 @@ from builder.pipeline import ModulePlan, build, diff
 from samples.objects import vmlinux_objects
 from samples.simulated import seq_file
 from tests.operate.killed import KillingHost
-from tests.operate.scene import FOLLOWING, SimulatedScene
+from tests.operate.scene import FOLLOWING, PROBES, SimulatedScene
 from tests.operate.versions import LONGEST, NAME, Probed, behind, offsets
 from tests.support.kernels import opened
 
@@ -277,6 +277,8 @@ def test_events_by_address_are_followed_each_into_the_next_version(scene: Simula
     outcome = scene.live().load(second.content, "v2.ko")
     assert outcome.reports == () and len([row for row in outcome.moved if " v2:" in row.line]) == 4
     scene.host.call("version_proc_show", file, 0)
+    shown = {event.event: event.places for event in survey(scene.host).events if event.event.startswith("b/a")}
+    assert shown["b/a0"] == (f"version_proc_show+{rows[0].old_offset}", f"v2:{function.name}+{rows[0].new_offset}")
     scene.live().unload("v2")
     scene.host.call("version_proc_show", file, 0)
     assert [scene.host.hits(f"b/a{number}") for number in range(4)] == [4] * 4
@@ -301,3 +303,31 @@ def test_a_probe_that_counts_nothing_says_so(scene: SimulatedScene, made: Probed
 def test_an_offset_inside_an_instruction_is_called_so(scene: SimulatedScene) -> None:
     with pytest.raises(LoadError, match="inside an instruction"):
         probe(scene.host, f"{NAME}:inner+1", ProbeOptions(name="b/inside"))
+
+
+def test_what_a_plain_insmod_does_to_probes_is_told(scene: SimulatedScene, made: Probed) -> None:
+    scene.host.insert(made.build(0, 1, "p1"))
+    (patch,) = survey(scene.host).patches
+    assert (patch.module, patch.state, patch.phase) == ("p1", "enabled", None)
+    assert {row["code"] for row in patch.reports} == {"lost-code"}
+    assert {row["probe"] for row in patch.reports} == {f"b/{name}" for name in PROBES} - {"b/entry", "b/ret"}
+
+
+def test_one_that_was_disabled_by_hand_is_not_called_replaced(scene: SimulatedScene, made: Probed) -> None:
+    scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    scene.host.write("/sys/kernel/livepatch/p1/enabled", "0")
+    assert [(patch.state, patch.phase) for patch in survey(scene.host).patches] == [("disabled", "enabled")]
+    scene.live().unload("p1")
+
+
+def test_a_report_stands_once_in_the_status_of_versions_on_each_other(
+    scene: SimulatedScene, made: Probed, tmp_path: Path
+) -> None:
+    first = tmp_path / "p1.ko"
+    first.write_bytes(made.build(0, 1, "p1"))
+    inside = scene.host.kernel.symbols.find_function(f"{NAME}:inner") + offsets(made)["mid"]
+    scene.host.registry.register_kprobe(inside)
+    scene.live().load(first.read_bytes(), "p1.ko")
+    scene.live().load(made.build(1, 2, "p2", on=first), "p2.ko")
+    told = [row for patch in survey(scene.host).patches for row in patch.reports]
+    assert [row["code"] for row in told] == ["not-ours-to-move"]

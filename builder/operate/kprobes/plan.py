@@ -20,7 +20,7 @@ from builder.operate.kprobes.arguments import names_of, needs
 from builder.operate.kprobes.events import Event, Planted, Spot, by_key
 from builder.operate.kprobes.versions import Mapped, ProbedFunction, ProbeSymbols, Version
 
-_ENTRY = (0, len(TARGET.entry_mark.code))
+ENTRY = (0, len(TARGET.entry_mark.code))
 """Where ftrace's call stands: at the entry, or after the mark of the entry where the kernel has such."""
 
 
@@ -206,7 +206,7 @@ class ProbeFacts:
 
     def is_entry(self, at: Coordinate) -> bool:
         """Whether a probe there is on the ftrace location, which fires whichever version runs."""
-        if at.module or at.offset not in _ENTRY:
+        if at.module or at.offset not in ENTRY:
             return False
         key = (at.owner, at.function, at.sympos)
         return any(f.redirected for v in self.versions for f in v.functions if (f.object, f.old, f.sympos) == key)
@@ -319,7 +319,7 @@ def _blockers(facts: ProbeFacts) -> list[Report]:
     alone = {row.address for row in facts.foreign()}
     for start, function in facts.bodies:
         for row in facts.planted:
-            if row.address - start in _ENTRY and "FTRACE" in row.flags and row.address in alone & facts.limited:
+            if row.address - start in ENTRY and "FTRACE" in row.flags and row.address in alone & facts.limited:
                 rows.append(
                     Report(
                         "post-handler",
