@@ -110,7 +110,7 @@ def learn_addresses(host: Host, trail: Trail, planted: Iterable[Event]) -> Trail
     wanted = {event.key: event.spot.address for event in planted if event.spot.symbol is None}
     if not wanted:
         return trail
-    shown = {event.key: event.spot.address for event in planted_events(host) if event.spot.symbol is None}
+    shown = {event.key: event.spot.address for event in planted_events(host) if event.spot.is_telling}
     found = {shown[key]: Address(text, 0) for key, text in wanted.items() if key in shown}
     return replace(trail, addresses={**trail.addresses, **found})
 

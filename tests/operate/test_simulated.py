@@ -16,9 +16,10 @@ from builder.image.machine import KPROBE_EVENTS, TRACING
 from builder.operate.kprobes import Event, Spot, parse_events
 from builder.operate.kprobes.events import COMPARED, NAME_MOST
 from builder.operate.live import Live
+from builder.operate.observe import learn_addresses, observe
 from builder.operate.planting import ProbeOptions, probe
 from builder.operate.survey import survey
-from builder.operate.trail import manifest_of
+from builder.operate.trail import manifest_of, read_trail
 from builder.pipeline import ModulePlan, build, diff
 from samples.objects import vmlinux_objects
 from samples.simulated import seq_file
@@ -331,3 +332,19 @@ def test_a_report_stands_once_in_the_status_of_versions_on_each_other(
     scene.live().load(made.build(1, 2, "p2", on=first), "p2.ko")
     told = [row for patch in survey(scene.host).patches for row in patch.reports]
     assert [row["code"] for row in told] == ["not-ours-to-move"]
+
+
+def test_addresses_that_are_not_shown_at_all_are_not_guessed(scene: SimulatedScene) -> None:
+    """Before the kernel has a key for its hashes."""
+    planted = [Event(False, "b", f"early{number}", Spot.parse(f"{0x1000 + number:#x}")) for number in range(2)]
+
+    class Early(KillingHost):
+        def read(self, path: str) -> str:
+            text = super().read(path)
+            early = "".join(f"p:b/early{number} 0x(____ptrval____)\n" for number in range(2))
+            return text + early if path == KPROBE_EVENTS else text
+
+    host = Early(scene.host, 1000)
+    trail = read_trail(host)
+    assert learn_addresses(host, trail, planted).addresses == {}
+    assert observe(host, trail).plan().additions == ()

@@ -47,6 +47,11 @@ class Spot:
             raise InputError(f"not a place for a probe: {text!r}")
         return cls(found["module"], found["symbol"], int(found["offset"] or "0", 0))
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether it is an address that is told from others: early after the boot all are `(____ptrval____)`."""
+        return self.symbol is None and self.address.isalnum()
+
     def __str__(self) -> str:
         if self.symbol is None:
             return self.address

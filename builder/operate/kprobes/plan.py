@@ -114,7 +114,7 @@ class ProbeFacts:
     @cached_property
     def _at_address(self) -> Mapping[str, Address]:
         """Events by address: the listing hashes it, so it is known where it is recorded, plain or the only one left."""
-        texts = [e.spot.address for e in self.events if e.spot.symbol is None]
+        texts = [e.spot.address for e in self.events if e.spot.is_telling]
         addresses = {row.address for row in self.planted}
         plain = {text: self.addresses.get(text, Address(text, 0)) for text in texts}
         known = {text: address for text, address in plain.items() if address in addresses}
