@@ -42,7 +42,7 @@ def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None)
     parser, chosen = _parser(arguments)
     ready()
     try:
-        options = parser.parse_args(arguments)
+        options = _parsed(parser, arguments)
     except SystemExit as ended:
         return int(ended.code or 0) if not isinstance(ended.code, str) else 2
     if chosen is None:
@@ -96,6 +96,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(spelled(message))
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """As parse_args(), but that the fetch arguments of a probe may stand behind options too."""
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "fetch") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.fetch += rest
+    return options
 
 
 def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, str | None]:

@@ -24,14 +24,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, output: Output) -> int:
     need_root(options.command)
-    planting = probe(
-        ThisMachine(),
-        options.place,
-        ProbeOptions(tuple(options.fetch), options.name, options.is_return, not options.disabled),
-        state=options.state,
-    )
+    host = ThisMachine()
+    with host.lock(f"{options.state}/lock"):
+        planting = probe(
+            host,
+            options.place,
+            ProbeOptions(tuple(options.fetch), options.name, options.is_return, not options.disabled),
+            state=options.state,
+        )
     if output.json:
         output.document(planting.as_json())
     elif output.plain:
         output.out.print(render_planting(planting))
-    return 0
+    return 0 if planting.counts else 1

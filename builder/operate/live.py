@@ -10,15 +10,16 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.errors import LoadError, UsageError
-from builder.image.machine import KPROBE_EVENTS, MODULES, OPTIMIZATION, Host, patch_state
+from builder.image.machine import KPROBE_EVENTS, MODULES, OPTIMIZATION, TRACING, Host, patch_state
 from builder.image.transition import LIVEPATCHES, PatchState
 from builder.operate.kprobes import Addition, Event, Report
 from builder.operate.kprobes.events import by_key
-from builder.operate.observe import observe, planted_events
+from builder.operate.observe import learn_addresses, observe, planted_events, why_refused
 from builder.operate.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
 
 Say = Callable[[str], None]
@@ -80,7 +81,9 @@ class Live:
         record = Record(manifest.name, Phase.LOADING, manifest)
         self._may_load(record, where)
         name = record.module
-        seen = observe(self.host, self.trail.with_(record).records)
+        if before := self._within(name):
+            raise LoadError(f"{_stays(before, name)}; they would be planted in it wherever they fall", where=where)
+        seen = observe(self.host, self.trail.with_(record))
         found = seen.plan()
         record = replace(record, moved=_moved(found.additions, name), reports=found.reports)
         self._note(record)
@@ -143,7 +146,7 @@ class Live:
         moved, planned = record.moved, record.reports
         before = {row.line for row in moved} | {str(event) for event in seen}
         if not {str(event) for event in planted_events(self.host)} <= before:
-            found = observe(self.host, self.trail.records).plan()
+            found = observe(self.host, self.trail).plan()
             done = self._plant(found.additions)
             moved = tuple(dict.fromkeys((*moved, *_moved(done.there, name))))
             planned, refused = found.reports, (*refused, *done.refused)
@@ -164,7 +167,10 @@ class Live:
             if name in above.below and self.is_loaded(above.module):
                 raise LoadError(f"{above.module} was built on {name} and uses its variables: unload that first")
         self._note(replace(record, phase=Phase.UNLOADING))
-        kept = self._back_to_originals(name)
+        kept, refused = self._back_to_originals(name)
+        if stuck := [row for row in self._alone(name) if self._is_held(row)]:
+            self._note(replace(record, phase=Phase.ENABLED))
+            raise LoadError(f"{_stays(stuck, name)}; {name} is still enabled")
         state = self.patch_state(name)
         if state is not None and state.enabled:
             self.say(f"disabling {name}")
@@ -178,25 +184,23 @@ class Live:
             self._note(replace(record, phase=Phase.ENABLED))
             raise LoadError(f"{late.message}; it is enabled again") from None
         reports = self._finish_unload(name)
-        return OperationOutcome(name, seconds, kept, reports)
+        return OperationOutcome(name, seconds, kept, (*refused, *reports))
 
     def _finish_unload(self, name: str) -> tuple[Report, ...]:
         """No task runs its code any more: take out the places, then the module, then the record."""
-        left = self._uproot(name)
+        lost = self._alone(name)
+        self._uproot(name)
         self.say(f"removing {name}")
         self._delete(name)
         self._drop(name)
-        return tuple(
-            Report("lost-place", event.key, str(event.spot), f"it stood only in {name}, for no instruction elsewhere")
-            for event in left
-        )
+        text = f"it stood only in {name}, for no instruction elsewhere: the event is removed"
+        return tuple(Report("lost-place", event.key, str(event.spot), text) for event in lost)
 
-    def _back_to_originals(self, name: str) -> tuple[Moved, ...]:
+    def _back_to_originals(self, name: str) -> tuple[tuple[Moved, ...], tuple[Report, ...]]:
         """Give events that stand only in a version that goes a place in what runs afterwards."""
-        alone = {key for key, rows in by_key(planted_events(self.host)).items() if _all_in(rows, name)}
-        rows = observe(self.host, self.trail.records).orphans(name) if alone else ()
-        self._plant(rows)
-        return _moved(rows)
+        rows = observe(self.host, self.trail).orphans(name) if self._alone(name) else ()
+        done = self._plant(rows)
+        return _moved(done.there), done.refused
 
     # Repair
 
@@ -205,7 +209,7 @@ class Live:
         done: list[str] = []
         for record in self.trail.records:
             done += self._repair_one(record)
-        more = observe(self.host, self.trail.records).plan().additions
+        more = observe(self.host, self.trail).plan().additions
         if more:
             for record in self.trail.records:
                 if mine := _moved(more, record.module):
@@ -233,6 +237,21 @@ class Live:
 
     def is_loaded(self, name: str) -> bool:
         return bool(self.host.names(f"{MODULES}/{name}"))
+
+    def _within(self, name: str) -> list[Event]:
+        """The places in a module, loaded or not."""
+        return [event for event in planted_events(self.host) if event.spot.module == name]
+
+    def _alone(self, name: str) -> list[Event]:
+        """Those of events that stand in no other code."""
+        rows = by_key(planted_events(self.host)).values()
+        return [row for places in rows if all(row.spot.module == name for row in places) for row in places]
+
+    def _is_held(self, event: Event) -> bool:
+        """Whether an event is enabled or has a trigger, so that the kernel keeps its last place."""
+        path = f"{TRACING}/events/{event.key}"
+        triggers = self.host.read(f"{path}/trigger").splitlines()
+        return not self.host.read(f"{path}/enable").startswith("0") or any(row[:1] not in ("", "#") for row in triggers)
 
     def patch_state(self, name: str) -> PatchState | None:
         """None where no livepatch of that name is enabled or in transition."""
@@ -274,7 +293,16 @@ class Live:
         write_trail(self.host, self.trail, self.state)
 
     def _plant(self, additions: tuple[Addition, ...]) -> _Planted:
-        """Plant what can be: in one write, or one by one where the kernel objects."""
+        """Plant what can be, and record the addresses."""
+        done = self._plant_all(additions)
+        trail = learn_addresses(self.host, self.trail, (row.event for row in done.there))
+        if trail is not self.trail:
+            self.trail = trail
+            write_trail(self.host, trail, self.state)
+        return done
+
+    def _plant_all(self, additions: tuple[Addition, ...]) -> _Planted:
+        """In one write, or one by one where the kernel objects."""
         absent = [row for row in additions if row.after not in ("", "vmlinux") and not self.is_loaded(row.after)]
         wanted = tuple(row for row in additions if row not in absent)
         refused = [_absent(row) for row in absent]
@@ -292,18 +320,23 @@ class Live:
         try:
             self.host.write(KPROBE_EVENTS, f"{row.event}\n", append=True)
         except OSError as error:
-            if error.errno != errno.EEXIST:  # else it stands there already
-                return Report("kernel-refused", row.event.key, str(row.event.spot), f"not planted: {error.strerror}")
+            # By its name it stands there already; by an address the event stands at another.
+            if error.errno != errno.EEXIST or row.event.spot.symbol is None:
+                return Report(
+                    "kernel-refused", row.event.key, str(row.event.spot), f"not planted: {why_refused(error)}"
+                )
         return None
 
-    def _uproot(self, name: str) -> list[Event]:
-        """Take out every place in a module; those that are left are the last of their event and enabled."""
+    def _uproot(self, name: str) -> None:
+        """Take out every place in a module. LoadError where one stays: it would be planted in the next of that name."""
         record = self.trail.find(name)
-        there = [event for event in planted_events(self.host) if event.spot.module == name]
-        left = [event for event in there if not self._take(event)]
+        there = self._within(name)
+        for event in there:
+            self._take(event)
+        if left := self._within(name):
+            raise LoadError(f"{_stays(left, name)}; `bespoke status --repair` then finishes this")
         if record is not None and (there or record.moved) and self.is_loaded(name):
             self._forget_places(record)
-        return left
 
     def _forget_places(self, record: Record) -> None:
         """Wait until the kernel has forgotten what was planted in a module, before that goes.
@@ -327,12 +360,11 @@ class Live:
             self.host.write(OPTIMIZATION, "1")
             self._note(replace(record, unoptimized=False))
 
-    def _take(self, event: Event) -> bool:
-        try:
-            self.host.write(KPROBE_EVENTS, f"{event.removal}\n", append=True)
-        except OSError:
-            return False
-        return True
+    def _take(self, event: Event) -> None:
+        """Take one place out, if the kernel does: another's removal may have taken it, or the event is held."""
+        for line in event.removals:
+            with suppress(OSError):
+                return self.host.write(KPROBE_EVENTS, f"{line}\n", append=True)
 
     def _delete(self, name: str) -> None:
         started = time.monotonic()
@@ -349,8 +381,13 @@ def _moved(additions: tuple[Addition, ...], module: str | None = None) -> tuple[
     return tuple(Moved(str(a.event), a.source, a.confidence) for a in additions if module in (None, a.module))
 
 
-def _all_in(rows: Iterable[Event], module: str) -> bool:
-    return all(row.spot.module == module for row in rows)
+def _stays(rows: Iterable[Event], name: str) -> str:
+    """That places are in a module, and how to remove them."""
+    lines = ", ".join(f"`{row.removals[-1]}`" for row in rows)
+    return (
+        f"kprobe events have places in {name} that have to go first: write {lines} to {KPROBE_EVENTS}, "
+        "once an event that has no other place is disabled and has no trigger"
+    )
 
 
 def _refusal(error: OSError, blockers: tuple[Report, ...]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from builder.binary import Address
 from builder.errors import ToolError
@@ -22,7 +23,7 @@ from builder.operate.kprobes import (
     plan,
 )
 from builder.operate.kprobes.plan import LEAST, Coordinate
-from builder.operate.trail import Record, versions
+from builder.operate.trail import Trail, versions
 
 _LIMITED = re.compile(r"^(\S+)(?: \[(\S+)\])? \(\d+\).* I\b")
 
@@ -72,11 +73,11 @@ class Observation:
         return Spot(None, None, 0, f"{rows[at] + place.offset:#x}") if at < len(rows) else None
 
 
-def observe(host: Host, records: Sequence[Record]) -> Observation:
+def observe(host: Host, trail: Trail) -> Observation:
     """Read everything that the planner needs. ToolError where tracefs is not mounted."""
     events = planted_events(host)
     planted = parse_list(_need(host, KPROBES_LIST, "mount -t debugfs none /sys/kernel/debug"))
-    ours = versions(records)
+    ours = versions(trail.records)
     names = {event.spot.symbol for event in events if event.spot.symbol}
     for version in ours:
         for function in version.functions:
@@ -86,12 +87,32 @@ def observe(host: Host, records: Sequence[Record]) -> Observation:
     if events or planted:
         symbols = ProbeSymbols.parse(host.read("/proc/kallsyms"), names)
         limited = _limited(host, symbols)
-    return Observation(ProbeFacts(events, planted, symbols, ours, limited))
+    return Observation(ProbeFacts(events, planted, symbols, ours, limited, trail.addresses))
 
 
 def planted_events(host: Host) -> tuple[Event, ...]:
     """All of kprobe_events. ToolError where tracefs is not mounted."""
     return parse_events(_need(host, KPROBE_EVENTS, f"mount -t tracefs none {TRACING}"))
+
+
+def why_refused(error: OSError) -> str:
+    """Why the kernel will not plant a probe, in the words of the place."""
+    if error.errno == errno.EILSEQ:
+        return "the offset is inside an instruction, not at its begin"
+    return error.strerror or str(error)
+
+
+def learn_addresses(host: Host, trail: Trail, planted: Iterable[Event]) -> Trail:
+    """The trail, which knows by then what is shown for those of the events just `planted` that are given by address.
+
+    An event has one such place at most: the kernel takes two for the same (trace_kprobe_has_same_kprobe, v6.1).
+    """
+    wanted = {event.key: event.spot.address for event in planted if event.spot.symbol is None}
+    if not wanted:
+        return trail
+    shown = {event.key: event.spot.address for event in planted_events(host) if event.spot.is_telling}
+    found = {shown[key]: Address(text, 0) for key, text in wanted.items() if key in shown}
+    return replace(trail, addresses={**trail.addresses, **found})
 
 
 def _need(host: Host, path: str, remedy: str) -> str:

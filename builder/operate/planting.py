@@ -6,24 +6,27 @@ import re
 from dataclasses import dataclass
 
 from builder.errors import LoadError, UsageError
-from builder.image.machine import KPROBE_EVENTS, TRACING, Host
+from builder.image.machine import KPROBE_EVENTS, TRACING, Host, patch_state
 from builder.operate.kprobes import Event, ProbeFacts, ProbeSymbols, Report, Spot, plan
-from builder.operate.observe import planted_events
-from builder.operate.trail import STATE, read_trail, versions
+from builder.operate.kprobes.events import NAME_MOST
+from builder.operate.observe import learn_addresses, planted_events, why_refused
+from builder.operate.trail import STATE, read_trail, versions, write_trail
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Planting:
-    """What came of it: the event, its places, and what could not be planted."""
+    """What came of it: the event, its places, what could not be planted; whether one is in the code that runs."""
 
     event: str
     places: tuple[str, ...]
     reports: tuple[Report, ...]
+    counts: bool = True
 
     def as_json(self) -> dict[str, object]:
-        return {"event": self.event, "places": list(self.places), "reports": [r.as_json() for r in self.reports]}
+        reports = [row.as_json() for row in self.reports]
+        return {"event": self.event, "places": list(self.places), "reports": reports, "counts": self.counts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def probe(host: Host, place: str, options: ProbeOptions = PLAIN, *, state: str =
     """Plant `[MODULE:]FUNC[+OFF]`, an offset in the original, there and in every version of it that is loaded.
 
     UsageError for a place that does not exist or an event that does already;
-    LoadError where the kernel will not have it.
+    LoadError where the kernel will not have it. Use under `host.lock`: an address is recorded.
     """
     spot = Spot.parse(place)
     if spot.symbol is None:
@@ -51,33 +54,56 @@ def probe(host: Host, place: str, options: ProbeOptions = PLAIN, *, state: str =
     group, event = _names(options.name, spot)
     if any(row.key == f"{group}/{event}" for row in planted_events(host)):
         raise UsageError(f"there is an event {group}/{event} already; give another name with --name")
-    ours = versions(read_trail(host, state).records)
+    trail = read_trail(host, state)
+    ours = versions(trail.records)
     wanted = {spot.symbol} | {n for version in ours for f in version.functions for n in (f.old, f.name)}
     symbols = ProbeSymbols.parse(host.read("/proc/kallsyms"), wanted)
     carriers = frozenset(version.module for version in ours)
     original = _original(spot, symbols, carriers)
     row = Event(options.is_return, group, event, original, options.arguments)
     _write(host, row)
-    found = plan(ProbeFacts([row.moved(spot)], [], _without(symbols, carriers), ours))
-    places, reports = [str(original)], list(found.reports)
+    if (known := learn_addresses(host, trail, [row])) is not trail:
+        write_trail(host, known, state)
+    facts = ProbeFacts([row.moved(spot)], [], _without(symbols, carriers), ours)
+    found = plan(facts)
+    places, reports, modules = [str(spot)], list(found.reports), {""}
     for addition in found.additions:
         try:
             _write(host, addition.event)
             places.append(str(addition.event.spot))
+            modules.add(addition.module)
         except LoadError as refused:
             reports.append(Report("kernel-refused", row.key, str(addition.event.spot), refused.message))
     if options.enable:
         host.write(f"{TRACING}/events/{row.key}/enable", "1")
-    return Planting(row.key, tuple(places), tuple(reports))
+    counts = options.is_return or _running(host, facts, spot) in modules
+    return Planting(row.key, tuple(places), tuple(reports), counts)
+
+
+def _running(host: Host, facts: ProbeFacts, spot: Spot) -> str:
+    """The module whose version runs in place of a function; empty where the original does, if only at its entry."""
+    start = facts.coordinate(spot)
+    if start is None or facts.is_entry(start):
+        return ""
+    key = (start.owner, start.function, start.sympos)
+    having = (
+        version.module
+        for version in reversed(facts.versions)
+        if any(f.redirected and (f.object, f.old, f.sympos) == key for f in version.functions)
+    )
+    return next((name for name in having if (state := patch_state(host, name)) is not None and state.enabled), "")
 
 
 def _names(name: str, spot: Spot) -> tuple[str, str]:
     group, slash, event = name.rpartition("/")
-    plain = re.sub(r"\W", "_", spot.symbol or "") + (f"_{spot.offset}" if spot.offset else "")
+    suffix = f"_{spot.offset}" if spot.offset else ""
+    plain = re.sub(r"\W", "_", spot.symbol or "")[: NAME_MOST - len(suffix)] + suffix
     group, event = (group if slash else "bespoke"), event or plain
     for word in (group, event):
         if not _NAME.fullmatch(word):
             raise UsageError(f"not a name for an event: {word!r}")
+        if len(word) > NAME_MOST:
+            raise UsageError(f"a name of an event has at most {NAME_MOST} characters: {word}")
     return group, event
 
 
@@ -110,4 +136,4 @@ def _write(host: Host, event: Event) -> None:
     try:
         host.write(KPROBE_EVENTS, f"{event}\n", append=True)
     except OSError as error:
-        raise LoadError(f"the kernel will not plant {event.spot} ({error.strerror})") from None
+        raise LoadError(f"the kernel will not plant {event.spot} ({why_refused(error)})") from None

@@ -59,7 +59,7 @@ class SimulatedHost:
     @cached_property
     def _shown(self) -> Mapping[str, Callable[[], str]]:
         return {
-            KPROBE_EVENTS: lambda: "".join(f"{probe.event}\n" for probe in self.registry.probes),
+            KPROBE_EVENTS: lambda: "".join(f"{probe.shown}\n" for probe in self.registry.probes),
             KPROBES_LIST: self._list,
             f"{TRACING}/enabled_functions": self._limited,
             "/proc/kallsyms": self._kallsyms,

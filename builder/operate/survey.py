@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from builder.errors import ToolError
-from builder.image.machine import MODULES, TRACING, Host, patch_state
+from builder.image.machine import KPROBES_LIST, MODULES, TRACING, Host, patch_state
 from builder.image.marks import SUFFIX, TRACEFS, MarkTotals, parse_totals
 from builder.image.transition import LIVEPATCHES
+from builder.operate.kprobes import Event, Report, Spot, parse_list
 from builder.operate.kprobes.events import by_key
+from builder.operate.kprobes.plan import ENTRY
 from builder.operate.observe import planted_events
 from builder.operate.trail import STATE, Record, Trail, read_trail
 
@@ -68,10 +70,21 @@ def survey(host: Host, state: str = STATE) -> Status:
     shown = host.names(LIVEPATCHES)
     names = [*(row.module for row in trail.records), *(n for n in shown if trail.find(n) is None)]
     order = _order(host, trail, names)
-    states = {name: _state(host, name, name in shown, trail.find(name)) for name in names}
+    states = {name: _state(host, name, name in shown, trail) for name in names}
     running = [name for name in order if states[name] in ("enabled", "enabling")]
     functions = {name: _functions(host, name, trail.find(name)) for name in names}
     newest = {key: name for name in running for key in functions[name]}
+    events = _named_events(host, trail)
+    told: set[Report] = set()
+
+    def reports(name: str) -> tuple[Mapping[str, str], ...]:
+        """Each once, by the oldest version of which it is told."""
+        record = trail.find(name)
+        rows = record.reports if record is not None else _lost(events, name, functions[name] if name in running else ())
+        new = [row for row in rows if row not in told]
+        told.update(new)
+        return tuple(row.as_json() for row in new)
+
     patches = tuple(
         PatchStatus(
             name,
@@ -79,7 +92,7 @@ def survey(host: Host, state: str = STATE) -> Status:
             record.phase.value if (record := trail.find(name)) is not None else None,
             tuple(FunctionStatus(*key, current=newest.get(key) == name) for key in functions[name]),
             tuple(asdict(row) for row in record.moved) if record is not None else (),
-            tuple(row.as_json() for row in record.reports) if record is not None else (),
+            reports(name),
             _marks(host, name),
         )
         for name in order
@@ -91,7 +104,7 @@ def survey(host: Host, state: str = STATE) -> Status:
         kernel=host.read("/proc/sys/kernel/osrelease").strip(),
         patches=patches,
         waiting=waiting,
-        events=_events(host, set(names)),
+        events=_events(host, events, set(names)),
         interrupted=interrupted.module if interrupted is not None else None,
     )
 
@@ -113,7 +126,7 @@ def _order(host: Host, trail: Trail, names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: loaded.index(name) if name in loaded else len(loaded))
 
 
-def _state(host: Host, name: str, shown: bool, record: Record | None) -> str:
+def _state(host: Host, name: str, shown: bool, trail: Trail) -> str:
     if shown:
         patch = patch_state(host, name)
         if patch is None:
@@ -123,7 +136,15 @@ def _state(host: Host, name: str, shown: bool, record: Record | None) -> str:
         return "enabled" if patch.enabled else "disabled"
     if not host.names(f"{MODULES}/{name}"):
         return "gone"
-    return "replaced" if record is not None and record.phase.value == "enabled" else "disabled"
+    return "replaced" if _is_replaced(host, name, trail) else "disabled"
+
+
+def _is_replaced(host: Host, name: str, trail: Trail) -> bool:
+    """Whether a newer one of ours that replaces all others is enabled: else it was disabled by hand."""
+    names = [row.module for row in trail.records]
+    newer = trail.records[names.index(name) + 1 :] if name in names else ()
+    states = (patch_state(host, row.module) for row in newer if row.manifest.replace)
+    return any(state is not None and state.enabled for state in states)
 
 
 def _functions(host: Host, name: str, record: Record | None) -> list[tuple[str, str, int]]:
@@ -140,14 +161,45 @@ def _functions(host: Host, name: str, record: Record | None) -> list[tuple[str, 
     return found
 
 
-def _events(host: Host, modules: set[str]) -> tuple[EventStatus, ...]:
+def _named_events(host: Host, trail: Trail) -> tuple[Event, ...]:
+    """All events, those by address at the place that it is, where that is known."""
     try:
-        events = by_key(planted_events(host))
+        events = planted_events(host)
     except ToolError:  # tracefs may not be mounted; the livepatches are there all the same
         return ()
+    if not trail.addresses:
+        return events
+    try:
+        rows = {row.address: row for row in parse_list(host.read(KPROBES_LIST))}
+    except FileNotFoundError:  # nor may debugfs
+        return events
+    out = []
+    for event in events:
+        address = trail.addresses.get(event.spot.address) if event.spot.symbol is None else None
+        row = rows.get(address) if address is not None else None
+        out.append(event.moved(Spot(row.module or None, row.symbol, row.offset)) if row is not None else event)
+    return tuple(out)
+
+
+def _lost(events: Iterable[Event], name: str, functions: Iterable[tuple[str, str, int]]) -> Iterator[Report]:
+    """The probes whose code no longer runs since `name` was loaded, which is not by us and so took none along."""
+    having = {event.key for event in events if event.spot.module == name}
+    replaced = {(owner, function) for owner, function, _ in functions}
+    for event in events:
+        spot = event.spot
+        function = (spot.symbol or "").partition(".cold")[0]
+        if event.is_return or event.key in having or (spot.module or "vmlinux", function) not in replaced:
+            continue
+        if spot.symbol == function and spot.offset in ENTRY:
+            continue  # ftrace's, which fires whichever version runs
+        text = f"{name} replaces it and was not loaded by bespoke: disable and remove {name}, then `bespoke load` it"
+        yield Report("lost-code", event.key, str(spot), text)
+
+
+def _events(host: Host, events: Iterable[Event], modules: set[str]) -> tuple[EventStatus, ...]:
     return tuple(
         EventStatus(key, _enabled(host, key), tuple(str(row.spot) for row in rows))
-        for key, rows in events.items()
+        for key, rows in by_key(events).items()
         if any(row.spot.module in modules for row in rows)
     )
 

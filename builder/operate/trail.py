@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from builder.binary import read_object
+from builder.binary import Address, read_object
 from builder.binary.manifest import Manifest
 from builder.errors import InputError
 from builder.image.machine import Host
@@ -78,6 +78,8 @@ class Trail:
 
     boot: str
     records: tuple[Record, ...] = field(default=())
+    addresses: Mapping[str, Address] = field(default_factory=dict)
+    """What kprobe_events shows for a place by address, which is a hash of it (`%p`), and the address."""
 
     def find(self, module: str) -> Record | None:
         return next((row for row in self.records if row.module == module), None)
@@ -111,14 +113,20 @@ def read_trail(host: Host, state: str = STATE) -> Trail:
             raise InputError(f"is of format {document['format']}, not {FORMAT}", where=path)
         if document["boot"] != boot:
             return Trail(boot)
-        return Trail(boot, tuple(_record(row, path) for row in document["records"]))
-    except (ValueError, KeyError, TypeError) as error:
+        addresses = {str(text): Address(number) for text, number in document.get("addresses", {}).items()}
+        return Trail(boot, tuple(_record(row, path) for row in document["records"]), addresses)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the recorded state is damaged: {error}", where=path) from None
 
 
 def write_trail(host: Host, trail: Trail, state: str = STATE) -> None:
     """Put the trail down, whole or not at all."""
-    document = {"format": FORMAT, "boot": trail.boot, "records": [row.as_json() for row in trail.records]}
+    document = {
+        "format": FORMAT,
+        "boot": trail.boot,
+        "records": [row.as_json() for row in trail.records],
+        "addresses": dict(trail.addresses),
+    }
     host.store(_path(state), json.dumps(document, separators=(",", ":")))
 
 

@@ -70,7 +70,12 @@ def render_outcome(outcome: OperationOutcome, verb: str) -> RenderableType:
 def render_planting(planting: Planting) -> RenderableType:
     """Where a probe was planted."""
     places = one_line(f"{planting.event}: {', '.join(planting.places)}")
-    return Group(places, *_reports(_rows(planting.reports)))
+    parts = [places, *_reports(_rows(planting.reports))]
+    if not planting.counts:
+        parts.append(
+            one_line(f"{planting.event} counts nothing: the version that runs has no place of it", style="red")
+        )
+    return Group(*parts)
 
 
 def _rows(reports: Iterable[Report]) -> list[Mapping[str, Any]]:

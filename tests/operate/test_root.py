@@ -46,3 +46,11 @@ def test_a_state_that_only_root_can_read(tmp_path: Path) -> None:
 def test_what_is_wrong_with_the_words_comes_first() -> None:
     assert "there is no file absent.ko" in bespoke("load", "absent.ko")[1]
     assert "--timeout takes" in bespoke("unload", "fix", "--timeout", "0")[1]
+
+
+def test_fetch_arguments_may_stand_behind_options() -> None:
+    """They are taken, so that the next thing that is asked for is root."""
+    status, said = bespoke("probe", "vfs_read", "a=%di", "--name", "b/x", "b=%si:u32")
+    assert status == 2 and "needs root" in said
+    status, said = bespoke("probe", "vfs_read", "a=%di", "--name", "b/x", "b=%si:u32", "--unknown")
+    assert status == 2 and "unrecognized arguments" in said

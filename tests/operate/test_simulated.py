@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import errno
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from builder.errors import Allowed, LoadError, RefusedError
+from builder.arch import TARGET
+from builder.compose.owner import Objects
+from builder.errors import Allowed, LoadError, RefusedError, UsageError
 from builder.image.machine import KPROBE_EVENTS, TRACING
+from builder.operate.kprobes import Event, Spot, parse_events
+from builder.operate.kprobes.events import COMPARED, NAME_MOST
 from builder.operate.live import Live
+from builder.operate.observe import learn_addresses, observe
 from builder.operate.planting import ProbeOptions, probe
 from builder.operate.survey import survey
-from builder.operate.trail import manifest_of
+from builder.operate.trail import manifest_of, read_trail
+from builder.pipeline import ModulePlan, build, diff
+from samples.objects import vmlinux_objects
+from samples.simulated import seq_file
 from tests.operate.killed import KillingHost
-from tests.operate.scene import FOLLOWING, SimulatedScene
-from tests.operate.versions import NAME, Probed, behind, offsets
+from tests.operate.scene import FOLLOWING, PROBES, SimulatedScene
+from tests.operate.versions import LONGEST, NAME, Probed, behind, offsets
+from tests.support.kernels import opened
 
 pytestmark = [pytest.mark.kernel]
 
@@ -102,6 +113,79 @@ def test_an_event_that_stands_only_in_a_version_goes_to_the_original(scene: Simu
     assert scene.host.hits("b/own") == 5
 
 
+def test_places_longer_than_what_the_kernel_compares_are_removed(scene: SimulatedScene, made: Probed) -> None:
+    before = scene.host.read(KPROBE_EVENTS)
+    for version in (1, 2, 1):
+        scene.live().load(made.build(0, version, LONGEST), "p1.ko")
+        assert max(len(str(e.spot)) for e in parse_events(scene.host.read(KPROBE_EVENTS))) > COMPARED
+        scene.call(3, 2)
+        assert scene.live().unload(LONGEST).reports == ()
+        assert scene.host.read(KPROBE_EVENTS) == before
+    assert scene.counts() == scene.expected
+
+
+def _in_new_code_alone(scene: SimulatedScene, made: Probed) -> str:
+    """An event at an instruction of version 1 for which the original has none."""
+    (row,) = (row for row in manifest_of(made.build(0, 1, "p1"), "p1.ko").functions if row.name == "inner")
+    code = scene.host.kernel.memory.read(start := scene.host.kernel.symbols.of_module["p1"]["inner"][0], row.new_size)
+    mapped = {cells.new_offset for cells in row.map or ()}
+    place = next(i.offset - start for i in TARGET.decode(code, start) if i.offset - start not in mapped)
+    scene.host.write(KPROBE_EVENTS, f"p:b/new p1:inner+{place}\n", append=True)
+    return f"p1:inner+{place}"
+
+
+def test_an_event_that_is_enabled_in_new_code_alone_is_never_unloaded_over(scene: SimulatedScene, made: Probed) -> None:
+    scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    place = _in_new_code_alone(scene, made)
+    for key, on, off in (("enable", "1", "0"), ("trigger", "hist:keys=common_type", "!hist:keys=common_type")):
+        scene.host.write(f"{TRACING}/events/b/new/{key}", on)
+        with pytest.raises(LoadError, match=rf"`-:b/new {re.escape(place)}`.*p1 is still enabled"):
+            scene.live().unload("p1")
+        assert [(p.state, p.phase) for p in survey(scene.host).patches] == [("enabled", "enabled")]
+        scene.host.write(f"{TRACING}/events/b/new/{key}", off)
+    outcome = scene.live().unload("p1")
+    assert [(r.code, r.probe, r.place) for r in outcome.reports] == [("lost-place", "b/new", place)]
+    assert "p1:" not in scene.host.read(KPROBE_EVENTS)
+    scene.call(3, 2)
+    assert scene.counts() == scene.expected
+
+
+def test_a_module_stays_while_the_kernel_keeps_a_place_in_it(scene: SimulatedScene, made: Probed) -> None:
+    """Enabled by perf, which `enable` does not show: found out when the livepatch is off already."""
+    scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    place = _in_new_code_alone(scene, made)
+    state = scene.host.registry.events["b/new"]
+
+    class Perf(KillingHost):
+        def write(self, path: str, text: str, *, append: bool = False) -> None:
+            state.enabled = True
+            super().write(path, text, append=append)
+
+    with pytest.raises(LoadError, match=rf"`-:b/new {re.escape(place)}`.*status --repair"):
+        Live(Perf(scene.host, 1000)).unload("p1")
+    assert "p1" in scene.host.kernel.modules and survey(scene.host).interrupted == "p1"
+    state.enabled = False
+    assert scene.live().repair() == ["unloading p1 was interrupted: it is out"]
+    assert "p1:" not in scene.host.read(KPROBE_EVENTS) and "p1" not in scene.host.kernel.modules
+
+
+def test_nothing_is_loaded_over_places_that_were_left(scene: SimulatedScene, made: Probed) -> None:
+    scene.host.write(KPROBE_EVENTS, "p:b/left p1:inner+3\n", append=True)
+    with pytest.raises(LoadError, match=r"`-:b/left p1:inner\+3`"):
+        scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    assert survey(scene.host).patches == () and "p1" not in scene.host.kernel.modules
+
+
+@pytest.mark.parametrize("length", [1, 62, 63, 64, 120])
+def test_a_place_with_a_name_of_any_length_is_removed(length: int, scene: SimulatedScene) -> None:
+    event = Event(False, "b", "named", Spot("waits", "f" * length, 7))
+    scene.host.registry.add(event)
+    for line in event.removals:
+        with suppress(OSError):
+            scene.host.write(KPROBE_EVENTS, line, append=True)
+    assert "named" not in scene.host.read(KPROBE_EVENTS)
+
+
 def test_what_is_not_proven_the_same_is_reported_and_stays(scene: SimulatedScene, made: Probed) -> None:
     """Behind the call in outer(): the stack of version 1 is another."""
     scene.host.write(KPROBE_EVENTS, f"p:b/slot {NAME}:outer+{behind(made)} s=$stack1:u64\n", append=True)
@@ -159,3 +243,108 @@ def test_every_place_is_planted_while_the_patch_is_held(scene: SimulatedScene, m
     assert steps[0] == "insert" and len(steps) == 2
     scene.call(3, 3)
     assert scene.counts() == scene.expected
+
+
+def test_the_name_of_an_event_is_as_long_as_the_kernel_has_it(scene: SimulatedScene) -> None:
+    planting = probe(scene.host, f"{NAME}:inner+0", ProbeOptions(name=f"b/{'x' * NAME_MOST}"))
+    assert planting.event == f"b/{'x' * NAME_MOST}"
+    with pytest.raises(UsageError, match="at most 63 characters"):
+        probe(scene.host, f"{NAME}:inner", ProbeOptions(name=f"b/{'x' * (NAME_MOST + 1)}"))
+
+
+def test_events_by_address_are_followed_each_into_the_next_version(scene: SimulatedScene, release_61: str) -> None:
+    """While a version has a name, the original is taken by address, of which the kernel shows a hash."""
+    pair = vmlinux_objects(release_61)
+    first, second = (
+        build([diff(pair.old, pair.new)], Objects(opened(release_61)), ModulePlan(name)) for name in ("v1", "v2")
+    )
+    assert first is not None and second is not None
+    file, _ = seq_file(scene.host.kernel)
+    (function,) = manifest_of(first.content, "v1.ko").functions
+    rows = [row for row in function.map or () if row.old_offset and not row.new_part][:4]
+    scene.live().load(first.content, "v1.ko")
+    for number, row in enumerate(rows[:2]):
+        planting = probe(scene.host, f"version_proc_show+{row.old_offset}", ProbeOptions(name=f"b/a{number}"))
+        assert planting.places[0] == f"version_proc_show+{row.old_offset}" and len(planting.places) == 2
+    for number, row in enumerate(rows[2:], 2):  # the original's place of these is planted when the version goes
+        scene.host.write(KPROBE_EVENTS, f"p:b/a{number} v1:{function.name}+{row.new_offset}\n", append=True)
+        scene.host.write(f"{TRACING}/events/b/a{number}/enable", "1")
+    for calls in (1, 2):
+        if calls == 2:
+            scene.live().unload("v1")
+        scene.host.call("version_proc_show", file, 0)
+        assert [scene.host.hits(f"b/a{number}") for number in range(4)] == [calls] * 4
+    assert scene.host.read(KPROBE_EVENTS).count(" 0x") == 4
+    outcome = scene.live().load(second.content, "v2.ko")
+    assert outcome.reports == () and len([row for row in outcome.moved if " v2:" in row.line]) == 4
+    scene.host.call("version_proc_show", file, 0)
+    shown = {event.event: event.places for event in survey(scene.host).events if event.event.startswith("b/a")}
+    assert shown["b/a0"] == (f"version_proc_show+{rows[0].old_offset}", f"v2:{function.name}+{rows[0].new_offset}")
+    scene.live().unload("v2")
+    scene.host.call("version_proc_show", file, 0)
+    assert [scene.host.hits(f"b/a{number}") for number in range(4)] == [4] * 4
+
+
+def test_a_second_place_by_address_of_one_event_is_refused(scene: SimulatedScene) -> None:
+    start = scene.host.kernel.symbols.find_function(f"{NAME}:inner")
+    scene.host.write(KPROBE_EVENTS, f"p:b/twice {start:#x}\n", append=True)
+    with pytest.raises(OSError, match="exists"):
+        scene.host.write(KPROBE_EVENTS, f"p:b/twice {start + 5:#x}\n", append=True)
+
+
+def test_a_probe_that_counts_nothing_says_so(scene: SimulatedScene, made: Probed) -> None:
+    """An argument that is not proven the same in the version that runs: only the original is planted."""
+    scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    lone = probe(scene.host, f"{NAME}:outer+{behind(made)}", ProbeOptions(("s=$stack1:u64",), "b/lone"))
+    assert not lone.counts and [row.code for row in lone.reports] == ["arguments"]
+    assert probe(scene.host, f"{NAME}:outer", ProbeOptions(("s=$stack1:u64",), "b/entry2")).counts
+    assert probe(scene.host, f"{NAME}:inner+{offsets(made)['mid']}", ProbeOptions(name="b/both")).counts
+
+
+def test_an_offset_inside_an_instruction_is_called_so(scene: SimulatedScene) -> None:
+    with pytest.raises(LoadError, match="inside an instruction"):
+        probe(scene.host, f"{NAME}:inner+1", ProbeOptions(name="b/inside"))
+
+
+def test_what_a_plain_insmod_does_to_probes_is_told(scene: SimulatedScene, made: Probed) -> None:
+    scene.host.insert(made.build(0, 1, "p1"))
+    (patch,) = survey(scene.host).patches
+    assert (patch.module, patch.state, patch.phase) == ("p1", "enabled", None)
+    assert {row["code"] for row in patch.reports} == {"lost-code"}
+    assert {row["probe"] for row in patch.reports} == {f"b/{name}" for name in PROBES} - {"b/entry", "b/ret"}
+
+
+def test_one_that_was_disabled_by_hand_is_not_called_replaced(scene: SimulatedScene, made: Probed) -> None:
+    scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    scene.host.write("/sys/kernel/livepatch/p1/enabled", "0")
+    assert [(patch.state, patch.phase) for patch in survey(scene.host).patches] == [("disabled", "enabled")]
+    scene.live().unload("p1")
+
+
+def test_a_report_stands_once_in_the_status_of_versions_on_each_other(
+    scene: SimulatedScene, made: Probed, tmp_path: Path
+) -> None:
+    first = tmp_path / "p1.ko"
+    first.write_bytes(made.build(0, 1, "p1"))
+    inside = scene.host.kernel.symbols.find_function(f"{NAME}:inner") + offsets(made)["mid"]
+    scene.host.registry.register_kprobe(inside)
+    scene.live().load(first.read_bytes(), "p1.ko")
+    scene.live().load(made.build(1, 2, "p2", on=first), "p2.ko")
+    told = [row for patch in survey(scene.host).patches for row in patch.reports]
+    assert [row["code"] for row in told] == ["not-ours-to-move"]
+
+
+def test_addresses_that_are_not_shown_at_all_are_not_guessed(scene: SimulatedScene) -> None:
+    """Before the kernel has a key for its hashes."""
+    planted = [Event(False, "b", f"early{number}", Spot.parse(f"{0x1000 + number:#x}")) for number in range(2)]
+
+    class Early(KillingHost):
+        def read(self, path: str) -> str:
+            text = super().read(path)
+            early = "".join(f"p:b/early{number} 0x(____ptrval____)\n" for number in range(2))
+            return text + early if path == KPROBE_EVENTS else text
+
+    host = Early(scene.host, 1000)
+    trail = read_trail(host)
+    assert learn_addresses(host, trail, planted).addresses == {}
+    assert observe(host, trail).plan().additions == ()

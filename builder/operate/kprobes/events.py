@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from builder.binary import Address
 from builder.errors import InputError
@@ -16,6 +17,12 @@ from builder.errors import InputError
 _EVENT = re.compile(r"(?P<kind>[pr])(?P<active>\d*):(?P<group>[^/\s]+)/(?P<name>\S+) (?P<place>\S+)(?P<rest>.*)")
 _SYMBOL = re.compile(r"(?:(?P<module>[^:+]+):)?(?P<symbol>[^:+]+)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?")
 _FLAGS = re.compile(r"\[(GONE|DISABLED|OPTIMIZED|FTRACE)\]")
+
+NAME_MOST: Final = 63
+"""Characters that the name of an event or a group may have (MAX_EVENT_NAME_LEN, kernel/trace/trace.h, v6.1)."""
+COMPARED: Final = 63
+"""Characters of a place that a removal is compared with (trace_kprobe_match_command_head, v6.1): a longer
+place is removed by its first so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,11 @@ class Spot:
         if found is None:
             raise InputError(f"not a place for a probe: {text!r}")
         return cls(found["module"], found["symbol"], int(found["offset"] or "0", 0))
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether it is an address that is told from others: early after the boot all are `(____ptrval____)`."""
+        return self.symbol is None and self.address.isalnum()
 
     def __str__(self) -> str:
         if self.symbol is None:
@@ -72,9 +84,15 @@ class Event:
         return " ".join([f"{kind}{self.maxactive}:{self.key}", str(self.spot), *self.arguments])
 
     @property
-    def removal(self) -> str:
-        """The line that takes this one place away: the head must be spelled as kprobe_events shows it."""
-        return " ".join([f"-:{self.key}", str(self.spot), *self.arguments])
+    def removals(self) -> tuple[str, ...]:
+        """Lines of which the first that the kernel takes removes this place: spelled as kprobe_events shows it, or cut.
+
+        A cut one (see `COMPARED`) takes all places of the event that begin like that. As a module's name
+        has at most 55 characters, they are in the same module.
+        """
+        shown = str(self.spot)
+        spelled = dict.fromkeys((shown, shown[:COMPARED]))
+        return tuple(" ".join([f"-:{self.key}", place, *self.arguments]) for place in spelled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, reduce
 from operator import and_
 from typing import Final
@@ -20,7 +20,7 @@ from builder.operate.kprobes.arguments import names_of, needs
 from builder.operate.kprobes.events import Event, Planted, Spot, by_key
 from builder.operate.kprobes.versions import Mapped, ProbedFunction, ProbeSymbols, Version
 
-_ENTRY = (0, len(TARGET.entry_mark.code))
+ENTRY = (0, len(TARGET.entry_mark.code))
 """Where ftrace's call stands: at the entry, or after the mark of the entry where the kernel has such."""
 
 
@@ -81,6 +81,7 @@ class ProbeFacts:
     """What is known of a kernel. `versions` are the modules of ours, oldest first, those to come included.
 
     `limited` are the traced functions that something holds exclusively (IPMODIFY), by their address.
+    `addresses` are known of events by address, by the text that is shown for them.
     """
 
     events: Sequence[Event]
@@ -88,6 +89,7 @@ class ProbeFacts:
     symbols: ProbeSymbols
     versions: Sequence[Version]
     limited: frozenset[Address] = frozenset()
+    addresses: Mapping[str, Address] = field(default_factory=dict)
 
     @cached_property
     def by_module(self) -> Mapping[str, Version]:
@@ -111,10 +113,11 @@ class ProbeFacts:
 
     @cached_property
     def _at_address(self) -> Mapping[str, Address]:
-        """Events by address: the listing hashes it, so it is known where it is plain or only one row is left."""
-        texts = [e.spot.address for e in self.events if e.spot.symbol is None]
+        """Events by address: the listing hashes it, so it is known where it is recorded, plain or the only one left."""
+        texts = [e.spot.address for e in self.events if e.spot.is_telling]
         addresses = {row.address for row in self.planted}
-        known = {text: Address(text, 0) for text in texts if int(text, 0) in addresses}
+        plain = {text: self.addresses.get(text, Address(text, 0)) for text in texts}
+        known = {text: address for text, address in plain.items() if address in addresses}
         left = [text for text in texts if text not in known]
         spare = sorted((self._rows - Counter(known.values()) - self._named).elements())
         if len(left) == 1 and len(spare) == 1:
@@ -203,7 +206,7 @@ class ProbeFacts:
 
     def is_entry(self, at: Coordinate) -> bool:
         """Whether a probe there is on the ftrace location, which fires whichever version runs."""
-        if at.module or at.offset not in _ENTRY:
+        if at.module or at.offset not in ENTRY:
             return False
         key = (at.owner, at.function, at.sympos)
         return any(f.redirected for v in self.versions for f in v.functions if (f.object, f.old, f.sympos) == key)
@@ -316,7 +319,7 @@ def _blockers(facts: ProbeFacts) -> list[Report]:
     alone = {row.address for row in facts.foreign()}
     for start, function in facts.bodies:
         for row in facts.planted:
-            if row.address - start in _ENTRY and "FTRACE" in row.flags and row.address in alone & facts.limited:
+            if row.address - start in ENTRY and "FTRACE" in row.flags and row.address in alone & facts.limited:
                 rows.append(
                     Report(
                         "post-handler",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from builder.binary import Address
 from builder.image.execute import Machine
 from builder.image.simulated import SimulatedKernel
 from builder.load.livepatch import ftrace_location
-from builder.operate.kprobes.events import Event, Spot
+from builder.operate.kprobes.events import COMPARED, NAME_MOST, Event, Spot
 from builder.operate.kprobes.fetch import Filter, fetch
 
 _TABLES = ("__jump_table", ".static_call_sites")
@@ -35,6 +36,15 @@ class Probe:
     address: Address | None = None
     gone: bool = False
     hits: int = 0
+
+    @property
+    def shown(self) -> Event:
+        """As kprobe_events shows it: of an address only a hash (`%p`), here any that tells addresses apart."""
+        spot = self.event.spot
+        if spot.symbol is not None:
+            return self.event
+        digest = zlib.crc32(spot.address.encode())
+        return self.event.moved(Spot(None, None, 0, f"0x{digest:016x}"))
 
 
 @dataclass(slots=True)
@@ -68,12 +78,14 @@ class Registry:
 
     def add(self, event: Event) -> None:
         """trace_kprobe_create: a new event, or one more place of one that is there. OSError as the kernel."""
+        if max(len(event.group), len(event.name)) > NAME_MOST:
+            raise refused(errno.EINVAL)
         siblings = [probe for probe in self.probes if probe.event.key == event.key]
         if siblings:
             first = siblings[0].event
             if first.is_return != event.is_return or _shape(first.arguments) != _shape(event.arguments):
                 raise refused(errno.EEXIST)
-            if any(probe.event == event for probe in siblings):
+            if any(_is_same(probe.event, event) for probe in siblings):
                 raise refused(errno.EEXIST)
         if event.spot.symbol is None or not event.spot.module:
             self._unambiguous(event.spot)
@@ -154,21 +166,17 @@ class Registry:
                     yield place + self.kernel.memory.s32(place)
 
     def remove(self, key: str, head: str, arguments: tuple[str, ...]) -> None:
-        """dyn_event_release: one place of an event, or all of it. OSError as the kernel."""
-        named = [probe for probe in self.probes if probe.event.key == key]
-        found = [
-            probe
-            for probe in named
-            if not head or (str(probe.event.spot) == head and (not arguments or probe.event.arguments == arguments))
-        ]
+        """dyn_event_release: the places of an event that begin with `head`, or all of it. OSError as the kernel."""
+        found = [probe for probe in self.probes if probe.event.key == key and _matches(probe.shown, head, arguments)]
         if not found:
             raise refused(errno.ENOENT)
         state = self.events[key]
-        if len(found) == len(named):
-            if state.enabled or state.triggers:
-                raise refused(errno.EBUSY)
-            del self.events[key]
-        self.probes = [probe for probe in self.probes if probe not in found]
+        for probe in found:  # one by one: what was taken before the one that is refused has gone
+            if sum(other.event.key == key for other in self.probes) == 1:
+                if state.enabled or state.triggers:
+                    raise refused(errno.EBUSY)
+                del self.events[key]
+            self.probes = [other for other in self.probes if other is not probe]
 
     def register_kprobe(self, address: Address, *, post_handler: bool = False) -> Direct:
         """A module's own register_kprobe(); a post_handler wants the ftrace location for itself."""
@@ -231,6 +239,20 @@ class Registry:
     def is_ftrace(self, address: Address) -> bool:
         start, _ = self.function(address)
         return ftrace_location(self.kernel, start) == address
+
+
+def _is_same(event: Event, other: Event) -> bool:
+    """trace_kprobe_has_same_kprobe(): two places of an event by address are the same, for neither has a symbol."""
+    if event.spot.symbol is None and other.spot.symbol is None:
+        return event.arguments == other.arguments
+    return event == other
+
+
+def _matches(event: Event, head: str, arguments: tuple[str, ...]) -> bool:
+    """trace_kprobe_match_command_head(), which prints the place into a buffer of its own."""
+    if not head:
+        return True
+    return str(event.spot)[:COMPARED] == head and event.arguments[: len(arguments)] == arguments
 
 
 def _shape(arguments: tuple[str, ...]) -> list[tuple[str, str]]:
