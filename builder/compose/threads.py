@@ -28,7 +28,7 @@ _STARTERS: Final = re.compile(
 _MAIN_ARGUMENT: Final = 0
 # What only a thread's own main function does, in a loop or at its end (include/linux/kthread.h)
 _STOPS: Final = re.compile(r"kthread_(freezable_)?should_stop|kthread_should_park")
-_ENDS: Final = re.compile(r"(module_put_and_)?kthread_exit|kthread_complete_and_exit|(module_put|complete)_and_exit")
+_ENDS: Final = re.compile(r"(_*module_put_and_)?kthread_exit|kthread_complete_and_exit|(module_put|complete)_and_exit")
 # After a call of these nothing comes: the task is gone, or the machine is dead (global_noreturns of v6.1's
 # tools/objtool/check.c, without those that run a CPU as long as there is one).
 _GONE: Final = re.compile(

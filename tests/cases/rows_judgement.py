@@ -8,7 +8,7 @@ _THREAD = """
 typedef int (*thread)(void *);
 extern void *kthread_create_on_node(thread, void *, int, const char *, ...);
 extern int kthread_should_stop(void), begin(void *, thread);
-extern void schedule(void), kthread_complete_and_exit(void *, long);
+extern void schedule(void), kthread_complete_and_exit(void *, long), __module_put_and_kthread_exit(long);
 """
 _MAIN = "static int work(void *d) { while (!kthread_should_stop()) { schedule(); sink(1, d); } return 0; }\n"
 _ENDLESS = "static int work(void *d) { for (;;) { schedule(); sink(1, d); } }\n"
@@ -56,6 +56,12 @@ ROWS = (
     ),
     _thread("main function without an end", _ENDLESS + "int f(void *d) { return begin(d, work); }", _NEVER),
     _thread("main function that ends its thread", _ENDS + "int f(void *d) { return begin(d, work); }", _NEVER),
+    _thread(
+        "main function that ends its thread and puts its module",
+        _ENDS.replace("kthread_complete_and_exit(d, 0)", "__module_put_and_kthread_exit(0)")
+        + "int f(void *d) { return begin(d, work); }",
+        _NEVER,
+    ),
     _thread(
         "main function in the file that defines how threads are started",
         _ENDLESS.replace("for (;;)", "while (sink(1, d))").replace("} }", "} return 0; }")
