@@ -33,8 +33,8 @@ from builder.compare.registers import same_registers
 from builder.compare.unit import unit
 
 _LONELY, _UNSURE, _OTHER, _ELSEWHERE = 15, 10, 30, 10
-"""Taken off where no neighbour is paired beside it; where its data come from what has no counterpart; where they come
-from others; where its branches part."""
+"""Taken off where no neighbour is paired beside it; where its data come from what has no counterpart, and not both
+neighbours are; where its data come from others; where its branches part."""
 
 
 class MappedRow(NamedTuple):
@@ -103,9 +103,14 @@ def _graded(agreement: Agreement, i: int, j: int, confidence: int) -> int:
     """Step 6."""
     pairs, old = agreement.pairs, agreement.old.lines
     beside = [(i + d, j + d) for d in (-1, 1) if 0 <= i + d < len(old) and old[i + d].part is old[i].part]
-    if not any(b in pairs.get(a, ()) for a, b in beside):
+    joined = [b in pairs.get(a, ()) for a, b in beside]
+    if not any(joined):
         confidence -= _LONELY
-    confidence -= {Data.SAME: 0, Data.UNSURE: _UNSURE, Data.OTHER: _OTHER}[agreement.data(i, j)]
+    data = agreement.data(i, j)
+    if data is Data.OTHER:
+        confidence -= _OTHER
+    elif data is Data.UNSURE and not all(joined):
+        confidence -= _UNSURE
     a, b = old[i].target, agreement.new.lines[j].target
     if a is not None and b is not None and b not in pairs.get(a, ()):
         confidence -= _ELSEWHERE
