@@ -132,12 +132,17 @@ def render_difference(old: Inspection, new: Inspection, found: ModuleDifference)
         sizes = f"  {was.new_size} -> {now.new_size} bytes"
         parts.append(one_line("  changed  ", (f"{now.object}:{position(now)}", "yellow"), sizes))
     parts += [one_line(f"  same     {row.object}:{position(row)}", style="dim") for row in found.same]
-    if found.facts:
-        table = _table("", "what", "old", "new")
-        for cells in found.facts:
-            table.add_row(*cells)
-        parts.append(table)
+    parts += [line for what, was, now in found.facts for line in _fact(what, was, now)]
     return Group(*parts)
+
+
+def _fact(what: str, was: str, now: str) -> Iterator[RenderableType]:
+    """What a fact was and is; of a list only what has gone and what has come."""
+    before, after = was.split(", "), now.split(", ")
+    gone, come = ([row for row in rows if row not in others] for rows, others in ((before, after), (after, before)))
+    yield one_line(f"  {what}", style="bold")
+    yield from (one_line(f"    - {row}", style="red") for row in gone if row)
+    yield from (one_line(f"    + {row}", style="green") for row in come if row)
 
 
 def _table(title: str, *columns: str) -> Table:
