@@ -36,7 +36,7 @@ from tests.conftest import data_root
 from tests.operate.chroot import MOUNTS, PLACE, python
 from tests.running.pairs import ACCEPTED, RELEASE, module_name, places
 from tests.running.triggers import TRIGGERS, Trigger
-from tests.running.visit import command
+from tests.running.visit import NEVER_LEFT, command
 
 _PLANT = f"""\
 bad=0
@@ -101,9 +101,9 @@ def events_of(diffs: Sequence[Diff], module: Module) -> dict[str, str]:
 
 
 def shared(root: Path, kernel: Kernel) -> Iterator[tuple[str, Callable[[], Livepatch | None]]]:
-    """The pairs that a command runs."""
+    """The pairs that a command runs, without those that no transition to them ends."""
     for name, place in places(root).items():
-        if name in TRIGGERS:
+        if name in TRIGGERS and name not in NEVER_LEFT:
             yield name, lambda name=name, place=place: _of_pair(name, place, kernel, TRIGGERS[name])  # type: ignore[misc]
 
 
