@@ -17,14 +17,13 @@ often than either, and is no counterpart. What still contradicts is taken back, 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Container, Iterator
 from enum import Enum
+from math import inf
 from typing import Final, NamedTuple
 
-from builder.arch import Architecture
 from builder.compare.alignment import LEVELS
-from builder.compare.flow import CALLER, UNKNOWN, Flow, defined_by, lines_of, reaching
+from builder.compare.flow import CALLER, TABLE, UNKNOWN, Flow, defined_by, lines_of
 
 _ROUNDS: Final = 60
 _ANCHOR: Final = 2
@@ -52,16 +51,15 @@ class _Step(NamedTuple):
 class Agreement:
     """The pairs of two units while they are judged: `pairs` maps an old line to its new ones and their confidence."""
 
-    def __init__(self, old: Flow, new: Flow, arch: Architecture, pairs: dict[int, tuple[int, int]]) -> None:
+    def __init__(self, old: Flow, new: Flow, pairs: dict[int, tuple[int, int]]) -> None:
         self.old, self.new = old, new
         self.pairs: dict[int, dict[int, int]] = {i: {j: confidence} for i, (j, confidence) in pairs.items()}
         self.back: dict[int, int] = {j: i for i, (j, _) in pairs.items()}
-        self.defs = reaching(old, arch), reaching(new, arch)
-        self._stack = arch.registers.index(arch.stack_register)
+        self._stack = new.arch.registers.index(new.arch.stack_register)
         self._refused: set[tuple[int, int]] = set()
         self._taken: list[list[tuple[int, int]]] = []
         self._roots: dict[tuple[int, int, int], int] = {}
-        self._unique = _once(old) & _once(new)
+        self._unique = old.once(2).keys() & new.once(2).keys()
 
     def settle(self) -> None:
         """Mend, take back and complete the pairs until nothing contradicts any more."""
@@ -97,16 +95,12 @@ class Agreement:
 
     def _contradicting(self) -> set[tuple[int, int]]:
         """Both ends of what contradicts in control, and what decides by something else."""
-        wrong = {(i, j) for i, j in self._pairs_of(self._decides) if self.data(i, j) is Data.OTHER}
+        wrong = set(self._misled())
         for step in self._steps():
             missing, added = self._missing(step), self._added(step)
             wrong |= {(i, j) for i in missing for j in self.pairs[i]} | {(self.back[b], b) for b in added}
             wrong |= {(step.a, step.q)} if missing or added else set()
         return wrong - {(self.old.caller, self.new.caller)}
-
-    def _pairs_of(self, wanted: Callable[[int], bool]) -> list[tuple[int, int]]:
-        """The pairs of old lines of a kind."""
-        return [(i, j) for i, js in self.pairs.items() if wanted(i) for j in js]
 
     # Steps
 
@@ -123,11 +117,11 @@ class Agreement:
             del self.pairs[self.old.caller], self.back[self.new.caller]
 
     @staticmethod
-    def _next(flow: Flow, at: int, kind: int, known: Iterable[int]) -> dict[int, bool]:
+    def _next(flow: Flow, at: int, kind: int, known: Container[int]) -> dict[int, bool]:
         out: dict[int, bool] = {}
         for way in flow.ways[at]:
             if way.kind == kind:
-                for to, decided in flow.next_of(way.to, known).items():  # type: ignore[arg-type]
+                for to, decided in flow.next_of(way.to, known).items():
                     out[to] = out.get(to, True) and decided
         return out
 
@@ -168,14 +162,14 @@ class Agreement:
             news = {way.kind: way.to for way in self.new.ways[j]}
             for kind, a in self.old.ways[i]:
                 b = news.get(kind)
-                if b is not None and kind < 2 and a not in self.pairs and self._pair(a, b):
+                if b is not None and kind != TABLE and a not in self.pairs and self._pair(a, b):
                     changed = True
                     waiting.append((a, b))
         return changed
 
     def _pair(self, i: int, j: int) -> bool:
         """Pair two lines where they are equal in something and the new one is free."""
-        if j in self.back or (i, j) in self._refused or i == self.old.caller or j == self.new.caller:
+        if j in self.back or (i, j) in self._refused:
             return False
         first, second = self.old.lines[i].keys, self.new.lines[j].keys
         for level, confidence in enumerate(LEVELS):
@@ -243,21 +237,21 @@ class Agreement:
         for number, rows in members.items():
             anchored = any(self.old.lines[i].keys[2] in self._unique and self.old.lines[i].meanings for i, _ in rows)
             score[number] = _ANCHOR * anchored + min(len(rows), 8) / 8
-        score[-1] = 1000.0  # the caller
+        score[-1] = inf  # the caller
         bad: set[tuple[int, int]] = set()
         for step in steps:
             here = group.get((step.a, step.q), -1)
             for b in step.new:
-                there = group.get((self.back.get(b, -1), b), -1)
-                if self.back.get(b) in step.old and here != there:
+                there = group[self.back[b], b]
+                if self.back[b] in step.old and here != there:
                     score[here] += 1
                     score[there] += 1
         for step, i in missing:
             here = group.get((step.a, step.q), -1)
-            for j in self.pairs.get(i, {}):
-                bad.add((here, group.get((i, j), -1)))
+            for j in self.pairs[i]:
+                bad.add((here, group[i, j]))
         for step, b in added:
-            bad.add((group.get((step.a, step.q), -1), group.get((self.back.get(b, -1), b), -1)))
+            bad.add((group.get((step.a, step.q), -1), group[self.back[b], b]))
         for here, there in bad:
             score[here] -= 1
             score[there] -= 1
@@ -265,10 +259,9 @@ class Agreement:
         for here, there in sorted(bad, key=lambda ends: min(score[ends[0]], score[ends[1]])):
             if here in gone or there in gone:
                 continue
-            worse = here if score[here] < score[there] and here >= 0 else there
-            gone.add(worse if worse >= 0 else here)
+            gone.add(min(there, here, key=score.__getitem__))
         for number in gone:
-            self._taken.append(members.get(number, []))
+            self._taken.append(members[number])
             for i, j in self._taken[-1]:
                 self._unpair(i, j)
 
@@ -301,12 +294,15 @@ class Agreement:
 
         What only reads them runs as often all the same, and is no more than less sure.
         """
-        wrong = [
-            (i, j) for i, js in self.pairs.items() for j in js if self._decides(i) and self.data(i, j) is Data.OTHER
-        ]
+        wrong = self._misled()
         for i, j in wrong:
             self._unpair(i, j)
         return bool(wrong)
+
+    def _misled(self) -> list[tuple[int, int]]:
+        """Pairs that decide by other values."""
+        found = ((i, j) for i, js in self.pairs.items() if self._decides(i) for j in js)
+        return [(i, j) for i, j in found if self.data(i, j) is Data.OTHER]
 
     def _decides(self, i: int) -> bool:
         """Whether a line is a branch, or does nothing but to set the flags for one."""
@@ -346,13 +342,13 @@ class Agreement:
         """The definitions of what a line finds in a register, those of the source where it was only copied."""
         key = side, at, column
         if key not in self._roots:
-            lines = (self.old, self.new)[side].lines
+            flow = (self.old, self.new)[side]
             found, seen, waiting = 0, {(at, column)}, [(at, column)]
             while waiting:
                 here, register = waiting.pop()
-                left = self.defs[side][here][register]
+                left = flow.definitions[here][register]
                 for line in lines_of(left):
-                    moved = lines[line].operation.moved
+                    moved = flow.lines[line].operation.moved
                     if moved is not None and moved[1] == register:
                         left &= ~defined_by(line)
                         if (line, moved[0]) not in seen:
@@ -361,8 +357,3 @@ class Agreement:
                 found |= left
             self._roots[key] = found
         return self._roots[key]
-
-
-def _once(flow: Flow) -> set[Hashable]:
-    """What a version does in one line only, whatever the registers and constants."""
-    return {key for key, count in Counter(line.keys[2] for line in flow.lines).items() if count == 1}

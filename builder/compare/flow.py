@@ -6,7 +6,8 @@ control comes from there to the first line.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections import Counter
+from collections.abc import Container, Hashable, Sequence
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -32,8 +33,9 @@ class Edge(NamedTuple):
 class Flow:
     """Control flow of one unit."""
 
-    def __init__(self, lines: Sequence[UnitLine]) -> None:
+    def __init__(self, lines: Sequence[UnitLine], arch: Architecture) -> None:
         self.lines = lines
+        self.arch = arch
         self.caller = len(lines)
         self.ways: list[tuple[Edge, ...]] = [self._ways(at) for at in range(len(lines))]
         led = {way.to for ways in self.ways for way in ways if way.kind == TABLE}
@@ -65,6 +67,16 @@ class Flow:
             for way in ways:
                 found[way.to].append(at)
         return found
+
+    @cached_property
+    def definitions(self) -> list[tuple[int, ...]]:
+        """Before each line, for each register and at last the flags, the set of definitions that may reach it."""
+        return _reaching(self)
+
+    def once(self, level: int) -> dict[Hashable, int]:
+        """What is done in one line only, told as closely as `level` says (`UnitLine.keys`), and that line."""
+        counts = Counter(line.keys[level] for line in self.lines)
+        return {line.keys[level]: at for at, line in enumerate(self.lines) if counts[line.keys[level]] == 1}
 
     def next_of(self, start: int, known: Container[int]) -> dict[int, bool]:
         """The lines of `known` that control may come to from `start`, itself included, by others only.
@@ -119,14 +131,14 @@ class Flow:
         return False
 
 
-def reaching(flow: Flow, arch: Architecture) -> list[tuple[int, ...]]:
-    """Before each line, for each register and at last the flags, the set of definitions whose values may be there.
+def _reaching(flow: Flow) -> list[tuple[int, ...]]:
+    """`Flow.definitions`.
 
     A definition is a line, the caller or something unknown; sets are masks, of the bits CALLER, UNKNOWN and
     `defined_by(line)`. Lines are taken in blocks that are only entered at their first line. What reaches the end of
     a block reaches the blocks that follow, until that adds nothing any more.
     """
-    lines = flow.lines
+    lines, arch = flow.lines, flow.arch
     if not lines:
         return []
     starts = sorted(_block_starts(flow))

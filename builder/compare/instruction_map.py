@@ -20,8 +20,8 @@ different things: only constants and registers may differ.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
+from heapq import nsmallest
 from typing import NamedTuple
 
 from builder.compare.agreement import Agreement, Data
@@ -64,13 +64,14 @@ def instruction_map(comparison: Comparison, atom: Atom) -> tuple[MappedRow, ...]
         return ()
     first = unit(comparison, comparison.old, (old_atom, *comparison.old_children.get(old_atom, ())))
     second = unit(comparison, comparison.new, (atom, *comparison.children.get(atom, ())))
-    old, new, arch = Flow(first), Flow(second), comparison.new.arch
-    agreement = Agreement(old, new, arch, Alignment(first, second).run())
+    arch = comparison.new.arch
+    old, new = Flow(first, arch), Flow(second, arch)
+    agreement = Agreement(old, new, Alignment(first, second).run())
     agreement.settle()
     pairs = agreement.pairs
     for i, j in _displaced(old, new, agreement):
         pairs[i] = {j: LEVELS[0]}
-    same = same_registers(arch, old, new, {i: list(js) for i, js in pairs.items()})
+    same = same_registers(old, new, {i: list(js) for i, js in pairs.items()})
     return tuple(
         MappedRow(first[i].part, first[i].offset, second[j].part, second[j].offset, confidence, same[i, j])
         for i, js in sorted(pairs.items())
@@ -81,18 +82,14 @@ def instruction_map(comparison: Comparison, atom: Atom) -> tuple[MappedRow, ...]
 
 def _displaced(old: Flow, new: Flow, agreement: Agreement) -> Iterator[tuple[int, int]]:
     """Step 5: what stands in each version once, in another order: run as often as a pair beside it in both."""
-    once = [
-        {line.keys[0]: at for at, line in enumerate(flow.lines) if counts[line.keys[0]] == 1}
-        for flow in (old, new)
-        for counts in (Counter(line.keys[0] for line in flow.lines),)
-    ]
-    for key, i in once[0].items():
-        j = once[1].get(key)
+    there = new.once(0)
+    for key, i in old.once(0).items():
+        j = there.get(key)
         line = old.lines[i]
         if j is None or i in agreement.pairs or j in agreement.back or line.insn.is_jump or line.insn.is_nop:
             continue
-        near = sorted((a for a, bs in agreement.pairs.items() if len(bs) == 1), key=lambda a, i=i: abs(a - i))[:4]  # type: ignore[misc]
-        for a in near:
+        single = (a for a, bs in agreement.pairs.items() if len(bs) == 1)
+        for a in nsmallest(4, single, key=lambda a, i=i: abs(a - i)):  # type: ignore[misc]
             (b,) = agreement.pairs[a]
             if old.as_often(a, i) and new.as_often(b, j) and agreement.data(i, j) is not Data.OTHER:
                 yield i, j

@@ -6,7 +6,7 @@ flow:
 
 1. In each version, a *definition* of a register is an instruction that writes
    it, or the caller (at the entry of the function). For each instruction find
-   the definitions whose value may still be in each register (`flow.reaching`).
+   the definitions whose value may still be in each register (`Flow.definitions`).
 2. Trust all pairs of equal instructions to compute the same.
 3. A register is the same at a pair if its definitions in the old version are
    trusted and their counterparts are just its definitions in the new one.
@@ -26,21 +26,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from builder.arch import Architecture
-from builder.compare.flow import CALLER, Flow, defined_by, reaching
+from builder.compare.flow import CALLER, Flow, defined_by
 from builder.compare.unit import UnitLine
 
 
-def same_registers(
-    arch: Architecture, old: Flow, new: Flow, pairs: Mapping[int, Sequence[int]]
-) -> dict[tuple[int, int], int]:
+def same_registers(old: Flow, new: Flow, pairs: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], int]:
     """For each old line and each counterpart of it (`pairs`), the set of registers that hold the same before both.
 
     The slots of the stack are the same where the stack pointer is and where
     all that either version puts on the stack is the same.
     """
+    arch = new.arch
     stack, pointer = 1 << len(arch.registers), 1 << arch.registers.index(arch.stack_register)
-    before, after = reaching(old, arch), reaching(new, arch)
+    before, after = old.definitions, new.definitions
     back = {j: i for i, js in pairs.items() for j in js}
     trusted = {i for i, js in pairs.items() if all(old.lines[i].keys[0] == new.lines[j].keys[0] for j in js)}
     while True:
