@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -13,7 +13,6 @@ from builder.binary import klp, tables
 from builder.binary.livepatch import KPATCH_FUNCS, Callback, ReplacedFunction, WrittenPatch, written_patch
 from builder.binary.manifest import Manifest
 from builder.binary.module import ModuleFile
-from builder.binary.names import MODVERSION
 from builder.binary.objects import ObjectFile, Relocation, Section
 from builder.binary.ours import is_glue
 from builder.binary.signature import ModuleSignature, split
@@ -156,7 +155,7 @@ def inspect(source: str | Path | bytes) -> Inspection:
         checksums=_checksums(module, content),
         problems=tuple(dict.fromkeys(problems)),
         manifest=manifest,
-        code={f.new: _code(obj, f) for f in patch.functions} if patch is not None else {},
+        code=_codes(obj, patch.functions) if patch is not None else {},
     )
 
 
@@ -233,24 +232,29 @@ def _checksums(module: ModuleFile, content: bytes) -> dict[str, str]:
     for section in module.object.sections:
         if section.name == ".note.gnu.build-id" and len(section.data) > 16:
             found["build id"] = section.data[16:].hex()
-    versions = module.object.by_name.get("__versions")
-    if versions is not None:
-        for at in range(0, len(versions.data) // MODVERSION.size * MODVERSION.size, MODVERSION.size):
-            crc, name = MODVERSION.unpack_from(versions.data, at)
-            if name.partition(b"\0")[0] == b"module_layout":
-                found["module_layout"] = f"{crc:#010x}"
+    if (layout := (module.versions or {}).get("module_layout")) is not None:
+        found["module_layout"] = f"{layout:#010x}"
     return found
 
 
-def _code(obj: ObjectFile, function: ReplacedFunction) -> str:
-    """A sum of a function's bytes and of what they refer to: equal ones do the same on the same kernel."""
+def _codes(obj: ObjectFile, functions: Iterable[ReplacedFunction]) -> dict[str, str]:
+    late: dict[int, list[Relocation]] = {}
+    for table, rows in _klp_relocations(obj):
+        late.setdefault(table.info, []).extend(rows)
+    return {function.new: _code(obj, function, late) for function in functions}
+
+
+def _code(obj: ObjectFile, function: ReplacedFunction, late: Mapping[int, Sequence[Relocation]]) -> str:
+    """A sum of a function's bytes and of what they refer to: equal ones do the same on the same kernel.
+
+    `late` are the livepatch relocations by the section that they are written to.
+    """
     section = obj.by_name.get(function.section)
     if section is None or not function.new_size:
         return ""
     start, end = function.offset, function.offset + function.new_size
     digest = hashlib.sha256(section.data[start:end])
-    livepatch = [r for table, rows in _klp_relocations(obj) if table.info == section.index for r in rows]
-    for row in sorted([*obj.relocations_of(section.index), *livepatch]):
+    for row in sorted([*obj.relocations_of(section.index), *late.get(section.index, ())]):
         if start <= row.offset < end:
             digest.update(f"{row.offset - start} {row.type} {_target(obj, row)}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from builder.arch import by_machine
 from builder.binary import elf, klp
 from builder.binary.kernel.modules import read_module_bytes
 from builder.binary.manifest import Manifest
+from builder.binary.names import MODVERSION
 from builder.binary.objects import ObjectFile, Section, Symbol
 from builder.binary.reader import read_object
 from builder.errors import InputError
@@ -96,6 +97,18 @@ class ModuleFile:
     def is_livepatch(self) -> bool:
         """check_modinfo_livepatch() (kernel/module/main.c, v6.1) asks only whether the key is there."""
         return self.info("livepatch") is not None
+
+    @cached_property
+    def versions(self) -> Mapping[str, int] | None:
+        """`__versions`: symbol -> CRC, the first of each name; None where there is no such section."""
+        section = self.find("__versions")
+        if section is None:
+            return None
+        found: dict[str, int] = {}
+        for at in range(0, len(section.data) // MODVERSION.size * MODVERSION.size, MODVERSION.size):
+            crc, name = MODVERSION.unpack_from(section.data, at)
+            found.setdefault(name.partition(b"\0")[0].decode("utf-8", "surrogateescape"), crc)
+        return found
 
     @cached_property
     def bound_objects(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ first. What a kernel accepts and then goes wrong with is a problem, not a refusa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,7 +14,6 @@ from builder.arch import TARGET
 from builder.binary import elf
 from builder.binary.kernel import Kernel
 from builder.binary.module import ModuleFile
-from builder.binary.names import MODVERSION
 from builder.image.simulated import SimulatedKernel
 from builder.load.module import THIS_MODULE
 
@@ -117,22 +116,10 @@ def modinfo_refusals(module: ModuleFile, kernel: Kernel) -> Iterator[Finding]:
         yield Finding("livepatch", "module is marked as livepatch module, but livepatch support is disabled", ENOEXEC)
 
 
-def versions_of(module: ModuleFile) -> dict[str, int] | None:
-    """`__versions`: symbol -> CRC, the first of each name; None where there is no such section."""
-    section = module.find("__versions")
-    if section is None:
-        return None
-    found: dict[str, int] = {}
-    for at in range(0, len(section.data) // MODVERSION.size * MODVERSION.size, MODVERSION.size):
-        crc, name = MODVERSION.unpack_from(section.data, at)
-        found.setdefault(name.partition(b"\0")[0].decode("utf-8", "surrogateescape"), crc)
-    return found
-
-
 def symbol_refusals(module: ModuleFile, simulated: SimulatedKernel) -> Iterator[Finding]:
     """resolve_symbol() for every undefined symbol: is it there, for this licence, of this version, imported?"""
     kernel = simulated.kernel
-    versions = versions_of(module)
+    versions = module.versions
     gpl = (module.info("license") or "unspecified") in GPL
     spaces = set(module.modinfo.get("import_ns", ()))
     if kernel.features.modversions:
@@ -161,7 +148,7 @@ def symbol_refusals(module: ModuleFile, simulated: SimulatedKernel) -> Iterator[
             )
 
 
-def _version(kernel: Kernel, versions: dict[str, int] | None, name: str, crc: int | None) -> Iterator[Finding]:
+def _version(kernel: Kernel, versions: Mapping[str, int] | None, name: str, crc: int | None) -> Iterator[Finding]:
     """check_version()"""
     if crc is None:
         return
@@ -193,7 +180,7 @@ def taints(module: ModuleFile, kernel: Kernel) -> tuple[str, ...]:
     found = []
     if (module.info("license") or "unspecified") not in GPL:
         found.append("P")
-    no_versions = kernel.features.modversions and versions_of(module) is None
+    no_versions = kernel.features.modversions and module.versions is None
     if module.info("vermagic") is None or no_versions:
         found.append("F")
     if module.info("staging") is not None:
