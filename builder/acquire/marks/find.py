@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builder.acquire.kbuild import ListedObjects
-from builder.acquire.marks.place import FORMS, MarkPlace, MarkSpot, definition, find_spots, refused
+from builder.acquire.marks.place import FORMS, MarkPlace, MarkSpot, call_name, definition, find_spots, refused
 from builder.acquire.marks.syntax import Function, SourceText
 from builder.acquire.readers import beyond, read_includes
 from builder.acquire.source import SourceTree
@@ -81,7 +81,7 @@ class Finder:
 
     def _defining(self, name: str) -> Iterator[SourceText]:
         """The files in which a line looks like the head of that function."""
-        word = re.sub(r"^__(?:do|se|x64|ia32)_(?:compat_)?sys_", "", name)
+        word = call_name(name)
         is_head = definition(name)
         built = {file for _, file in self.objects.linked()}
         outside = beyond(self.objects)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tree_sitter import Node
 
-from builder.acquire.marks.syntax import STATEMENTS, Function, SourceText
+from builder.acquire.marks.syntax import STATEMENTS, Function, SourceText, walk
 from builder.errors import Refusal, RefusedError, UsageError
 
 _PLACE = re.compile(
@@ -95,7 +95,7 @@ def find_spots(place: MarkPlace, source: SourceText, function: Function) -> tupl
     if place.line or place.plus or place.wanted:
         line = _line(place, source, function)
         return (_at_line(place, source, function, line),)
-    for node in _children(function.body):
+    for node in function.body.named_children:
         if node.type not in ("declaration", "comment") and not node.type.startswith("preproc_"):
             if node.type in STATEMENTS:
                 return (_spot(place, source, function, node),)
@@ -149,7 +149,7 @@ def _at_line(place: MarkPlace, source: SourceText, function: Function, line: int
     deepest = around[-1] if around else None
     if candidates and all(_within_arguments(n) for n in candidates):
         what = "is inside the arguments of a macro or call"
-    elif any(n.type == "declaration" and n.start_point[0] < line <= n.end_point[0] + 1 for n in _all(function.body)):
+    elif any(n.type == "declaration" and n.start_point[0] < line <= n.end_point[0] + 1 for n in walk(function.body)):
         what = "is a declaration: statements begin behind the last one"
     elif line <= function.body.start_point[0] + 1:
         what = f"is the head of {function.name}()"
@@ -199,7 +199,7 @@ def _spot(place: MarkPlace, source: SourceText, function: Function, node: Node) 
     line = node.start_point[0] + 1
     if _is_whole(source.text, node.start_byte):
         return MarkSpot(source, function, line, node.start_byte, node.end_byte)
-    if any(child.is_missing for child in _all(node)):
+    if any(child.is_missing for child in walk(node)):
         raise refused(
             place,
             f"{source.path}:{line} is all that a loop of a macro has, and begins another one",
@@ -254,22 +254,15 @@ def _within_arguments(node: Node) -> bool:
     return False
 
 
-def _children(node: Node) -> list[Node]:
-    return node.named_children
-
-
-def _all(node: Node) -> Iterator[Node]:
-    waiting = [node]
-    while waiting:
-        found = waiting.pop()
-        yield found
-        waiting += found.children
+def call_name(name: str) -> str:
+    """The name of a system call, from that of one of its functions; any other name as it is."""
+    return re.sub(r"^__(?:do|se|x64|ia32)_(?:compat_)?sys_", "", name)
 
 
 def definition(name: str) -> Callable[[str], bool]:
     """Whether a line of source may be the head of a function of that name."""
     word = re.escape(name)
-    call = re.sub(r"^__(?:do|se|x64|ia32)_(?:compat_)?sys_", "", name)
+    call = call_name(name)
     head = re.compile(rf"^(?!.*;\s*$)(?:[A-Za-z_][^=;]*\b)?{word}\s*\(")
     system = re.compile(rf"^(?:COMPAT_)?SYSCALL_DEFINE\d\(\s*{re.escape(call)}\b") if call != name else None
     return lambda line: bool(head.match(line) or (system and system.match(line)))

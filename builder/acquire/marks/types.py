@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from builder.acquire.compile import read_dependencies
 from builder.acquire.kbuild import Command
 from builder.acquire.shadow import Shadow
 from builder.acquire.tools import ended
@@ -113,7 +114,7 @@ def judge(
     words += ["-Wno-declaration-after-statement", "-fno-diagnostics-show-option"]
     for _ in range(3):
         done = ended([*words, command.source], cwd=shadow.place, env={"TMPDIR": str(work.parent)})
-        read = _dependencies(listing)
+        read = read_dependencies(listing) if listing.is_file() else ()
         if not shadow.escapes(read):
             break
         shadow.follow(read)
@@ -124,13 +125,6 @@ def judge(
             where=command.source,
         )
     return _sorted(rows, changed[path], path, pieces)
-
-
-def _dependencies(listing: Path) -> tuple[str, ...]:
-    if not listing.is_file():
-        return ()
-    text = listing.read_text("utf-8", "surrogateescape").replace("\\\n", " ")
-    return tuple(text.partition(":")[2].split())
 
 
 def _diagnostics(said: bytes) -> list[dict[str, object]] | None:
