@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.whole import check_place, write_whole
@@ -20,6 +20,10 @@ from builder.binary.module import ModuleFile, plain
 from builder.cli.progress import Shown, logged, shown
 from builder.errors import KernelError, RefusedError, UsageError
 from builder.report.spelled import Screen
+
+if TYPE_CHECKING:
+    from builder.acquire.sources import SourceTarget
+    from builder.binary.kernel import Kernel
 
 _UNBOUNDED = 4000
 
@@ -169,6 +173,15 @@ def at_hand(kernel: str) -> str:
         except KernelError:
             fetch_kernel(kernel)
     return kernel
+
+
+def source_target(kernel: Kernel) -> SourceTarget:
+    """What source for a kernel has to be of; its configuration is taken from beside the image, if it is there."""
+    # Here, as above.
+    from builder.acquire.sources import SourceTarget
+
+    config = kernel.path.parent / f"config-{kernel.release}"
+    return SourceTarget(kernel.release, config if config.is_file() else None, kernel.banner)
 
 
 def named_paths(values: Sequence[str]) -> Mapping[str, Path]:

@@ -12,7 +12,7 @@ from builder.acquire.bounds import read_input
 from builder.acquire.compile import OBJECT_LIMIT, Compiling
 from builder.acquire.marks.source import mark_source
 from builder.acquire.marks.words import Mark
-from builder.acquire.sources import SourceTarget, find_source
+from builder.acquire.sources import find_source
 from builder.binary.kernel import Kernel
 from builder.cli.common import (
     Output,
@@ -21,6 +21,7 @@ from builder.cli.common import (
     at_hand,
     check_output,
     named_paths,
+    source_target,
     wanted_name,
     write_output,
 )
@@ -105,9 +106,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     kernel = Kernel.open(at_hand(options.kernel))
     objects = Objects(kernel, named_paths(options.object))
     free_module_name(name, kernel)
-    config = kernel.path.parent / f"config-{kernel.release}"
-    target = SourceTarget(kernel.release, config if config.is_file() else None, kernel.banner)
-    tree = find_source(options.tree, target, allowed=allowed)
+    tree = find_source(options.tree, source_target(kernel), allowed=allowed)
     if options.source:
         made = mark_source(marks, tree, KernelLayouts(kernel), name, armed=options.armed)
         if output.json:

@@ -15,7 +15,7 @@ from builder.acquire.compile import OBJECT_LIMIT, Compiling
 from builder.acquire.patch import PatchObjects
 from builder.acquire.series import module_names, stacks
 from builder.acquire.source import SourceTree
-from builder.acquire.sources import SourceTarget, find_source
+from builder.acquire.sources import find_source
 from builder.binary.kernel import Kernel
 from builder.cli.common import (
     Output,
@@ -26,6 +26,7 @@ from builder.cli.common import (
     check_output,
     named_paths,
     refused_rows,
+    source_target,
     wanted_name,
     write_output,
 )
@@ -88,9 +89,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     objects = Objects(kernel, named_paths(options.object))
     if not options.each:
         free_module_name(wanted_name(options.name, options.output), kernel)
-    config = kernel.path.parent / f"config-{kernel.release}"
-    target = SourceTarget(kernel.release, config if config.is_file() else None, kernel.banner)
-    tree = find_source(options.source, target, allowed=allowed)
+    tree = find_source(options.source, source_target(kernel), allowed=allowed)
     job = _Job(options, output, objects, tree, allowed)
     if options.each:
         return _each(job, runs, outputs)
