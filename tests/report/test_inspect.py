@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from builder.acquire.cache import published
-from builder.acquire.packages import fetch_headers
 from builder.acquire.source import fetch_source
-from builder.acquire.tools import run as run_tool
 from builder.binary import write_object
 from builder.cli import run
 from builder.compose.owner import Objects
@@ -26,6 +20,7 @@ from tests.report.test_html import assert_sound
 from tests.support.compiling import Build
 from tests.support.foreign import KPATCH, klp_build, vendor
 from tests.support.kernels import opened
+from tests.support.modules import compiled_modules
 
 SAMPLES = ("livepatch-sample", "livepatch-callbacks-demo", "livepatch-shadow-fix1")
 
@@ -34,23 +29,9 @@ SAMPLES = ("livepatch-sample", "livepatch-callbacks-demo", "livepatch-shadow-fix
 def kernel_samples(release_61: str) -> Mapping[str, Path]:
     """The kernel's own samples/livepatch, compiled against the headers of the release; kept in the cache."""
     with needed():
-        source, headers = fetch_source(release_61).root / "samples/livepatch", fetch_headers(release_61)
-    files = [source / f"{name}.c" for name in SAMPLES]
-    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:16]
-
-    def make(place: Path) -> None:
-        work = place / "work"
-        work.mkdir()
-        for path in files:
-            shutil.copy(path, work)
-        (work / "Kbuild").write_text("obj-m := " + " ".join(f"{name}.o" for name in SAMPLES) + "\n")
-        run_tool(["make", "-s", "-C", headers.build, f"M={work}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"])
-        for module in work.glob("*.ko"):
-            os.replace(module, place / module.name)
-        shutil.rmtree(work)
-
-    place = published("samples", f"livepatch-samples-{release_61}-{headers.version}-{digest}", make)
-    return {name: place / f"{name}.ko" for name in SAMPLES}
+        folder = fetch_source(release_61).root / "samples/livepatch"
+    kbuild = "obj-m := " + " ".join(f"{name}.o" for name in SAMPLES) + "\n"
+    return compiled_modules("livepatch-samples", release_61, [folder / f"{name}.c" for name in SAMPLES], kbuild)
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
