@@ -13,13 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from builder import codes
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """One reason why a change cannot ship, or (as a warning) what to look at.
 
-    `code` is stable and is what `--allow CODE:SYMBOL` names. `fatal` refusals
-    would crash the kernel and cannot be accepted by anybody.
+    `code` is stable and is what `--allow CODE:SYMBOL` names; ValueError for one without a row in builder/codes.py.
+    `fatal` refusals would crash the kernel and cannot be accepted by anybody.
     """
 
     code: str
@@ -28,6 +30,9 @@ class Refusal:
     message: str
     advice: str
     fatal: bool = True
+
+    def __post_init__(self) -> None:
+        codes.known(self.code)
 
     def as_json(self) -> dict[str, Any]:
         """The row of the command-line contract: five strings, and `fatal`."""
@@ -45,12 +50,14 @@ class Allowed:
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Allowed:
-        """From `CODE:SYMBOL` texts; UsageError names one that is none."""
+        """From `CODE:SYMBOL` texts; UsageError names one that is none, or whose code nothing has."""
         rows = set()
         for text in texts:
             code, _, symbol = text.partition(":")
             if not code or not symbol:
                 raise UsageError(f"--allow takes CODE:SYMBOL, not {text!r}")
+            if code not in codes.CODES:
+                raise UsageError(f"--allow {text}: {codes.unknown(code)}")
             rows.add((code, symbol))
         return cls(frozenset(rows))
 

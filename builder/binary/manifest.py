@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 from builder.binary.objects import ObjectFile
+from builder.codes import WrittenCode
 from builder.errors import InputError, Refusal
 
 SECTION: Final = ".bespoke.manifest"
@@ -314,4 +315,4 @@ def _note(item: _Item) -> Refusal:
     """A refusal that was accepted, or a warning: neither is fatal. The first modules tell only the three."""
     code, symbol, message = (item[key].as_(str) for key in ("code", "symbol", "message"))
     section, advice = (item[key].as_(str) if item.has(key) else "" for key in ("section", "advice"))
-    return Refusal(code, symbol, section, message, advice, fatal=False)
+    return Refusal(WrittenCode(code), symbol, section, message, advice, fatal=False)

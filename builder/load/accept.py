@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from builder import codes
 from builder.arch import TARGET
 from builder.binary import elf
 from builder.binary.kernel import Kernel
@@ -24,11 +25,17 @@ GPL = ("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/G
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One reason: a stable `code`, what the kernel says or what would happen, the errno of a refusal (0 else)."""
+    """One reason: a stable `code`, what the kernel says or what would happen, the errno of a refusal (0 else).
+
+    ValueError for a code without a row in builder/codes.py.
+    """
 
     code: str
     message: str
     errno: int = 0
+
+    def __post_init__(self) -> None:
+        codes.known(self.code)
 
     def as_json(self) -> dict[str, object]:
         return {"code": self.code, "message": self.message, "errno": self.errno}

@@ -120,6 +120,12 @@ def test_what_is_wrong_is_named(change: Callable[[Any], None], said: str) -> Non
     assert str(caught.value) == f"fix.ko: its manifest cannot be read: {said}"
 
 
+def test_a_code_of_another_version_is_read() -> None:
+    document = copy.deepcopy(WHOLE.as_json())
+    document["warnings"][0]["code"] = "of-a-later-version"
+    assert Manifest.from_json(document, where="fix.ko").as_json() == document
+
+
 def test_notes_of_the_first_modules_are_read() -> None:
     """They told code, symbol and message only."""
     document = copy.deepcopy(WHOLE.as_json())

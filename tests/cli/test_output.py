@@ -124,7 +124,7 @@ def documents() -> dict[str, Any]:
     check = CheckReport(
         module="m",
         kernel="6.1",
-        refusals=(Finding("code", "message", 8),),
+        refusals=(Finding("elf", "message", 8),),
         problems=(),
         taints=("O",),
         relocations=MappingProxyType({".text": 1}),

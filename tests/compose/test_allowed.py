@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from builder.codes import WrittenCode
 from builder.errors import NOTHING, Allowed, Refusal, UsageError
+from builder.load.accept import Finding
 
 
 def refusal(code: str, symbol: str, *, fatal: bool = False) -> Refusal:
@@ -26,12 +28,27 @@ def test_nobody_can_accept_what_would_crash() -> None:
 
 
 def test_both_of_two() -> None:
-    both = Allowed.parse(["a:x"]) | Allowed.parse(["b:y"])
-    assert both == Allowed.parse(["b:y", "a:x"]) and both.covers(refusal("a", "x")) and both.covers(refusal("b", "y"))
+    both = Allowed.parse(["comdat:x"]) | Allowed.parse(["vdso:y"])
+    assert both == Allowed.parse(["vdso:y", "comdat:x"])
+    assert both.covers(refusal("comdat", "x")) and both.covers(refusal("vdso", "y"))
 
 
 @pytest.mark.parametrize("text", ["", "code", "code:", ":symbol", ":"])
 def test_what_is_no_pair_is_named(text: str) -> None:
     with pytest.raises(UsageError, match="--allow takes CODE:SYMBOL, not") as caught:
-        Allowed.parse(["a:b", text])
+        Allowed.parse(["comdat:b", text])
     assert repr(text) in str(caught.value)
+
+
+def test_a_code_that_nothing_has_is_named_with_what_is_like_it() -> None:
+    with pytest.raises(UsageError, match=r"--allow init-change:f: there is no code init-change; like it: init-changed"):
+        Allowed.parse(["init-change:f"])
+
+
+def test_a_code_without_a_row_cannot_be_made() -> None:
+    """What a module's manifest has is another version's, and is shown as it is."""
+    with pytest.raises(ValueError, match=r"'made-up' has no row in builder/codes\.py"):
+        refusal("made-up", "f")
+    with pytest.raises(ValueError, match="made-up"):
+        Finding("made-up", "message")
+    assert refusal(WrittenCode("made-up"), "f").as_json()["code"] == "made-up"

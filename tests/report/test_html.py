@@ -131,7 +131,7 @@ def test_hostile_names_are_shown_and_not_obeyed(compiled: Build, diffed: Diffed,
     flags = ("-pg", "-mfentry", "-mrecord-mcount")
     found = diff_objects(renamed(compiled(SOURCE, *flags), name), renamed(compiled(CHANGED, *flags), name))
     outcome = PageOutcome(name, found.verdict, facts=((name, name),), unpaired=(name,), following=((name, name),))
-    warning = Advice.of(Refusal("code", name, name, name, name, fatal=False))
+    warning = Advice.of(Refusal("data-changed", name, name, name, name, fatal=False))
     pair = replace(describe(found, name), refusals=(warning,), warnings=(warning,), removed=(name,), line_only=(name,))
     text = render_page(outcome, [pair])
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", text)
