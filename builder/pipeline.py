@@ -18,17 +18,14 @@ from builder.binary import ObjectFile
 from builder.binary.pair import read_pair
 from builder.compare import compare
 from builder.compose import judge, read_macros, select
-from builder.compose.below import Earlier
-from builder.compose.bundle import bind
 from builder.compose.outcome import ChangeRefusedError, Diff
-from builder.compose.overridden import without_overridden
-from builder.compose.owner import Objects
 from builder.errors import NOTHING, Allowed, RefusedError
 
 if TYPE_CHECKING:
     from builder.acquire.compile import Compiling
     from builder.acquire.shifts import Shift
     from builder.acquire.source import SourceTree
+    from builder.compose.owner import Objects
     from builder.emit import Module
     from builder.emit.patched import Patched
 
@@ -55,6 +52,9 @@ def running_part(diff: Diff, objects: Objects, inside: str | None = None, *, all
 
     `build` does this to all of its pairs; a report of what is built begins with it.
     """
+    # Here and below, for what looks at a kernel, and what writes a module, is slow to import, and a diff needs neither.
+    from builder.compose.overridden import without_overridden
+
     return without_overridden(diff, objects, inside, allowed)
 
 
@@ -82,7 +82,8 @@ def build(
     Raises ChangeRefusedError with every reason why the change cannot ship, of all
     pairs together, those that only the kernel tells included.
     """
-    # Here, for what reads the module back is slow to import and diff needs none of it.
+    from builder.compose.below import Earlier
+    from builder.compose.bundle import bind
     from builder.emit import emit, free_module_name
 
     name = free_module_name(plan.name, objects.kernel)
@@ -114,7 +115,6 @@ def patch(
     Raises as `build` and, before anything is compared, as `prepare_patch`; refusals
     of what was compiled come as a PatchRefusedError, with what was found until then.
     """
-    # Here, as above: who has objects needs none of it.
     from builder.acquire.patch import prepare_patch
     from builder.emit import free_module_name
     from builder.emit.patched import Patched, PatchRefusedError

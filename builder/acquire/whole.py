@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +56,8 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     Directories that lack are made. With `sync` the content is on the disk before it takes the place.
     Raises UsageError as `check_place`, OSError where it cannot be written.
     """
+    import tempfile  # here, for it is slow to import and who only asks for a place writes nothing
+
     place, before = _place(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)

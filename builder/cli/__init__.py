@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -17,7 +16,6 @@ from typing import Final, NoReturn
 from builder import __version__
 from builder.cli.common import Output
 from builder.errors import BespokeError, RefusedError, UsageError
-from builder.report.spelled import spelled
 
 # In the order of the pipeline; a command's module is imported when the command is named.
 COMMANDS: Final = {
@@ -68,13 +66,13 @@ def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None)
     except OSError as problem:
         output.error(f"{problem.filename or 'the system'}: {problem.strerror or problem}")
         return 2
-    except sqlite3.Error as problem:  # such as "database or disk is full"
-        output.error(f"a database of the cache cannot be used: {problem}")
-        return 2
     except MemoryError:
         output.error("out of memory")
         return 2
     except Exception as problem:
+        if _is_of_a_database(problem):
+            output.error(f"a database of the cache cannot be used: {problem}")
+            return 2
         if os.environ.get("BESPOKE_DEBUG"):
             raise
         output.error(
@@ -82,6 +80,12 @@ def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None)
             "run again with BESPOKE_DEBUG=1 to see where, and please report it"
         )
         return 2
+
+
+def _is_of_a_database(problem: Exception) -> bool:
+    """Such as "database or disk is full"; who has imported no sqlite3, which is slow, has none."""
+    sqlite3 = sys.modules.get("sqlite3")
+    return sqlite3 is not None and isinstance(problem, sqlite3.Error)
 
 
 def _check_words(arguments: Sequence[str]) -> None:
@@ -95,6 +99,8 @@ class _Parser(argparse.ArgumentParser):
     """Shows what it was given as everything else is shown."""
 
     def error(self, message: str) -> NoReturn:
+        from builder.report.spelled import spelled  # here, for it is slow to import
+
         super().error(spelled(message))
 
 

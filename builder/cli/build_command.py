@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from builder.acquire.pairs import find_pairs
@@ -11,6 +11,7 @@ from builder.binary.kernel import Kernel
 from builder.cli.common import (
     Output,
     add_allow,
+    add_html,
     add_kernel,
     add_source_diff,
     check_html,
@@ -20,13 +21,13 @@ from builder.cli.common import (
     wanted_name,
     write_output,
 )
-from builder.cli.page import ModulePage, add_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import free_module_name
-from builder.errors import Allowed, RefusedError, UsageError
+from builder.emit.module import Module
+from builder.errors import Allowed, Refusal, RefusedError, UsageError
 from builder.pipeline import ModulePlan, build, diff, running_part
-from builder.report.build import next_command, render_build
+from builder.report.following import next_command
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -70,23 +71,24 @@ def run(options: argparse.Namespace, output: Output) -> int:
     # The kernel runs the pairs without these; so does all that is said of them.
     diffs = [running_part(d, objects, options.inside, allowed=allowed) for d in diffs]
     plan = ModulePlan(name, replace=options.replace, on=options.on, allowed=allowed)
-    labelled = tuple((str(new), found) for (_, new), found in zip(pairs, diffs, strict=True))
-    page = ModulePage(labelled, kernel.release, options.output, tuple(options.object))
     try:
         module = build(diffs, objects, plan, inside=options.inside)
     except RefusedError as refused:
         if options.html:
-            write_build(options.html, replace(page, refusals=refused.refusals), verbose=output.verbose)
+            _write_page(options, pairs, diffs, kernel.release, None, refused.refusals)
         raise
     if module is not None:
         write_output(options.output, module.content)
     if options.html:
-        write_build(options.html, replace(page, module=module), verbose=output.verbose)
+        _write_page(options, pairs, diffs, kernel.release, module)
     if module is None:
         return _nothing(diffs, output)
     if output.json:
         output.document(module.manifest.as_json())
     elif not output.quiet:
+        # Here, for what people are shown is slow to import, and a document needs none of it.
+        from builder.report.build import render_build
+
         output.out.print(
             render_build(
                 module.manifest,
@@ -97,6 +99,21 @@ def run(options: argparse.Namespace, output: Output) -> int:
             )
         )
     return 0
+
+
+def _write_page(
+    options: argparse.Namespace,
+    pairs: Sequence[tuple[Path, Path]],
+    diffs: Sequence[Diff],
+    release: str,
+    module: Module | None,
+    refusals: Sequence[Refusal] = (),
+) -> None:
+    from builder.cli.page import ModulePage, write_build  # here, for a page is slow to import
+
+    labelled = tuple((str(new), found) for (_, new), found in zip(pairs, diffs, strict=True))
+    page = ModulePage(labelled, release, options.output, tuple(options.object), module, tuple(refusals))
+    write_build(options.html, page, verbose=options.verbose)
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[Path, Path]]:

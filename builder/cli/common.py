@@ -14,18 +14,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.whole import check_place, write_whole
-from builder.binary.module import ModuleFile, plain
 from builder.cli.progress import Shown, logged, shown
 from builder.errors import KernelError, RefusedError, UsageError
-from builder.report.spelled import Screen
 
 if TYPE_CHECKING:
+    from builder.acquire.shifts import Shift
     from builder.acquire.sources import SourceTarget
     from builder.binary.kernel import Kernel
+    from builder.report.spelled import Screen
 
 _UNBOUNDED = 4000
+_FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE")
+"""Variables by which rich takes a stream for a terminal that is none, or the other way round."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,16 @@ class Output:
 
     @cached_property
     def out(self) -> Screen:
+        # Here and below, for a command that writes a document or nothing needs no console, which is slow to import.
+        from builder.report.spelled import Screen
+
         # A pipe or a file has no width: nothing is to be cut or wrapped there.
         return Screen(width=None if sys.stdout.isatty() else _UNBOUNDED)
 
     @cached_property
     def err(self) -> Screen:
+        from builder.report.spelled import Screen
+
         return Screen(stderr=True, soft_wrap=True)
 
     @property
@@ -50,13 +56,18 @@ class Output:
         """Whether a result for people is wanted."""
         return not self.json and not self.quiet
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether standard error is a terminal."""
+        return (sys.stderr.isatty() or any(name in os.environ for name in _FORCED)) and self.err.is_terminal
+
     def progress(self) -> AbstractContextManager[Shown]:
         """Where a command shows how far it is: on a terminal only, and never with -q."""
-        return shown(self.err if self.err.is_terminal and not self.quiet else None)
+        return shown(self.err if not self.quiet and self.is_watched else None)
 
     def logged(self) -> AbstractContextManager[None]:
         """While the log is shown."""
-        return logged(self.err, verbose=self.verbose, quiet=self.quiet)
+        return logged(lambda: self.err, steps=self.verbose or self.is_watched, quiet=self.quiet)
 
     def document(self, document: Any) -> None:
         """The one JSON document of `--json`."""
@@ -129,6 +140,15 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_html(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="also write the report as one page, with the instructions side by side",
+    )
+
+
 def add_source_diff(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source-diff",
@@ -144,6 +164,7 @@ def source_shifts(patch: Path | None) -> tuple[Shift, ...]:
         return ()
     # Here, for the parser is slow to import.
     from builder.acquire.patchfile import read_patch
+    from builder.acquire.shifts import shifts_of
 
     return shifts_of(read_patch(patch))
 
@@ -189,6 +210,11 @@ def named_paths(values: Sequence[str]) -> Mapping[str, Path]:
 
     The kernel knows a module by the name that its file says, wherever that lies; `-` and `_` are one.
     """
+    if not values:
+        return {}
+    # Here, for it reads modules, and most commands name none.
+    from builder.binary.module import ModuleFile, plain
+
     out = {}
     for value in values:
         name, equals, path = value.partition("=")

@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.acquire.shifts import Shift
-from builder.cli.common import Output, add_allow, add_source_diff, check_html, source_shifts
-from builder.cli.page import add_html, describer, write_diff
-from builder.cli.trees import compare_trees
+from builder.cli.common import Output, add_allow, add_html, add_source_diff, check_html, source_shifts
 from builder.errors import Allowed, UsageError
 from builder.pipeline import diff
-from builder.report.diff import render_diff, render_tree
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,18 +33,29 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.old.is_dir():
         return _trees(options, output, shifts, allowed)
     found = diff(options.old, options.new, shifts=shifts, allowed=allowed)
+    # Here and below, for a page and what is shown are slow to import, and a document needs neither.
     if options.html:
+        from builder.cli.page import describer, write_diff
+
         pair = describer(output.verbose)(found, options.new.name)
         write_diff(options.html, options.old, options.new, [pair])
     if output.json:
         output.document(found.as_json())
     elif not output.quiet:
+        from builder.report.diff import render_diff
+
         output.out.print(render_diff(found.as_json(), verbose=output.verbose))
     return found.exit_status
 
 
 def _trees(options: argparse.Namespace, output: Output, shifts: Sequence[Shift], allowed: Allowed) -> int:
-    describe = describer(output.verbose) if options.html else None
+    from builder.cli.trees import compare_trees
+
+    describe = None
+    if options.html:
+        from builder.cli.page import describer, write_diff
+
+        describe = describer(output.verbose)
     old, new, jobs = options.old, options.new, options.jobs
     document, pairs, status = compare_trees(old, new, shifts, allowed, jobs, output, describe)
     if options.html:
@@ -55,5 +63,7 @@ def _trees(options: argparse.Namespace, output: Output, shifts: Sequence[Shift],
     if output.json:
         output.document(document)
     elif not output.quiet:
+        from builder.report.diff import render_tree
+
         output.out.print(render_tree(document, verbose=output.verbose))
     return status

@@ -30,7 +30,7 @@ from builder.emit import free_module_name
 from builder.errors import Allowed, InputError, UsageError
 from builder.marks import KernelLayouts, mark
 from builder.pipeline import ModulePlan
-from builder.report.build import next_command
+from builder.report.following import next_command
 from builder.report.marks import marks_document, render_marks
 from builder.report.patch import patch_document
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +16,6 @@ from builder.emit import Module
 from builder.errors import Refusal
 from builder.report.html import MOST_ROWS, Advice, PageOutcome, PagePair, describe, render_page
 from builder.report.references import bindings_in
-
-
-def add_html(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="also write the report as one page, with the instructions side by side",
-    )
 
 
 def describer(verbose: bool) -> Describe:

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from builder.binary.kernel import Kernel
 from builder.cli.common import (
     Output,
     add_allow,
+    add_html,
     add_kernel,
     at_hand,
     check_html,
@@ -30,16 +31,14 @@ from builder.cli.common import (
     wanted_name,
     write_output,
 )
-from builder.cli.page import ModulePage, add_html, write_build
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
-from builder.emit import free_module_name
+from builder.emit import Module, free_module_name
 from builder.emit.patched import Patched, PatchRefusedError
-from builder.errors import Allowed, BespokeError, RefusedError, UsageError
+from builder.errors import Allowed, BespokeError, Refusal, RefusedError, UsageError
 from builder.pipeline import ModulePlan, patch
-from builder.report.build import next_command
+from builder.report.following import next_command
 from builder.report.patch import patch_document, render_patch
-from builder.report.spelled import one_line
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -120,30 +119,40 @@ class _Job:
     def make(self, patches: list[Path], path: Path, name: str | None) -> Patched:
         """Write the module of all `patches` together to `path`, and the page; RefusedError with all reasons."""
         plan = ModulePlan(wanted_name(name, path), replace=self.options.replace, allowed=self.allowed)
-        page = ModulePage((), self.objects.kernel.release, path, tuple(self.options.object))
         try:
             with self.output.progress() as shown:
                 how = Compiling(self.options.limit, self.options.jobs, shown.count)
                 made = patch(patches, self.tree, self.objects, plan, how)
         except PatchRefusedError as refused:
-            self._write(replace(_told(page, refused.objects, refused.diffs), refusals=refused.refusals))
+            self._write(path, refused.objects, refused.diffs, refusals=refused.refusals)
             raise
         except RefusedError as refused:
-            self._write(replace(page, refusals=refused.refusals))
+            self._write(path, refusals=refused.refusals)
             raise
         if made.module is not None:
             write_output(path, made.module.content)
-        self._write(replace(_told(page, made.objects, made.diffs), module=made.module))
+        self._write(path, made.objects, made.diffs, module=made.module)
         return made
 
-    def _write(self, page: ModulePage) -> None:
-        if self.options.html is not None:
-            write_build(self.options.html, page, verbose=self.output.verbose)
+    def _write(
+        self,
+        path: Path,
+        objects: PatchObjects | None = None,
+        diffs: Sequence[Diff] = (),
+        *,
+        module: Module | None = None,
+        refusals: Sequence[Refusal] = (),
+    ) -> None:
+        """The page, where one is wanted; `objects` were compiled and compared."""
+        if self.options.html is None:
+            return
+        from builder.cli.page import ModulePage, write_build  # here, for a page is slow to import
 
-
-def _told(page: ModulePage, objects: PatchObjects, diffs: Sequence[Diff]) -> ModulePage:
-    labelled = tuple((pair.path, found) for pair, found in zip(objects.pairs, diffs, strict=True))
-    return replace(page, diffs=labelled, notes=objects.warnings)
+        labelled = tuple((p.path, found) for p, found in zip(objects.pairs, diffs, strict=True)) if objects else ()
+        notes = objects.warnings if objects else ()
+        given, release = tuple(self.options.object), self.objects.kernel.release
+        page = ModulePage(labelled, release, path, given, module, tuple(refusals), notes)
+        write_build(self.options.html, page, verbose=self.output.verbose)
 
 
 def _outputs(options: argparse.Namespace, patches: list[Path]) -> list[Path]:
@@ -177,6 +186,8 @@ def _each(job: _Job, runs: list[list[Path]], outputs: list[Path]) -> int:
     as it runs, and its text is made for theirs. Those that were refused, or did not fit, are left out.
     """
     options, output = job.options, job.output
+    from builder.report.spelled import one_line  # here, for it is slow to import
+
     rows: list[dict[str, Any]] = []
     places = iter(outputs)
     below: list[Path] = []

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-from builder.report.spelled import Screen, spelled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
+
+    from builder.report.spelled import Screen
 
 
 class Shown:
@@ -22,13 +22,17 @@ class Shown:
 
     def count(self, done: int, total: int, what: str) -> None:
         """`done` of `total` are done, the last of them was `what`."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, description=spelled(what))
+        self._update(what, completed=done, total=total)
 
     def step(self, what: str) -> None:
         """`what` is being done, and nobody knows for how long."""
+        self._update(what, completed=0, total=None)
+
+    def _update(self, what: str, *, completed: int, total: int | None) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=0, total=None, description=spelled(what))
+            from builder.report.spelled import spelled  # here, as rich
+
+            self._bar.update(self._task, completed=completed, total=total, description=spelled(what))
 
     def line(self, text: RenderableType) -> None:
         """A line that stays."""
@@ -51,12 +55,12 @@ def shown(console: Screen | None) -> Iterator[Shown]:
 
 
 @contextmanager
-def logged(console: Screen, *, verbose: bool, quiet: bool) -> Iterator[None]:
-    """What takes time says so on stderr: all of it with -v or on a terminal, else what takes long; -q: nothing."""
+def logged(console: Callable[[], Screen], *, steps: bool, quiet: bool) -> Iterator[None]:
+    """What takes time says so on `console`: with `steps` all of it, else what takes long; quiet: nothing."""
     logger = logging.getLogger("bespoke")
     handler: logging.Handler = logging.NullHandler()
     level = logger.level
-    if not quiet and (verbose or console.is_terminal):
+    if not quiet and steps:
         handler = _ToConsole(console)
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%X"))
         logger.setLevel(logging.INFO)
@@ -72,11 +76,11 @@ def logged(console: Screen, *, verbose: bool, quiet: bool) -> Iterator[None]:
 
 
 class _ToConsole(logging.Handler):
-    """Prints above the progress that the same console shows."""
+    """Prints above the progress that the same console shows, which is made when there is something to print."""
 
-    def __init__(self, console: Screen) -> None:
+    def __init__(self, console: Callable[[], Screen]) -> None:
         super().__init__()
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record))
+        self._console().print(self.format(record))

@@ -11,24 +11,26 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.acquire.pairs import find_pairs
 from builder.acquire.shifts import Shift
 from builder.cli.common import Output
-from builder.compose.outcome import Diff
 from builder.errors import Allowed, BespokeError
 from builder.pipeline import diff
-from builder.report.html import PagePair, unread
+
+if TYPE_CHECKING:  # a page is slow to import
+    from builder.compose.outcome import Diff
+    from builder.report.html import PagePair
 
 # The exit status of a tree is the worst of its pairs.
 _WORST = (2, 1, 0, 3)
 _STATUS = {"error": 2, "refused": 1, "changed": 0, "unchanged": 3}
 
 Job = tuple[str, Path, Path, Sequence[Shift], Allowed, "Describe | None"]
-Describe = Callable[[Diff, str], PagePair]
+Describe = Callable[["Diff", str], "PagePair"]
 """What a page says of a pair, by its diff and its path; a function that another process can find."""
-PairRow = tuple[dict[str, Any], PagePair | None]
+PairRow = tuple[dict[str, Any], "PagePair | None"]
 
 
 def compare_trees(
@@ -108,4 +110,8 @@ def compare_one(job: Job) -> PairRow:
         "refusals": [],
         "warnings": [],
     }
-    return document, unread(document) if describe else None
+    if describe is None:
+        return document, None
+    from builder.report.html import unread
+
+    return document, unread(document)

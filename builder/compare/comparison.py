@@ -16,7 +16,6 @@ from builder.compare.exports import ExportSaid, exports
 from builder.compare.meaning import Meanings
 from builder.compare.own_data import crossed
 from builder.compare.storage import is_readonly
-from builder.compare.structs import field_at
 from builder.compare.verdict import LINES, SAME, Difference, Verdict
 from builder.compare.view import View
 
@@ -207,6 +206,8 @@ def _first_difference(
 
 
 def _field(correlation: Correlation, atom: Atom, offset: int) -> str:
+    from builder.compare.structs import field_at  # here, for it is slow to import and most data are the same
+
     name = field_at(correlation.new.obj, atom.symbol.name, offset)
     return f"{name} (offset {offset})" if name else f"offset {offset}"
 

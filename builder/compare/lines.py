@@ -14,17 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from builder.acquire.shifts import Shift
 from builder.arch import Instruction
 from builder.compare import naming
 from builder.compare.atoms import Atom
 from builder.compare.calls import Call, given_to
-from builder.compare.dwarf import LineTable
 from builder.compare.line_takers import FILE, FORMATS, FUNCTION, MODULE, Taker, conversions, takers_of
 from builder.compare.meaning import FILE_LINE
 from builder.compare.view import View
+
+if TYPE_CHECKING:
+    from builder.compare.dwarf import LineTable
 
 _FUNCTION_NAMES: Final = ("__func__", "__FUNCTION__", "__PRETTY_FUNCTION__")
 
@@ -52,6 +54,8 @@ class LineProof:
 
     @cached_property
     def _tables(self) -> tuple[LineTable | None, LineTable | None]:
+        from builder.compare.dwarf import LineTable  # here, for it is slow to import and most pairs need no line
+
         return LineTable.of(self.old.obj), LineTable.of(self.new.obj)
 
     @property

@@ -10,7 +10,6 @@ from builder.binary import elf, tables
 from builder.compare import Atom, Comparison, naming
 from builder.compare.comparison import counts
 from builder.compare.storage import is_private, is_readonly
-from builder.compare.structs import struct_changes
 from builder.compose import identity, registered, threads
 from builder.compose.books import balance
 from builder.compose.identity import Findings
@@ -397,6 +396,8 @@ def _layouts(selection: Selection) -> Findings:
     """Structures whose layout changed while objects of the old layout live (DWARF tells)."""
     if selection.is_empty:
         return
+    from builder.compare.structs import struct_changes  # here, for it is slow to import and few changes ship
+
     comparison = selection.comparison
     inside = frozenset(atom.name.partition(".")[0] for atom in comparison.new.functions)
     for change in struct_changes(comparison.old.obj, comparison.new.obj, inside):

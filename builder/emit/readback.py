@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 from builder.binary import ObjectFile, elf
 from builder.errors import BespokeError
 
 if TYPE_CHECKING:
-    import lief
+    from elftools.elf.sections import Section
+
+_RELA: Final = struct.Struct("<QQq")
+"""r_offset, r_info, r_addend (gABI chapter 4, "Relocation")."""
+_RESERVED: Final = {"SHN_UNDEF": elf.SHN_UNDEF, "SHN_ABS": elf.SHN_ABS, "SHN_COMMON": elf.SHN_COMMON}
+"""Section indices that pyelftools calls by their names."""
 
 
 class ReadbackError(BespokeError):
@@ -17,58 +24,63 @@ class ReadbackError(BespokeError):
 
 
 def verify(written: bytes, meant: ObjectFile) -> None:
-    """Compare the bytes, as lief reads them, with the model: sections, symbols, relocations."""
-    import lief  # takes longer to load than all of the commands that only look at a kernel
+    """Compare the bytes, as pyelftools reads them, with the model: sections, symbols, relocations."""
+    # Here, for only who has made a module needs it.
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
 
-    found = lief.ELF.parse(io.BytesIO(written))
-    if found is None:
-        raise ReadbackError("the written module cannot be read", where=meant.name)
-    _sections(found, meant)
-    _symbols(found, meant)
+    try:
+        found = list(ELFFile(io.BytesIO(written)).iter_sections())
+        _sections(found, meant)
+        _symbols(found, meant)
+    except (ELFError, UnicodeDecodeError) as problem:
+        raise ReadbackError(f"the written module cannot be read: {problem}", where=meant.name) from problem
     _relocations(written, found, meant)
 
 
-def _sections(found: lief.ELF.Binary, meant: ObjectFile) -> None:
-    rows = list(found.sections)
+def _sections(rows: Sequence[Section], meant: ObjectFile) -> None:
     if len(rows) != len(meant.sections):
         raise ReadbackError(f"{len(rows)} sections were written, {len(meant.sections)} meant", where=meant.name)
     for section, mine in zip(rows, meant.sections, strict=True):
         made = mine.type in (elf.SHT_SYMTAB, elf.SHT_STRTAB, elf.SHT_RELA)
         if (
-            section.name != mine.name
-            or section.information != mine.info
-            or section.link != mine.link
-            or (mine.index and not made and section.size != mine.size)
-            or (mine.type == elf.SHT_PROGBITS and bytes(section.content) != mine.data)
+            section.name != _shown(mine.name)
+            or section["sh_info"] != mine.info
+            or section["sh_link"] != mine.link
+            or section["sh_flags"] != mine.flags
+            or (mine.index and not made and section["sh_size"] != mine.size)
+            or (mine.type == elf.SHT_PROGBITS and section.data() != mine.data)
         ):
             raise ReadbackError(f"section {mine.index} {mine.name} was not written as meant", where=meant.name)
 
 
-def _symbols(found: lief.ELF.Binary, meant: ObjectFile) -> None:
-    rows = list(found.symtab_symbols)
+def _symbols(sections: Sequence[Section], meant: ObjectFile) -> None:
+    from elftools.elf.sections import SymbolTableSection
+
+    rows = [row for section in sections if isinstance(section, SymbolTableSection) for row in section.iter_symbols()]
     if len(rows) != len(meant.symbols):
         raise ReadbackError(f"{len(rows)} symbols were written, {len(meant.symbols)} meant", where=meant.name)
     for symbol, mine in zip(rows, meant.symbols, strict=True):
-        if (symbol.value, symbol.size, symbol.shndx) != (mine.value, mine.size, mine.shndx & 0xFFFF) or (
-            mine.name and symbol.name != mine.name
-        ):
+        section = symbol["st_shndx"]
+        place = (symbol["st_value"], symbol["st_size"], _RESERVED.get(section, section))
+        if place != (mine.value, mine.size, mine.shndx & 0xFFFF) or (mine.name and symbol.name != _shown(mine.name)):
             raise ReadbackError(f"symbol {mine.index} {mine.name} was not written as meant", where=meant.name)
 
 
-def _relocations(written: bytes, found: lief.ELF.Binary, meant: ObjectFile) -> None:
-    """RELA rows straight from the sections that lief located."""
-    rows = list(found.sections)
+def _shown(name: str) -> str:
+    """A name as pyelftools gives it."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _relocations(written: bytes, rows: Sequence[Section], meant: ObjectFile) -> None:
+    """RELA rows straight from the sections that pyelftools located."""
     for index, relocations in meant.relocations.items():
-        section = rows[index]
-        content = written[section.file_offset : section.file_offset + section.size]
-        count, rest = divmod(len(content), 24)
-        if rest or count != len(relocations):
+        start, size = rows[index]["sh_offset"], rows[index]["sh_size"]
+        count, rest = divmod(size, _RELA.size)
+        if rest or count != len(relocations) or start + size > len(written):
             raise ReadbackError(f"section {meant.sections[index].name} has {count} relocations", where=meant.name)
-        for number, mine in enumerate(relocations):
-            at = 24 * number
-            offset = int.from_bytes(content[at : at + 8], "little")
-            info = int.from_bytes(content[at + 8 : at + 16], "little")
-            addend = int.from_bytes(content[at + 16 : at + 24], "little", signed=True)
+        found = _RELA.iter_unpack(written[start : start + size])
+        for number, ((offset, info, addend), mine) in enumerate(zip(found, relocations, strict=True)):
             if (offset, info & 0xFFFFFFFF, info >> 32, addend) != tuple(mine):
                 raise ReadbackError(
                     f"relocation {number} of {meant.sections[index].name} was not written as meant", where=meant.name

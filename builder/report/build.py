@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +43,6 @@ def render_build(
         parts.append(one_line(f"  accepted: {row.code}:{row.symbol}: {row.message}", style="yellow"))
     parts.append(one_line(f"next: {following}", style="dim"))
     return Group(*parts)
-
-
-def next_command(path: Path, kernel: str, objects: Sequence[str] = ()) -> str:
-    """What to run once a module is built; `kernel` and `objects` as `--kernel` and `--object` had them."""
-    given = [word for row in objects for word in ("--object", row)]
-    return shlex.join(["bespoke", "try", str(path), "--kernel", kernel, *given])
 
 
 def _functions(manifest: Manifest, reasons: Mapping[str, str]) -> RenderableType:

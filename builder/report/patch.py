@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from rich.console import Group
+from typing import TYPE_CHECKING, Any
 
 from builder.emit.patched import Patched
-from builder.report.build import render_build
-from builder.report.spelled import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 
 def patch_document(patched: Patched, path: Path, following: str) -> dict[str, Any]:
@@ -38,6 +37,12 @@ def patch_document(patched: Patched, path: Path, following: str) -> dict[str, An
 
 def render_patch(patched: Patched, path: Path, verbose: bool, following: str) -> Group:
     """The source and the compiler, what was compared with the kernel, then the module, which there must be."""
+    # Here, for what people are shown is slow to import, and a document needs none of it.
+    from rich.console import Group
+
+    from builder.report.build import render_build
+    from builder.report.spelled import one_line
+
     assert patched.module is not None
     objects, manifest = patched.objects, patched.module.manifest
     tree, count = objects.tree, _compiled(patched)

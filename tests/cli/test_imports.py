@@ -1,15 +1,24 @@
-"""What a command loads: to look at a kernel takes neither the pipeline nor what reads and writes objects."""
+"""What a command loads: what it uses, for to load the rest takes longer than most commands.
+
+To look at a kernel takes neither the pipeline nor what reads and writes objects; a document is made without what
+draws for people, and no page is loaded that nobody asked for.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.compiling import builder
 
-HEAVY = {"builder.compare", "builder.compose", "builder.emit", "capstone", "elftools", "jinja2", "lief", "unicorn"}
+HEAVY = {"builder.compare", "builder.compose", "builder.emit", "capstone", "elftools", "jinja2", "unicorn"}
+SHOWN = {"rich", "builder.cli.page", "builder.report.html", "builder.report.spelled"}
+"""What draws, on a terminal or on a page."""
+KERNEL = {"builder.binary.kernel", "sqlite3"}
 RUN = "import sys; from builder.cli import run; run(sys.argv[1:]); print('loaded', *sys.modules)"
 
 
@@ -17,7 +26,7 @@ def loaded(*words: str) -> set[str]:
     command = [sys.executable, "-c", RUN, *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     last = done.stdout.splitlines()[-1].split()
-    assert last[0] == "loaded"
+    assert last[0] == "loaded", done.stderr
     return set(last[1:])
 
 
@@ -28,7 +37,35 @@ def test_the_commands_for_this_machine(words: tuple[str, ...]) -> None:
     assert HEAVY & loaded(*words) == set()
 
 
-def test_a_diff_loads_what_it_needs() -> None:
-    """The check sees what is loaded."""
-    found = loaded("diff", "/nowhere.o", "/nowhere.o")
-    assert "builder.compare" in found and not {"lief", "unicorn"} & found
+def test_help_loads_no_command() -> None:
+    found = {name for name in loaded("--help") if name.startswith("builder.")}
+    assert found <= {
+        *("builder.__main__", "builder.acquire", "builder.acquire.whole", "builder.cli", "builder.cli.common"),
+        *("builder.cli.progress", "builder.codes", "builder.errors"),
+    }
+
+
+def test_a_diff_loads_what_it_needs(gcc: str, tmp_path: Path) -> None:
+    """A difference that is found in the code; the check sees what is loaded."""
+    build = builder(gcc, tmp_path)
+    old, new = (build(f"int f(int a) {{ return a + {n}; }}").name for n in (1, 2))
+    found = loaded("diff", old, new, "--json")
+    assert {"builder.compare", "capstone"} <= found
+    assert not (SHOWN | KERNEL | {"builder.emit", "elftools", "jinja2", "unicorn"}) & found
+    assert "rich" in loaded("diff", old, new)
+    assert not (SHOWN | KERNEL | {"builder.compare.dwarf", "capstone"}) & loaded("diff", old, old, "--json")
+
+
+@pytest.mark.parametrize("command", ["build", "patch"])
+def test_what_makes_a_module_loads_no_page(command: str) -> None:
+    assert not (SHOWN | {"builder.preflight", "unicorn"}) & loaded(command, "--help")
+
+
+@pytest.mark.data
+@pytest.mark.kernel
+def test_a_build_loads_what_it_needs(pair: Path, image: Path, tmp_path: Path) -> None:
+    output = tmp_path / "fix.ko"
+    words = (str(pair / "orig.o"), str(pair / "patched.o"), "--kernel", str(image), "-o", str(output), "--json")
+    found = loaded("build", *words)
+    assert output.is_file() and "elftools" in found
+    assert not (SHOWN | {"builder.acquire.source", "builder.acquire.patchfile", "unicorn"}) & found

@@ -56,6 +56,8 @@ def test_progress_shows_on_a_terminal_and_leaves_its_lines_only() -> None:
 )
 def test_who_sees_progress(monkeypatch: pytest.MonkeyPatch, terminal: bool, quiet: bool, seen: bool) -> None:
     screen, text = console(terminal)
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")  # as rich is told of a terminal that it cannot see
     output = Output(quiet=quiet)
     monkeypatch.setitem(output.__dict__, "err", screen)
     with output.progress() as progress:
@@ -80,7 +82,7 @@ def test_what_is_said_of_the_log(
     screen, text = console(terminal)
     monkeypatch.setattr(sys, "stderr", text)
     log = logging.getLogger("bespoke.test")
-    with logged(screen, verbose=verbose, quiet=quiet):
+    with logged(lambda: screen, steps=verbose or terminal, quiet=quiet):
         log.info("short")
         log.warning("long")
     said = [line if line.startswith("bespoke") else line.partition("] ")[2] for line in text.getvalue().splitlines()]

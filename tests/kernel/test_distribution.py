@@ -25,8 +25,8 @@ pytestmark = pytest.mark.kernel
 def some_modules(kernel: Kernel, count: int = 40) -> Iterator[ELFFile]:
     assert kernel.modules_root is not None
     found = sorted(list_modules(kernel.modules_root).values())
-    for path in islice(found, 0, None, max(1, len(found) // count)):
-        yield ELFFile(io.BytesIO(read_module_bytes(path)))
+    for place in islice(found, 0, None, max(1, len(found) // count)):
+        yield ELFFile(io.BytesIO(read_module_bytes(kernel.modules_root / place)))
 
 
 def section(module: ELFFile, name: str) -> bytes:

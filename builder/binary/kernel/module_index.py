@@ -23,7 +23,7 @@ from typing import Final
 from builder.acquire import sums
 from builder.binary import read_object
 from builder.binary.kernel.facts import cache_file, restored, stored
-from builder.binary.kernel.modules import module_files, module_name, read_module_bytes
+from builder.binary.kernel.modules import module_places, read_module_bytes
 from builder.errors import BespokeError
 
 log = logging.getLogger("bespoke.binary")
@@ -74,13 +74,13 @@ def _open(store: Path) -> sqlite3.Connection:
 def _content(root: Path) -> str:
     """A name for what is in the tree: the place, size and time of each module's file, wherever the tree lies."""
     rows: list[tuple[str, int, int]] = []
-    for path in module_files(root):
+    for place, _ in module_places(root):
         try:
-            state = path.stat()
+            state = os.stat(os.path.join(root, place))
         except OSError:
-            rows.append((os.path.relpath(path, root), -1, 0))  # a link to nothing
+            rows.append((place, -1, 0))  # a link to nothing
         else:
-            rows.append((os.path.relpath(path, root), state.st_size, state.st_mtime_ns))
+            rows.append((place, state.st_size, state.st_mtime_ns))
     return hashlib.sha256(json.dumps([_SCHEMA, rows]).encode()).hexdigest()[:16]
 
 
@@ -104,14 +104,15 @@ def _write(root: Path, store: Path) -> dict[str, str]:
     with cache_file(store) as made:
         with closing(sqlite3.connect(made)) as db:
             db.executescript(_TABLES)
-            for path in module_files(root):
+            for place, module in module_places(root):
                 try:
-                    names = _functions(path)
+                    names = _functions(root / place)
                 except BespokeError as error:
-                    unread[os.path.relpath(path, root)] = str(error)
+                    unread[place] = str(error)
                 else:
-                    module = stored(module_name(path))
-                    db.executemany("INSERT INTO functions VALUES (?, ?)", ((stored(name), module) for name in names))
+                    db.executemany(
+                        "INSERT INTO functions VALUES (?, ?)", ((stored(name), stored(module)) for name in names)
+                    )
             db.executemany("INSERT INTO unread VALUES (?)", ((stored(path),) for path in unread))
             db.execute("CREATE INDEX by_name ON functions (name)")
             db.commit()

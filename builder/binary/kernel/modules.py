@@ -69,26 +69,31 @@ def find_modules_root(image: Path, release: str, cache: Path) -> Path | None:
 
 def module_name(path: str | Path) -> str | None:
     """The name under which the kernel knows the module in this file; None where the file is none."""
-    stem, dot, suffix = os.path.basename(path).partition(".ko")
+    stem, dot, suffix = os.fspath(path).rpartition("/")[2].partition(".ko")
     return stem.replace("-", "_") if dot and ".ko" + suffix in _SUFFIXES else None
 
 
-def module_files(root: Path) -> Iterator[Path]:
-    """The file of every module below `root` in path order, `updates/` first."""
+def module_places(root: Path) -> Iterator[tuple[str, str]]:
+    """(place below `root`, name) of every module there, in path order, `updates/` first.
+
+    Texts, for there are thousands, and a path takes longer to make than the rest of it.
+    """
+    top = os.path.join(root, "")
     for folder, folders, files in os.walk(root):
         # depmod's default search order; build and source lead to kernel headers.
         wanted = (name for name in folders if name not in ("build", "source"))
         folders[:] = sorted(wanted, key=lambda name: (name != "updates", name))
+        below = os.path.join(folder, "").removeprefix(top)
         for file in sorted(files):
-            if module_name(file) is not None:
-                yield Path(folder, file)
+            if (name := module_name(file)) is not None:
+                yield below + file, name
 
 
-def list_modules(root: Path) -> dict[str, Path]:
-    """Every module below `root` by its name; of several the first of `module_files`."""
-    found: dict[str, Path] = {}
-    for path in module_files(root):
-        found.setdefault(module_name(path) or "", path)
+def list_modules(root: Path) -> dict[str, str]:
+    """The place of every module below `root` by its name; of several the first of `module_places`."""
+    found: dict[str, str] = {}
+    for place, name in module_places(root):
+        found.setdefault(name, place)
     return found
 
 
@@ -124,7 +129,7 @@ class ModuleFinder:
         return found
 
     @cached_property
-    def _walked(self) -> dict[str, Path]:
+    def _walked(self) -> dict[str, str]:
         return list_modules(self._root)
 
     def find(self, name: str) -> Path | None:
@@ -135,7 +140,7 @@ class ModuleFinder:
                 if (path := self._root / (stem + suffix)).is_file():
                     return mended(path)
         found = self._walked.get(wanted)
-        return mended(found) if found is not None else None
+        return mended(self._root / found) if found is not None else None
 
 
 def read_module_bytes(path: Path) -> bytes:
