@@ -51,11 +51,12 @@ def test_the_wheel_of_the_sdist_is_the_wheel_of_the_tree(sdist: Path, wheel: Pat
     assert made(tree, "wheel", tmp_path / "wheel").read_bytes() == wheel.read_bytes()
 
 
-def test_the_wheel_holds_the_package_and_its_templates(wheel: Path) -> None:
+def test_the_wheel_holds_the_package_with_templates_and_codes(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
         told = archive.read(metadata).decode()
     assert {f"builder/_templates/{path.name}" for path in (ROOT / "templates").iterdir()} <= held
+    assert {f"builder/_docs/codes/{path.name}" for path in (ROOT / "docs/codes").iterdir()} <= held
     assert {name for name in held if not name.startswith("builder/")} == set()
     assert "License-Expression: GPL-2.0-or-later\nLicense-File: LICENSE\n" in told

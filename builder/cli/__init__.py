@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "mark": "the livepatch module of marks: records of any line and expression of the kernel's source",
     "check": "load a module into a simulated kernel, without a VM, and say what stands against it",
     "inspect": "what a module contains, ours or anybody's; with a second one, what that does otherwise",
+    "explain": "what the code of a refusal, a warning or a finding means, with an example and the way out",
     "fidelity": "compare what the simulated loader makes of modules with what a kernel's own makes",
     "try": "load a module in a QEMU guest: a command before, with and after it",
     "load": "load a livepatch on this machine; probes follow the code",

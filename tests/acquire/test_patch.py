@@ -277,3 +277,26 @@ def test_a_tree_that_was_changed_meanwhile_is_not_used(patched: Edit, tree: Sour
     (tree.root / ".bespoke/identity").write_text("another")
     with pytest.raises(Exception, match="changed while it was in use"):
         patched(replaced("fs/read.c", "+ LOCAL", "+ 1"))
+
+
+def test_a_header_that_values_for_assembler_come_from(patched: Edit, tree: SourceTree) -> None:
+    (tree.root / "kernel").mkdir()
+    (tree.root / "kernel/bounds.c").write_text(
+        '#include "../boot/clock.h"\nvoid f(void) { asm volatile("\\n.ascii \\"->CLOCK %0\\"" : : "i" (CLOCK)); }\n'
+    )
+    (tree.root / "kernel/.bounds.s.cmd").write_text(
+        "cmd_kernel/bounds.s := gcc -Wp,-MMD,kernel/.bounds.s.d -Iinclude -O2 -S -o kernel/bounds.s kernel/bounds.c\n\n"
+        "source_kernel/bounds.s := kernel/bounds.c\n\ndeps_kernel/bounds.s := \\\n  boot/clock.h \\\n\n"
+    )
+    allowed = Allowed.parse(["patch-not-linked:boot/clock.h"])
+    assert refused(patched, replaced("boot/clock.h", "CLOCK 1", "CLOCK 2"), allowed=allowed) == [
+        ("patch-generated-header", "kernel/bounds.c")
+    ]
+
+
+def test_a_header_that_what_could_not_be_generated_may_read(patched: Edit, tree: SourceTree) -> None:
+    (tree.root / "fs/hand.c").unlink()
+    patch = replaced("fs/local.h", "LOCAL 3", "LOCAL 4")
+    assert refused(patched, patch) == [("patch-user-unseen", "fs/local.h")]
+    result = patched(patch, allowed=Allowed.parse(["patch-user-unseen:fs/local.h"]))
+    assert [row.code for row in result.warnings] == ["patch-user-unseen"] and len(result.pairs) == 3

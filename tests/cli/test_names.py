@@ -245,6 +245,7 @@ def test_an_argument_that_leads_nowhere(say: Say, command: str, name: str, tmp_p
         "watch": (f"x{name}",),
         "check": (path, "--kernel", kernel),
         "inspect": (path, path),
+        "explain": (f"x{name}",),
         "fidelity": ("--kernel", kernel, path),
         "try": (path, "--kernel", kernel),
         "load": (path, "--timeout", name),
