@@ -125,6 +125,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType({code.name: code for code in
         patch_no_code="a file without code, which is left out",
         patch_moved="hunks that stand elsewhere than the patch says",
         compiler_differs="a compiler that is not the one of the kernel",
+        config_drift="an option of the kernel that the source cannot be configured with",
     ),
     *_rows(
         "mark",

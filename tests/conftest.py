@@ -115,9 +115,9 @@ def data() -> Path:
     return data_root()
 
 
-def _newest(series: str) -> str:
+def _newest(series: str, suite: str | None = None) -> str:
     with needed(f"no kernel of series {series}"):
-        return newest_kernel(series)
+        return newest_kernel(series, suite=suite)
 
 
 @pytest.fixture(scope="session")
@@ -130,6 +130,12 @@ def release_61() -> str:
 def release_612() -> str:
     """The newest of series 6.12: IBT, another `struct module`, compressed modules."""
     return _newest("6.12")
+
+
+@pytest.fixture(scope="session")
+def release_7() -> str:
+    """The newest of series 7, from a suite that the machine is not configured with: packages split, no versions."""
+    return _newest("7", "sid")
 
 
 @pytest.fixture(params=["6.1", "6.12"], scope="session")

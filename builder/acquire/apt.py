@@ -4,9 +4,9 @@ apt itself verifies the archive's signatures; the sha256 that its signed index
 gives is compared here once more with the file that is unpacked. Versions are
 always looked up, never written down.
 
-Where the machine's package lists are empty or older than the mirror, lists of
-our own are fetched into the cache from the machine's configured sources: that
-needs no root either.
+Where the machine's package lists are empty or older than the mirror, and for
+suites that it is not configured with (see `suites`), lists of our own are fetched
+into the cache: that needs no root either.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import hashlib
 import logging
 import os
 import re
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cmp_to_key
 from pathlib import Path
 
 from builder.acquire import sums
 from builder.acquire.cache import cache_root, locked, published, remove_tree, scratch
+from builder.acquire.suites import OWN, Group, configured, fetching, options, refresh, refreshable
 from builder.acquire.tools import ended, run
 from builder.acquire.whole import write_whole
 from builder.errors import InputError, MissingToolError, SpaceError, ToolError
@@ -33,7 +33,7 @@ log = logging.getLogger("bespoke.acquire")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One version of one binary package as apt's index describes it."""
+    """One version of one binary package as the index of a group of suites describes it."""
 
     name: str
     version: str
@@ -41,6 +41,7 @@ class Package:
     sha256: str
     size: int
     depends: str
+    group: Group = OWN
 
     @property
     def file_name(self) -> str:
@@ -60,85 +61,6 @@ def newest(versions: Iterable[str]) -> str:
     return max(versions, key=cmp_to_key(compare_versions))
 
 
-def _private() -> list[str]:
-    """apt options that keep its lists and its state in the cache (no root, no system lock)."""
-    base = cache_root() / "apt"
-    for part in ("lists/partial", "archives/partial"):
-        (base / part).mkdir(parents=True, exist_ok=True)
-    pairs = {
-        "Dir::State::Lists": f"{base}/lists",
-        "Dir::Cache": str(base),
-        "Dir::Cache::archives": f"{base}/archives",
-        "Debug::NoLocking": "true",
-        # The sandbox user cannot read below a private home directory.
-        "APT::Sandbox::User": "root" if os.geteuid() == 0 else "",
-    }
-    return [word for key, value in pairs.items() if value for word in ("-o", f"{key}={value}")]
-
-
-HELP = (
-    "with a network once it is, and is in the cache from then on; or name what is here: --kernel FILE, "
-    "--source DIRECTORY or TARBALL"
-)
-
-
-@contextmanager
-def _fetching(what: str) -> Iterator[None]:
-    """Say of a failure of apt's, or that there is none, what is missing for it and what helps."""
-    try:
-        yield
-    except SpaceError:
-        raise
-    except MissingToolError as error:
-        raise MissingToolError(f"{what} cannot be fetched: {error.message}; {HELP}") from error
-    except ToolError as error:
-        raise ToolError(f"{what} cannot be fetched: {_reason(error.message)}; {HELP}") from error
-
-
-def _reason(said: str) -> str:
-    """The first error of an apt program, without the marks and addresses that only apt's own reader needs."""
-    text = re.sub(r"^apt-\w+ failed \([^)]*\): ", "", said).partition(" | ")[0]
-    return re.sub(r"^[EW]: (Failed to fetch \S+\s+)?", "", text).strip()
-
-
-#: seconds for which lists of our own count as current: a name that they lack is not asked for again
-LISTS_CURRENT = 3600.0
-
-
-def _stamp() -> float:
-    """When our own lists were fetched (seconds since the epoch), 0 if never."""
-    try:
-        return (cache_root() / "apt" / "fetched").stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _options() -> list[str]:
-    """The lists in use: the machine's or our own, whichever were fetched later."""
-    system = Path("/var/lib/apt/lists")
-    return _private() if _stamp() > (system.stat().st_mtime if system.is_dir() else 0.0) else []
-
-
-def _refreshable() -> bool:
-    return time.time() - _stamp() > LISTS_CURRENT
-
-
-def refresh(wanted: str) -> None:
-    """Fetch the package lists of the machine's configured sources into the cache, for what is `wanted`."""
-    with locked("apt-lists"):
-        if not _refreshable():
-            return
-        log.info("fetching the package lists")
-        words = ["apt-get", *_private(), "-q", "-o", "Acquire::Languages=none"]
-        with _fetching(f"{wanted} is not here, and the list of packages"):
-            run([*words, "update"], timeout=900)
-            if not any((cache_root() / "apt" / "lists").glob("*_Packages*")):
-                # What failed (a full disk, no network) is a mere warning by default.
-                run([*words, "-o", "APT::Update::Error-Mode=any", "update"], timeout=900)
-                raise ToolError("no archive is configured")
-        write_whole(cache_root() / "apt" / "fetched", "")
-
-
 def _stanzas(text: str) -> list[dict[str, str]]:
     stanzas: list[dict[str, str]] = []
     for block in re.split(r"\n\s*\n", text.strip()):
@@ -148,10 +70,10 @@ def _stanzas(text: str) -> list[dict[str, str]]:
     return stanzas
 
 
-def _show(*names: str) -> list[Package]:
+def _show(*names: str, group: Group = OWN) -> list[Package]:
     try:
-        with _fetching(" or ".join(names)):
-            text = run(["apt-cache", *_options(), "show", "--", *names])
+        with fetching(" or ".join(names[:3])):
+            text = run(["apt-cache", *options(group), "show", "--", *names])
     except (MissingToolError, SpaceError):
         raise
     except ToolError:  # apt-cache fails for a name that it does not know
@@ -164,67 +86,86 @@ def _show(*names: str) -> list[Package]:
             sha256=s["SHA256"],
             size=int(s.get("Size", "0")),
             depends=s.get("Depends", ""),
+            group=group,
         )
         for s in _stanzas(text)
         if s.get("Package") in names and "SHA256" in s
     ]
 
 
-def offered(name: str) -> list[Package]:
-    """All versions of `name` that the configured archives offer, newest first; empty if none.
+def offered(name: str, group: Group = OWN) -> list[Package]:
+    """All versions of `name` that a group of suites offers, newest first; empty if none.
 
     An unknown name makes the lists be fetched once, since they may be absent or old.
     """
-    found = _show(name)
-    if not found and _refreshable():
-        refresh(name)
-        found = _show(name)
+    found = _show(name, group=group)
+    if not found and refreshable(group):
+        refresh(name, group)
+        found = _show(name, group=group)
     order = cmp_to_key(compare_versions)
     return sorted(found, key=lambda package: order(package.version), reverse=True)
 
 
-def newest_of(names: Sequence[str]) -> Package | None:
+def newest_of(names: Sequence[str], group: Group = OWN) -> Package | None:
     """The package of the greatest version among all that are offered of `names`, by one question to apt."""
-    found = _show(*names) if names else []
+    found = _show(*names, group=group) if names else []
     best = newest(package.version for package in found) if found else None
     return next((package for package in found if package.version == best), None)
 
 
-def lookup(name: str, version: str | None = None) -> Package:
-    """The package `name` at `version` (default: the newest offered).
+def lookup(name: str, version: str | None = None, groups: Sequence[Group] = (OWN,)) -> Package:
+    """The package `name` at `version` (default: the newest offered) in the first group that has it.
 
     Raises `InputError` that names the package, the version and what is offered instead.
     """
-    found = offered(name)
-    if version is None and found:
-        return found[0]
-    for package in found:
-        if package.version == version:
-            return package
-    if found:
-        others = ", ".join(dict.fromkeys(p.version for p in found))
-        raise InputError(f"version {version} is no longer offered (offered: {others})", where=name)
-    raise InputError(f"no package of that name in the configured suites ({', '.join(suites()) or 'none'})", where=name)
+    seen: list[str] = []
+    for group in groups:
+        found = offered(name, group)
+        for package in found:
+            if version in (None, package.version):
+                return package
+        seen += [package.version for package in found]
+    if seen:
+        raise InputError(
+            f"version {version} is no longer offered (offered: {', '.join(dict.fromkeys(seen))})", where=name
+        )
+    raise InputError(f"no package of that name in {in_suites(groups)}", where=name)
 
 
-def names(pattern: str) -> list[str]:
-    """Names of all offered packages that match the regular expression `pattern` in full."""
+def in_suites(groups: Sequence[Group]) -> str:
+    """The suites of some groups, for messages."""
+    others = [group.name for group in groups if group.name]
+    own = f"the configured suites ({', '.join(configured()) or 'none'})"
+    return own + (f", nor in {', '.join(others)}" if others else "") if OWN in groups else ", ".join(others)
+
+
+def names(pattern: str, group: Group = OWN) -> list[str]:
+    """Names of all packages of a group that match the regular expression `pattern` in full."""
 
     def listed() -> list[str]:
-        text = run(["apt-cache", *_options(), "pkgnames"])
+        text = run(["apt-cache", *options(group), "pkgnames"])
         return sorted(name for name in text.split() if re.fullmatch(pattern, name))
 
     found = listed()
-    if not found and _refreshable():
-        refresh("a package of this kernel series")
+    if not found and refreshable(group):
+        refresh("a package of this kernel series", group)
         found = listed()
     return found
 
 
-def suites() -> list[str]:
-    """The suites that apt is configured with (codenames), for messages."""
-    text = run(["apt-cache", *_options(), "policy"])
-    return sorted({m[1] for m in re.finditer(r"\bn=([^,\s]+)", text)})
+def closure(specs: Sequence[str], group: Group) -> list[Package]:
+    """The packages that `specs` (NAME=VERSION or NAME) need to run where nothing is installed, themselves among them.
+
+    Raises `ToolError`, as `apt-get install` says it, where a version or a dependency is not offered.
+    """
+    if refreshable(group):
+        refresh(specs[0], group)
+    words = ["apt-get", *options(group), "-q", "-s", "--no-install-recommends", "install", *specs]
+    with fetching(" and ".join(specs[:3])):
+        said = run(words)
+    chosen = dict(re.findall(r"^Inst (\S+) \((\S+) ", said, flags=re.MULTILINE))
+    found = {(package.name, package.version): package for package in _show(*chosen, group=group)}
+    return [found[pair] for pair in chosen.items()]
 
 
 def sha256_of(path: Path) -> str:
@@ -235,29 +176,56 @@ def sha256_of(path: Path) -> str:
 
 def download(package: Package) -> Path:
     """The verified .deb of `package` in the cache, downloaded where it is absent or damaged."""
+    return download_all([package])[0]
+
+
+def download_all(packages: Sequence[Package]) -> list[Path]:
+    """The verified .deb of each package in the cache; what is absent or damaged of a group is fetched at once."""
+    with ExitStack() as held:
+        for name in sorted({package.file_name for package in packages}):
+            held.enter_context(locked(f"deb-{name}"))
+        missing = [package for package in packages if not _is_here(package)]
+        for group in dict.fromkeys(package.group for package in missing):
+            wanted = [package for package in missing if package.group == group]
+            with scratch("download") as work:
+                _apt_download(wanted, group, work)
+                for package in wanted:
+                    got = work / package.file_name
+                    if not got.is_file():
+                        raise ToolError("apt-get download did not bring it", where=package.file_name)
+                    if sha256_of(got) != package.sha256:
+                        raise ToolError("the downloaded file has not the sha256 of the signed index", where=got.name)
+                    os.replace(got, _place(package))
+    return [_place(package) for package in packages]
+
+
+def _place(package: Package) -> Path:
     target = cache_root() / "packages" / package.file_name
-    with locked(f"deb-{package.file_name}"):
-        if target.is_file():
-            if sha256_of(target) == package.sha256:
-                return target
-            log.warning("%s is damaged: downloading it again", target.name)
-        target.parent.mkdir(exist_ok=True)
-        with scratch("download") as work:
-            got = _apt_download(package, work)
-            if sha256_of(got) != package.sha256:
-                raise ToolError("the downloaded file has not the sha256 of the signed index", where=got.name)
-            os.replace(got, target)
+    target.parent.mkdir(exist_ok=True)
     return target
 
 
-def _apt_download(package: Package, work: Path) -> Path:
-    log.info("downloading %s %s (%.0f MB)", package.name, package.version, package.size / 1e6)
-    spec, wanted = f"{package.name}={package.version}", f"{package.name} {package.version}"
+def _is_here(package: Package) -> bool:
+    target = _place(package)
+    if not target.is_file():
+        return False
+    if sha256_of(target) == package.sha256:
+        return True
+    log.warning("%s is damaged: downloading it again", target.name)
+    return False
+
+
+def _apt_download(packages: Sequence[Package], group: Group, work: Path) -> None:
+    size = sum(package.size for package in packages) / 1e6
+    more = f" and {len(packages) - 1} more" if len(packages) > 1 else ""
+    log.info("downloading %s %s%s (%.0f MB)", packages[0].name, packages[0].version, more, size)
+    specs = [f"{package.name}={package.version}" for package in packages]
+    wanted = f"{packages[0].name} {packages[0].version}{more}"
 
     def attempt() -> None:
         sandbox = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-        with _fetching(wanted):
-            run(["apt-get", *_options(), *sandbox, "-q", "-o", "Acquire::Retries=3", "download", spec], cwd=work)
+        with fetching(wanted):
+            run(["apt-get", *options(group), *sandbox, "-q", "-o", "Acquire::Retries=3", "download", *specs], cwd=work)
 
     try:
         attempt()
@@ -265,30 +233,69 @@ def _apt_download(package: Package, work: Path) -> Path:
         raise
     except ToolError:
         # Old lists name files that the mirror has dropped.
-        if not _refreshable():
+        if not refreshable(group):
             raise
-        refresh(wanted)
+        refresh(wanted, group)
         attempt()
-    files = list(work.glob("*.deb"))
-    if len(files) != 1:
-        raise ToolError(f"apt-get download brought {len(files)} files instead of one", where=spec)
-    return files[0]
+
+
+def fetch_source_file(name: str, version: str, ending: str, group: Group, work: Path) -> Path:
+    """The one file of a source package whose name ends so (`.debian.tar.xz`), verified, in the directory `work`.
+
+    Raises `ToolError` where the package, or the file, is not to be had.
+    """
+    sources = Group(group.name, source=True)
+    if refreshable(sources):
+        refresh(f"the source package {name}", sources)
+    words = [*options(sources), "-q"]
+    with fetching(f"the source package {name} {version}"):
+        listed = run(["apt-get", *words, "source", "--print-uris", "--only-source", f"{name}={version}"])
+        rows = [line.split() for line in listed.splitlines() if line.startswith("'")]
+        for uri, file, _, checksum in (row for row in rows if row[1].endswith(ending)):
+            run(["/usr/lib/apt/apt-helper", *words, "download-file", uri.strip("'"), work / file, checksum])
+            return work / file
+    raise ToolError(f"has no file that ends in {ending}", where=f"{name} {version}")
 
 
 def unpack_all(packages: Sequence[Package], root: Path) -> None:
     """Unpack the files of all `packages` below the directory `root` (`dpkg-deb -x`; no scripts run)."""
-    for package in packages:
-        deb = download(package)
+    for deb in download_all(packages):
         log.info("unpacking %s", deb.name)
         run(["dpkg-deb", "-x", deb, root])
 
 
+def parts(package: Package) -> list[Package]:
+    """The other packages that hold the rest of `package`: what it depends on in its own version, and so on.
+
+    Debian's kernels since 6.18 are linux-base-R, linux-binary-R and linux-modules-R, which linux-image-R brings
+    together; of alternatives (`signed | unsigned`) the first that is offered. One that is no longer offered is
+    left out, with a warning: what that had is found missing when it is used.
+    """
+    found: dict[str, Package] = {}
+    waiting = [package]
+    while waiting:
+        for choice in waiting.pop().depends.split(","):
+            exact = [m[1] for m in re.finditer(r"([a-z0-9.+~-]+) \(= ([^)]+)\)", choice) if m[2] == package.version]
+            if not exact or found.keys() & exact:
+                continue
+            there = {
+                other.name: other for other in _show(*exact, group=package.group) if other.version == package.version
+            }
+            if not there:
+                log.warning("%s is without %s, which is no longer offered", package.name, " or ".join(exact))
+                continue
+            other = there[next(name for name in exact if name in there)]
+            found[other.name] = other
+            waiting.append(other)
+    return list(found.values())
+
+
 def unpacked(package: Package) -> Path:
-    """The cached directory with the files of `package`; beside them, `.package` names it and its sha256."""
+    """The cached directory with the files of `package` and its `parts`; `.package` names it, its sha256, its group."""
 
     def make(root: Path) -> None:
-        unpack_all([package], root)
-        write_whole(root / ".package", f"{package.name}\n{package.version}\n{package.sha256}\n")
+        unpack_all([package, *parts(package)], root)
+        write_whole(root / ".package", f"{package.name}\n{package.version}\n{package.sha256}\n{package.group.name}\n")
 
     return published("unpacked", f"{package.name}_{package.version}", make)
 
@@ -302,8 +309,8 @@ def mended(path: Path) -> Path:
     if root is None or sums.damaged(root, [os.path.relpath(path, root)]) is None:
         return path
     sums.note_damage(path)
-    name, version, _ = (root / ".package").read_text().split()
-    package = lookup(name, version)
+    name, version, _, *group = (root / ".package").read_text().split()
+    package = lookup(name, version, [Group(group[0] if group else "")])
     remove_tree(root)
     unpacked(package)
     return path
@@ -314,6 +321,6 @@ def cached(name: str, version: str | None = None) -> tuple[str, Path] | None:
     found: dict[str, Path] = {}
     for record in (cache_root() / "unpacked").glob(f"{name}_*/.package"):
         lines = record.read_text().split()
-        if len(lines) == 3 and lines[0] == name and version in (None, lines[1]):
+        if len(lines) in (3, 4) and lines[0] == name and version in (None, lines[1]):
             found[lines[1]] = record.parent
     return (best := newest(found), found[best]) if found else None

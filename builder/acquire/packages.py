@@ -4,21 +4,28 @@
 called by several processes at once.
 
 Debian's scheme, as of bookworm and trixie: `linux-image-RELEASE` holds
-/boot/{vmlinuz,config,System.map}-RELEASE and the module tree; the headers are
-`linux-headers-RELEASE` on top of `linux-headers-ABI-common` and `linux-kbuild-*`;
-`linux-source-SERIES` is offered in each version that an image is, and the
-image's version is in its banner ("... Debian 6.1.176-1 (...)").
+/boot/{vmlinuz,config,System.map}-RELEASE and the module tree; from 6.18 on it
+brings other packages together (`apt.parts`), and image and configuration lie
+in the module tree. Without a signed package of that name the unsigned one will
+do. The headers are `linux-headers-RELEASE` on top of `linux-headers-ABI-common`
+and `linux-kbuild-*`; `linux-source-SERIES` is offered in each version that an
+image is, and the image's version is in its banner ("... Debian 6.1.176-1 (...)").
+
+A release is looked for in the suites that the machine's apt is configured with,
+then in those that its name tells (`suites.groups_for`), or in a named one.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire import apt
 from builder.acquire.cache import cache_root, published
+from builder.acquire.suites import OWN, Group, group_of, groups_for
 from builder.acquire.tools import run
 from builder.acquire.whole import write_whole
 from builder.errors import InputError, ToolError
@@ -48,13 +55,16 @@ class HeadersTree:
 
 
 def _kernel_tree(release: str, version: str, root: Path) -> KernelTree | None:
-    boot = root / "boot"
     modules = next(
         (root / top / "modules" / release for top in ("lib", "usr/lib") if (root / top / "modules" / release).is_dir()),
         None,
     )
-    image = boot / f"vmlinuz-{release}"
-    if modules is None or not os.access(image, os.R_OK):
+    if modules is None:
+        return None
+    boot = root / "boot"
+    places = ((boot / f"vmlinuz-{release}", boot / f"config-{release}"), (modules / "vmlinuz", modules / "config"))
+    image, config = next((pair for pair in places if os.access(pair[0], os.R_OK)), (None, None))
+    if image is None or config is None:
         return None
     return KernelTree(
         release=release,
@@ -62,7 +72,7 @@ def _kernel_tree(release: str, version: str, root: Path) -> KernelTree | None:
         root=root,
         modules=modules,
         image=apt.mended(image),
-        config=apt.mended(boot / f"config-{release}"),
+        config=apt.mended(config),
     )
 
 
@@ -73,52 +83,83 @@ def installed_kernel(release: str) -> KernelTree | None:
 
 def cached_kernel(release: str) -> KernelTree | None:
     """The kernel `release` in the cache, if it is there; never goes to the network."""
-    found = apt.cached(f"linux-image-{release}")
+    found = _cached(release, None)
     return _kernel_tree(release, *found) if found else None
 
 
-def fetch_kernel(release: str, version: str | None = None) -> KernelTree:
+def _cached(release: str, version: str | None) -> tuple[str, Path] | None:
+    return next((found for name in _image_packages(release) if (found := apt.cached(name, version))), None)
+
+
+def kernel_groups(release: str) -> tuple[Group, ...]:
+    """Where what belongs to a kernel may come from: the suites that its image came from, then those of its name."""
+    found = _cached(release, None)
+    record = (found[1] / ".package").read_text().split() if found else []
+    return tuple(dict.fromkeys((*(Group(name) for name in record[3:]), *groups_for(release))))
+
+
+def _image_packages(release: str) -> tuple[str, str]:
+    """The packages that hold the image of a release: signed for secure boot, or not. Its code is the same."""
+    return f"linux-image-{release}", f"linux-image-{release}-unsigned"
+
+
+def fetch_kernel(release: str, version: str | None = None, *, suite: str | None = None) -> KernelTree:
     """The kernel package of `release` (such as the output of `uname -r`), from the cache or the archive.
 
-    Raises `InputError` when no configured suite offers it, `ToolError` when apt fails.
+    Raises `InputError` when no suite, or not `suite`, offers it, `ToolError` when apt fails.
     """
-    name = f"linux-image-{release}"
-    found = apt.cached(name, version)
+    found = _cached(release, version)
     if found is None:
-        package = _image_package(release, version)
+        package = _image_package(release, version, (group_of(suite),) if suite else groups_for(release))
         found = (package.version, apt.unpacked(package))
     tree = _kernel_tree(release, *found)
     if tree is None:
-        raise InputError(f"the package holds no image and module tree for {release}", where=name)
+        raise InputError(f"the package holds no image and module tree for {release}", where=f"linux-image-{release}")
     return tree
 
 
-def _image_package(release: str, version: str | None) -> apt.Package:
-    name = f"linux-image-{release}"
-    found = apt.offered(name)
-    if found:
-        return apt.lookup(name, version)
-    series = ".".join(release.split(".")[:2])
-    nearby = [n.removeprefix("linux-image-") for n in _image_names(re.escape(series))]
-    if nearby:
-        raise InputError(f"no package of that name; offered of {series}: {', '.join(nearby)}", where=name)
-    others = ", ".join(n.removeprefix("linux-image-") for n in _image_names(r"\d+\.\d+")) or "none"
+def _image_package(release: str, version: str | None, groups: Sequence[Group]) -> apt.Package:
     if not re.match(r"\d+\.\d+", release):
-        raise InputError(f"is no release; offered are: {others}", where=release or "(empty name)")
-    raise InputError(f"no package of that name; {_suite_hint(series)}; offered are: {others}", where=name)
+        raise _unknown_release(release, groups)
+    name = f"linux-image-{release}"
+    for group in groups:
+        for package in (package for name in _image_packages(release) for package in apt.offered(name, group)):
+            if version in (None, package.version):
+                return package
+    if any(apt.offered(name, group) for group in groups):
+        return apt.lookup(name, version, groups)  # says which versions there are
+    raise _unknown_release(release, groups)
 
 
-def _image_names(series_pattern: str) -> list[str]:
+def _unknown_release(release: str, groups: Sequence[Group]) -> InputError:
+    name = f"linux-image-{release}"
+    series = ".".join(release.split(".")[:2])
+    nearby = _releases(re.escape(series), groups)
+    if nearby:
+        return InputError(f"no package of that name; offered of {series}: {nearby}", where=name)
+    others = _releases(r"\d+\.\d+", groups) or "none"
+    if not re.match(r"\d+\.\d+", release):
+        return InputError(f"is no release; offered are: {others}", where=release or "(empty name)")
+    return InputError(f"no package of that name; {_suite_hint(series, groups)}; offered are: {others}", where=name)
+
+
+def _releases(series_pattern: str, groups: Sequence[Group]) -> str:
+    names = dict.fromkeys(name for group in groups for name in _image_names(series_pattern, group))
+    return ", ".join(name.removeprefix("linux-image-") for name in names)
+
+
+def _image_names(series_pattern: str, group: Group = OWN) -> list[str]:
     """Real (not -dbg, -unsigned, meta) image packages of a series, generic flavour."""
     machine = re.escape(architecture())
-    return apt.names(rf"linux-image-{series_pattern}(\.\d[^-]*|\.0-[\w.]+)-{machine}")
+    # Since 6.18 a meta package is called linux-image-MACHINE alone, and a candidate has no third number.
+    exact = r"(\.\d[^-]*|\.0-[\w.]+)" if group.name != "experimental" else r"(\.\d[^-]*|\.0-[\w.]+)?"
+    return apt.names(rf"linux-image-{series_pattern}{exact}-{machine}", group)
 
 
-def _suite_hint(series: str) -> str:
-    suites = ", ".join(apt.suites()) or "none"
+def _suite_hint(series: str, groups: Sequence[Group]) -> str:
     return (
-        f"no suite that apt is configured with ({suites}) offers Linux {series}: "
-        "add the suite that does (such as NAME-backports or the next release) to /etc/apt/sources.list.d"
+        f"no package of Linux {series} in {apt.in_suites(groups)}: "
+        "name the suite that has one (--suite NAME, such as NAME-backports or the next release)"
     )
 
 
@@ -127,16 +168,18 @@ def architecture() -> str:
     return run(["dpkg", "--print-architecture"]).strip()
 
 
-def newest_kernel(series: str) -> str:
-    """The newest release offered of a series: "6.1" -> such as "6.1.0-50-amd64".
+def newest_kernel(series: str, *, suite: str | None = None) -> str:
+    """The newest release offered of a series ("6.1", "7"), by a suite or the machine's, such as "6.1.0-50-amd64".
 
     Raises `InputError` that says which suites were asked when there is none.
     """
-    if not re.fullmatch(r"\d+\.\d+", series):
+    group = group_of(suite) if suite else OWN
+    if not re.fullmatch(r"\d+(\.\d+)?", series):
         raise InputError(f"{series!r} is no kernel series such as 6.1")
-    best = apt.newest_of(_image_names(re.escape(series)))
+    pattern = re.escape(series) if "." in series else rf"{series}\.\d+"
+    best = apt.newest_of(_image_names(pattern, group), group)
     if best is None:
-        raise InputError(_suite_hint(series))
+        raise InputError(_suite_hint(series, (group,)))
     return best.name.removeprefix("linux-image-")
 
 
@@ -154,14 +197,14 @@ def fetch_headers(release: str) -> HeadersTree:
     cached = _cached_headers(release)
     if cached is not None:
         return cached
-    main = apt.lookup(name)
+    main = apt.lookup(name, groups=groups_for(release))
     parts = [main, *(_dependency(main, pattern) for pattern in HEADERS_PARTS)]
 
     def make(root: Path) -> None:
         apt.unpack_all(parts, root)
         for folder in (root / "usr/src").iterdir():
             _make_relative(root, folder)
-        write_whole(root / ".package", f"{main.name}\n{main.version}\n{main.sha256}\n")
+        write_whole(root / ".package", f"{main.name}\n{main.version}\n{main.sha256}\n{main.group.name}\n")
 
     return _headers_tree(release, main.version, published("headers", f"{name}_{main.version}", make))
 
@@ -192,7 +235,7 @@ def _dependency(package: apt.Package, pattern: str) -> apt.Package:
     names = [m for m in re.findall(r"(?:^|,\s*)([a-z0-9.+~-]+)", package.depends) if re.fullmatch(pattern, m)]
     if not names:
         raise InputError(f"depends on no package like {pattern}", where=package.name)
-    offered = apt.offered(names[0])
+    offered = apt.offered(names[0], package.group)
     same = [p for p in offered if p.version == package.version]
     if not offered:
         raise InputError(f"needs {names[0]}, which no configured suite offers", where=package.name)

@@ -21,12 +21,13 @@ from pathlib import Path
 from builder.acquire import apt, sums
 from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch
 from builder.acquire.kbuild import ListedObjects, record
-from builder.acquire.packages import fetch_kernel
+from builder.acquire.packages import fetch_kernel, kernel_groups
+from builder.acquire.queue import apply_queue, featureset
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import need, run
 from builder.acquire.tree_state import STATE, disturbed, keep_state
 from builder.acquire.whole import write_whole
-from builder.errors import NOTHING, Allowed, InputError, ToolError
+from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, ToolError
 
 log = logging.getLogger("bespoke.acquire")
 
@@ -140,7 +141,7 @@ class SourceTree:
 
     def _make(self) -> list[str]:
         # What `prepare` stands for in the top Makefile is made, as far as any object needs it.
-        return ["make", "-o", "prepare", *make_variables(self.root, self.release, self.compiler.command)]
+        return ["make", "-o", "prepare", *make_variables(self.root, self.release, self.compiler)]
 
 
 def processors() -> int:
@@ -148,15 +149,24 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def make_variables(root: Path, release: str, compiler: str) -> list[str]:
-    """Variables for every call of make in a tree: none of them decides which objects there are."""
+def make_variables(root: Path, release: str, compiler: Compiler) -> list[str]:
+    """Variables for every call of make in a tree: none of them decides which objects there are.
+
+    What runs on this machine (objtool) is compiled by its own compiler, since it needs its own libraries.
+    """
     return [
-        f"CC={compiler}",
-        f"HOSTCC={compiler}",
+        f"CC={compiler.command}",
+        f"HOSTCC={host_compiler(compiler)}",
+        *([f"LD={compiler.linker}"] if compiler.linker else []),
         f"KERNELRELEASE={release}",
         f"KCFLAGS={EXTRA_FLAGS}",
         f"PAHOLE={root / '.bespoke/pahole'}",
     ]
+
+
+def host_compiler(compiler: Compiler) -> str:
+    """The compiler of what is run on this machine."""
+    return "gcc" if compiler.linker else compiler.command
 
 
 def fetch_source(release: str, version: str | None = None, *, allowed: Allowed = NOTHING) -> SourceTree:
@@ -164,19 +174,52 @@ def fetch_source(release: str, version: str | None = None, *, allowed: Allowed =
 
     About 150 MB to download and 1.5 GB on disk the first time, then from the
     cache. Raises `InputError` when the archive offers that version no longer,
-    `RefusedError` for another compiler, `ToolError` for a missing program.
+    `RefusedError` for another compiler or configuration, `ToolError` for a missing program.
     """
     kernel = fetch_kernel(release, version)
     series = ".".join(release.split(".")[:2])
     name = f"linux-source-{series}"
     config = read_config(kernel.config)
-    compiler = find_compiler(config, allowed)
-    identity = tree_identity(f"{name}_{kernel.version}", release, compiler)
+    groups = kernel_groups(release)
+    compiler = find_compiler(config, allowed, groups)
+    features = featureset(release, groups) if config.get("CONFIG_PREEMPT_RT") == "y" else ""
 
-    def unpack(root: Path) -> None:
-        unpack_package(apt.lookup(name, kernel.version), root)
+    def tree(features: str) -> SourceTree:
+        def unpack(root: Path) -> None:
+            unpack_package(apt.lookup(name, kernel.version, groups), root)
+            if features:
+                apply_queue(root, features, kernel.version, groups)
 
-    return prepared(identity, release, kernel.config, compiler, unpack)
+        origin = f"{name}_{kernel.version}" + (f"+{features}" if features else "")
+        return prepared(tree_identity(origin, release, compiler), release, kernel.config, compiler, unpack)
+
+    if features:
+        try:
+            return accepted(tree(features), allowed)
+        except (ToolError, InputError) as error:
+            log.warning("without the patches of %s, whose functions will not be those that run: %s", features, error)
+    return accepted(tree(""), allowed)
+
+
+def accepted(tree: SourceTree, allowed: Allowed) -> SourceTree:
+    """`tree` where it is configured as the kernel is; else RefusedError (code `config-drift`), unless `allowed`.
+
+    Before any code is compared: what differs then would be blamed on the code.
+    """
+    refusals = [
+        Refusal(
+            code="config-drift",
+            symbol=row.partition(":")[0],
+            section="",
+            fatal=False,
+            message=f"the source cannot be configured as the kernel is: {row}",
+            advice="name the source that the kernel was built from, with the patches of its flavour (--source)",
+        )
+        for row in tree.drift
+    ]
+    if rest := [refusal for refusal in refusals if not allowed.covers(refusal)]:
+        raise RefusedError(rest)
+    return tree
 
 
 def tree_identity(origin: str, release: str, compiler: Compiler) -> str:
@@ -256,7 +299,7 @@ def prepared(
 def prepare(root: Path, release: str, compiler: Compiler) -> None:
     """Configure an unpacked tree by `.bespoke/config`, make what every object needs, and stamp it."""
     need(PROGRAMS, purpose="preparing kernel source")
-    _need_headers(compiler.command)
+    _need_headers(host_compiler(compiler))
     log.info("preparing the source of %s", release)
     own = root / ".bespoke"
     wanted = read_config(own / "config")
@@ -267,7 +310,7 @@ def prepare(root: Path, release: str, compiler: Compiler) -> None:
     pahole.chmod(0o755)
     if not (root / ".config").is_file():
         shutil.copyfile(own / "config", root / ".config")
-    make = ["make", *make_variables(root, release, compiler.command), *PREPARING, f"-j{processors()}"]
+    make = ["make", *make_variables(root, release, compiler), *PREPARING, f"-j{processors()}"]
     log_file = own / "prepare.log"
     run([*make, "olddefconfig"], cwd=root, log=log_file)
     drift = config_drift(wanted, read_config(root / ".config"))

@@ -19,11 +19,12 @@ from pathlib import Path
 
 from builder.acquire import apt
 from builder.acquire.cache import cache_path, cache_root, locked
-from builder.acquire.packages import cached_kernel, fetch_kernel, installed_kernel
+from builder.acquire.packages import cached_kernel, fetch_kernel, installed_kernel, kernel_groups
 from builder.acquire.source import (
     INCLUDES,
     LISTING,
     SourceTree,
+    accepted,
     fetch_source,
     prepare,
     prepared,
@@ -83,10 +84,11 @@ def find_source(spec: str | None, target: SourceTarget, *, allowed: Allowed = NO
         return fetch_source(target.release, target.package_version, allowed=allowed)
     path = Path(spec)
     if path.is_dir():
-        return _directory(path.resolve(), target.release, config, compiler)
+        return accepted(_directory(path.resolve(), target.release, config, compiler), allowed)
     if path.is_file():
         identity = tree_identity(f"{path.name}_{apt.sha256_of(path)[:16]}", target.release, compiler)
-        return prepared(identity, target.release, config, compiler, lambda root: unpack_archive(path, root))
+        tree = prepared(identity, target.release, config, compiler, lambda root: unpack_archive(path, root))
+        return accepted(tree, allowed)
     if "/" in spec:
         raise InputError("no such file or directory", where=spec)
     name, _, version = spec.partition("=")
@@ -96,13 +98,15 @@ def find_source(spec: str | None, target: SourceTarget, *, allowed: Allowed = NO
     if not name.startswith("linux-source-"):
         other = fetch_kernel(spec)
         name, version = f"linux-source-{'.'.join(spec.split('.')[:2])}", other.version
+    groups = kernel_groups(target.release)
     if not version:
         # Of several versions the one that the kernel was built from.
-        version = (target.package_version if name == own else None) or apt.lookup(name).version
+        version = (target.package_version if name == own else None) or apt.lookup(name, groups=groups).version
     identity = tree_identity(f"{name}_{version}", target.release, compiler)
-    return prepared(
-        identity, target.release, config, compiler, lambda root: unpack_package(apt.lookup(name, version), root)
+    tree = prepared(
+        identity, target.release, config, compiler, lambda root: unpack_package(apt.lookup(name, version, groups), root)
     )
+    return accepted(tree, allowed)
 
 
 def _config_of(target: SourceTarget, spec: str | None) -> Path:
@@ -116,7 +120,7 @@ def _config_of(target: SourceTarget, spec: str | None) -> Path:
 
 
 def _compiler(target: SourceTarget, config: Path, allowed: Allowed) -> Compiler:
-    compiler = find_compiler(read_config(config), allowed)
+    compiler = find_compiler(read_config(config), allowed, kernel_groups(target.release))
     if target.banner:
         built_by = banner_compiler(target.banner)
         if without_program(built_by) != without_program(compiler.version):

@@ -1,24 +1,31 @@
-"""The compiler that a kernel was built with, found on this machine or refused."""
+"""The compiler that a kernel was built with: on this machine, else fetched from the kernel's own suite, or refused."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.acquire.suites import Group
 from builder.acquire.tools import run
+from builder.acquire.toolset import fetch_compiler
 from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, ToolError, UnknownError
 
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """The compiler in use (`command`, its version line) beside the one that built the kernel."""
+    """The compiler in use (`command`, its version line) beside the one that built the kernel.
+
+    Of one that was fetched `linker` is the linker beside it, and `packages` what it consists of (NAME=VERSION).
+    """
 
     command: str
     version: str
     expected: str
+    linker: str = ""
+    packages: tuple[str, ...] = ()
 
     @property
     def same(self) -> bool:
@@ -55,11 +62,11 @@ def banner_compiler(banner: str) -> str:
     return match[1]
 
 
-def find_compiler(config: Mapping[str, str], allowed: Allowed = NOTHING) -> Compiler:
+def find_compiler(config: Mapping[str, str], allowed: Allowed = NOTHING, groups: Sequence[Group] = ()) -> Compiler:
     """The compiler of `CONFIG_CC_VERSION_TEXT`, by its own name, without target prefix, or as `gcc`.
 
-    Another version may generate other code: unless `allowed` that is the refusal
-    `compiler-differs`. `ToolError` when there is no compiler at all.
+    One that is not here is fetched from `groups` of suites, into the cache. Another version may generate
+    other code: unless `allowed` that is the refusal `compiler-differs`. `ToolError` when there is no compiler at all.
     """
     expected = config.get("CONFIG_CC_VERSION_TEXT", "")
     if not expected:
@@ -70,23 +77,47 @@ def find_compiler(config: Mapping[str, str], allowed: Allowed = NOTHING) -> Comp
     plain = re.sub(r"^[\w]+-linux-gnu-", "", named)
     wanted = f"gcc-{int(config.get('CONFIG_GCC_VERSION', '0')) // 10000}"
     present = [name for name in dict.fromkeys((named, plain, wanted, "gcc")) if shutil.which(name)]
-    if not present:
-        raise ToolError(f"no compiler: apt-get install {wanted}")
-    found = [
-        Compiler(command=name, version=run([name, "--version"]).split("\n", 1)[0], expected=expected)
-        for name in present
-    ]
-    best = next((compiler for compiler in found if compiler.same), found[0])
+    found = [Compiler(command=name, version=_version(name), expected=expected) for name in present]
+    best = next((compiler for compiler in found if compiler.same), None)
+    missing = ""
+    if best is None and groups and not (found and allowed.covers(_refusal(found[0], wanted))):
+        try:
+            return _fetched(wanted, expected, groups)
+        except (InputError, ToolError) as error:
+            missing = f"; {error.message}"
+    if best is None and not found:
+        raise ToolError(f"no compiler: apt-get install {wanted}{missing}")
+    best = best or found[0]
     if not best.same:
-        theirs, ours = without_program(expected), without_program(best.version)
-        refusal = Refusal(
-            code="compiler-differs",
-            symbol=best.command,
-            section="",
-            fatal=False,
-            message=f"the kernel was built by {theirs}, here is {ours}",
-            advice=f"install that version of {wanted}, or accept another one",
-        )
+        refusal = _refusal(best, wanted, missing)
         if not allowed.covers(refusal):
             raise RefusedError([refusal])
     return best
+
+
+def _version(command: str) -> str:
+    return run([command, "--version"]).split("\n", 1)[0]
+
+
+def _fetched(wanted: str, expected: str, groups: Sequence[Group]) -> Compiler:
+    """The very compiler from its suite; InputError where no package is of that version."""
+    version = re.search(r"\((?:Debian|Ubuntu) ([^)]+)\)", expected)
+    if version is None:
+        raise InputError(f"{expected} names no version of a package")
+    tools = fetch_compiler(wanted, version[1], groups)
+    found = Compiler(tools.command, _version(tools.command), expected, tools.linker, tools.packages)
+    if not found.same:
+        raise InputError(f"the package {wanted} {version[1]} holds {without_program(found.version)}")
+    return found
+
+
+def _refusal(best: Compiler, wanted: str, missing: str = "") -> Refusal:
+    theirs, ours = without_program(best.expected), without_program(best.version)
+    return Refusal(
+        code="compiler-differs",
+        symbol=best.command,
+        section="",
+        fatal=False,
+        message=f"the kernel was built by {theirs}, here is {ours}{missing}",
+        advice=f"install that version of {wanted}, or accept another one",
+    )

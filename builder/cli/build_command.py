@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.acquire.pairs import find_pairs
-from builder.binary.kernel import Kernel
 from builder.cli.common import (
     Output,
     add_allow,
@@ -17,6 +16,7 @@ from builder.cli.common import (
     check_html,
     check_output,
     named_paths,
+    open_kernel,
     source_shifts,
     wanted_name,
     write_output,
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     check_html(options.html, options.output, *(path for pair in pairs for path in pair))
     shifts = source_shifts(options.source_diff)
     name = wanted_name(options.name, options.output)
-    kernel = Kernel.open(options.kernel)
+    kernel = open_kernel(options)
     free_module_name(name, kernel)
     diffs = [diff(old, new, shifts=shifts, allowed=allowed) for old, new in pairs]
     objects = Objects(kernel, given)

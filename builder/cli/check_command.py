@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.binary.kernel import Kernel
-from builder.cli.common import Output, add_kernel, named_paths
+from builder.cli.common import Output, add_kernel, named_paths, open_kernel
 from builder.errors import UsageError
 from builder.preflight.check import check
 from builder.report.check import render_check
@@ -32,7 +31,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         raise UsageError("--smp takes a number of CPUs, at least 1")
     report = check(
         options.module,
-        Kernel.open(options.kernel),
+        open_kernel(options),
         options.cpu or ["max"],
         objects=named_paths(options.object),
         number_of_cpus=options.smp,

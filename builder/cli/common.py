@@ -177,23 +177,42 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
         help="a vmlinuz or vmlinux file, or a release that is installed or cached",
     )
     parser.add_argument(
+        "--suite",
+        metavar="SUITE",
+        help="fetch K, a release or a series, from this suite of the distribution, such as trixie-backports or sid",
+    )
+    parser.add_argument(
         "--object", action="append", default=[], metavar="NAME=PATH", help="a module of your own, by name, as its .ko"
     )
 
 
-def at_hand(kernel: str) -> str:
-    """`kernel` as it was given; a release that this machine has not is fetched, as its source would be."""
+def at_hand(kernel: str, suite: str | None = None) -> str:
+    """`kernel` as it was given; a release that this machine has not is fetched, as its source would be.
+
+    With `suite` it comes from there, and may be a series, whose newest is taken.
+    """
     # Here, for they are slow to import and only what compiles needs them.
     from builder.acquire.cache import cache_root
-    from builder.acquire.packages import fetch_kernel
+    from builder.acquire.packages import fetch_kernel, newest_kernel
     from builder.binary.kernel.modules import find_image
 
+    if suite and re.fullmatch(r"\d+(\.\d+)?", kernel):
+        kernel = newest_kernel(kernel, suite=suite)
     if re.match(r"\d+\.\d+", kernel) and not Path(kernel).exists():
         try:
             find_image(kernel, cache_root())
         except KernelError:
-            fetch_kernel(kernel)
+            fetch_kernel(kernel, suite=suite)
     return kernel
+
+
+def open_kernel(options: argparse.Namespace, *, fetch: bool = False) -> Kernel:
+    """The kernel that `--kernel` names; with `--suite`, or `fetch`, one that is not here is fetched."""
+    from builder.binary.kernel import Kernel
+
+    if fetch or options.suite:
+        options.kernel = at_hand(options.kernel, options.suite)
+    return Kernel.open(options.kernel)
 
 
 def source_target(kernel: Kernel) -> SourceTarget:
@@ -201,8 +220,8 @@ def source_target(kernel: Kernel) -> SourceTarget:
     # Here, as above.
     from builder.acquire.sources import SourceTarget
 
-    config = kernel.path.parent / f"config-{kernel.release}"
-    return SourceTarget(kernel.release, config if config.is_file() else None, kernel.banner)
+    beside = (kernel.path.parent / name for name in (f"config-{kernel.release}", "config"))
+    return SourceTarget(kernel.release, next((path for path in beside if path.is_file()), None), kernel.banner)
 
 
 def named_paths(values: Sequence[str]) -> Mapping[str, Path]:

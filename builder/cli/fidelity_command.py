@@ -6,9 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from builder.binary.kernel import Kernel
 from builder.binary.module import ModuleFile
-from builder.cli.common import Output, add_kernel, named_paths
+from builder.cli.common import Output, add_kernel, named_paths, open_kernel
 from builder.errors import UsageError
 from builder.preflight.fidelity import CONFIG, choose, compare
 from builder.report.fidelity import render_fidelity
@@ -30,7 +29,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.modules != "all" and not (options.modules.isdecimal() and int(options.modules)):
         raise UsageError(f"--modules takes a number, at least 1, or `all`, not {options.modules!r}")
     extra = [ModuleFile.read(path) for path in (*named_paths(options.object).values(), *options.extra)]
-    kernel = Kernel.open(options.kernel)
+    kernel = open_kernel(options)
     paths = choose(kernel, None if options.modules == "all" else int(options.modules), options.seed)
     machine = replace(CONFIG, cpu=options.cpu, smp=options.smp, kaslr=options.kaslr, cmdline=options.cmdline)
     with output.progress() as shown:

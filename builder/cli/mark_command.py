@@ -13,14 +13,13 @@ from builder.acquire.compile import OBJECT_LIMIT, Compiling
 from builder.acquire.marks.source import mark_source
 from builder.acquire.marks.words import Mark
 from builder.acquire.sources import find_source
-from builder.binary.kernel import Kernel
 from builder.cli.common import (
     Output,
     add_allow,
     add_kernel,
-    at_hand,
     check_output,
     named_paths,
+    open_kernel,
     source_target,
     wanted_name,
     write_output,
@@ -103,7 +102,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         check_output(options.output)
     if options.limit_objects < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("-j and --limit-objects take a number of objects from 1 on")
-    kernel = Kernel.open(at_hand(options.kernel))
+    kernel = open_kernel(options, fetch=True)
     objects = Objects(kernel, named_paths(options.object))
     free_module_name(name, kernel)
     tree = find_source(options.tree, source_target(kernel), allowed=allowed)

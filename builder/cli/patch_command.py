@@ -16,16 +16,15 @@ from builder.acquire.patch import PatchObjects
 from builder.acquire.series import module_names, stacks
 from builder.acquire.source import SourceTree
 from builder.acquire.sources import find_source
-from builder.binary.kernel import Kernel
 from builder.cli.common import (
     Output,
     add_allow,
     add_html,
     add_kernel,
-    at_hand,
     check_html,
     check_output,
     named_paths,
+    open_kernel,
     refused_rows,
     source_target,
     wanted_name,
@@ -84,7 +83,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     patches = [path for stack in runs for path in stack]
     outputs = _outputs(options, patches)
     check_html(options.html, *outputs, *patches)
-    kernel = Kernel.open(at_hand(options.kernel))
+    kernel = open_kernel(options, fetch=True)
     objects = Objects(kernel, named_paths(options.object))
     if not options.each:
         free_module_name(wanted_name(options.name, options.output), kernel)

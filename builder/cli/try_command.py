@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from builder.binary.kernel import Kernel
-from builder.cli.common import Output, add_kernel, named_paths
+from builder.cli.common import Output, add_kernel, named_paths, open_kernel
 from builder.errors import UsageError
 from builder.image.guest import MachineConfig
 from builder.image.trial import Step, TrialPlan, trial
@@ -44,7 +43,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         timeout=options.timeout,
         config=MachineConfig(cpu=options.cpu, smp=options.smp, kaslr=options.kaslr),
     )
-    kernel = Kernel.open(options.kernel)
+    kernel = open_kernel(options)
     with output.progress() as shown:
 
         def tell(event: Step | str) -> None:

@@ -93,7 +93,7 @@ def test_an_unpacked_package_is_unpacked_again(cache: Path, tmp_path: Path, monk
     place.parent.mkdir(parents=True)
     run(["dpkg-deb", "--root-owner-group", "-b", content, place])
     deb = Package("thing", "1", "all", sha256_of(place), place.stat().st_size, "")
-    monkeypatch.setattr(apt, "lookup", lambda name, version: {("thing", "1"): deb}[name, version])
+    monkeypatch.setattr(apt, "lookup", lambda name, version, groups: {("thing", "1"): deb}[name, version])
     image = apt.unpacked(deb) / "boot/image"
     assert apt.mended(image) == image
     image.write_text("whale")

@@ -1,0 +1,109 @@
+"""The compiler of another suite, run from the cache with its assembler, its loader and its libraries.
+
+The packages that the compiler needs to run are unpacked below one directory. Each program there is put behind a script
+of its own name that starts it by the C library's own loader with the libraries beside it, since the machine's may be
+older; what the compiler starts in turn it finds by its own place, or by the PATH that the script sets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from builder.acquire import apt
+from builder.acquire.cache import cache_path, published
+from builder.acquire.suites import Group
+from builder.acquire.whole import write_whole
+from builder.errors import InputError, ToolError
+
+log = logging.getLogger("bespoke.acquire")
+
+#: directories of a package with programs that a compiler starts, below its root
+PROGRAMS: Final = ("usr/bin", "usr/lib/gcc", "usr/libexec/gcc", "usr/lib/gcc-cross", "usr/x86_64-linux-gnu/bin")
+
+#: what the program itself is called behind its script
+BEHIND: Final = ".elf"
+
+_LOADER: Final = "ld-linux-x86-64.so.2"
+
+
+@dataclass(frozen=True, slots=True)
+class Toolset:
+    """A compiler in the cache: `command` runs it, `linker` the linker beside it; `packages` are NAME=VERSION of all."""
+
+    command: str
+    linker: str
+    packages: tuple[str, ...]
+
+
+def fetch_compiler(name: str, version: str, groups: Sequence[Group]) -> Toolset:
+    """The compiler of package `name` (such as `gcc-14`) at `version`, from the cache or the first group that offers it.
+
+    Raises `InputError` where none does, and says which versions there are; `ToolError` where apt fails.
+    """
+    place = f"{name}_{version}"
+    root = cache_path("toolsets", place)
+    if not root.exists():
+        package = apt.lookup(name, version, groups)
+        found = apt.closure([f"{name}={version}", "binutils"], package.group)
+
+        def make(work: Path) -> None:
+            apt.unpack_all(found, work)
+            _put_behind(work, root)
+            write_whole(work / "packages", "".join(f"{package.name}={package.version}\n" for package in found))
+
+        root = published("toolsets", place, make)
+    else:
+        root = published("toolsets", place, lambda work: None)
+    command = root / "usr/bin" / name
+    if not command.exists():
+        raise ToolError(f"the package holds no program {name}", where=place)
+    return Toolset(str(command), str(root / "usr/bin/ld"), tuple((root / "packages").read_text().split()))
+
+
+def _put_behind(work: Path, final: Path) -> None:
+    """Put each program below `work`, which will be `final`, behind a script that starts it by its own loader."""
+    loader = next((path for path in _files(work, ("usr/lib", "lib")) if path.name == _LOADER), None)
+    if loader is None:
+        raise InputError(f"none of its packages holds {_LOADER}", where=final)
+    libraries = ":".join(f"{final}/{lib}" for lib in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"))
+    path = shlex.quote(str(final / "usr/bin"))
+    for program in list(_files(work, PROGRAMS)):
+        if not os.access(program, os.X_OK) or _interpreter(program) is None:
+            continue
+        behind = program.with_name(program.name + BEHIND)
+        os.replace(program, behind)
+        words = [final / loader.relative_to(work), "--library-path", libraries, final / behind.relative_to(work)]
+        line = " ".join(shlex.quote(str(word)) for word in words)
+        program.write_text(f'#!/bin/sh\nPATH={path}:"$PATH" exec {line} "$@"\n')
+        program.chmod(0o755)
+
+
+def _files(work: Path, folders: Sequence[str]) -> Iterator[Path]:
+    """The regular files below some folders of `work`; a folder may be a link into another (`/lib` is one)."""
+    for folder in folders:
+        top = work / folder
+        if not top.is_symlink() and top.is_dir():
+            for path in top.rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    yield path
+
+
+def _interpreter(path: Path) -> str | None:
+    """The loader that an ELF program asks for (PT_INTERP); None for what is no such program."""
+    with open(path, "rb") as handle:
+        if handle.read(4) != b"\x7fELF":
+            return None
+        handle.seek(0)
+        head = handle.read(4096)
+    start, size, count = (int.from_bytes(head[at : at + width], "little") for at, width in ((32, 8), (54, 2), (56, 2)))
+    for at in range(start, start + size * count, size):
+        if int.from_bytes(head[at : at + 4], "little") == 3:
+            place, length = (int.from_bytes(head[at + offset : at + offset + 8], "little") for offset in (8, 32))
+            return head[place : place + length].rstrip(b"\0").decode("ascii", "replace")
+    return None

@@ -1,0 +1,126 @@
+"""Other suites than the machine's, and what comes from them: packages in parts, a compiler that is run from the cache.
+
+Of builder/acquire/suites.py, builder/acquire/apt.py, builder/acquire/packages.py, builder/acquire/toolset.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder.acquire import apt, packages, suites, toolset
+from builder.acquire.apt import Package, parts
+from builder.acquire.cache import cache_path
+from builder.acquire.packages import fetch_kernel
+from builder.acquire.source import SourceTree, accepted
+from builder.acquire.suites import OWN, Group, group_of, groups_for
+from builder.acquire.tools import run
+from builder.binary.kernel import Kernel
+from builder.errors import Allowed, InputError, RefusedError
+
+
+@pytest.mark.parametrize(
+    ("suite", "group"),
+    [("trixie", "trixie"), ("trixie-backports", "trixie"), ("bookworm-security", "bookworm"),
+     ("bookworm-proposed-updates", "bookworm"), ("sid", "sid"), ("experimental", "experimental")],
+)  # fmt: skip
+def test_a_suite_is_asked_with_its_release(suite: str, group: str) -> None:
+    assert group_of(suite) == Group(group) and suite in group_of(suite).suites
+
+
+@pytest.mark.parametrize("suite", ["", "trixie-", "sid-security", "woody", "trixie/main", "../x"])
+def test_an_unknown_suite_is_named(suite: str) -> None:
+    with pytest.raises(InputError, match="known are bullseye, bookworm") as caught:
+        group_of(suite)
+    assert str(caught.value).startswith(suite)
+
+
+@pytest.mark.parametrize(
+    ("release", "names"),
+    [("6.12.94+deb13-amd64", ["trixie", ""]), ("6.1.0-0.deb11.48-amd64", ["bullseye", ""]),
+     ("7.2.13+deb14-cloud-amd64", ["sid", "forky", ""]), ("6.12.117+deb12-amd64", ["", "bookworm"]),
+     ("6.1.0-50-amd64", ["", "experimental", "sid", "forky", "trixie", "bookworm", "bullseye"]),
+     ("9.1.2+deb99-amd64", [""])],
+)  # fmt: skip
+def test_where_a_release_may_come_from(monkeypatch: pytest.MonkeyPatch, release: str, names: list[str]) -> None:
+    """On a bookworm: what its name says, and the machine's own suites."""
+    monkeypatch.setattr(suites, "configured", lambda: ["bookworm", "bookworm-security"])
+    assert [group.name for group in groups_for(release)] == names
+
+
+INDEX = {
+    "thing-image": "kmod, thing-base (= 1), thing-binary (= 1) | thing-unsigned (= 1), thing-common (= 2)",
+    "thing-base": "libc6 (>= 2.36)",
+    "thing-unsigned": "thing-modules (= 1), thing-base (= 1)",
+    "thing-modules": "",
+}
+
+
+def test_a_package_and_its_parts(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that it depends on in its own version; of alternatives the one that is there; what is gone is named."""
+
+    def show(*names: str, group: Group) -> list[Package]:
+        return [Package(name, "1", "all", "", 0, INDEX[name], group) for name in names if name in INDEX]
+
+    monkeypatch.setattr(apt, "_show", show)
+    (image,) = show("thing-image", group=Group("sid"))
+    found = {part.name: part.group.name for part in parts(image)}
+    assert found == {"thing-base": "sid", "thing-unsigned": "sid", "thing-modules": "sid"} and not caplog.records
+    gone = replace(image, depends="thing-config (= 1), thing-base (= 1)")
+    assert [part.name for part in parts(gone)] == ["thing-base"]
+    assert "is without thing-config, which is no longer offered" in caplog.text
+
+
+def test_programs_are_put_behind_their_own_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own `true` and `sh` with a copy of its C library; what is no program stays as it is."""
+    monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path / "cache"))
+    library = Path("/lib/x86_64-linux-gnu/libc.so.6")
+    if not library.is_file():
+        pytest.skip("no C library where Debian has it")
+    monkeypatch.setattr(apt, "lookup", lambda name, version, groups: Package(name, version, "all", "", 0, ""))
+    monkeypatch.setattr(apt, "closure", lambda specs, group: [Package("tool", "1", "all", "", 0, "")])
+
+    def unpack(found: list[Package], root: Path) -> None:
+        for name in ("usr/bin", "usr/lib/x86_64-linux-gnu"):
+            (root / name).mkdir(parents=True)
+        for name in ("libc.so.6", "ld-linux-x86-64.so.2"):
+            shutil.copy(library.parent / name, root / "usr/lib/x86_64-linux-gnu" / name)
+        shutil.copy("/usr/bin/env", root / "usr/bin/tool")
+        (root / "usr/bin/script").write_text("#!/bin/sh\nexit 3\n")
+
+    monkeypatch.setattr(apt, "unpack_all", unpack)
+    found = toolset.fetch_compiler("tool", "1", (OWN,))
+    root = cache_path("toolsets", "tool_1")
+    said = dict(line.partition("=")[::2] for line in run([found.command]).splitlines())
+    assert said["PATH"] == f"{root}/usr/bin:{os.environ['PATH']}" and found.packages == ("tool=1",)
+    assert (root / "usr/bin/script").read_text().startswith("#!/bin/sh\nexit 3")
+    # The loader is the copy's own: without it nothing runs.
+    (root / "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2").unlink()
+    with pytest.raises(Exception, match="ld-linux-x86-64"):
+        run([found.command])
+
+
+def test_a_configuration_that_drifts_is_refused_by_option(tree: SourceTree) -> None:
+    """config-drift, before anything is compiled."""
+    drifted = replace(tree, drift=("CONFIG_HZ: 250 -> 1000", "CONFIG_PREEMPT_RT: y -> n"))
+    with pytest.raises(RefusedError) as caught:
+        accepted(drifted, Allowed.parse(["config-drift:CONFIG_HZ"]))
+    (refusal,) = caught.value.refusals
+    assert (refusal.code, refusal.symbol) == ("config-drift", "CONFIG_PREEMPT_RT") and "y -> n" in refusal.message
+    assert accepted(drifted, Allowed.parse(["config-drift:*"])) is drifted
+    assert accepted(tree, Allowed.parse([])) is tree
+
+
+@pytest.mark.kernel
+def test_a_kernel_in_parts(release_7: str) -> None:
+    """Image, configuration and modules of the newest kernel are several packages, unpacked as one."""
+    kernel = fetch_kernel(release_7)
+    assert kernel.image == kernel.modules / "vmlinuz" and kernel.config == kernel.modules / "config"
+    assert (kernel.root / ".package").read_text().split()[3] == "sid"
+    opened = Kernel.open(kernel.image)
+    assert opened.release == release_7 and opened.modules_root == kernel.modules
+    assert opened.find_module("loop") is not None and packages.kernel_groups(release_7)[0] == Group("sid")
