@@ -145,6 +145,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType({code.name: code for code in
         livepatch="a livepatch for a kernel that takes none",
         unknown_symbol="a symbol that nothing exports, or not for this licence",
         namespace="a symbol of a namespace that is not imported",
+        export_flags="exports without the flags that this kernel wants",
         no_versions="a module without versions of its symbols",
         no_version="a symbol whose version is missing",
         crc="a symbol of another version",

@@ -13,7 +13,7 @@ from typing import Final
 
 from builder.binary import Address
 
-# arch/x86/include/asm/cpufeatures.h: word * 32 + bit, the same from 6.1 to 6.12.
+# arch/x86/include/asm/cpufeatures.h: word * 32 + bit, the same from 6.1 to 7.3.
 RETPOLINE: Final = 11 * 32 + 12
 RETPOLINE_LFENCE: Final = 11 * 32 + 13
 RETHUNK: Final = 11 * 32 + 14

@@ -129,6 +129,7 @@ def state_from(kernel: Kernel, memory: GuestMemory, cpu: str, data: tuple[tuple[
     at = kernel.symbol("boot_cpu_data").address + kernel.layout("cpuinfo_x86").offset_of("x86_capability")
     words = struct.unpack(f"<{CAPABILITY_WORDS + BUG_WORDS}I", memory.read(at, 4 * (CAPABILITY_WORDS + BUG_WORDS)))
     thunk = kernel.symbols_named("x86_return_thunk")
+    uniproc = kernel.symbols_named("uniproc_patched")  # gone with `.smp_locks`
     possible = memory.read(kernel.symbol("__cpu_possible_mask").address, 64)
     return BootState(
         cpu=cpu,
@@ -136,7 +137,7 @@ def state_from(kernel: Kernel, memory: GuestMemory, cpu: str, data: tuple[tuple[
         return_thunk=memory.pointer(thunk[0].address) if thunk else Address(0),
         pv_ops=pv_operations(kernel, memory.read),
         possible_cpus=int.from_bytes(possible, "little").bit_count(),
-        uniproc=memory.read(kernel.symbol("uniproc_patched").address, 1) != b"\0",
+        uniproc=bool(uniproc) and memory.read(uniproc[0].address, 1) != b"\0",
         data=data,
     )
 

@@ -243,7 +243,7 @@ def _read(
         return_thunk=memory.pointer(thunk) if thunk is not None else Address(0),
         pv_ops=struct.unpack(f"<{count}Q", memory.read(operations, 8 * count)) if operations is not None else (),
         possible_cpus=cpus,
-        uniproc=cpus == 1,
+        uniproc=kernel.features.smp_locks and cpus == 1,
         static_keys=keys,
         static_calls=calls,
     )

@@ -119,7 +119,10 @@ class Machine:
                 self._uc.hook_add(unicorn.UC_HOOK_CODE, self._on_stub, begin=address, end=address)
         self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_invalid)
         self._invalid = ""
-        self._uc.reg_write(x86.UC_X86_REG_GS_BASE, PERCPU)
+        # A per-CPU variable is at GS base + its address: its offset in the area, or (v6.16) where it was linked
+        # (arch/x86/kernel/vmlinux.lds.S, PERCPU_SECTION instead of PERCPU_VADDR at 0).
+        linked = symbols.address("__per_cpu_start") or Address(0)
+        self._uc.reg_write(x86.UC_X86_REG_GS_BASE, PERCPU - linked & U64)
 
     def _map(self, region: Region) -> None:
         if region.base < PAGE * 64:

@@ -1,4 +1,4 @@
-"""What the kernel looks at before it lays a module out (kernel/module/main.c and version.c, v6.1 and v6.12).
+"""What the kernel looks at before it lays a module out (kernel/module/main.c and version.c, v6.1 to v7.3).
 
 Each function yields a Finding for every reason; the kernel itself stops at the
 first. What a kernel accepts and then goes wrong with is a problem, not a refusal.
@@ -14,11 +14,11 @@ from builder import codes
 from builder.arch import TARGET
 from builder.binary import elf
 from builder.binary.kernel import Kernel
-from builder.binary.module import ModuleFile
+from builder.binary.module import ModuleFile, plain
 from builder.image.simulated import SimulatedKernel
 from builder.load.module import THIS_MODULE
 
-ENOENT, ENOEXEC, EINVAL = 2, 8, 22
+EPERM, ENOENT, ENOEXEC, EINVAL = 1, 2, 8, 22
 GPL = ("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL")
 """license_is_gpl_compatible (include/linux/license.h)"""
 
@@ -102,6 +102,9 @@ def section_refusals(module: ModuleFile, kernel: Kernel) -> Iterator[Finding]:
             yield Finding("modinfo", "Only one .modinfo section must exist.", ENOEXEC)
     elif module.find(THIS_MODULE) is None:
         yield Finding("this-module", "No module found in object", ENOEXEC)
+    exports = module.find("__ksymtab")
+    if kernel.features.flags_table and exports is not None and exports.size and module.find("__kflagstab") is None:
+        yield Finding("export-flags", "no flags for exported symbols", ENOEXEC)
     for section in module.object.sections:
         if section.is_write and section.is_exec:
             yield Finding("write-exec", f"section {section.name} has invalid WRITE|EXEC flags", ENOEXEC)
@@ -129,6 +132,8 @@ def symbol_refusals(module: ModuleFile, simulated: SimulatedKernel) -> Iterator[
     versions = module.versions
     gpl = (module.info("license") or "unspecified") in GPL
     spaces = set(module.modinfo.get("import_ns", ()))
+    for space in sorted(space for space in spaces if space.startswith(_OF_MODULES)) if by_module(kernel) else ():
+        yield Finding("namespace", f"module tries to import module namespace: {space}", EPERM)
     if kernel.features.modversions:
         layout = kernel.export("module_layout")
         if layout is not None:
@@ -147,12 +152,31 @@ def symbol_refusals(module: ModuleFile, simulated: SimulatedKernel) -> Iterator[
             yield Finding("unknown-symbol", f"Unknown symbol {symbol.name} (err -2){why}", ENOENT)
             continue
         yield from _version(kernel, versions, symbol.name, export.crc)
-        if export.namespace and export.namespace not in spaces:
+        if export.namespace and export.namespace not in spaces and not _is_for(export.namespace, module, kernel):
             yield Finding(
                 "namespace",
                 f"module uses symbol ({symbol.name}) from namespace {export.namespace}, but does not import it.",
                 EINVAL,
             )
+
+
+_OF_MODULES = "module:"
+_REFUSED_IMPORT = b"module tries to import module namespace"
+
+
+@cache
+def by_module(kernel: Kernel) -> bool:
+    """Whether a namespace may name modules, which then need not, and must not, import it (setup_modinfo, v6.16)."""
+    return any(_REFUSED_IMPORT in kernel.read(segment.address, segment.file_size) for segment in kernel.segments)
+
+
+def _is_for(namespace: str, module: ModuleFile, kernel: Kernel) -> bool:
+    """verify_module_namespace(): `module:` and names, each maybe with `*` at its end; `-` and `_` are one."""
+    if not namespace.startswith(_OF_MODULES) or not by_module(kernel):
+        return False
+    name = plain(module.name)
+    patterns = (plain(pattern) for pattern in namespace.removeprefix(_OF_MODULES).split(","))
+    return any(name.startswith(row[:-1]) if row.endswith("*") else name == row for row in patterns)
 
 
 def _version(kernel: Kernel, versions: Mapping[str, int] | None, name: str, crc: int | None) -> Iterator[Finding]:

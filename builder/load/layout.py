@@ -5,6 +5,10 @@ ones, those that are read-only after init, writable ones; in the order of their
 index; `.init*` in the same way in memory of its own. Up to 6.3 the four are
 page-aligned parts of one allocation (v6.1); from 6.4 each is an allocation
 (`struct module_memory`, v6.12).
+
+Which sections are read-only after init said two names in layout_and_allocate, the first
+section of each; from v6.16 on module_mark_ro_after_init (kernel/module/strict_rwx.c) has a list
+of three, and takes every section of such a name.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from builder.binary import Address, Section, SectionIndex, elf
+from builder.binary.kernel import Features
 from builder.binary.module import ModuleFile
 from builder.errors import LoadError
 from builder.image.memory import PAGE
@@ -20,7 +25,7 @@ from builder.load.module import PERCPU, Placed
 
 KINDS = ("text", "rodata", "ro_after_init", "data")
 PROTECTION = {"text": "rx", "rodata": "r", "ro_after_init": "r", "data": "rw"}
-UNTRACKED = (".modinfo", "__versions")
+UNTRACKED = (".modinfo", "__versions", "__version_ext_crcs", "__version_ext_names")
 """rewrite_section_headers: tracked but not kept."""
 RO_AFTER_INIT = (".data..ro_after_init", "__jump_table")
 MOST_MEMORY = 256 << 20
@@ -35,11 +40,12 @@ class ModuleLayout:
     places: Mapping[SectionIndex, tuple[str, int, str]]
 
 
-def lay_out(module: ModuleFile, separate: bool) -> ModuleLayout:
-    """Offsets of all sections; `separate` where each kind has an allocation of its own (6.4 and later)."""
+def lay_out(module: ModuleFile, features: Features) -> ModuleLayout:
+    """Offsets of all sections, in a kernel with these features."""
+    separate = features.module_memory
     sizes: dict[str, int] = {}
     places: dict[SectionIndex, tuple[str, int, str]] = {}
-    first = {name: section.index for name in RO_AFTER_INIT if (section := module.find(name)) is not None}
+    after_init = _ro_after_init(module, features)
     percpu = module.find(PERCPU)
     skipped = {section.index for name in UNTRACKED if (section := module.find(name)) is not None}
     if percpu is not None:
@@ -52,7 +58,7 @@ def lay_out(module: ModuleFile, separate: bool) -> ModuleLayout:
             memory = memory.rstrip("_")
             size = sizes.get(memory, 0)
             for section in mine:
-                if section.index not in places and _is(kind, section, section.index in first.values()):
+                if section.index not in places and _is(kind, section, section.index in after_init):
                     align = section.alignment
                     size = (size + align - 1) // align * align
                     places[section.index] = (memory, size, prefix + kind)
@@ -64,6 +70,12 @@ def lay_out(module: ModuleFile, separate: bool) -> ModuleLayout:
             if size:
                 sizes[memory] = size
     return ModuleLayout(sizes, places)
+
+
+def _ro_after_init(module: ModuleFile, features: Features) -> set[SectionIndex]:
+    if features.marks_ro_after_init:
+        return {s.index for s in module.object.sections if s.name in (*RO_AFTER_INIT, ".static_call_sites")}
+    return {section.index for name in RO_AFTER_INIT if (section := module.find(name)) is not None}
 
 
 def _is(kind: str, section: Section, after_init: bool) -> bool:

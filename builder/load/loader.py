@@ -1,4 +1,4 @@
-"""load_module and delete_module of a simulated kernel (kernel/module/main.c, v6.1 and v6.12)."""
+"""load_module and delete_module of a simulated kernel (kernel/module/main.c, v6.1 to v7.3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from builder.binary import Address, SectionIndex, elf
 from builder.binary.module import ModuleFile
 from builder.errors import LoadError, UncheckedError, UnknownError, UnknownSymbolError
 from builder.image.kept import ModuleExport
-from builder.image.memory import PAGE, Region
+from builder.image.memory import PAGE, Memory, Region
 from builder.image.simulated import SimulatedKernel
 from builder.load import livepatch
 from builder.load.layout import PROTECTION, lay_out, place
@@ -77,7 +77,7 @@ def _allocate(
     addresses: Callable[[str], Address] | None,
     percpu: int | None,
 ) -> LoadedModule:
-    layout = lay_out(module, kernel.kernel.features.module_memory)
+    layout = lay_out(module, kernel.kernel.features)
     regions: list[Region] = []
     where = addresses or (lambda memory: kernel.area.allocate(layout.memories[memory]))
     bases: dict[str, Address] = {}
@@ -193,6 +193,7 @@ def _text(loaded: LoadedModule, separate: bool) -> tuple[Address, Address]:
 def _publish(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
     """Exports and kallsyms of a module (find_module_sections, add_kallsyms)."""
     memory = kernel.memory
+    flags = loaded.section("__kflagstab")
     names = []
     for suffix, gpl in (("", False), ("_gpl", True)):
         table, crcs = loaded.section(f"__ksymtab{suffix}"), loaded.section(f"__kcrctab{suffix}")
@@ -205,11 +206,21 @@ def _publish(kernel: SimulatedKernel, loaded: LoadedModule) -> None:
             if kernel.symbols.export(name) is not None:
                 raise LoadError(f"exports duplicate symbol {name}", where=loaded.file.where)
             kernel.symbols.exported[name] = ModuleExport(
-                name, at + memory.s32(at), crc, gpl, memory.string(at + 8 + space) if space else "", loaded.name
+                name,
+                at + memory.s32(at),
+                crc,
+                gpl or _gpl_only(memory, flags, i),
+                memory.string(at + 8 + space) if space else "",
+                loaded.name,
             )
             names.append(name)
             loaded.exports = tuple(names)
     kernel.symbols.of_module[loaded.name] = ModuleKallsyms(loaded)
+
+
+def _gpl_only(memory: Memory, flags: Placed | None, number: int) -> bool:
+    """KSYM_FLAG_GPL_ONLY of an export, in a kernel with `__kflagstab` (include/linux/module_symbol.h, v7.0)."""
+    return flags is not None and number < flags.size and bool(memory.u8(flags.address + number) & 1)
 
 
 def load_with_dependencies(

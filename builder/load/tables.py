@@ -25,7 +25,8 @@ ORDINARY = re.compile(
 """Sections that hold code, data or notes, and nothing that a pass must know."""
 TABLES = frozenset((
     "__bug_table", "__kcrctab", "__kcrctab_gpl", "__kflagstab", "__ksymtab", "__ksymtab_gpl", "__ksymtab_strings",
-    "__patchable_function_entries", "__versions", "__obsparm", *(row.name for row in NAMED),
+    "__patchable_function_entries", "__versions", "__obsparm", "__tracepoint_check",
+    *(row.name for row in NAMED),
 ))  # fmt: skip
 """Tables that the kernel takes as they are (find_module_sections; NAMED says more of most), and no pass rewrites."""
 READ_AT_ONCE = ("__jump_table", ".static_call_sites", ".altinstructions", ".altinstr_replacement", ".parainstructions")

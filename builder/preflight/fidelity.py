@@ -322,7 +322,7 @@ def predict(
 
 def bases_of(simulated: SimulatedKernel, module: ModuleFile, sections: Mapping[str, Address]) -> dict[str, Address]:
     """The base of each allocation, from where the kernel put the sections; LoadError where they do not fit."""
-    layout = lay_out(module, simulated.kernel.features.module_memory)
+    layout = lay_out(module, simulated.kernel.features)
     names = [section.name for section in module.object.sections]
     bases: dict[str, Address] = {}
     for index, (memory, offset, _) in layout.places.items():

@@ -50,7 +50,14 @@ class Features:
     flags_table: bool
     """one `__ksymtab` with `__kflagstab` (7.x)"""
     smp_locks: bool
+    """`.smp_locks`: lock prefixes that one CPU does without (to 7.2)"""
     static_call: bool
+    marks_ro_after_init: bool
+    """`.static_call_sites` is read-only after init too, and each section of such a name (module_mark_ro_after_init)"""
+    alternative_calls: bool
+    """call thunks come after alternatives and look at their sites (`alt_start` of struct callthunk_sites)"""
+    site_by_site: bool
+    """all alternatives of one site are decided together (struct patch_site)"""
 
     def has(self, name: str) -> bool:
         """One of them by its name, as a row of an architecture says it."""
@@ -70,6 +77,7 @@ _PROBES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "flags_table": ("__start___kflagstab",),
         "smp_locks": ("__smp_locks",),
         "static_call": ("__static_call_update",),
+        "marks_ro_after_init": ("module_mark_ro_after_init",),
     }
 )
 """Feature: the symbols of which any one proves it."""
@@ -157,7 +165,17 @@ def _features(first: Mapping[str, Address], exports: list[Export], btf: Btf | No
     known["modversions"] = any(row.crc is not None for row in exports)
     known["btf"] = btf is not None
     known["module_memory"] = btf is not None and btf.layout("module").has("mem")
+    known["alternative_calls"] = _has(btf, "callthunk_sites", "alt_start")
+    known["site_by_site"] = _has(btf, "patch_site", "alt")
     return Features(**known)
+
+
+def _has(btf: Btf | None, struct: str, member: str) -> bool:
+    """Whether the kernel has this structure with this member."""
+    try:
+        return btf is not None and btf.layout(struct).has(member)
+    except KernelError:
+        return False
 
 
 def _names(cls: type[Features]) -> list[str]:

@@ -48,8 +48,9 @@ PASSES: tuple[Pass, ...] = (
     Pass("apply_paravirt", (".parainstructions",), lambda f: f.paravirt_table, paravirt.apply),
     Pass("apply_retpolines", (".retpoline_sites",), lambda f: f.retpoline, retpolines.apply),
     Pass("apply_returns", (".return_sites",), lambda f: f.return_thunk, returns.apply),
+    Pass("callthunks", (".call_sites",), lambda f: f.call_thunks and not f.alternative_calls, callthunks.apply),
     Pass("apply_alternatives", (".altinstructions", ".altinstr_replacement"), _always, alternatives.apply),
-    Pass("callthunks", (".call_sites",), lambda f: f.call_thunks, callthunks.apply),
+    Pass("callthunks", (".call_sites",), lambda f: f.call_thunks and f.alternative_calls, callthunks.apply),
     Pass("apply_seal_endbr", (".ibt_endbr_seal",), lambda f: f.ibt, ibt.apply),
     Pass("alternatives_smp", (".smp_locks",), lambda f: f.smp_locks, smp_locks.apply),
     Pass("unwind_module_init", (".orc_unwind_ip", ".orc_unwind"), lambda f: f.orc, orc.apply),
@@ -57,6 +58,6 @@ PASSES: tuple[Pass, ...] = (
     Pass("jump_label", ("__jump_table",), _always, jump_label.apply),
     Pass("static_call", (".static_call_sites",), lambda f: f.static_call, static_call.apply),
 )
-"""In the order in which the kernel does them (v6.1 to v6.12)."""
+"""In the order in which the kernel does them (v6.1 to v7.3)."""
 
 __all__ = ["PASSES", "Context", "Pass", "Table"]

@@ -6,16 +6,21 @@ flags (before, bit 15 of the feature negates); u8 length of each.
 
 v6.1 copies the replacement, corrects a leading call or jump of five bytes,
 pads, and makes NOPs of single 0x90 longer in the text itself; v6.12 corrects
-every relative operand in a buffer and makes one NOP of each run.
+every relative operand in a buffer and makes one NOP of each run. Where the kernel
+has `struct patch_site` (v7.0) all entries of one site are looked at together, the last that
+applies is written, and the table keeps its lengths.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from itertools import groupby
 
-from iced_x86 import Instruction
+from iced_x86 import Code, Instruction, Mnemonic, OpKind, Register
 
 from builder.binary import Address
+from builder.image.facts import CodeFacts
 from builder.image.memory import U64
 from builder.load.passes.context import (
     CALL,
@@ -35,6 +40,7 @@ from builder.load.passes.decode import instructions, length
 
 OLD = struct.Struct("<iiHBB")
 NEW = struct.Struct("<iiHHBB")
+DS = 0x3E
 INVERTED = 1 << 15
 """ALTINSTR_FLAG_INV (v6.1)"""
 NOT, DIRECT_CALL = 1, 2
@@ -50,6 +56,8 @@ def apply(context: Context) -> None:
     content = context.content(table)
     if context.kernel.facts.alternative_size == OLD.size:
         _apply_old(context, table.address, content)
+    elif context.kernel.kernel.features.site_by_site:
+        _apply_sites(context, table.address, content)
     else:
         _apply_new(context, table.address, content)
 
@@ -110,12 +118,12 @@ def _lengthen(code: bytes, size: int) -> bytes | None:
 
 
 def _apply_new(context: Context, start: Address, content: bytes) -> None:
-    state, memory, longest = context.kernel.state, context.memory, context.kernel.facts.longest_nop
+    state, memory, facts = context.kernel.state, context.memory, context.kernel.facts
     count = len(content) // NEW.size
     rows = [list(NEW.unpack_from(content, NEW.size * i)) for i in range(count)]
     for i, row in enumerate(rows):
         entry = start + NEW.size * i
-        place, other, feature, flags, _, other_size = row
+        place, other, feature, flags, _, _ = row
         site, source = entry + place, entry + 4 + other
         # Nested alternatives are consecutive entries for one place, padded to the longest.
         after = i + 1
@@ -126,16 +134,45 @@ def _apply_new(context: Context, start: Address, content: bytes) -> None:
         size = row[4]
         if state.has(feature) == bool(flags & NOT):
             old = memory.read(site, size)
-            new = one_nop(old, longest)
+            new = one_nop(old, facts)
             if new != old:
                 context.poke(site, new)
             continue
-        code = bytearray(memory.read(source, other_size))
-        if flags & DIRECT_CALL:
-            code = _direct_call(context, site, code, size)
-        code += bytes((NOP1,)) * (size - len(code))
-        moved = moved_code(bytes(code), site, source, size, other_size)
-        context.poke(site, one_nop(moved[:size], longest) + moved[size:])
+        moved = _replacement(context, site, source, row)
+        context.poke(site, one_nop(moved[:size], facts) + moved[size:])
+
+
+def _replacement(context: Context, site: Address, source: Address, row: Sequence[int]) -> bytes:
+    """The replacement of an entry as it runs at `site`, padded to the length of the site."""
+    _, _, _, flags, size, other_size = row
+    code = bytearray(context.memory.read(source, other_size))
+    if flags & DIRECT_CALL:
+        code = _direct_call(context, site, code, size)
+    code += bytes((NOP1,)) * (size - len(code))
+    return moved_code(bytes(code), site, source, size, other_size)
+
+
+def _apply_sites(context: Context, start: Address, content: bytes) -> None:
+    """analyze_patch_site(), prep_patch_site(), patch_site()."""
+    state, memory, facts = context.kernel.state, context.memory, context.kernel.facts
+    rows = [(start + NEW.size * i, row) for i, row in enumerate(NEW.iter_unpack(content[: _whole(content)]))]
+    for site, group in groupby(rows, lambda pair: pair[0] + pair[1][0]):
+        entries = list(group)
+        size = max(row[4] for _, row in entries)
+        chosen = [(at, row) for at, row in entries if state.has(row[2]) != bool(row[3] & NOT)]
+        old = memory.read(site, size)
+        new = old
+        if chosen:
+            at, row = chosen[-1]
+            new = _replacement(context, site, at + 4 + row[1], (*row[:4], size, row[5]))
+        new = one_nop(new[:size], facts)
+        if new != old:
+            context.poke(site, new)
+
+
+def _whole(content: bytes) -> int:
+    """The bytes that whole entries take."""
+    return len(content) // NEW.size * NEW.size
 
 
 def _write_lengths(
@@ -191,16 +228,17 @@ def _add(out: bytearray, at: int, width: int, by: int) -> None:
     out[at : at + width] = (value & U64 & ((1 << 8 * width) - 1)).to_bytes(width, "little")
 
 
-def one_nop(code: bytes, longest: int) -> bytes:
+def one_nop(code: bytes, facts: CodeFacts) -> bytes:
     """optimize_nops() of v6.4 and later: each run of NOPs as one instruction, or a jump over it."""
-    if b"\x90" not in code and b"\x0f\x1f" not in code:
+    longest, nop = facts.longest_nop, does_nothing if facts.knows_many_nops else is_nop
+    if nop is is_nop and b"\x90" not in code and b"\x0f\x1f" not in code:
         return code
     out = bytearray(code)
     begin: int | None = None
     at = 0
     for at, instruction, _ in instructions(code):
         end = at + instruction.len
-        if is_nop(code[at:end], instruction):
+        if nop(code[at:end], instruction):
             if begin is None:
                 if end == len(code):
                     return bytes(out)  # already as long as can be
@@ -225,3 +263,26 @@ def is_nop(code: bytes, instruction: Instruction) -> bool:
     """insn_is_nop(): 0x90 without REP, and NOPL."""
     opcode, at = opcode_at(code)
     return (opcode == NOP1 and code[0] != 0xF3) or (opcode == 0x0F and code[at + 1] == 0x1F)
+
+
+def does_nothing(code: bytes, instruction: Instruction) -> bool:
+    """insn_is_nop() of arch/x86/lib/insn-eval.c (v6.19): more than the NOPs by name.
+
+    `mov %reg,%reg` and `lea 0(%reg),%reg` of 64 bits, the latter behind DS prefixes alone, and a jump to what follows;
+    but neither PAUSE nor `xchg %r8,%rax`, which have the opcode of the NOP.
+    """
+    if instruction.mnemonic == Mnemonic.NOP:
+        opcode, at = opcode_at(code)
+        return opcode == NOP1 or (opcode == 0x0F and code[at + 1] == 0x1F and not code[at + 2] & 0x38)
+    if instruction.code in (Code.JMP_REL8_64, Code.JMP_REL32_64):
+        return bool(instruction.near_branch_target == instruction.next_ip)
+    if instruction.op0_kind != OpKind.REGISTER or instruction.op0_register < Register.RAX:
+        return False
+    if instruction.code == Code.MOV_RM64_R64:
+        return bool(instruction.op1_kind == OpKind.REGISTER and instruction.op0_register == instruction.op1_register)
+    if instruction.mnemonic != Mnemonic.LEA:
+        return False
+    prefixes = code[: opcode_at(code)[1]]
+    plain = all(byte == DS or 0x40 <= byte <= 0x4F for byte in prefixes)
+    same = instruction.memory_base == instruction.op0_register and instruction.memory_index == Register.NONE
+    return plain and same and not instruction.memory_displacement and instruction.memory_displ_size > 0

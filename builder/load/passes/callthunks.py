@@ -1,10 +1,12 @@
-"""callthunks_patch_module_calls: call depth tracking (arch/x86/kernel/callthunks.c, v6.2 to v6.12).
+"""callthunks_patch_module_calls: call depth tracking (arch/x86/kernel/callthunks.c, v6.2 to v7.3).
 
 Only where `retbleed=stuff` was given or chosen: each direct call goes to the
 accounting stub in the padding before the function called, which is written
 there when it is first needed, be it in another module: there it stays when this one goes.
 `.call_sites`: s32, relative to itself; sites of static calls are none of them, so
-`static_call` asks for the stub of its target.
+`static_call` asks for the stub of its target. To v6.12 this came after
+alternatives and looked at their sites too; now it comes before them, and the
+replacements are among the call sites.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ def apply(context: Context) -> None:
     calls, alternatives = context.table(".call_sites"), context.table(".altinstructions")
     if calls is not None:
         sites += context.relative_sites(calls)
-    if alternatives is not None:
+    if alternatives is not None and context.kernel.kernel.features.alternative_calls:
         content = context.content(alternatives)
         for at in range(0, len(content), NEW.size):
             sites.append(alternatives.address + at + relative(content, at))
@@ -54,7 +56,10 @@ class Stubs:
         self._context = context
         self._template = template
         self._code = context.memory.read(template, tail - template)
-        self._skipped = {context.kernel.symbols.address(name) for name in UNTRACKED}
+        symbols = context.kernel.symbols
+        self._skipped = {symbols.address(name) for name in UNTRACKED}
+        start, stop = (symbols.address(f"__relocate_kernel_{end}") for end in ("start", "end"))
+        self._kexec = range(start or 0, stop or 0)
 
     def before(self, target: Address) -> Address:
         """Where to call in order to be counted on the way to `target`: patch_dest().
@@ -62,13 +67,13 @@ class Stubs:
         The function itself where there is no such place; the kernel notes only the first of those.
         """
         context, size = self._context, len(self._code)
-        if target in self._skipped or not _is_code(context, target):
+        if target in self._skipped or target in self._kexec or not _is_code(context, target):
             return target
         pad = target - size
         if context.memory.find(pad) is None:
             return target
         stub = moved_code(self._code, pad, self._template, size, size)
-        stub = one_nop(stub, context.kernel.facts.longest_nop)
+        stub = one_nop(stub, context.kernel.facts)
         there = context.memory.read(pad, size)
         if there != stub:
             if there != bytes((NOP1,)) * size:

@@ -1,5 +1,5 @@
 """static_call_add_module: static calls go where their keys say (kernel/static_call_inline.c,
-arch/x86/kernel/static_call.c, v6.1 to v6.12).
+arch/x86/kernel/static_call.c, v6.1 to v7.3).
 
 `struct static_call_site`: s32 address, s32 key, each relative to itself; bit 0
 of the key: a tail call; bit 1 is set here for code in `.init`. A key in the
@@ -21,8 +21,6 @@ from builder.load.passes.sorting import order
 
 ENTRY = struct.Struct("<ii")
 TAIL, INIT = 1, 2
-XOR5RAX = bytes.fromhex("2e2e2e31c0")
-"""cs cs cs xorl %eax, %eax: what a call of __static_call_return0 becomes"""
 
 
 def apply(context: Context) -> None:
@@ -75,7 +73,8 @@ def transform(context: Context, site: Address, target: Address, tail: bool, stub
     """arch_static_call_transform() of a site, with `stubs` where the depth of calls is tracked."""
     now = context.memory.read(site, 6)
     conditional = now[0] == 0x0F and now[1] & 0xF0 == 0x80
-    fits = now[0] in (JMP32, RET) or conditional if tail else now[0] == CALL or now[:5] in (NOP5, XOR5RAX)
+    inlined = context.kernel.facts.inlined_targets
+    fits = now[0] in (JMP32, RET) or conditional if tail else now[0] == CALL or now[:5] in (NOP5, *inlined.values())
     if not fits:
         context.warn(site, f"unexpected static_call insn opcode {now[0]:#x}")
         return
@@ -88,9 +87,7 @@ def transform(context: Context, site: Address, target: Address, tail: bool, stub
     else:
         if stubs is not None:
             target = stubs.before(target)  # callthunks_translate_call_dest()
-        new = (
-            XOR5RAX if target == context.kernel.symbols.address("__static_call_return0") else branch(CALL, site, target)
-        )
+        new = inlined.get(target) or branch(CALL, site, target)
     if now[: len(new)] != new:
         context.poke(site, new)
 

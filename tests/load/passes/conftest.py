@@ -112,6 +112,12 @@ def old(bench: Make, release_61: str) -> Bench:
 
 
 @pytest.fixture
+def newest(bench: Make, release_7: str) -> Bench:
+    """Linux 7."""
+    return bench(release_7)
+
+
+@pytest.fixture
 def new(bench: Make, release_612: str) -> Bench:
     """Linux 6.12."""
     return bench(release_612)
