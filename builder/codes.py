@@ -149,6 +149,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType({code.name: code for code in
         no_versions="a module without versions of its symbols",
         no_version="a symbol whose version is missing",
         crc="a symbol of another version",
+        signature="a signature that is not that of the module",
         load="a module that the loader gives up on",
         enable="a livepatch that the kernel does not enable",
         # taken by the kernel, to its harm

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from builder.acquire.compile import Compiling
     from builder.acquire.shifts import Shift
     from builder.acquire.source import SourceTree
+    from builder.acquire.sources import SourceTarget
+    from builder.binary.kernel import Kernel
     from builder.compose.owner import Objects
     from builder.emit import Module
     from builder.emit.patched import Patched
@@ -132,6 +134,14 @@ def patch(
     return Patched(found, diffs, module)
 
 
+def source_target(kernel: Kernel) -> SourceTarget:
+    """What source for a kernel has to be of; its configuration is taken from beside the image, if it is there."""
+    from builder.acquire.sources import SourceTarget
+
+    beside = (kernel.path.parent / name for name in (f"config-{kernel.release}", "config"))
+    return SourceTarget(kernel.release, next((path for path in beside if path.is_file()), None), kernel.banner)
+
+
 __all__: Sequence[str] = (
     "Diff",
     "ModulePlan",
@@ -141,4 +151,5 @@ __all__: Sequence[str] = (
     "patch",
     "read_pair",
     "running_part",
+    "source_target",
 )

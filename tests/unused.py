@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 
+import builder
+import builder.load
 from builder.arch import x86_64
 from builder.image.guest import qemu
 from builder.report.html import PageOutcome
@@ -21,3 +23,5 @@ def _(outcome: PageOutcome, result: Result, facts: x86_64._Facts, connection: sq
     facts.has_target  # decode() takes the whole row apart
     x86_64._disassembler().syntax  # capstone reads it
     connection.text_factory  # sqlite3 calls it
+    builder.__getattr__  # PEP 562: Python calls it for names that a module lacks
+    builder.load.__class__  # what makes a package that can be called

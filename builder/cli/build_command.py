@@ -21,6 +21,7 @@ from builder.cli.common import (
     wanted_name,
     write_output,
 )
+from builder.cli.signing import add_signing, signed, signing_key
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import free_module_name
@@ -52,6 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_source_diff(parser)
     add_allow(parser)
+    add_signing(parser)
     add_html(parser)
     parser.set_defaults(run=run)
 
@@ -59,6 +61,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, output: Output) -> int:
     allowed = Allowed.parse(options.allow)
     given = named_paths(options.object)
+    key = signing_key(options)
     pairs = _pairs(options)
     check_output(options.output)
     check_html(options.html, options.output, *(path for pair in pairs for path in pair))
@@ -78,7 +81,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
             _write_page(options, pairs, diffs, kernel.release, None, refused.refusals)
         raise
     if module is not None:
-        write_output(options.output, module.content)
+        write_output(options.output, signed(module.content, key))
     if options.html:
         _write_page(options, pairs, diffs, kernel.release, module)
     if module is None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from builder.cli.common import Output, add_kernel, named_paths, open_kernel
+from builder.emit.signing import read_certificate
 from builder.errors import UsageError
 from builder.preflight.check import check
 from builder.report.check import render_check
@@ -23,6 +24,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--smp", type=int, default=1, metavar="N", help="number of CPUs")
     parser.add_argument("--cmdline", default="", metavar="TEXT", help="the kernel's command line, like mitigations=off")
+    parser.add_argument(
+        "--sign-cert",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CERT",
+        help="a certificate (X.509) that the kernel trusts besides its own, to verify the signature by",
+    )
     parser.set_defaults(run=run)
 
 
@@ -36,6 +45,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         objects=named_paths(options.object),
         number_of_cpus=options.smp,
         cmdline=options.cmdline,
+        certificates=[read_certificate(path) for path in options.sign_cert],
     )
     if output.json:
         output.document(report.as_json())

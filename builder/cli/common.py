@@ -20,7 +20,6 @@ from builder.errors import KernelError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from builder.acquire.shifts import Shift
-    from builder.acquire.sources import SourceTarget
     from builder.binary.kernel import Kernel
     from builder.report.spelled import Screen
 
@@ -213,15 +212,6 @@ def open_kernel(options: argparse.Namespace, *, fetch: bool = False) -> Kernel:
     if fetch or options.suite:
         options.kernel = at_hand(options.kernel, options.suite)
     return Kernel.open(options.kernel)
-
-
-def source_target(kernel: Kernel) -> SourceTarget:
-    """What source for a kernel has to be of; its configuration is taken from beside the image, if it is there."""
-    # Here, as above.
-    from builder.acquire.sources import SourceTarget
-
-    beside = (kernel.path.parent / name for name in (f"config-{kernel.release}", "config"))
-    return SourceTarget(kernel.release, next((path for path in beside if path.is_file()), None), kernel.banner)
 
 
 def named_paths(values: Sequence[str]) -> Mapping[str, Path]:

@@ -20,15 +20,15 @@ from builder.cli.common import (
     check_output,
     named_paths,
     open_kernel,
-    source_target,
     wanted_name,
     write_output,
 )
+from builder.cli.signing import add_signing, signed, signing_key
 from builder.compose.owner import Objects
 from builder.emit import free_module_name
 from builder.errors import Allowed, InputError, UsageError
 from builder.marks import KernelLayouts, mark
-from builder.pipeline import ModulePlan
+from builder.pipeline import ModulePlan, source_target
 from builder.report.following import next_command
 from builder.report.marks import marks_document, render_marks
 from builder.report.patch import patch_document
@@ -89,6 +89,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"compile at most N objects (default {OBJECT_LIMIT})",
     )  # fmt: skip
     add_allow(parser)
+    add_signing(parser)
     parser.set_defaults(run=run, first=None)
 
 
@@ -102,6 +103,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         check_output(options.output)
     if options.limit_objects < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("-j and --limit-objects take a number of objects from 1 on")
+    key = signing_key(options)
     kernel = open_kernel(options, fetch=True)
     objects = Objects(kernel, named_paths(options.object))
     free_module_name(name, kernel)
@@ -119,7 +121,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
         found = mark(marks, tree, objects, plan, how, armed=options.armed)
     if found.patched.module is None:
         raise InputError("nothing that runs was marked: the places are compiled to nothing")
-    write_output(options.output, found.patched.module.content)
+    write_output(options.output, signed(found.patched.module.content, key))
     following = next_command(options.output, options.kernel, options.object)
     if output.json:
         document = patch_document(found.patched, options.output, following)

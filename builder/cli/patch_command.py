@@ -26,16 +26,17 @@ from builder.cli.common import (
     named_paths,
     open_kernel,
     refused_rows,
-    source_target,
     wanted_name,
     write_output,
 )
+from builder.cli.signing import add_signing, signed, signing_key
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
 from builder.emit import Module, free_module_name
 from builder.emit.patched import Patched, PatchRefusedError
+from builder.emit.signing import SigningKey
 from builder.errors import Allowed, BespokeError, Refusal, RefusedError, UsageError
-from builder.pipeline import ModulePlan, patch
+from builder.pipeline import ModulePlan, patch, source_target
 from builder.report.following import next_command
 from builder.report.patch import patch_document, render_patch
 
@@ -71,6 +72,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help=f"compile at most N objects (default {OBJECT_LIMIT})",
     )
     add_allow(parser)
+    add_signing(parser)
     add_html(parser)
     parser.set_defaults(run=run)
 
@@ -82,13 +84,14 @@ def run(options: argparse.Namespace, output: Output) -> int:
     runs = stacks(options.patches)
     patches = [path for stack in runs for path in stack]
     outputs = _outputs(options, patches)
+    key = signing_key(options)
     check_html(options.html, *outputs, *patches)
     kernel = open_kernel(options, fetch=True)
     objects = Objects(kernel, named_paths(options.object))
     if not options.each:
         free_module_name(wanted_name(options.name, options.output), kernel)
     tree = find_source(options.source, source_target(kernel), allowed=allowed)
-    job = _Job(options, output, objects, tree, allowed)
+    job = _Job(options, output, objects, tree, allowed, key)
     if options.each:
         return _each(job, runs, outputs)
     made = job.make(patches, options.output, options.name)
@@ -114,6 +117,7 @@ class _Job:
     objects: Objects
     tree: SourceTree
     allowed: Allowed
+    key: SigningKey | None
 
     def make(self, patches: list[Path], path: Path, name: str | None) -> Patched:
         """Write the module of all `patches` together to `path`, and the page; RefusedError with all reasons."""
@@ -129,7 +133,7 @@ class _Job:
             self._write(path, refusals=refused.refusals)
             raise
         if made.module is not None:
-            write_output(path, made.module.content)
+            write_output(path, signed(made.module.content, self.key))
         self._write(path, made.objects, made.diffs, module=made.module)
         return made
 

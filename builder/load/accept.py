@@ -206,8 +206,16 @@ def force_load(kernel: Kernel) -> bool:
     return any(_FORCE in kernel.read(segment.address, segment.file_size) for segment in kernel.segments)
 
 
-def taints(module: ModuleFile, kernel: Kernel) -> tuple[str, ...]:
-    """The letters that loading it adds (check_modinfo, module_sig_check; tainted-kernels.rst)."""
+def verifies(kernel: Kernel) -> bool:
+    """CONFIG_MODULE_SIG: the kernel looks at signatures."""
+    return bool(kernel.symbols_named("mod_verify_sig"))
+
+
+def taints(module: ModuleFile, kernel: Kernel, *, trusted: bool) -> tuple[str, ...]:
+    """The letters that loading it adds (check_modinfo, module_sig_check; tainted-kernels.rst).
+
+    `trusted` says that its signature is that of a key which the kernel has.
+    """
     found = []
     if (module.info("license") or "unspecified") not in GPL:
         found.append("P")
@@ -218,7 +226,7 @@ def taints(module: ModuleFile, kernel: Kernel) -> tuple[str, ...]:
         found.append("C")
     if module.info("intree") is None:
         found.append("O")
-    if kernel.symbols_named("mod_verify_sig") and not module.data.endswith(b"~Module signature appended~\n"):
+    if verifies(kernel) and not trusted:
         found.append("E")
     if module.is_livepatch:
         found.append("K")

@@ -21,6 +21,7 @@ from builder.load.loader import load_module, load_with_dependencies
 from builder.load.module import LoadedModule, Site
 from builder.load.relocate import NAMES as RELOCATIONS
 from builder.preflight import problems as problems_of
+from builder.preflight.signed import SignatureCheck, check_signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class CheckReport:
     replaced: tuple[Mapping[str, object], ...]
     cpus: tuple[CpuCheck, ...]
     loaded: LoadedModule | None = field(repr=False, default=None)
+    signature: SignatureCheck | None = None
 
     def bound(self) -> Iterator[dict[str, object]]:
         """Every relocation that was written: its section and offset, its type, the symbol and where that is."""
@@ -102,6 +104,7 @@ class CheckReport:
             "refusals": [f.as_json() for f in self.refusals],
             "problems": [f.as_json() for f in self.problems],
             "taints": list(self.taints),
+            "signature": self.signature.as_json() if self.signature else None,
             "relocations": dict(self.relocations),
             "bindings": [dict(row) for row in self.bindings],
             "replaced": [dict(row) for row in self.replaced],
@@ -118,14 +121,16 @@ def check(
     objects: Mapping[str, Path] | None = None,
     number_of_cpus: int = 1,
     cmdline: str = "",
+    certificates: Sequence[bytes] = (),
 ) -> CheckReport:
     """Load a module into the simulated kernel, on each CPU model, and report.
 
     `objects` are the files of modules that it patches or depends on, where the
-    kernel's own tree has none; `cmdline` is the kernel's command line.
+    kernel's own tree has none; `cmdline` is the kernel's command line, `certificates` (X.509 in
+    DER) are trusted besides the kernel's own.
     Raises InputError where the file is no module at all.
     """
-    return Checker(kernel, objects, number_of_cpus, cmdline).check(source, cpus)
+    return Checker(kernel, objects, number_of_cpus, cmdline, certificates).check(source, cpus)
 
 
 class Checker:
@@ -137,11 +142,13 @@ class Checker:
         objects: Mapping[str, Path] | None = None,
         number_of_cpus: int = 1,
         cmdline: str = "",
+        certificates: Sequence[bytes] = (),
     ) -> None:
         self.kernel = kernel
         self._objects = dict(objects or {})
         self._cpus = number_of_cpus
         self._cmdline = cmdline
+        self._certificates = tuple(certificates)
         self._booted: dict[str, SimulatedKernel] = {}
 
     def simulated(self, cpu: str) -> SimulatedKernel:
@@ -168,6 +175,9 @@ class Checker:
                 problems.append(Finding("malformed", str(error)))
         if module is None:
             return CheckReport(label, self.kernel.release, tuple(refusals), tuple(problems), (), {}, (), (), ())
+        signature = check_signature(module, self.kernel, self._certificates)
+        if signature is not None and signature.refusal is not None:
+            refusals.append(signature.refusal)
         refusals += accept.section_refusals(module, self.kernel)
         refusals += accept.modinfo_refusals(module, self.kernel)
         problems += problems_of.in_file(module, self.kernel)
@@ -192,12 +202,13 @@ class Checker:
             self.kernel.release,
             tuple(refusals),
             tuple(problems),
-            accept.taints(module, self.kernel),
+            accept.taints(module, self.kernel, trusted=signature is not None and bool(signature.trusted)),
             dict(loaded.relocations) if loaded is not None else {},
             described[0],
             described[1],
             tuple(results),
             loaded,
+            signature,
         )
 
     def find_object(self, name: str) -> Path | None:

@@ -32,6 +32,11 @@ def render_check(report: CheckReport, *, verbose: bool = False) -> RenderableTyp
     total = sum(report.relocations.values())
     letters = " ".join(report.taints) or "-"
     parts.append(one_line(f"{total} relocations in {len(report.relocations)} sections; taints: {letters}"))
+    if report.signature is not None and report.signature.signer:
+        how = {"": "by a key that this kernel has not built in", "built in": "verified by a key of the kernel's own",
+               "given": "verified by the given certificate"}[report.signature.trusted]  # fmt: skip
+        fits = report.signature.refusal is None
+        parts.append(one_line(f"signed: {report.signature.signer}" + (f"; {how}" if fits else "")))
     parts += [one_line(f"refused: {f.code}: {f.message} (errno {f.errno})", style="red") for f in report.refusals]
     parts += [one_line(f"problem: {f.code}: {f.message}", style="yellow") for f in report.problems]
     if not report.kernel_accepts:

@@ -33,8 +33,12 @@ class Subject:
     function: str
     target: Path | None = None
 
+    @property
+    def objects(self) -> dict[str, Path]:
+        return {TARGET_NAME: self.target} if self.target is not None else {}
+
     def checker(self) -> Checker:
-        return Checker(self.kernel, {TARGET_NAME: self.target} if self.target is not None else {})
+        return Checker(self.kernel, self.objects)
 
 
 def of_the_kernel(data: Path) -> Subject:
