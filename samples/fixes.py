@@ -6,7 +6,8 @@ Each patch under `patches/` says in its head what to do with it: `Run:` a
 command for the guest, `Load:` modules that the command needs, `Before:` and
 `With:` a line of the command's answer (regular expressions) without and with
 the patch. The answer with the patch must have the second line, the answers
-before and after it the first line and not the second.
+before and after it the first line and not the second. What changed too much in
+newer kernels stands below `linux-N/` again, N being the first number of the release.
 """
 
 from __future__ import annotations
@@ -89,9 +90,11 @@ def read_fix(path: Path) -> Fix:
     )
 
 
-def all_fixes() -> list[Fix]:
-    """The patches of the project, in the order of their names."""
-    return [read_fix(path) for path in sorted(PATCHES.glob("*.patch"))]
+def all_fixes(release: str = "6") -> list[Fix]:
+    """The patches of the project for a release, in the order of their names."""
+    folders = (PATCHES, PATCHES / f"linux-{release.partition('.')[0]}")
+    found = {path.name: path for folder in folders for path in folder.glob("*.patch")}
+    return [read_fix(found[name]) for name in sorted(found)]
 
 
 def make_and_try(fix: Fix, kernel: Kernel, folder: Path) -> Outcome:
@@ -132,8 +135,8 @@ def main(arguments: Sequence[str]) -> int:
     table = Table("patch", "functions", "built", "tried", "result", box=None)
     status = 0
     try:
-        fixes = [read_fix(path) for path in options.patches] or all_fixes()
         kernel = Kernel.open(options.kernel or newest_kernel("6.1"))
+        fixes = [read_fix(path) for path in options.patches] or all_fixes(kernel.release)
         with tempfile.TemporaryDirectory() as folder:
             for fix in fixes:
                 outcome = make_and_try(fix, kernel, Path(folder))

@@ -17,9 +17,9 @@ ORDER = (
 )  # fmt: skip
 APART = {("preflight", "operate")}
 """(folder, folder above it) that do not know each other all the same: what runs, and what would go wrong."""
-FOR_ALL = {"codes", "errors", "guide", "templates", "arch", "__init__"}
-"""What every folder may import: codes, exceptions, pages, templates, the rows of an architecture, the version."""
-BELOW = ("codes.py", "errors.py", "guide.py", "templates.py")
+FOR_ALL = {"codes", "errors", "guide", "supported", "templates", "arch", "__init__"}
+"""What every folder may import: codes, exceptions, pages, kernels that were tried, templates, rows of a CPU."""
+BELOW = ("codes.py", "errors.py", "guide.py", "supported.py", "templates.py")
 """Files that stand below everything; each imports none but those before it."""
 MOST_LINES = 500
 

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "check": "load a module into a simulated kernel, without a VM, and say what stands against it",
     "inspect": "what a module contains, ours or anybody's; with a second one, what that does otherwise",
     "explain": "what the code of a refusal, a warning or a finding means, with an example and the way out",
+    "kernels": "which kernels were tried, and what is proven on each",
     "fidelity": "compare what the simulated loader makes of modules with what a kernel's own makes",
     "try": "load a module in a QEMU guest: a command before, with and after it",
     "load": "load a livepatch on this machine; probes follow the code",

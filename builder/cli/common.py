@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import sys
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from builder.acquire.shifts import Shift
     from builder.binary.kernel import Kernel
     from builder.report.spelled import Screen
+
+log = logging.getLogger("bespoke.kernel")
 
 _UNBOUNDED = 4000
 _FORCED = ("FORCE_COLOR", "TTY_COMPATIBLE")
@@ -208,10 +211,16 @@ def at_hand(kernel: str, suite: str | None = None) -> str:
 def open_kernel(options: argparse.Namespace, *, fetch: bool = False) -> Kernel:
     """The kernel that `--kernel` names; with `--suite`, or `fetch`, one that is not here is fetched."""
     from builder.binary.kernel import Kernel
+    from builder.supported import series, tried
 
     if fetch or options.suite:
         options.kernel = at_hand(options.kernel, options.suite)
-    return Kernel.open(options.kernel)
+    kernel = Kernel.open(options.kernel)
+    if not tried(kernel.release):
+        log.warning(
+            "Linux %s was never tried (see `bespoke kernels`): what follows may be wrong", series(kernel.release)
+        )
+    return kernel
 
 
 def named_paths(values: Sequence[str]) -> Mapping[str, Path]:

@@ -26,7 +26,8 @@ def in_file(module: ModuleFile, kernel: Kernel) -> Iterator[Finding]:
     elif this is not None and this.size != size:
         yield Finding("this-module", f".gnu.linkonce.this_module has {this.size} bytes, struct module {size}")
     unknown = set(unknown_tables(module))
-    skipped = {table for row in PASSES if not row.applies(kernel.features) for table in row.tables} - TABLES
+    read = {table for row in PASSES if row.applies(kernel.features) for table in row.tables}
+    skipped = {table for row in PASSES for table in row.tables} - read - TABLES
     for section in module.object.sections:
         if section.is_alloc and section.size and section.type != elf.SHT_RELA:
             if section.name in unknown:

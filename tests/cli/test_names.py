@@ -246,6 +246,7 @@ def test_an_argument_that_leads_nowhere(say: Say, command: str, name: str, tmp_p
         "check": (path, "--kernel", kernel),
         "inspect": (path, path),
         "explain": (f"x{name}",),
+        "kernels": (f"x{name}",),
         "fidelity": ("--kernel", kernel, path),
         "try": (path, "--kernel", kernel),
         "load": (path, "--timeout", name),
