@@ -23,7 +23,7 @@ from tests.operate.scene import facts
 from tests.operate.versions import NAME, probed
 
 PROC = f"/proc/{NAME}"
-_PORTION = 100
+_PORTION = 20
 LOAD = (
     f"(while [ -e /run/go ]; do echo 1 20 > {PROC}; echo 3 5 > {PROC}; done; echo done > /run/done) > /dev/null 2>&1 &"
 )
