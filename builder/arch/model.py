@@ -36,6 +36,8 @@ class Operation(NamedTuple):
     `flags_read` and `flags_write` tell of the condition codes; what a call leaves in them is its own. `moved` is
     (from, to), by their places in the order of registers, where all that it does is to copy one to another.
     `read_order` are the registers of `reads` by their places, those of the operands first, in the operands' order.
+    `repeats` is of what counts its own runs (`rep movs`): a kprobe there is hit for each of them. A conditional jump
+    and its opposite have one form; one of them is `negated`.
     """
 
     form: tuple[object, ...]
@@ -50,6 +52,8 @@ class Operation(NamedTuple):
     flags_write: bool = False
     moved: tuple[int, int] | None = None
     read_order: tuple[int, ...] = ()
+    repeats: bool = False
+    negated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 import iced_x86
-from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind, Register
+from iced_x86 import ConditionCode, FlowControl, Mnemonic, OpAccess, OpKind, Register
 
 from builder.arch.model import Operation
 
@@ -52,7 +52,8 @@ def operation(code: bytes) -> Operation:
     insn = next(iter(iced_x86.Decoder(64, code)), None)
     if insn is None or not insn:
         return Operation(("bytes", code), (), (), 0, (1 << len(GENERAL)) - 1, False, True, False, flags_write=True)
-    form: list[object] = [insn.mnemonic, insn.has_lock_prefix, insn.has_rep_prefix, insn.has_repne_prefix]
+    plain = min(insn.mnemonic, _opposite(insn))
+    form: list[object] = [plain, insn.has_lock_prefix, insn.has_rep_prefix, insn.has_repne_prefix]
     registers: list[int] = [insn.segment_prefix]
     constants: list[int] = []
     named: list[int] = []
@@ -89,7 +90,18 @@ def operation(code: bytes) -> Operation:
         flags_write=bool(insn.rflags_modified) or insn.flow_control in _CALLS,
         moved=_moved(insn),
         read_order=_in_order(named, reads),
+        repeats=insn.is_string_instruction and (insn.has_rep_prefix or insn.has_repne_prefix),
+        negated=insn.mnemonic != plain,
     )
+
+
+def _opposite(insn: iced_x86.Instruction) -> int:
+    """The conditional jump that is taken where this one is not; of anything else what it is itself."""
+    if insn.flow_control != FlowControl.CONDITIONAL_BRANCH or insn.condition_code == ConditionCode.NONE:
+        return insn.mnemonic
+    other = insn.copy()
+    other.negate_condition_code()
+    return other.mnemonic
 
 
 def _bit(register: Register) -> int:  # type: ignore[valid-type]

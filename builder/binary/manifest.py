@@ -6,7 +6,7 @@ The section is not loaded. Equal manifests give equal bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -45,16 +45,24 @@ class MapRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CarriedPart:
-    """A `.cold` part of the old version of a function, `size` in bytes, and what became of its instructions."""
+    """A `.cold` part of the old version of a function, `size` in bytes, and what became of its instructions.
+
+    `points` are the places of those that the new version does not have: where it is between the same neighbours.
+    """
 
     name: str
     sympos: int
     size: int
     map: tuple[MapRow, ...]
+    points: tuple[MapRow, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        rows = [row.as_json() for row in self.map]
-        return {"name": self.name, "sympos": self.sympos, "size": self.size, "map": rows}
+        row: dict[str, Any] = {"name": self.name, "sympos": self.sympos, "size": self.size}
+        return row | {"map": [cells.as_json() for cells in self.map]} | _points(self.points)
+
+
+def _points(rows: tuple[MapRow, ...]) -> dict[str, Any]:
+    return {"points": [row.as_json() for row in rows]} if rows else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +83,8 @@ class CarriedFunction:
     """A function of the module, of an `object` that is patched; `role` says why it travels.
 
     `late` are offsets where no kprobe may stand before the patched object is there. `map` is None for a function that
-    takes no place of another. Where it begins at the version of an earlier module of ours, `since` names that module
-    and `base` the function in it; both are empty else.
+    takes no place of another; `points` are those of a part. Where the map begins at the version of an earlier module of
+    ours, `since` names that module and `base` the function in it; both are empty else.
     """
 
     name: str
@@ -88,6 +96,7 @@ class CarriedFunction:
     redirected: bool = False
     late: tuple[int, ...] = ()
     map: tuple[MapRow, ...] | None = None
+    points: tuple[MapRow, ...] = ()
     since: str = ""
     base: str = ""
     parts: tuple[CarriedPart, ...] = ()
@@ -109,6 +118,7 @@ class CarriedFunction:
             row["late"] = list(self.late)
         if self.map is not None:
             row["map"] = [cells.as_json() for cells in self.map]
+        row |= _points(self.points)
         if self.since:
             row |= {"since": self.since, "base": self.base}
         if self.parts:
@@ -278,18 +288,25 @@ def _function(item: _Item) -> CarriedFunction:
         redirected=redirected,
         late=tuple(row.as_(int) for row in item.optional("late")),
         map=_map(item["map"]) if item.has("map") else None,
+        points=_map(item.optional("points")),
         since=since[0],
         base=since[1],
         parts=tuple(
-            CarriedPart(row["name"].as_(str), row["sympos"].as_(int), row["size"].as_(int), _map(row["map"]))
+            CarriedPart(
+                row["name"].as_(str),
+                row["sympos"].as_(int),
+                row["size"].as_(int),
+                _map(row["map"]),
+                _map(row.optional("points")),
+            )
             for row in item.optional("parts")
         ),
     )
 
 
-def _map(item: _Item) -> tuple[MapRow, ...]:
+def _map(items: Iterable[_Item]) -> tuple[MapRow, ...]:
     rows = []
-    for row in item:
+    for row in items:
         cells = list(row)
         if len(cells) not in (4, 5):
             raise _WrongError(f"{row.name} has {len(cells)} cells, not 4 or 5")

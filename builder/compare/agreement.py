@@ -38,7 +38,7 @@ class Data(Enum):
     OTHER = "they come from others"
 
 
-class _Step(NamedTuple):
+class FlowStep(NamedTuple):
     """From pair `a`, `q` by a way of this kind: what the old and the new version come to next."""
 
     a: int
@@ -96,15 +96,19 @@ class Agreement:
     def _contradicting(self) -> set[tuple[int, int]]:
         """Both ends of what contradicts in control, and what decides by something else."""
         wrong = set(self._misled())
-        for step in self._steps():
-            missing, added = self._missing(step), self._added(step)
+        for step in self.steps():
+            missing, added = self.missing(step), self.added(step)
             wrong |= {(i, j) for i in missing for j in self.pairs[i]} | {(self.back[b], b) for b in added}
             wrong |= {(step.a, step.q)} if missing or added else set()
         return wrong - {(self.old.caller, self.new.caller)}
 
+    def opposite(self, i: int, j: int) -> bool:
+        """Whether one is a conditional jump and the other its opposite."""
+        return self.old.lines[i].operation.negated != self.new.lines[j].operation.negated
+
     # Steps
 
-    def _steps(self) -> Iterator[_Step]:
+    def steps(self) -> Iterator[FlowStep]:
         self.pairs[self.old.caller] = {self.new.caller: 100}
         self.back[self.new.caller] = self.old.caller
         try:
@@ -112,7 +116,7 @@ class Agreement:
                 for kind in dict.fromkeys(way.kind for way in self.old.ways[a]):
                     before = self._next(self.old, a, kind, self.pairs)
                     for q in self.pairs[a]:
-                        yield _Step(a, q, kind, before, self._next(self.new, q, kind, self.back))
+                        yield FlowStep(a, q, kind, before, self._next(self.new, q, kind, self.back))
         finally:
             del self.pairs[self.old.caller], self.back[self.new.caller]
 
@@ -125,12 +129,12 @@ class Agreement:
                     out[to] = out.get(to, True) and decided
         return out
 
-    def _missing(self, step: _Step) -> list[int]:
+    def missing(self, step: FlowStep) -> list[int]:
         """Old lines that the step should come to in the new version, and does not."""
         there = {self.back[b] for b in step.new}
         return [i for i, decided in step.old.items() if i not in there and not decided]
 
-    def _added(self, step: _Step) -> list[int]:
+    def added(self, step: FlowStep) -> list[int]:
         """New lines that the step comes to, and should not."""
         return [b for b, decided in step.new.items() if self.back[b] not in step.old and not decided]
 
@@ -140,9 +144,9 @@ class Agreement:
         """One round; whether anything was changed."""
         if self._complete():
             return True
-        steps = list(self._steps())
-        missing = [(step, i) for step in steps for i in self._missing(step)]
-        added = [(step, b) for step in steps for b in self._added(step)]
+        steps = list(self.steps())
+        missing = [(step, i) for step in steps for i in self.missing(step)]
+        added = [(step, b) for step in steps for b in self.added(step)]
         if not missing and not added:
             return False
         if self._merged(added):
@@ -186,7 +190,7 @@ class Agreement:
         if not self.pairs[i]:
             del self.pairs[i]
 
-    def _find_copy(self, step: _Step, i: int) -> bool:
+    def _find_copy(self, step: FlowStep, i: int) -> bool:
         """Find the line that a step should come to among those without a counterpart, and what follows it."""
         for way in self.new.ways[step.q]:
             if way.kind != step.kind:
@@ -207,10 +211,12 @@ class Agreement:
 
     def _extend(self, i: int, b: int) -> None:
         """Pair what follows a copy as well, to the end of what is alike."""
-        while self.old.falls_through(i) and self.new.falls_through(b) and self._pair(i + 1, b + 1):
+        while self.old.falls_through(i) and self.new.falls_through(b) and not self.opposite(i, b):
             i, b = i + 1, b + 1
+            if not self._pair(i, b):
+                break
 
-    def _merged(self, added: list[tuple[_Step, int]]) -> bool:
+    def _merged(self, added: list[tuple[FlowStep, int]]) -> bool:
         """Take back pairs of lines that stand for two old ones: something leads to each of the two."""
         found = False
         for step, b in added:
@@ -227,15 +233,17 @@ class Agreement:
                     break
         return found
 
-    def _take_worst(self, steps: list[_Step], missing: list[tuple[_Step, int]], added: list[tuple[_Step, int]]) -> None:
+    def _take_worst(
+        self, steps: list[FlowStep], missing: list[tuple[FlowStep, int]], added: list[tuple[FlowStep, int]]
+    ) -> None:
         """Take back, of the two ends of each step that contradicts, the stretch of lines for which less speaks."""
-        group = self._stretches()
+        group = self.stretches()
         score: dict[int, float] = {}
         members: dict[int, list[tuple[int, int]]] = {}
         for (i, j), number in group.items():
             members.setdefault(number, []).append((i, j))
         for number, rows in members.items():
-            anchored = any(self.old.lines[i].keys[2] in self._unique and self.old.lines[i].meanings for i, _ in rows)
+            anchored = any(self.is_unique(i) for i, _ in rows)
             score[number] = _ANCHOR * anchored + min(len(rows), 8) / 8
         score[-1] = inf  # the caller
         bad: set[tuple[int, int]] = set()
@@ -265,7 +273,11 @@ class Agreement:
             for i, j in self._taken[-1]:
                 self._unpair(i, j)
 
-    def _stretches(self) -> dict[tuple[int, int], int]:
+    def is_unique(self, i: int) -> bool:
+        """Whether both versions have an instruction with its target just once."""
+        return self.old.lines[i].keys[2] in self._unique and bool(self.old.lines[i].meanings)
+
+    def stretches(self) -> dict[tuple[int, int], int]:
         """Pairs that follow each other without a choice have one number."""
         group: dict[tuple[int, int], int] = {}
         for i in sorted(self.pairs):
@@ -319,7 +331,7 @@ class Agreement:
         if self.old.lines[i].insn.is_call:
             columns = []
         found = {self._origin(i, j, a, b) for a, b in columns}
-        if first.flags_read and self._origin(i, j, -1, -1) is not Data.SAME:
+        if first.flags_read and (self._origin(i, j, -1, -1) is not Data.SAME or not self._same_tests(i)):
             return Data.OTHER  # it decides by something else
         return next((verdict for verdict in (Data.OTHER, Data.UNSURE) if verdict in found), Data.SAME)
 
@@ -333,10 +345,26 @@ class Agreement:
                 there |= defined_by(copy)
         if there and all_known and not after & ~there:
             return Data.SAME
+        if self._decides(i) and (after & CALLER & ~before or self._come_from_others(before, after)):
+            return Data.OTHER
         if not all_known or after & there:
             return Data.UNSURE
         known = not after & UNKNOWN and all(line in self.back for line in lines_of(after))
         return Data.OTHER if known or self._decides(i) else Data.UNSURE
+
+    def _same_tests(self, i: int) -> bool:
+        """Whether what sets the flags that a line reads compares with the same constants; stack slots may move."""
+        for line in lines_of(self._root(0, i, -1)):
+            first = self.old.lines[line].operation
+            for copy in self.pairs.get(line, ()):
+                if first.constants != self.new.lines[copy].operation.constants and not first.reads >> self._stack & 1:
+                    return False
+        return True
+
+    def _come_from_others(self, before: int, after: int) -> bool:
+        """Whether a definition in the new version stands for one in the old that is not among those there."""
+        olds = (self.back.get(line) for line in lines_of(after))
+        return any(i is not None and not before & defined_by(i) for i in olds)
 
     def _root(self, side: int, at: int, column: int) -> int:
         """The definitions of what a line finds in a register, those of the source where it was only copied."""

@@ -90,8 +90,9 @@ class Alignment:
         waiting = sorted(self.pairs)
         while waiting:
             i = waiting.pop()
-            a, b = self.old[i].target, self.new[self.pairs[i][0]].target
-            if a is None or b is None or not self._free(a, b):
+            first, second = self.old[i], self.new[self.pairs[i][0]]
+            a, b = first.target, second.target
+            if first.operation.negated != second.operation.negated or a is None or b is None or not self._free(a, b):
                 continue
             before = set(self.pairs)
             for level, confidence in enumerate(LEVELS):

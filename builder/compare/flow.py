@@ -14,9 +14,11 @@ from typing import Final, NamedTuple
 from builder.arch import Architecture
 from builder.compare.unit import UnitLine
 
-CALLER: Final = 1 << 0
-UNKNOWN: Final = 1 << 1
-_FIRST_LINE: Final = 2
+_COLUMNS: Final = 32
+CALLER: Final = (1 << _COLUMNS) - 1
+"""The set of what the caller left, a bit for each register by its number."""
+UNKNOWN: Final = 1 << _COLUMNS
+_FIRST_LINE: Final = _COLUMNS + 1
 _OWN_CONVENTION: Final = (".isra", ".constprop", ".part")
 """Clones whose arguments the compiler has chosen, so that they may differ from version to version."""
 
@@ -24,7 +26,10 @@ FALL, TAKEN, TABLE = range(3)
 
 
 class Edge(NamedTuple):
-    """One way out of a line: on to the next in the layout, to the target of a jump, or where a table leads."""
+    """One way out of a line: on to the next in the layout, to the target of a jump, or where a table leads.
+
+    Of a conditional jump and its opposite, the way that one falls is the way that the other is taken.
+    """
 
     kind: int
     to: int
@@ -49,9 +54,10 @@ class Flow:
 
     def _ways(self, at: int) -> tuple[Edge, ...]:
         line = self.lines[at]
-        found = [Edge(FALL, at + 1)] if self.falls_through(at) else []
+        fall, taken = (TAKEN, FALL) if line.operation.negated else (FALL, TAKEN)
+        found = [Edge(fall, at + 1)] if self.falls_through(at) else []
         if line.insn.is_jump and line.target is not None:
-            found.append(Edge(TAKEN, line.target))
+            found.append(Edge(taken, line.target))
         return (*found, *(Edge(TABLE, to) for to in line.also))
 
     def decides(self, at: int) -> bool:
@@ -134,7 +140,7 @@ class Flow:
 def _reaching(flow: Flow) -> list[tuple[int, ...]]:
     """`Flow.definitions`.
 
-    A definition is a line, the caller or something unknown; sets are masks, of the bits CALLER, UNKNOWN and
+    A definition is a line, the caller or something unknown; sets are masks, of the bits of CALLER, UNKNOWN and
     `defined_by(line)`. Lines are taken in blocks that are only entered at their first line. What reaches the end of
     a block reaches the blocks that follow, until that adds nothing any more.
     """
@@ -145,8 +151,9 @@ def _reaching(flow: Flow) -> list[tuple[int, ...]]:
     ends = [*starts[1:], len(lines)]
     number = {start: k for k, start in enumerate(starts)}
     states: list[list[int]] = [[0] * (len(arch.registers) + 1) for _ in starts]
-    given = UNKNOWN if any(part in lines[0].part.name for part in _OWN_CONVENTION) else CALLER
-    states[0] = [CALLER if name == arch.stack_register else given for name in arch.registers] + [UNKNOWN]
+    own = any(part in lines[0].part.name for part in _OWN_CONVENTION)
+    given = [UNKNOWN if own and name != arch.stack_register else 1 << k for k, name in enumerate(arch.registers)]
+    states[0] = [*given, UNKNOWN]
     for k, start in enumerate(starts):
         if lines[start].from_table:
             states[k] = [value | UNKNOWN for value in states[k]]
@@ -209,7 +216,7 @@ def _block_starts(flow: Flow) -> set[int]:
     """Where control comes from elsewhere than the line before, or may go elsewhere from that."""
     found = {0}
     for at, line in enumerate(flow.lines):
-        found.update(way.to for way in flow.ways[at] if way.kind != FALL)
+        found.update(way.to for way in flow.ways[at] if way.kind != FALL or line.insn.is_jump)
         if line.from_table:
             found.add(at)
         if (line.insn.is_jump or line.insn.ends_block) and at + 1 < len(flow.lines):

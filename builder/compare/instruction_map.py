@@ -13,6 +13,7 @@ by side. Both versions are sequences of lines (`unit.py`: a function, then its
    and find the copies that the new version has of a block. So an old line may have several counterparts.
 5. Pair what each version has just once, and passes as often, though its order changed.
 6. Grade each pair by what is equal, by its data and by its neighbours (`confidence`).
+7. For what has no sure counterpart by then, find the same point between its neighbours (`points.py`).
 
 Two instructions are never paired if they do different things or refer to
 different things: only constants and registers may differ.
@@ -20,21 +21,27 @@ different things: only constants and registers may differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from heapq import nsmallest
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from builder.compare.agreement import Agreement, Data
 from builder.compare.alignment import LEVELS, Alignment
 from builder.compare.atoms import Atom
 from builder.compare.comparison import Comparison
+from builder.compare.doubt import doubtful
 from builder.compare.flow import Flow
+from builder.compare.points import points
 from builder.compare.registers import same_registers
 from builder.compare.unit import unit
 
-_LONELY, _UNSURE, _OTHER, _ELSEWHERE = 15, 10, 30, 10
+_LONELY, _UNSURE, _OTHER, _ELSEWHERE, _DOUBTFUL = 15, 10, 30, 10, 40
 """Taken off where no neighbour is paired beside it; where its data come from what has no counterpart, and not both
-neighbours are; where its data come from others; where its branches part."""
+neighbours are; where its data come from others; where its branches part; where little speaks for it (`doubt.py`)."""
+LEAST: Final = 75
+"""A pair of less confidence is as likely wrong as right: a probe does not follow it."""
+_POINT: Final = 80
+"""Confidence of a point: of a sure pair beside it, less what it is that nothing there does the same."""
 
 
 class MappedRow(NamedTuple):
@@ -54,30 +61,50 @@ class MappedRow(NamedTuple):
     same: int
 
 
-def instruction_map(comparison: Comparison, atom: Atom) -> tuple[MappedRow, ...]:
-    """The pairs of a function of the new object (its `.cold` parts included) and its old version, in the old order.
+class FunctionMap(NamedTuple):
+    """What is known of a function: its pairs, and the points of old instructions that are in no sure pair.
 
-    An old instruction in none of them has no counterpart. Empty where the function has no twin.
+    Both are in the old order. An old instruction in neither has no place in the new version.
     """
+
+    pairs: tuple[MappedRow, ...] = ()
+    points: tuple[MappedRow, ...] = ()
+
+
+def instruction_map(comparison: Comparison, atom: Atom) -> FunctionMap:
+    """That of a function of the new object (its `.cold` parts included) and its old version; empty without a twin."""
     old_atom = comparison.correlation.twins.get(atom)
     if old_atom is None:
-        return ()
+        return FunctionMap()
     first = unit(comparison, comparison.old, (old_atom, *comparison.old_children.get(old_atom, ())))
     second = unit(comparison, comparison.new, (atom, *comparison.children.get(atom, ())))
     arch = comparison.new.arch
     old, new = Flow(first, arch), Flow(second, arch)
     agreement = Agreement(old, new, Alignment(first, second).run())
     agreement.settle()
-    pairs = agreement.pairs
+    pairs, doubted = agreement.pairs, doubtful(agreement)
     for i, j in _displaced(old, new, agreement):
         pairs[i] = {j: LEVELS[0]}
-    same = same_registers(old, new, {i: list(js) for i, js in pairs.items()})
-    return tuple(
-        MappedRow(first[i].part, first[i].offset, second[j].part, second[j].offset, confidence, same[i, j])
-        for i, js in sorted(pairs.items())
-        for j, level in sorted(js.items())
-        for confidence in (_graded(agreement, i, j, level),)
-    )
+    graded = {
+        (i, j): max(_graded(agreement, i, j, level) - (_DOUBTFUL if (i, j) in doubted else 0), 1)
+        for i, js in pairs.items()
+        for j, level in js.items()
+    }
+    sure = {i: sorted(js) for i, js in pairs.items() if all(graded[i, j] >= LEAST for j in js)}
+    opposites = [pair for pair in graded if agreement.opposite(*pair)]
+    between = points(old, new, sure) | {i: tuple(sure[i]) for i, _ in opposites if i in sure}
+    same, same_there = same_registers(old, new, {i: list(js) for i, js in pairs.items()}, between)
+    places = {(i, j): _POINT for i, js in between.items() for j in js}
+
+    def rows(found: Mapping[tuple[int, int], int], same: Mapping[tuple[int, int], int]) -> tuple[MappedRow, ...]:
+        return tuple(
+            MappedRow(first[i].part, first[i].offset, second[j].part, second[j].offset, confidence, same[i, j])
+            for (i, j), confidence in sorted(found.items())
+        )
+
+    for pair in opposites:
+        del graded[pair]
+    return FunctionMap(rows(graded, same), rows(places, same_there))
 
 
 def _displaced(old: Flow, new: Flow, agreement: Agreement) -> Iterator[tuple[int, int]]:
@@ -109,6 +136,6 @@ def _graded(agreement: Agreement, i: int, j: int, confidence: int) -> int:
     elif data is Data.UNSURE and not all(joined):
         confidence -= _UNSURE
     a, b = old[i].target, agreement.new.lines[j].target
-    if a is not None and b is not None and b not in pairs.get(a, ()):
+    if a is not None and b is not None and b not in pairs.get(a, ()) and not agreement.opposite(i, j):
         confidence -= _ELSEWHERE
     return max(confidence, 1)

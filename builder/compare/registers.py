@@ -29,37 +29,52 @@ from collections.abc import Mapping, Sequence
 from builder.compare.flow import CALLER, Flow, defined_by
 from builder.compare.unit import UnitLine
 
+Sets = dict[tuple[int, int], int]
+"""For an old line and one that it leads to, the registers that hold the same before both."""
 
-def same_registers(old: Flow, new: Flow, pairs: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], int]:
+
+def same_registers(
+    old: Flow, new: Flow, pairs: Mapping[int, Sequence[int]], points: Mapping[int, Sequence[int]]
+) -> tuple[Sets, Sets]:
     """For each old line and each counterpart of it (`pairs`), the set of registers that hold the same before both.
 
-    The slots of the stack are the same where the stack pointer is and where
-    all that either version puts on the stack is the same.
+    Then the same for the lines of `points`, from which nothing follows. The slots of the stack are the same where the
+    stack pointer is and where all that either version puts on the stack is the same.
     """
     arch = new.arch
     stack, pointer = 1 << len(arch.registers), 1 << arch.registers.index(arch.stack_register)
     before, after = old.definitions, new.definitions
+    callers = {1 << k: 1 << k for k in range(CALLER.bit_length())}
     back = {j: i for i, js in pairs.items() for j in js}
     trusted = {i for i, js in pairs.items() if all(old.lines[i].keys[0] == new.lines[j].keys[0] for j in js)}
     while True:
-        slots = _same_slots(old.lines, new.lines, back, trusted)
-        to_new = {defined_by(i): sum(map(defined_by, pairs[i])) for i in trusted} | {CALLER: CALLER}
-        same = {
-            (i, j): _same(before[i][:-1], after[j][:-1], to_new, copied=len(js) > 1) | (stack if slots else 0)
-            for i, js in pairs.items()
-            for j in js
-        }
+        slots = stack if _same_slots(old.lines, new.lines, back, trusted) else 0
+        to_new = {defined_by(i): sum(map(defined_by, pairs[i])) for i in trusted} | callers
+
+        def sets(rows: Mapping[int, Sequence[int]], to_new: Mapping[int, int] = to_new, slots: int = slots) -> Sets:
+            return {
+                (i, j): _same(before[i][:-1], after[j][:-1], to_new, copied=len(js) > 1) | slots
+                for i, js in rows.items()
+                for j in js
+            }
+
+        same = sets(pairs)
         kept = {i for i in trusted if all(_computes_the_same(old.lines[i], same[i, j], slots) for j in pairs[i])}
         if kept == trusted:
-            return {pair: mask if mask & pointer else mask & ~stack for pair, mask in same.items()}
+            break
         trusted = kept
 
+    def without_pointer(found: Sets) -> Sets:
+        return {pair: mask if mask & pointer else mask & ~stack for pair, mask in found.items()}
 
-def _computes_the_same(line: UnitLine, same: int, slots: bool) -> bool:
+    return without_pointer(same), without_pointer(sets(points))
+
+
+def _computes_the_same(line: UnitLine, same: int, slots: int) -> bool:
     """Whether an instruction that is equal in both versions reads the same (what a call returns is its own matter)."""
     if line.insn.is_call:
         return True
-    return not line.operation.reads & ~same and (slots or not line.operation.stack_read)
+    return not line.operation.reads & ~same and (slots > 0 or not line.operation.stack_read)
 
 
 def _same_slots(old: Sequence[UnitLine], new: Sequence[UnitLine], back: Mapping[int, int], trusted: set[int]) -> bool:

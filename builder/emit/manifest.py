@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from builder.arch import Architecture
@@ -19,7 +19,7 @@ from builder.binary.manifest import (
     WrittenBinding,
 )
 from builder.compare import Atom
-from builder.compare.instruction_map import instruction_map
+from builder.compare.instruction_map import MappedRow, instruction_map
 from builder.compose.bindings import Bound
 from builder.compose.bundle import Bundle
 from builder.emit.fragments import Fragment
@@ -99,18 +99,26 @@ def _mapped(row: CarriedFunction, bound: Bound, atom: Atom) -> CarriedFunction:
     old = comparison.correlation.twins.get(atom)
     if old is None or old not in bound.matches or atom not in bound.diff.selection.redirected:
         return row
-    maps: dict[Atom, list[MapRow]] = {old: []}
-    for found in instruction_map(comparison, atom):
-        part = "" if found.new_part is atom else found.new_part.name
-        cells = MapRow(found.old_offset, found.new_offset, found.confidence, found.same, part)
-        maps.setdefault(found.old_part, []).append(cells)
+    found = instruction_map(comparison, atom)
+    pairs, points = _by_part(atom, found.pairs), _by_part(atom, found.points)
     parts = tuple(
-        CarriedPart(match.name, match.sympos, part.end - part.entry, tuple(maps.get(part, ())))
+        CarriedPart(match.name, match.sympos, part.end - part.entry, pairs.get(part, ()), points.get(part, ()))
         for part in comparison.old_children.get(old, ())
         if (match := bound.matches.get(part)) is not None
     )
     since = bound.matches[old].since
-    return replace(row, map=tuple(maps[old]), since=since, base=old.name if since else "", parts=parts)
+    own = replace(row, map=pairs.get(old, ()), points=points.get(old, ()))
+    return replace(own, since=since, base=old.name if since else "", parts=parts)
+
+
+def _by_part(atom: Atom, rows: Iterable[MappedRow]) -> dict[Atom, tuple[MapRow, ...]]:
+    """Rows by the part of the old version that they are about; those of a function itself name no new part."""
+    out: dict[Atom, tuple[MapRow, ...]] = {}
+    for row in rows:
+        part = "" if row.new_part is atom else row.new_part.name
+        cells = MapRow(row.old_offset, row.new_offset, row.confidence, row.same, part)
+        out[row.old_part] = (*out.get(row.old_part, ()), cells)
+    return out
 
 
 def _hash(bound: Bound, atom: Atom, *, new: bool) -> str:

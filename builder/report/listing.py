@@ -112,7 +112,7 @@ class Listings:
         comparison = self.comparison
         parent = next((p for p, parts in comparison.children.items() if atom in parts), atom)
         mapped: dict[Atom, list[tuple[int, int]]] = {}
-        for row in instruction_map(comparison, parent):
+        for row in instruction_map(comparison, parent).pairs:
             old, new = row.old_part.entry + row.old_offset, row.new_part.entry + row.new_offset
             self._moved[row.old_part.section.index, old] = row.new_part.section.index, new
             if comparison.correlation.twins.get(row.new_part) is row.old_part:

@@ -29,7 +29,7 @@ def main() -> int:
             lines = unit(comparison, comparison.old, (old, *comparison.old_children.get(old, ())))
             real = {(line.part, line.offset) for line in lines if not line.insn.is_nop}
             started = time.process_time_ns()
-            rows = instruction_map(comparison, atom)
+            rows = instruction_map(comparison, atom).pairs
             spent[group] += time.process_time_ns() - started
             functions[group] += 1
             total[group] += len(real)

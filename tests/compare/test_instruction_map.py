@@ -38,7 +38,7 @@ def test_pairs_are_one_operation_with_one_target(data: Path) -> None:
     total = mapped = 0
     for _, comparison in pairs(data):
         for atom in comparison.changed:
-            rows = instruction_map(comparison, atom)
+            rows = instruction_map(comparison, atom).pairs
             old, new = units(comparison, atom)
             olds = {(line.part, line.offset): line for line in old}
             news = {(line.part, line.offset): line for line in new}
@@ -68,7 +68,7 @@ def test_functions_with_one_change_are_mapped_whole(data: Path) -> None:
             if codes not in ([], ["insert"]):
                 continue
             seen += 1
-            mapped = len(instruction_map(comparison, atom))
+            mapped = len(instruction_map(comparison, atom).pairs)
             assert mapped >= 0.99 * len(old), f"{atom.name}: {mapped} of {len(old)}"
     assert seen >= 5
 
@@ -103,7 +103,7 @@ def test_pairs_lie_on_corresponding_lines(data: Path) -> None:
             continue
         follow = source_lines(place / "source.diff")
         for atom in comparison.changed:
-            for row in instruction_map(comparison, atom):
+            for row in instruction_map(comparison, atom).pairs:
                 verdict = same_line(row, old, new, follow)
                 right += verdict is True
                 wrong += verdict is False

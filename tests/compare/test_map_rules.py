@@ -30,7 +30,7 @@ def mapped(build: Build, old: list[str], new: list[str]) -> dict[int, tuple[int,
     after = [i.offset for i in comparison.new.instructions(atom)]
     return {
         before.index(row.old_offset): (after.index(row.new_offset), row.confidence, row.same)
-        for row in instruction_map(comparison, atom)
+        for row in instruction_map(comparison, atom).pairs
     }
 
 
@@ -98,7 +98,7 @@ def copies(build: Build, old: list[str], new: list[str]) -> dict[int, list[int]]
     before = [i.offset for i in comparison.old.instructions(comparison.correlation.twins[atom])]
     after = [i.offset for i in comparison.new.instructions(atom)]
     found: dict[int, list[int]] = {}
-    for row in instruction_map(comparison, atom):
+    for row in instruction_map(comparison, atom).pairs:
         found.setdefault(before.index(row.old_offset), []).append(after.index(row.new_offset))
     return found
 

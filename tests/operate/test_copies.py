@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from builder.binary import Address
 from builder.operate.kprobes import Event, ProbeFacts, ProbeSymbols, Spot, Version, plan
@@ -12,7 +12,7 @@ from builder.operate.kprobes.versions import Mapped, ProbedFunction
 EVERYTHING = (1 << 17) - 1
 
 
-def version(rows: dict[int, tuple[Mapped, ...]], module: str = "p1") -> Version:
+def version(rows: Mapping[int, tuple[Mapped, ...]], module: str = "p1") -> Version:
     function = ProbedFunction("work", 64, "vmlinux", "work", 0, 64, True, "", "work", rows)
     return Version(module, (function,))
 

@@ -168,31 +168,41 @@ class ProbeFacts:
         A copy of an instruction leads back to it only together with all the others: `held` are the event's places.
         """
         found = {start: (100, ~0)}
-        waiting = [start]
+        waiting = [(start, True)]
         while waiting:
-            here = waiting.pop()
+            here, may_go_back = waiting.pop()
             confidence, same = found[here]
-            for other, other_confidence, other_same in self._steps(here, held):
+            steps = [(row, False) for row in self._on(here)]
+            if may_go_back:
+                steps += [(row, True) for row in self._back(here, held)]
+            for (other, other_confidence, other_same), back in steps:
                 if other not in found:
                     found[other] = (min(confidence, other_confidence), same & other_same)
-                    waiting.append(other)
+                    waiting.append((other, back))
         return found
 
-    def _steps(self, here: Coordinate, held: Container[Coordinate]) -> Iterable[tuple[Coordinate, int, int]]:
+    def _on(self, here: Coordinate) -> Iterator[tuple[Coordinate, int, int]]:
+        """The places in the versions that were made from that which `here` is in."""
         for version in self.versions:
             for function in version.functions:
                 base = self._base(function, here)
-                for to in function.rows.get(base, ()) if base is not None else ():
+                for to in function.places(base) if base is not None else ():
                     yield _place(version, to), to.confidence, to.same
-            if version.module == here.module:
-                back = version.origin(here.function, here.offset)
-                if back is not None:
-                    function, offset = back
-                    copies = function.rows[offset]
-                    if all(_place(version, copy) in held for copy in copies if _place(version, copy) != here):
-                        confidence = min(copy.confidence for copy in copies)
-                        same = reduce(and_, (copy.same for copy in copies))
-                        yield self._original(function, offset), confidence, same
+
+    def _back(self, here: Coordinate, held: Container[Coordinate]) -> Iterator[tuple[Coordinate, int, int]]:
+        """What a place of a version stands for: for what the event has there, else for its own instruction.
+
+        A place that was come to from what it stands for is not asked.
+        """
+        version = self.by_module.get(here.module)
+        origins = list(version.origins(here.function, here.offset)) if version is not None else []
+        rows = [(self._original(function, at), function.places(at), own) for function, at, own in origins]
+        known = [row for row in rows if row[0] in held] or [row for row in rows if row[2]]
+        for original, copies, _ in known[:1]:
+            assert version is not None
+            if all(_place(version, copy) in held for copy in copies if _place(version, copy) != here):
+                same = reduce(and_, (copy.same for copy in copies))
+                yield original, min(copy.confidence for copy in copies), same
 
     def _base(self, function: ProbedFunction, here: Coordinate) -> int | None:
         """The offset of `here` in what a function's map begins at; None where that is something else."""
@@ -224,6 +234,7 @@ def _event(facts: ProbeFacts, rows: Sequence[Event]) -> Iterator[Addition | Repo
     """What one event needs, with all its places."""
     places = [(row, facts.coordinate(row.spot)) for row in rows]
     taken = {place for _, place in places if place is not None}
+    claimed: dict[Coordinate, Coordinate] = {}
     for row, start in places:
         if start is None or row.is_return or facts.is_entry(start):
             continue
@@ -231,9 +242,10 @@ def _event(facts: ProbeFacts, rows: Sequence[Event]) -> Iterator[Addition | Repo
         mask, impossible = needs(row.arguments)
         for version in _versions_of(facts, start, known):
             targets = [place for place in known if place.module == version.module]
-            if targets and not set(targets) - taken:
+            why = _shared(version, [claimed.setdefault(target, start) for target in targets], known)
+            if why is None and targets and not set(targets) - taken:
                 continue
-            why = _obstacle(version, targets, known, mask, impossible)
+            why = why or _obstacle(version, targets, known, mask, impossible)
             if why is not None:  # of several copies all are planted or none: some would count too little
                 yield Report(why[0], row.key, str(row.spot), why[1])
                 continue
@@ -262,6 +274,13 @@ def _versions_of(facts: ProbeFacts, start: Coordinate, known: Iterable[Coordinat
 
 def _place(version: Version, mapped: Mapped) -> Coordinate:
     return Coordinate(version.module, "", mapped.function, 0, mapped.offset)
+
+
+def _shared(version: Version, claims: Iterable[Coordinate], known: Container[Coordinate]) -> tuple[str, str] | None:
+    """Code and text where another place of the event leads to the same one: the kernel plants it once."""
+    if all(start in known for start in claims):
+        return None
+    return "shared-place", f"{version.module} has one place for it and for another place of the event"
 
 
 def _obstacle(

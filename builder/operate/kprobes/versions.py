@@ -26,7 +26,8 @@ class ProbedFunction:
     """A function of a version and the one that it stands for: `old`, of `object`, the `sympos`-th of that name.
 
     `since` is the module whose version `base` the map begins at, empty where that is the original. `rows` are the
-    places of each offset of that: several, where the version has copies of the instruction.
+    places of each offset of that: several, where the version has copies of the instruction. `points` are those of
+    offsets whose instruction it does not have for sure: they lead to a place that may be another instruction's too.
     """
 
     name: str
@@ -39,6 +40,11 @@ class ProbedFunction:
     since: str
     base: str
     rows: Mapping[int, tuple[Mapped, ...]] = field(repr=False)
+    points: Mapping[int, tuple[Mapped, ...]] = field(default_factory=dict, repr=False)
+
+    def places(self, offset: int) -> tuple[Mapped, ...]:
+        """Where an offset is now: at its point, where there is one."""
+        return self.points.get(offset) or self.rows.get(offset, ())
 
 
 @dataclass(frozen=True)
@@ -72,18 +78,19 @@ class Version:
 
     def owner(self, name: str) -> str:
         """The object that a function of the module, or a `.cold` part of one, patches."""
-        rows = (
-            f for f in self.functions if f.name == name or any(r.function == name for rs in f.rows.values() for r in rs)
-        )
-        return next((f.object for f in rows), "")
-
-    def origin(self, name: str, offset: int) -> tuple[ProbedFunction, int] | None:
-        """The place in the older version that a place of this one stands for."""
         for function in self.functions:
-            for at, copies in function.rows.items():
-                if any(mapped.function == name and mapped.offset == offset for mapped in copies):
-                    return function, at
-        return None
+            places = (row for rows in (*function.rows.values(), *function.points.values()) for row in rows)
+            if function.name == name or any(row.function == name for row in places):
+                return function.object
+        return ""
+
+    def origins(self, name: str, offset: int) -> Iterator[tuple[ProbedFunction, int, bool]]:
+        """The places in the older version that a place of this one stands for; whether each is that instruction's."""
+        for function in self.functions:
+            for own, table in ((True, function.rows), (False, function.points)):
+                for at, copies in table.items():
+                    if function.places(at) is copies and any(m.function == name and m.offset == offset for m in copies):
+                        yield function, at, own
 
 
 def _functions(row: CarriedFunction) -> Iterator[ProbedFunction]:
@@ -101,6 +108,7 @@ def _functions(row: CarriedFunction) -> Iterator[ProbedFunction]:
         since=row.since,
         base=row.base or row.old.name,
         rows=_rows(row.name, row.map),
+        points=_rows(row.name, row.points),
     )
     yield whole
     for part in row.parts:
@@ -112,6 +120,7 @@ def _functions(row: CarriedFunction) -> Iterator[ProbedFunction]:
             old_size=part.size,
             redirected=False,
             rows=_rows(row.name, part.map),
+            points=_rows(row.name, part.points),
         )
 
 
