@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.binary import ObjectFile
-from builder.binary.pair import read_pair
+from builder.binary.pair import is_same_file, read_pair
 from builder.compare import compare
 from builder.compose import judge, read_macros, select
-from builder.compose.outcome import ChangeRefusedError, Diff
+from builder.compose.outcome import ChangeRefusedError, Diff, unchanged
 from builder.errors import NOTHING, Allowed, RefusedError
 
 if TYPE_CHECKING:
@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 def diff(old: Path, new: Path, *, shifts: Sequence[Shift] = (), allowed: Allowed = NOTHING) -> Diff:
     """What changed between two objects, and whether it can ship; `shifts`: what their source patch moves, if known."""
     return diff_objects(*read_pair(old, new), shifts=shifts, allowed=allowed)
+
+
+def diff_document(old: Path, new: Path, *, shifts: Sequence[Shift] = (), allowed: Allowed = NOTHING) -> dict[str, Any]:
+    """What `diff` finds, as the document of `--json`; of files of the same bytes without looking into them."""
+    if is_same_file(old, new):
+        return unchanged(str(old), str(new))
+    return diff(old, new, shifts=shifts, allowed=allowed).as_json()
 
 
 def diff_objects(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = (), allowed: Allowed = NOTHING) -> Diff:
@@ -147,6 +154,7 @@ __all__: Sequence[str] = (
     "ModulePlan",
     "build",
     "diff",
+    "diff_document",
     "diff_objects",
     "patch",
     "read_pair",

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
 def find_pairs(old: Path, new: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     """Objects of two trees by relative path: pairs, and paths that only one tree has."""
-    first = {p.relative_to(old).as_posix(): p for p in sorted(old.rglob("*.o")) if p.is_file()}
-    second = {p.relative_to(new).as_posix(): p for p in sorted(new.rglob("*.o")) if p.is_file()}
-    pairs = [(name, first[name], second[name]) for name in first if name in second]
-    return pairs, sorted(first.keys() ^ second.keys())
+    first, second = _objects(old), _objects(new)
+    pairs = [(name, old / name, new / name) for name in sorted(first & second, key=lambda name: name.split("/"))]
+    return pairs, sorted(first ^ second)
+
+
+def _objects(root: Path) -> set[str]:
+    """The relative paths of all objects below `root`; as texts, for a tree has thousands."""
+    top = os.path.join(root, "")
+    return {
+        path.removeprefix(top)
+        for folder, _, files in os.walk(root)
+        for file in files
+        if file.endswith(".o") and os.path.isfile(path := os.path.join(folder, file))
+    }

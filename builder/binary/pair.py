@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.arch import by_machine
-from builder.binary import ObjectFile, read_object
+from builder.acquire.bounds import read_input
+from builder.arch import KNOWN, by_machine
+from builder.binary import ObjectFile, elf, read_object
 from builder.binary.reader import NO_CODE
 from builder.errors import InputError
 
@@ -20,6 +21,28 @@ def read_pair(old: Path, new: Path) -> tuple[ObjectFile, ObjectFile]:
     if pair[0].machine != pair[1].machine:
         raise InputError(f"is for another machine than {old}", where=new)
     return pair
+
+
+def is_same_file(old: Path, new: Path) -> bool:
+    """Whether the objects of a pair have the same bytes, and look fit to be compared: then nothing can have changed.
+
+    By the header, and by what a name says of how they were compiled; an object that looks otherwise is to be read.
+    Raises InputError for what cannot be read.
+    """
+    try:
+        if old.stat().st_size != new.stat().st_size:
+            return False
+    except OSError:
+        return False  # to be said by who reads it
+    data = read_input(old)
+    if len(data) < elf.HEADER_SIZE or not data.startswith(_OBJECT) or data != read_input(new):
+        return False
+    kind, machine, *_ = elf.LITTLE.header.unpack_from(data, elf.IDENT)
+    return kind == elf.ET_REL and machine in KNOWN and b".text." in data and b".gnu.lto_" not in data
+
+
+_OBJECT = b"\x7fELF\x02\x01"
+"""ELF, of 64 bits, the low byte first (gABI chapter 4, e_ident)."""
 
 
 def _require_code(obj: ObjectFile) -> None:

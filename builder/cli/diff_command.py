@@ -8,8 +8,9 @@ from pathlib import Path
 
 from builder.acquire.shifts import Shift
 from builder.cli.common import Output, add_allow, add_html, add_source_diff, check_html, source_shifts
+from builder.compose.outcome import EXIT_STATUS
 from builder.errors import Allowed, UsageError
-from builder.pipeline import diff
+from builder.pipeline import diff, diff_document
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -32,20 +33,23 @@ def run(options: argparse.Namespace, output: Output) -> int:
     shifts = source_shifts(options.source_diff)
     if options.old.is_dir():
         return _trees(options, output, shifts, allowed)
-    found = diff(options.old, options.new, shifts=shifts, allowed=allowed)
     # Here and below, for a page and what is shown are slow to import, and a document needs neither.
     if options.html:
         from builder.cli.page import describer, write_diff
 
+        found = diff(options.old, options.new, shifts=shifts, allowed=allowed)
         pair = describer(output.verbose)(found, options.new.name)
         write_diff(options.html, options.old, options.new, [pair])
+        document = found.as_json()
+    else:
+        document = diff_document(options.old, options.new, shifts=shifts, allowed=allowed)
     if output.json:
-        output.document(found.as_json())
+        output.document(document)
     elif not output.quiet:
         from builder.report.diff import render_diff
 
-        output.out.print(render_diff(found.as_json(), verbose=output.verbose))
-    return found.exit_status
+        output.out.print(render_diff(document, verbose=output.verbose))
+    return EXIT_STATUS[document["verdict"]]
 
 
 def _trees(options: argparse.Namespace, output: Output, shifts: Sequence[Shift], allowed: Allowed) -> int:

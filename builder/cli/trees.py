@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from builder.acquire.pairs import find_pairs
 from builder.acquire.shifts import Shift
 from builder.cli.common import Output
+from builder.compose.outcome import EXIT_STATUS
 from builder.errors import Allowed, BespokeError
-from builder.pipeline import diff
+from builder.pipeline import diff, diff_document
 
 if TYPE_CHECKING:  # a page is slow to import
     from builder.compose.outcome import Diff
@@ -25,7 +26,6 @@ if TYPE_CHECKING:  # a page is slow to import
 
 # The exit status of a tree is the worst of its pairs.
 _WORST = (2, 1, 0, 3)
-_STATUS = {"error": 2, "refused": 1, "changed": 0, "unchanged": 3}
 
 Job = tuple[str, Path, Path, Sequence[Shift], Allowed, "Describe | None"]
 Describe = Callable[["Diff", str], "PagePair"]
@@ -54,7 +54,7 @@ def compare_trees(
             done.append(row)
             shown.count(len(done), len(work), "comparing")
     documents = [document for document, _ in done]
-    statuses = {_STATUS[document["verdict"]] for document in documents} or {3}
+    statuses = {EXIT_STATUS[document["verdict"]] for document in documents} or {3}
     described = [pair for _, pair in done if pair is not None]
     return {"pairs": documents, "unpaired": unpaired}, described, next(s for s in _WORST if s in statuses)
 
@@ -70,12 +70,17 @@ def _all(work: list[Job], jobs: int) -> Iterator[PairRow]:
         collecting = gc.get_threshold()  # workers collect garbage as seldom as this process
         with ProcessPoolExecutor(jobs, mp_context=context, initializer=gc.set_threshold, initargs=collecting) as pool:
             with _uninterrupted():
-                rows = pool.map(compare_one, work, chunksize=1)
+                rows = pool.map(compare_one, work, chunksize=_chunk(len(work), jobs))
             for row in rows:
                 done += 1
                 yield row
     except BrokenProcessPool:  # a worker was killed: go on without workers, nothing is lost
         yield from map(compare_one, work[done:])
+
+
+def _chunk(pairs: int, jobs: int) -> int:
+    """Pairs given to a worker at once: few enough that none works alone in the end, and of many not each by itself."""
+    return min(max(1, pairs // (16 * jobs)), 32)
 
 
 @contextmanager
@@ -92,8 +97,10 @@ def compare_one(job: Job) -> PairRow:
     """One pair as its JSON document, described if wanted; what cannot be read has the verdict `error`."""
     path, old, new, shifts, allowed, describe = job
     try:
+        if describe is None:
+            return {"path": path, **diff_document(old, new, shifts=shifts, allowed=allowed)}, None
         found = diff(old, new, shifts=shifts, allowed=allowed)
-        return {"path": path, **found.as_json()}, describe(found, path) if describe else None
+        return {"path": path, **found.as_json()}, describe(found, path)
     except (BespokeError, OSError) as problem:
         message = str(problem)
     except Exception as problem:

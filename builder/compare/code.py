@@ -32,6 +32,8 @@ class CodeComparer:
         self.meanings = meanings
         self.old, self.new = correlation.old, correlation.new
         self.proof = LineProof(self.old, self.new, shifts)
+        self._agreed: dict[tuple[int, int, int, int, int], bool] = {}
+        """In equal bytes: (type, old symbol, addend, new symbol, addend) of relocations -> whether they agree."""
 
     def compare(self, old: Atom, new: Atom) -> Difference:
         """The verdict on a function and its twin, `.cold` parts not included."""
@@ -55,28 +57,60 @@ class CodeComparer:
         """Same bytes, and every relocation the same place, type and meaning."""
         if old.end - old.entry != new.end - new.entry:
             return False
+        if old.section.data[old.entry : old.end] != new.section.data[new.entry : new.end]:
+            return False
         first, second = self.old.relocations(old), self.new.relocations(new)
         if len(first) != len(second):
             return False
-        if old.section.data[old.entry : old.end] != new.section.data[new.entry : new.end]:
-            return False
         shift = new.entry - old.entry
         return all(
-            r.type == s.type and s.offset - r.offset == shift and self._same(old, r, new, s, lines=False)
+            r.type == s.type and s.offset - r.offset == shift and self._agree(old, r, new, s)
             for r, s in zip(first, second, strict=True)
         )
 
-    def _same(self, old: Atom, r: Relocation, new: Atom, s: Relocation, *, lines: bool) -> bool:
+    def _agree(self, old: Atom, r: Relocation, new: Atom, s: Relocation) -> bool:
+        """Whether relocations of one type in equal bytes mean the same; found out once where they may recur."""
+        key = (r.type, r.symbol, r.addend, s.symbol, s.addend)
+        found = self._agreed.get(key)
+        if found is None:
+            anywhere = self._is_told(self.old, old, r) and self._is_told(self.new, new, s)
+            found = self._same(old, r, new, s, lines=False, exact=None if not anywhere else False)
+            if anywhere:
+                self._agreed[key] = found
+        return found
+
+    def _is_told(self, view: View, place: Atom, r: Relocation) -> bool:
+        """Whether symbol and addend tell what is meant, however far behind the field its instruction ends.
+
+        In equal bytes it ends equally far behind, which is all that counts where the symbol names the datum that is
+        meant; in code, strings and unnamed data another place is another thing.
+        """
+        symbol = view.obj.symbols[r.symbol]
+        if not symbol.is_defined:
+            return True
+        if r.type in view.arch.branch_types or not view.row(place.section, r).pc_relative:
+            return True
+        if len(view.atoms_in(symbol.shndx)) == 1:
+            return True
+        if symbol.is_section or naming.is_label(symbol.name):
+            return False
+        atom = view.atom_at(symbol.shndx, symbol.value)
+        return atom is not None and not atom.is_function
+
+    def _same(
+        self, old: Atom, r: Relocation, new: Atom, s: Relocation, *, lines: bool, exact: bool | None = None
+    ) -> bool:
         a, b = self.old.obj.symbols[r.symbol], self.new.obj.symbols[s.symbol]
         if a.shndx == 0 and b.shndx == 0 and not r.addend - s.addend:
             return a.name == b.name
-        return self._meaning(self.old, old, r, lines) == self._meaning(self.new, new, s, lines)
+        return self._meaning(self.old, old, r, lines, exact) == self._meaning(self.new, new, s, lines, exact)
 
-    def _meaning(self, view: View, place: Atom, r: Relocation, lines: bool) -> Meaning:
-        """Exact where the section holds more than one thing; the field's width elsewhere."""
-        symbol = view.obj.symbols[r.symbol]
-        plain = symbol.is_defined and len(view.atoms_in(symbol.shndx)) == 1
-        return self.meanings.of(view, place, r, lines=lines, exact=not plain)
+    def _meaning(self, view: View, place: Atom, r: Relocation, lines: bool, exact: bool | None) -> Meaning:
+        """Exact where the section holds more than one thing, unless that is said; the field's width elsewhere."""
+        if exact is None:
+            symbol = view.obj.symbols[r.symbol]
+            exact = not (symbol.is_defined and len(view.atoms_in(symbol.shndx)) == 1)
+        return self.meanings.of(view, place, r, lines=lines, exact=exact)
 
     def _by_instruction(self, old: Atom, new: Atom) -> Difference:
         first = [i for i in self.old.instructions(old) if not i.is_nop]

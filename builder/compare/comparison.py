@@ -13,6 +13,7 @@ from builder.compare.atoms import Atom
 from builder.compare.code import CodeComparer
 from builder.compare.correlate import Correlation, correlate
 from builder.compare.exports import ExportSaid, exports
+from builder.compare.lines import LineProof
 from builder.compare.meaning import Meanings
 from builder.compare.own_data import crossed
 from builder.compare.storage import is_readonly
@@ -106,7 +107,7 @@ def compare(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = ()) -
     verdicts.update(crossed(correlation, [atom for atom, found in verdicts.items() if not found.is_changed]))
     functions = _fold(correlation, verdicts)
     data = {
-        atom: _compare_data(correlation, meanings, correlation.twins[atom], atom, lines=not comparer.proof.knows_lines)
+        atom: _compare_data(correlation, meanings, correlation.twins[atom], atom, comparer.proof)
         for atom in correlation.new.data
         if atom in correlation.twins and counts(atom)
     }
@@ -160,10 +161,11 @@ def _fold(correlation: Correlation, verdicts: dict[Atom, Difference]) -> dict[At
     return out
 
 
-def _compare_data(correlation: Correlation, meanings: Meanings, old: Atom, new: Atom, *, lines: bool) -> Difference:
+def _compare_data(correlation: Correlation, meanings: Meanings, old: Atom, new: Atom, proof: LineProof) -> Difference:
     """Content of a datum and its twin; label tables belong to their function and are judged with it.
 
-    With `lines` off a number behind a file's name in a text is one that counts: nothing says which line is a datum's.
+    Where lines are known a number behind a file's name in a text is one that counts: nothing says which line is a
+    datum's.
     """
     if old.size != new.size:
         return Difference(Verdict.CHANGED, f"{old.size} bytes, now {new.size}")
@@ -177,7 +179,8 @@ def _compare_data(correlation: Correlation, meanings: Meanings, old: Atom, new: 
     second = meanings.content(correlation.new, new, False)
     if first == second:
         return SAME
-    if lines and meanings.content(correlation.old, old, True) == meanings.content(correlation.new, new, True):
+    without = meanings.content(correlation.old, old, True), meanings.content(correlation.new, new, True)
+    if without[0] == without[1] and not proof.knows_lines:
         return LINES
     return Difference(Verdict.CHANGED, _first_difference(correlation, new, first, second))
 

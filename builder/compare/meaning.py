@@ -25,6 +25,8 @@ from builder.errors import UnknownError
 Meaning = tuple[object, ...]
 
 FILE_LINE: Final = re.compile(rb"([\w./-]+\.[chSi]):(\d+)")
+_SOURCE_LINES: Final = (b".c:", b".h:", b".S:", b".i:")
+"""What every match of `FILE_LINE` holds one of."""
 _DEPTH: Final = 16
 """How many data without an identity may lead into each other; real ones are a table of tables, or of records."""
 
@@ -158,6 +160,9 @@ class Meanings:
 
 def _without_lines(view: View, text: bytes) -> bytes:
     """A text without the lines that stand behind the name of the object's own source, or of a header."""
+
+    if not any(end in text for end in _SOURCE_LINES):
+        return text  # as most: to look for a word is slow in a long text that has none
 
     def without(found: re.Match[bytes]) -> bytes:
         return found[1] + b":#" if view.may_be_of(found[1].decode()) else found[0]

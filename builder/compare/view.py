@@ -336,15 +336,17 @@ class View:
         unnamed read-only data (switch tables).
         """
         out: dict[SectionIndex, set[SectionOffset]] = {}
+        unnamed = {s.index for s in self.obj.sections if s.index not in self._map and not s.is_string}
+        leading = {s.index for s in self.obj.symbols if s.is_defined and s.shndx in unnamed}
         for rela in self.obj.relocations:
             place = self.obj.sections[self.obj.sections[rela].info]
             if not place.is_alloc:
                 continue
             code: list[Instruction] = []
             for r in self.obj.relocations[rela]:
-                symbol = self.obj.symbols[r.symbol]
-                if not symbol.is_defined or symbol.shndx in self._map or self.obj.sections[symbol.shndx].is_string:
+                if r.symbol not in leading:
                     continue
+                symbol = self.obj.symbols[r.symbol]
                 atom = self.atom_at(place.index, r.offset)
                 if atom is not None:
                     bias = self.bias(atom, r)

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from builder.compare import Atom, Comparison, View
 from builder.compose.refusals import Judged
 from builder.compose.selection import Role, Selection
 from builder.errors import NO_FUNCTIONS, Refusal, RefusedError
+
+EXIT_STATUS: Final = {"error": 2, "refused": 1, "changed": 0, "unchanged": 3}
+"""What a command that compares ends with, by its verdict."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,6 @@ class Diff:
         if self.judged.refusals:
             return "refused"
         return "unchanged" if self.selection.is_empty else "changed"
-
-    @property
-    def exit_status(self) -> int:
-        return {"refused": 1, "unchanged": 3, "changed": 0}[self.verdict]
 
     def _names(self, view: View, atoms: Iterable[Atom]) -> list[str]:
         """Function names with their aliases (`tipc_exit` is `cleanup_module` too), ignored ones left out."""
@@ -119,6 +118,27 @@ class Diff:
             "accepted": [r.as_json() for r in self.judged.accepted],
             "ignored": {rule: list(what) for rule, what in self.judged.ignored.items()},
         }
+
+
+def unchanged(old: str, new: str) -> dict[str, Any]:
+    """The document of a pair of which nothing can have changed, as `Diff.as_json` makes it."""
+    nothing: list[str] = []
+    return {
+        "verdict": "unchanged",
+        "old": old,
+        "new": new,
+        "functions": {kind: nothing for kind in NO_FUNCTIONS},
+        "data": {"new": nothing, "changed": nothing},
+        "children": {},
+        "carriers": {},
+        "reasons": {},
+        "special_entries": {},
+        "originals": nothing,
+        "refusals": nothing,
+        "warnings": nothing,
+        "accepted": nothing,
+        "ignored": {},
+    }
 
 
 class ChangeRefusedError(RefusedError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,10 @@ import pytest
 
 from builder.binary import read_object
 from builder.binary.manifest import SECTION
-from builder.pipeline import diff
+from builder.binary.pair import is_same_file
+from builder.compose.outcome import EXIT_STATUS
+from builder.errors import InputError
+from builder.pipeline import diff, diff_document
 from tests.cli.conftest import Bespoke
 from tests.conftest import data_root
 
@@ -80,7 +84,32 @@ def test_the_document_of_every_pair(row: tuple[Path, Path]) -> None:
     found = diff(*row)
     document = json.loads(json.dumps(found.as_json()))
     check_contract(document)
-    assert found.exit_status == STATUS[document["verdict"]]
+    assert EXIT_STATUS[found.verdict] == STATUS[document["verdict"]]
+
+
+@pytest.mark.parametrize("row", pairs()[::8], ids=name)
+def test_files_of_the_same_bytes_are_settled_without_a_look(row: tuple[Path, Path], tmp_path: Path) -> None:
+    """As the comparison has it; one bit that differs, and what is no object for it, is for the comparison to say."""
+    old, new = tmp_path / "old.o", tmp_path / "new.o"
+    data = row[0].read_bytes()
+    old.write_bytes(data)
+    new.write_bytes(data)
+    assert is_same_file(old, new)
+    assert diff_document(old, new) == diff(old, new).as_json()
+    draw = random.Random(row[0].parent.name)
+    for at in (*draw.sample(range(len(data)), 20), len(data) - 1):
+        new.write_bytes(data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :])
+        assert not is_same_file(old, new)
+    for other in (data[:-1], data + b"\0"):
+        new.write_bytes(other)
+        assert not is_same_file(old, new)
+    for at, byte in ((0, 0), (4, 1), (5, 2), (16, 2), (18, 183)):  # e_ident, e_type, e_machine
+        wrong = data[:at] + bytes([byte]) + data[at + 1 :]
+        old.write_bytes(wrong)
+        new.write_bytes(wrong)
+        assert not is_same_file(old, new)
+        with pytest.raises(InputError):
+            diff_document(old, new)
 
 
 def test_diff_of_one_pair(bespoke: Bespoke, pair: Path) -> None:
