@@ -53,7 +53,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType({code.name: code for code in
     *_rows(
         "change",
         # who can be redirected
-        no_fentry="a changed function that cannot be redirected, and no caller that could carry it",
+        no_fentry="a changed function that cannot be redirected, and callers that do not carry it",
         no_ftrace_file="a whole file that is built without ftrace locations",
         noinstr="code that must not be instrumented",
         vdso="code that user space runs",
@@ -70,6 +70,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType({code.name: code for code in
         rodata_changed="read-only data changed that others go on using",
         static_ambiguous="a static variable whose original nothing tells",
         static_removed="a static variable that is gone",
+        static_renamed="a variable that takes the place of one that is gone",
         storage_changed="a thing that is kept in another way than the one in use",
         struct_layout="a structure with another layout, of which old objects live on",
         # names and places
@@ -100,6 +101,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType({code.name: code for code in
         static_key_module="a jump label on a static key that a module owns",
         static_call_module="a static call whose key a module owns",
         late_relocation="code that the kernel patches before what it refers to is bound",
+        exported_copy="an exported function that modules which are not looked at go on calling",
         entry_dropped="a tracepoint that stays off in the new version",
         sealed_endbr="a new pointer to a function that may not be called indirectly",
         replace_loses_state="variables of an earlier livepatch that go with it",

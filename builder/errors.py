@@ -44,13 +44,16 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What `--allow CODE:SYMBOL` accepts; the symbol `*` stands for all of them."""
+    """What `--allow CODE:SYMBOL` accepts, `*` standing for all symbols; `sets` are the variables whose changed initial
+    values are put into the running kernel (`--set`)."""
 
     rows: frozenset[tuple[str, str]] = frozenset()
+    sets: frozenset[str] = frozenset()
 
     @classmethod
-    def parse(cls, texts: Iterable[str]) -> Allowed:
-        """From `CODE:SYMBOL` texts; UsageError names one that is none, or whose code nothing has."""
+    def parse(cls, texts: Iterable[str], sets: Iterable[str] = ()) -> Allowed:
+        """From `CODE:SYMBOL` texts, and `SYMBOL` or `SYMBOL=as built`; UsageError names one that is none, or whose code
+        nothing has."""
         rows = set()
         for text in texts:
             code, _, symbol = text.partition(":")
@@ -59,10 +62,16 @@ class Allowed:
             if code not in codes.CODES:
                 raise UsageError(f"--allow {text}: {codes.unknown(code)}")
             rows.add((code, symbol))
-        return cls(frozenset(rows))
+        names = set()
+        for text in sets:
+            name, equals, value = text.partition("=")
+            if not name or (equals and value != "as built"):
+                raise UsageError(f"--set takes SYMBOL (or 'SYMBOL=as built'), not {text!r}")
+            names.add(name)
+        return cls(frozenset(rows), frozenset(names))
 
     def __or__(self, other: Allowed) -> Allowed:
-        return Allowed(self.rows | other.rows)
+        return Allowed(self.rows | other.rows, self.sets | other.sets)
 
     def names(self, code: str, symbol: str) -> bool:
         """Whether a refusal of that code and symbol is accepted, if it is a matter of judgement."""

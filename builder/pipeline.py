@@ -10,7 +10,7 @@ values and returns new ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,19 @@ from builder.binary import ObjectFile
 from builder.binary.pair import is_same_file, read_pair
 from builder.compare import compare
 from builder.compose import judge, read_macros, select
+from builder.compose.initial import require_sets, with_sets
 from builder.compose.outcome import ChangeRefusedError, Diff, unchanged
+from builder.compose.selection import MOST_CALLERS
 from builder.errors import NOTHING, Allowed, RefusedError
 
 if TYPE_CHECKING:
     from builder.acquire.compile import Compiling
+    from builder.acquire.outside import ModuleSource
     from builder.acquire.shifts import Shift
     from builder.acquire.source import SourceTree
     from builder.acquire.sources import SourceTarget
     from builder.binary.kernel import Kernel
+    from builder.compose.carry import Carried
     from builder.compose.owner import Objects
     from builder.emit import Module
     from builder.emit.patched import Patched
@@ -50,7 +54,7 @@ def diff_objects(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = 
     comparison = compare(old, new, shifts=shifts)
     macros = read_macros(comparison.new)
     # What must travel; from here on the set of functions is final.
-    selection = select(comparison, macros, allowed)
+    selection = with_sets(select(comparison, macros, allowed), allowed)
     # Whether it may.
     judged = judge(selection, allowed)
     return Diff(old.name, new.name, comparison, selection, judged)
@@ -67,18 +71,41 @@ def running_part(diff: Diff, objects: Objects, inside: str | None = None, *, all
     return without_overridden(diff, objects, inside, allowed)
 
 
+def running_parts(
+    diffs: Sequence[Diff],
+    owners: Sequence[str | None],
+    objects: Objects,
+    *,
+    allowed: Allowed = NOTHING,
+    limit: int = MOST_CALLERS,
+) -> Carried:
+    """The same of all pairs of one module, with the callers of what cannot be redirected, and those it has not."""
+    from builder.compose.carry import carry
+    from builder.compose.reselect import reselected
+
+    parts = [running_part(d, objects, o, allowed=allowed) for d, o in zip(diffs, owners, strict=True)]
+    found = carry(list(zip(parts, owners, strict=True)), objects, allowed=allowed, limit=limit)
+    if all(diff.selection.is_empty for diff in found.diffs):
+        return found
+    # Beside a pair that ships, one of which only code for start or end changed is no longer just without effect.
+    beside = (reselected(d, allowed, alone=False) if d.selection.is_empty else d for d in found.diffs)
+    return replace(found, diffs=tuple(beside))
+
+
 @dataclass(frozen=True, slots=True)
 class ModulePlan:
     """What is asked of a module.
 
     `replace` lets it take the place of all earlier livepatches; `on` is an earlier
-    module of ours to stack on (or, with `replace`, to take the place of).
+    module of ours to stack on (or, with `replace`, to take the place of). At most `limit` callers carry what cannot
+    be redirected.
     """
 
     name: str
     replace: bool = False
     on: Path | None = None
     allowed: Allowed = NOTHING
+    limit: int = MOST_CALLERS
 
 
 def build(
@@ -97,8 +124,9 @@ def build(
 
     name = free_module_name(plan.name, objects.kernel)
     owners = [inside] * len(diffs) if inside is None or isinstance(inside, str) else list(inside)
-    # What of it never runs there; no other function is left out later.
-    diffs = [running_part(d, objects, o, allowed=plan.allowed) for d, o in zip(diffs, owners, strict=True)]
+    # What of it never runs there, and who else has to travel; no function is left out or added later.
+    diffs = running_parts(diffs, owners, objects, allowed=plan.allowed, limit=plan.limit).diffs
+    require_sets([diff.selection for diff in diffs], plan.allowed)
     refusals = [r for diff in diffs for r in diff.judged.refusals]
     shipping = [(d, owner) for d, owner in zip(diffs, owners, strict=True) if not d.selection.is_empty]
     below = Earlier.read(plan.on) if plan.on is not None else None
@@ -114,28 +142,45 @@ def build(
 
 def patch(
     patches: Sequence[Path],
-    tree: SourceTree,
+    tree: SourceTree | ModuleSource,
     objects: Objects,
     plan: ModulePlan,
     how: Compiling,
 ) -> Patched:
-    """One module from source patches, applied one on the other.
+    """One module from source patches to the kernel's source or to that of a module, applied one on the other.
 
     Raises as `build` and, before anything is compared, as `prepare_patch`; refusals
     of what was compiled come as a PatchRefusedError, with what was found until then.
     """
+    from builder.acquire.outside import ModuleSource, prepare_module
     from builder.acquire.patch import prepare_patch
+    from builder.callers import with_callers
     from builder.emit import free_module_name
     from builder.emit.patched import Patched, PatchRefusedError
 
     free_module_name(plan.name, objects.kernel)
     # The objects that the patches can change, before and after.
-    found = prepare_patch(patches, tree, allowed=plan.allowed, how=how)
+    outside = isinstance(tree, ModuleSource)
+    found = (
+        prepare_module(patches, tree, allowed=plan.allowed)
+        if isinstance(tree, ModuleSource)
+        else prepare_patch(patches, tree, allowed=plan.allowed, how=how)
+    )
     # What changed in each, of what the kernel runs.
-    pairs = [(diff(pair.old, pair.new, shifts=found.shifts, allowed=plan.allowed), pair.owner) for pair in found.pairs]
-    diffs = tuple(running_part(compared, objects, owner, allowed=plan.allowed) for compared, owner in pairs)
+    compared: list[Diff] = []
+    while True:
+        compared += [
+            diff(p.old, p.new, shifts=found.shifts, allowed=plan.allowed) for p in found.pairs[len(compared) :]
+        ]
+        owners = [pair.owner for pair in found.pairs]
+        parts = running_parts(compared, owners, objects, allowed=plan.allowed, limit=plan.limit)
+        # Callers in other files; each round may find that some of theirs cannot be redirected either.
+        found = with_callers(found, () if outside else parts.missing, objects, how)
+        if len(found.pairs) == len(compared):
+            break
+    diffs = parts.diffs
     try:
-        module = build(diffs, objects, plan, inside=[owner for _, owner in pairs])
+        module = build(diffs, objects, plan, inside=owners)
     except RefusedError as refused:
         raise PatchRefusedError(refused.refusals, found, diffs) from None
     return Patched(found, diffs, module)
@@ -159,5 +204,6 @@ __all__: Sequence[str] = (
     "patch",
     "read_pair",
     "running_part",
+    "running_parts",
     "source_target",
 )

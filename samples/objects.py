@@ -15,7 +15,8 @@ from pathlib import Path
 
 from builder.acquire.cache import published
 from builder.acquire.packages import HeadersTree, fetch_headers
-from builder.acquire.patch import ObjectPair, prepare_patch
+from builder.acquire.pairs import ObjectPair
+from builder.acquire.patch import prepare_patch
 from builder.acquire.patchfile import apply_all, read_patch
 from builder.acquire.source import fetch_source
 from builder.acquire.tools import need, run

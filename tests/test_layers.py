@@ -26,6 +26,7 @@ MOST_LINES = 500
 NAMES_NO_MACHINE = ("compare", "compose", "emit", "image", "load", "operate", "preflight")
 """Folders that ask `builder.arch` for what a machine is, and name none themselves."""
 ABOUT_A_MACHINE = {
+    "compose/holders.py": "the sections of arch/x86/kernel/vmlinux.lds.S, and the list of arch/x86/tools/relocs.c",
     "image/boot.py": "the capability bits that arch/x86/kernel decides by",
     "image/capture.py": "takes those, and the variables of arch/x86/kernel, out of a guest",
     "image/cpu_flags.py": "CPUID leaves by the names of their bits",

@@ -234,6 +234,19 @@ class ListedObjects:
         )
         return [(str(a), str(b)) for a, b in rows]
 
+    def named(self, name: str) -> list[Command]:
+        """The command of one object, none where there is none of that name."""
+        rows = self._connection.execute(f"{self._SELECT} WHERE o.object = ?", (_listed(name),))
+        return [self._command(row) for row in rows]
+
+    def in_folder(self, folder: str) -> list[Command]:
+        """The commands of the objects that lie in a directory itself, in the order of their names."""
+        rows = self._connection.execute(
+            f"{self._SELECT} WHERE o.object GLOB ? AND o.object NOT GLOB ? ORDER BY o.object",
+            (f"{_listed(folder)}/*", f"{_listed(folder)}/*/*"),
+        )
+        return [self._command(row) for row in rows]
+
     def of_object(self, name: str) -> Command:
         """The command of one object; `InputError` for a name that is not in the configuration."""
         row = self._connection.execute(f"{self._SELECT} WHERE o.object = ?", (_listed(name),)).fetchone()

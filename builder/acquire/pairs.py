@@ -1,9 +1,27 @@
-"""Two trees of objects: which belong together."""
+"""Pairs of objects, and which of two trees belong together."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+
+from builder.acquire.tools import run
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPair:
+    """One object before and after the patch; `owner` is `vmlinux` or the module that it is linked into."""
+
+    path: str
+    owner: str
+    old: Path
+    new: Path
+
+
+def empty_object(target: Path) -> None:
+    """Write the object of a source file that is not there yet. Raises ToolError without GNU `as`."""
+    run(["as", "--64", "-o", target, "/dev/null"])
 
 
 def find_pairs(old: Path, new: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:

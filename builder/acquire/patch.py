@@ -17,9 +17,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.acquire.cache import cache_root, clean_name, scratch
+from builder.acquire.added import Added, take_added
+from builder.acquire.cache import cache_root, clean_name, published, scratch
 from builder.acquire.compile import AS_USUAL, Compiling
 from builder.acquire.kbuild import Command, ListedObjects
+from builder.acquire.pairs import ObjectPair, empty_object
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
 from builder.acquire.readers import Readers, beyond, find_readers, read_includes
 from builder.acquire.shifts import Shift, shifts_of
@@ -35,16 +37,6 @@ LONG_RUN = 20
 
 #: so many objects are asked, at most, whether they read a header that none has read yet
 PROBES = 40
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectPair:
-    """One object before and after the patch; `owner` is `vmlinux` or the module that it is linked into."""
-
-    path: str
-    owner: str
-    old: Path
-    new: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +81,11 @@ def prepare_patch(
         def is_code(path: str) -> bool:
             return path.endswith((".c", ".h")) and os.path.dirname(path) in beyond(listed())
 
-        followed, warnings = sort_out(changes, allowed, is_code)
+        is_new = any(change.kind == "added" and change.path.endswith(".c") for change in changes)
+        added = take_added(changes, tree, listed()) if is_new else Added(tuple(changes), {}, {}, ())
+        followed, warnings = sort_out(added.changes, allowed, is_code, also=added.refusals)
         work = Work(tree, how)
-        return _compiled(patches[0].stem, followed, warnings, allowed, work, listed())
+        return _compiled(patches[0].stem, followed, warnings, allowed, work, listed(), added)
 
 
 def _compiled(
@@ -101,10 +95,14 @@ def _compiled(
     allowed: Allowed,
     work: Work,
     objects: ListedObjects,
+    added: Added,
 ) -> PatchObjects:
     tree, limit = work.tree, work.how.limit
     changed, applied, moved = _changed_files(changes, tree)
-    direct, shared, unlinked = _split(changed, tree, objects)
+    # A file that becomes an object by the patch is another's reader like any; nothing that is there reads it.
+    changed |= added.content
+    there = {path: content for path, content in changed.items() if path not in added.commands}
+    direct, shared, unlinked = _split(there, tree, objects)
     known = {command.object for command in direct}
     absent = tree.complete(objects) if shared else []  # before the include lines are read
     readers = find_readers(shared, changed, tree, objects, limit)
@@ -129,7 +127,7 @@ def _compiled(
         affected = direct + [command for command, _ in reached if command.owners and not command.assembler]
         _announce(len(affected), "to compile, before and after the patch")
         old = work.compile_old(affected)
-        new = work.compile_new(affected)
+        new = work.compile_new([*affected, *added.commands.values()])
         read = {path for reach in verdicts for path in reach.reads}
         read |= {os.path.normpath(path) for made in old + new for path in made.dependencies}
         rest = [r for r in readers if r.path not in read and r.path not in unread]
@@ -140,7 +138,12 @@ def _compiled(
     write_whole(log_file, "".join(o.log.read_text(errors="replace") for o in old + new))
     pairs = tuple(
         ObjectPair(path=os.path.normpath(command.object), owner=owner, old=a.object, new=b.object)
-        for command, a, b in zip(affected, old, new, strict=True)
+        for command, a, b in zip(affected, old, new, strict=False)
+        for owner in command.owners
+    )
+    pairs += tuple(
+        ObjectPair(path=command.object, owner=owner, old=_nothing(), new=made.object)
+        for command, made in zip(added.commands.values(), new[len(affected) :], strict=True)
         for owner in command.owners
     )
     return PatchObjects(
@@ -152,6 +155,11 @@ def _compiled(
         warnings=tuple(warnings),
         log=log_file,
     )
+
+
+def _nothing() -> Path:
+    """The old version of an object that a patch brings."""
+    return published("objects", "nothing", lambda place: empty_object(place / "nothing.o")) / "nothing.o"
 
 
 def _announce(count: int, what: str) -> None:
@@ -181,15 +189,18 @@ def _no_code(path: str) -> Refusal:
 
 
 def sort_out(
-    changes: Iterable[FileChange], allowed: Allowed, is_code: Callable[[str], bool]
+    changes: Iterable[FileChange],
+    allowed: Allowed,
+    is_code: Callable[[str], bool],
+    also: Sequence[Refusal] = (),
 ) -> tuple[list[FileChange], list[Refusal]]:
-    """The changes to follow, and warnings for those that are left out; `RefusedError` for all others.
+    """The changes to follow, and warnings for those that are left out; `RefusedError` for all others, and `also`.
 
     `is_code` tells whether a file that lies where no source does may be one all the same.
     """
     followed: list[FileChange] = []
     warnings: list[Refusal] = []
-    refusals: list[Refusal] = []
+    refusals: list[Refusal] = list(also)
     for change in changes:
         if NO_CODE.fullmatch(change.path) and not is_code(change.path):
             warnings.append(_no_code(change.path))

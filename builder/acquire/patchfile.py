@@ -180,6 +180,10 @@ def located(change: FileChange, exists: Callable[[str], bool]) -> FileChange:
     def is_there(path: str) -> bool:
         return exists(path) or (change.kind == "added" and exists(str(PurePosixPath(path).parent)))
 
+    # `diff -N` names a file that is new as if it had been empty.
+    was_empty = bool(change.hunks) and not any(hunk.start or hunk.old for hunk in change.hunks)
+    if change.kind == "modified" and was_empty and not exists(change.path):
+        change = replace(change, kind="added")
     first, _, rest = change.path.partition("/")
     while rest and not exists(first):
         if is_there(rest):

@@ -114,8 +114,9 @@ class Architecture:
 
     `decode` covers all of the code it is given: what is no instruction becomes rows of one byte with mnemonic 0. What
     the other functions answer stands at those of x86_64.py; they are given the bytes of one instruction.
-    A relocation of `branch_types` is only ever the last field of a call or jump. The call of `fentry` begins within
-    `entry_reach` bytes of a function's entry; it is empty where `__patchable_function_entries` tells what is traced.
+    `absolute` is the relocation of a whole address. A relocation of `branch_types` is only ever the last field of a
+    call or jump. The call of `fentry` begins within `entry_reach` bytes of a function's entry; it is empty where
+    `__patchable_function_entries` tells what is traced.
     `nops` are by their length; `filler` stands between functions. A kprobe may run a copy of `probe_copy` bytes.
     Features go by their names in `builder.binary.kernel.Features`.
     `registers` are the general ones in the order of their encoding, which is
@@ -128,6 +129,7 @@ class Architecture:
     machine: int
     relocations: Mapping[int, RelocationRow]
     pc32: int
+    absolute: int
     call_types: frozenset[int]
     branch_types: frozenset[int]
     fentry: str
@@ -151,6 +153,7 @@ class Architecture:
     text: Callable[[bytes, int], str]
     is_address_load: Callable[[bytes], bool]
     is_direct_transfer: Callable[[bytes], bool]
+    relative_place: Callable[[bytes, int], int | None]
     operation: Callable[[bytes], Operation]
     memory_access: Callable[[bytes], str]
     is_indexed: Callable[[bytes], bool]

@@ -206,6 +206,17 @@ def is_direct_transfer(code: bytes) -> bool:
     return insn is not None and insn.op_count > 0 and insn.op0_kind in _NEAR
 
 
+def relative_place(code: bytes, offset: int) -> int | None:
+    """Where an instruction at `offset` leads by a distance: as a direct branch, or by its operand in memory
+    (RIP-relative). None where it does not."""
+    insn = next(iter(iced_x86.Decoder(64, code, ip=offset)), None)
+    if insn is None:
+        return None
+    if insn.op_count > 0 and insn.op0_kind in _NEAR:
+        return int(insn.near_branch_target)
+    return int(insn.ip_rel_memory_address) if insn.is_ip_rel_memory_operand else None
+
+
 # regoffset_table (arch/x86/kernel/ptrace.c, v6.1) names the eight old registers without their r; those of the
 # segments are the same wherever kernel code runs.
 _FETCH: dict[str, int | None] = {name.removeprefix("r"): k for k, name in enumerate(REGISTERS[:8])}
@@ -226,6 +237,7 @@ X86_64 = Architecture(
     machine=62,
     relocations=_ROWS,
     pc32=2,
+    absolute=1,
     call_types=frozenset({2, 4}),
     branch_types=frozenset({4}),
     fentry=_FENTRY,
@@ -256,6 +268,7 @@ X86_64 = Architecture(
     text=text,
     is_address_load=is_address_load,
     is_direct_transfer=is_direct_transfer,
+    relative_place=relative_place,
     operation=operation,
     memory_access=memory_access,
     is_indexed=is_indexed,

@@ -144,6 +144,16 @@ class WrittenBinding:
 
 
 @dataclass(frozen=True, slots=True)
+class SetWord:
+    """`width` bytes at `offset` of a variable of `object` that are exchanged while the module is loaded."""
+
+    object: str
+    name: str
+    offset: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The document. `on` are the modules below that this one is bound to, the nearest first.
 
@@ -160,6 +170,7 @@ class Manifest:
     special_entries: Mapping[str, Mapping[str, int]]
     accepted: tuple[Refusal, ...]
     warnings: tuple[Refusal, ...]
+    sets: tuple[SetWord, ...] = ()
 
     @property
     def redirected(self) -> tuple[CarriedFunction, ...]:
@@ -180,6 +191,7 @@ class Manifest:
             "special_entries": {table: dict(row) for table, row in self.special_entries.items()},
             "accepted": [row.as_json() for row in self.accepted],
             "warnings": [row.as_json() for row in self.warnings],
+            **({"sets": [asdict(row) for row in self.sets]} if self.sets else {}),
         }
 
     def to_bytes(self) -> bytes:
@@ -266,6 +278,10 @@ def _manifest(item: _Item) -> Manifest:
         },
         accepted=tuple(_note(row) for row in item["accepted"]),
         warnings=tuple(_note(row) for row in item["warnings"]),
+        sets=tuple(
+            SetWord(row["object"].as_(str), row["name"].as_(str), row["offset"].as_(int), row["width"].as_(int))
+            for row in item.optional("sets")
+        ),
     )
 
 

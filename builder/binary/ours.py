@@ -16,9 +16,17 @@ HOLD_PARAMETER: Final = "hold"
 """the parameter's name"""
 PRE_PATCH: Final = "bespoke_pre_patch"
 """the callback that waits; with `_NUMBER`, the one of an object that has a callback of the patch's own"""
+SWAP: Final = "bespoke_swap"
+"""what exchanges one word of a running variable"""
+PUT: Final = "bespoke_put"
+PUT_BACK: Final = "bespoke_put_back"
+"""with `_NUMBER`: what puts new initial values into the variables of an object, and what takes them back (`_after`: a
+callback of the patch's own before)"""
 THIS_MODULE, INIT, EXIT = "__this_module", "init_module", "cleanup_module"
 """what the kernel's loader looks for (scripts/mod/modpost.c writes them for other modules)"""
-_OURS = re.compile(rf"{PRE_PATCH}(_\d+)?|{'|'.join((PATCH, HOLD, THIS_MODULE, INIT, EXIT))}")
+_OURS = re.compile(
+    rf"({PRE_PATCH}|{PUT}|{PUT_BACK}(_after)?)(_\d+)?|{'|'.join((PATCH, HOLD, SWAP, THIS_MODULE, INIT, EXIT))}"
+)
 
 
 def is_glue(name: str) -> bool:

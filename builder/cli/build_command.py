@@ -12,6 +12,7 @@ from builder.cli.common import (
     add_allow,
     add_html,
     add_kernel,
+    add_set,
     add_source_diff,
     check_html,
     check_output,
@@ -27,7 +28,7 @@ from builder.compose.owner import Objects
 from builder.emit import free_module_name
 from builder.emit.module import Module
 from builder.errors import Allowed, Refusal, RefusedError, UsageError
-from builder.pipeline import ModulePlan, build, diff, running_part
+from builder.pipeline import ModulePlan, build, diff, running_parts
 from builder.report.following import next_command
 
 
@@ -54,12 +55,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_source_diff(parser)
     add_allow(parser)
     add_signing(parser)
+    add_set(parser)
     add_html(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace, output: Output) -> int:
-    allowed = Allowed.parse(options.allow)
+    allowed = Allowed.parse(options.allow, options.set)
     given = named_paths(options.object)
     key = signing_key(options)
     pairs = _pairs(options)
@@ -71,8 +73,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     free_module_name(name, kernel)
     diffs = [diff(old, new, shifts=shifts, allowed=allowed) for old, new in pairs]
     objects = Objects(kernel, given)
-    # The kernel runs the pairs without these; so does all that is said of them.
-    diffs = [running_part(d, objects, options.inside, allowed=allowed) for d in diffs]
+    # So the kernel runs the pairs; all that is said of them is said of these.
+    diffs = list(running_parts(diffs, [options.inside] * len(diffs), objects, allowed=allowed).diffs)
     plan = ModulePlan(name, replace=options.replace, on=options.on, allowed=allowed)
     try:
         module = build(diffs, objects, plan, inside=options.inside)

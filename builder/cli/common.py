@@ -151,6 +151,16 @@ def add_html(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SYMBOL",
+        help="put this variable's new initial value into the running kernel, where that still has the old one",
+    )
+
+
 def add_source_diff(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source-diff",

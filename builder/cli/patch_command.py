@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.acquire.compile import OBJECT_LIMIT, Compiling
+from builder.acquire.outside import ModuleSource
 from builder.acquire.patch import PatchObjects
 from builder.acquire.series import module_names, stacks
 from builder.acquire.source import SourceTree
@@ -21,6 +22,7 @@ from builder.cli.common import (
     add_allow,
     add_html,
     add_kernel,
+    add_set,
     check_html,
     check_output,
     named_paths,
@@ -54,6 +56,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="TREE",
         help="a source tree, a tarball, a package or a release (default: the kernel's package)",
     )
+    parser.add_argument(
+        "--module-source",
+        type=Path,
+        metavar="DIR",
+        help="the patch is to an out-of-tree module: its source, whose makefile is used (with --object NAME=PATH.ko)",
+    )
     add_kernel(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="X.ko", help="the module to write")
     parser.add_argument(
@@ -73,6 +81,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_allow(parser)
     add_signing(parser)
+    add_set(parser)
     add_html(parser)
     parser.set_defaults(run=run)
 
@@ -80,7 +89,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, output: Output) -> int:
     # Cancelled by a CI: end what runs for us, as an interrupt does, and not only this process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    allowed = Allowed.parse(options.allow)
+    allowed = Allowed.parse(options.allow, options.set)
     runs = stacks(options.patches)
     patches = [path for stack in runs for path in stack]
     outputs = _outputs(options, patches)
@@ -90,7 +99,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     objects = Objects(kernel, named_paths(options.object))
     if not options.each:
         free_module_name(wanted_name(options.name, options.output), kernel)
-    tree = find_source(options.source, source_target(kernel), allowed=allowed)
+    tree = _source(options, objects, allowed)
     job = _Job(options, output, objects, tree, allowed, key)
     if options.each:
         return _each(job, runs, outputs)
@@ -108,6 +117,15 @@ def run(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
+def _source(options: argparse.Namespace, objects: Objects, allowed: Allowed) -> SourceTree | ModuleSource:
+    if options.module_source is None:
+        return find_source(options.source, source_target(objects.kernel), allowed=allowed)
+    if options.source is not None:
+        raise UsageError("--source is a kernel's source: it cannot be given with --module-source")
+    owners = [name.replace("-", "_") for name in objects.given]
+    return ModuleSource.of(options.module_source, owners, objects.kernel.release)
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """What all of a run's modules share."""
@@ -115,16 +133,17 @@ class _Job:
     options: argparse.Namespace
     output: Output
     objects: Objects
-    tree: SourceTree
+    tree: SourceTree | ModuleSource
     allowed: Allowed
     key: SigningKey | None
 
     def make(self, patches: list[Path], path: Path, name: str | None) -> Patched:
         """Write the module of all `patches` together to `path`, and the page; RefusedError with all reasons."""
-        plan = ModulePlan(wanted_name(name, path), replace=self.options.replace, allowed=self.allowed)
+        options = self.options
+        plan = ModulePlan(wanted_name(name, path), replace=options.replace, allowed=self.allowed, limit=options.limit)
         try:
             with self.output.progress() as shown:
-                how = Compiling(self.options.limit, self.options.jobs, shown.count)
+                how = Compiling(options.limit, options.jobs, shown.count)
                 made = patch(patches, self.tree, self.objects, plan, how)
         except PatchRefusedError as refused:
             self._write(path, refused.objects, refused.diffs, refusals=refused.refusals)

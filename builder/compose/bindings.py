@@ -6,90 +6,45 @@ becomes `.klp.sym.OBJECT.NAME,SYMPOS` (Documentation/livepatch/module-elf-format
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Literal
 
-from builder.binary import Symbol, klp, tables
+from builder.binary import Symbol, klp
 from builder.binary.kernel import Kernel
 from builder.binary.names import MODULE_NAME, SYMBOL_NAME
 from builder.compare import Atom, View, naming
 from builder.compare.view import Target
+from builder.compose import initial
 from builder.compose.below import Earlier, Held
+from builder.compose.bound import Binding, Bound, BoundWord
 from builder.compose.outcome import Diff
 from builder.compose.overridden import is_overridden
 from builder.compose.owner import Objects
-from builder.compose.references import Piece
 from builder.compose.running import Running, RunningImage, RunningModule, RunningSymbol, file_groups
 from builder.compose.runpre import Match, Matcher
 from builder.compose.selection import Role, is_trampoline, is_transient
 from builder.errors import Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """`export`: an undefined symbol with its CRC. `klp`: resolved by livepatch.
-
-    `exporter` is the object that the symbol is looked up in, `patched` the one
-    at whose loading the relocation is written.
-    """
-
-    kind: Literal["export", "klp"]
-    name: str
-    exporter: str = "vmlinux"
-    patched: str = "vmlinux"
-    sympos: int = 0
-    crc: int | None = None
-    namespace: str = ""
-
-    @property
-    def symbol(self) -> str:
-        """The name that the emitted symbol has."""
-        return self.name if self.kind == "export" else klp.symbol_name(self.exporter, self.name, self.sympos)
-
-
-@dataclass(frozen=True)
-class Bound:
-    """One pair, bound: the owner, the replaced functions found in it, and where references go.
-
-    `atoms` are atoms of the new object that stay originals, `names` undefined symbols.
-    `left_out` are table entries that must not travel. Where there are `refusals`, it is
-    incomplete and nothing but those may be taken from it.
-    """
-
-    diff: Diff
-    owner: Running
-    matches: Mapping[Atom, Match]
-    atoms: Mapping[Atom, Binding]
-    names: Mapping[str, Binding]
-    left_out: frozenset[tables.Entry] = frozenset()
-    warnings: tuple[Refusal, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
-
-    def binding(self, place: Atom | Piece | tables.Entry, target: Target) -> Binding | None:
-        """What a reference is bound to; None if it stays inside the module."""
-        if target.kind == "symbol":
-            return self.names.get(target.symbol.name)
-        if target.atom is None or self.diff.selection.is_local(place, target):
-            return None
-        return self.atoms.get(target.atom)
-
-
 def bind_pair(
     diff: Diff,
     owner: Running,
     objects: Objects,
-    provided: Collection[str] = (),
+    provided: Mapping[str, tuple[int, Atom]] | None = None,
     below: Earlier | None = None,
     kept: Mapping[Atom, Held] | None = None,
 ) -> Bound:
     """Bind the references of one pair to what runs in `owner`, with everything that stands in the way.
 
-    `provided` are names that other pairs of the module define, `kept` new variables that the livepatch
-    `below` has already.
+    `provided` are names that other pairs of the module define, each with the pair's number, `kept` new variables that
+    the livepatch `below` has already.
     """
-    return _Binder(diff, owner, objects, provided, below, kept or {}).bind()
+    return _Binder(diff, owner, objects, provided or {}, below, kept or {}).bind()
+
+
+def find_running(diff: Diff, owner: Running, objects: Objects, old: Atom) -> Match | Refusal:
+    """Where a function of the old object runs in `owner`, or why that cannot be told."""
+    return _Binder(diff, owner, objects, {}, None, {}).find(old)
 
 
 class _Binder:
@@ -98,7 +53,7 @@ class _Binder:
         diff: Diff,
         owner: Running,
         objects: Objects,
-        provided: Collection[str],
+        provided: Mapping[str, tuple[int, Atom]],
         below: Earlier | None,
         kept: Mapping[Atom, Held],
     ) -> None:
@@ -126,14 +81,44 @@ class _Binder:
                 atoms[target.atom] = self._original(target.atom)
             elif target.atom is None and target.symbol.name not in names:
                 names[target.symbol.name] = self._undefined(target.symbol.name)
+        sets = () if self.refusals else tuple(self._set_words(atoms))
         return Bound(
             self.diff,
             self.owner,
             self.matches,
             {atom: found for atom, found in atoms.items() if found is not None},
             {name: found for name, found in names.items() if found is not None},
+            self.provided,
+            sets,
             refusals=tuple(dict.fromkeys(self.refusals)),
         )
+
+    def _set_words(self, atoms: dict[Atom, Binding | None]) -> Iterator[BoundWord]:
+        """What is exchanged in running variables; new things that a value leads to are added to `atoms`."""
+        comparison = self.diff.comparison
+        for atom in self.diff.selection.sets:
+            variable = self._original(atom)
+            for word in initial.words(comparison, atom):
+                if word.new.target is not None and word.new.target.atom is not None:
+                    atoms.setdefault(word.new.target.atom, self._original(word.new.target.atom))
+                old, new = (self._value(value) for value in (word.old, word.new))
+                if variable is not None and old is not None and new is not None:
+                    yield BoundWord(atom, variable, word.offset, word.width, old, new)
+
+    def _value(self, value: initial.Value) -> tuple[int, Binding | None] | None:
+        """None where it cannot be told, which is refused then."""
+        if value.target is None:
+            return value.number, None
+        atom = value.target.atom
+        if atom is None:
+            found = self._undefined(value.target.symbol.name)
+        else:
+            versions = self.diff.comparison.correlation.versions
+            new = versions.get(atom, atom)
+            found = self._original(new)
+            if found is None and (symbol := self._locate(atom)) is not None:
+                found = self._klp(symbol)
+        return (value.addend, found) if found is not None else None
 
     # The replaced functions: are they what runs?
 
@@ -142,14 +127,14 @@ class _Binder:
         for atom in self.diff.selection.redirected:
             old = comparison.correlation.twins[atom]
             for part in (old, *comparison.old_children.get(old, ())):
-                found = self._find_below(part) or self._find(part)
+                found = self._find_below(part) or self.find(part)
                 if isinstance(found, Match):
                     self.matches[part] = found
                 elif part is old or self._exists(part):
                     self.refusals.append(found)
                     break  # where the function is another one, so are its parts
         for old in self._absorbed():
-            other = self._find_below(old) or self._find(old)
+            other = self._find_below(old) or self.find(old)
             if isinstance(other, Refusal) and other.code == "run-pre-mismatch" and not is_overridden(old, self.owner):
                 self.refusals.append(other)
 
@@ -187,7 +172,7 @@ class _Binder:
     def _exists(self, atom: Atom) -> bool:
         return any(self.owner.named(name) for name in atom.names)
 
-    def _find(self, atom: Atom) -> Match | Refusal:
+    def find(self, atom: Atom) -> Match | Refusal:
         """The one running function that matches `atom`, or why there is none."""
         where = f"{self.owner.name} of {self.kernel.release}"
         rows, others = self._matcher.all_of(atom)
@@ -265,7 +250,7 @@ class _Binder:
             if not any(t.atom is old for _, t in view.leads_of(atom)):
                 continue
             if atom not in self._extra:
-                found = self._find(atom)
+                found = self.find(atom)
                 if isinstance(found, Refusal) and self._asking:
                     continue  # who asks may be the one who would tell
                 self._extra[atom] = found if isinstance(found, Match) else None
@@ -359,7 +344,7 @@ class _Binder:
         if len(places) == 1:
             return named[0]
         if old.is_function and named:
-            found = self._find(old)
+            found = self.find(old)
             if isinstance(found, Match):
                 return next(s for s in named if s.place == found.place)
             self.refusals.append(found)

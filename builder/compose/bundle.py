@@ -9,21 +9,22 @@ from builder.binary.kernel import Kernel
 from builder.compare import Atom
 from builder.compose import late
 from builder.compose.below import Earlier, Held
-from builder.compose.bindings import Bound, bind_pair
+from builder.compose.bindings import bind_pair
+from builder.compose.bound import Bound
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects, find_owner
+from builder.compose.running import Running
 from builder.errors import NOTHING, Allowed, Refusal, RefusedError, UnknownError
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What one module carries. `provided` are new globals of one pair that others refer to by name."""
+    """What one module carries."""
 
     name: str
     kernel: Kernel
     objects: Objects
     pairs: tuple[Bound, ...]
-    provided: Mapping[str, tuple[int, Atom]]
     replace: bool = False
     on: tuple[str, ...] = ()
     """The modules below that it is bound to, the nearest first."""
@@ -59,20 +60,18 @@ def bind(
         found = [below.keep(diff) for diff, _ in diffs]
         kept = [row for _, row in found]
         diffs = [(diff, inside) for (diff, _), (_, inside) in zip(found, diffs, strict=True)]
-    provided: dict[str, tuple[int, Atom]] = {}
-    for number, (diff, _) in enumerate(diffs):
-        for atom in (*diff.selection.functions, *diff.selection.data):
-            if atom.is_global and atom not in diff.comparison.correlation.twins:
-                for alias in atom.names:
-                    provided.setdefault(alias, (number, atom))
-    pairs = []
-    for (diff, inside), held in zip(diffs, kept, strict=True):
+    owners: list[Running | None] = []
+    for diff, inside in diffs:
         try:
-            owner = find_owner(diff, objects, inside)
+            owners.append(find_owner(diff, objects, inside))
         except RefusedError as refused:
             refusals.extend(refused.refusals)
+            owners.append(None)
+    pairs = []
+    for (diff, _), held, owner in zip(diffs, kept, owners, strict=True):
+        if owner is None:
             continue
-        bound = bind_pair(diff, owner, objects, provided, below, held)
+        bound = bind_pair(diff, owner, objects, _provided([d for d, _ in diffs], owners, owner), below, held)
         if not bound.refusals:
             _require_forms(diff, objects.kernel)
             bound = late.check(bound, objects)
@@ -84,7 +83,27 @@ def bind(
     if refusals:
         raise RefusedError(refusals)
     chain = below.chain if below is not None else ()
-    return Bundle(name, objects.kernel, objects, tuple(pairs), provided, replace, chain, tuple(accepted))
+    return Bundle(name, objects.kernel, objects, tuple(pairs), replace, chain, tuple(accepted))
+
+
+def _provided(
+    diffs: Sequence[Diff], owners: Sequence[Running | None], owner: Running
+) -> Mapping[str, tuple[int, Atom]]:
+    """What pairs of `owner` refer to by name and another pair brings: new globals, and copies of global functions.
+
+    What the owner itself defines is its own, whatever another one has under that name.
+    """
+    found: dict[str, tuple[int, Atom]] = {}
+    order = sorted(range(len(diffs)), key=lambda number: owners[number] is not owner)
+    for number in order:
+        selection, twins = diffs[number].selection, diffs[number].comparison.correlation.twins
+        copies = frozenset(selection.unredirected)
+        for atom in (*selection.functions, *selection.data):
+            if atom.is_global and (atom not in twins or atom in copies):
+                for alias in atom.names:
+                    if owners[number] is owner or not owner.named(alias):
+                        found.setdefault(alias, (number, atom))
+    return found
 
 
 def _require_forms(diff: Diff, kernel: Kernel) -> None:
@@ -103,7 +122,7 @@ def _require_forms(diff: Diff, kernel: Kernel) -> None:
 def _without_effect(pairs: Sequence[Bound]) -> Refusal | None:
     """Why a module would change nothing that runs: it would redirect no function and call none."""
     selections = [bound.diff.selection for bound in pairs]
-    if not selections or any(selection.redirected or selection.macros.callbacks for selection in selections):
+    if not selections or any(s.redirected or s.macros.callbacks or s.sets for s in selections):
         return None
     names = [atom.name for selection in selections for atom in selection.functions]
     return Refusal(

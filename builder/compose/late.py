@@ -23,7 +23,7 @@ from dataclasses import replace
 from builder.binary import SectionOffset, tables
 from builder.compare import Atom, View
 from builder.compare.view import Target
-from builder.compose.bindings import Binding, Bound
+from builder.compose.bound import Binding, Bound
 from builder.compose.owner import Objects
 from builder.compose.references import Piece
 from builder.errors import Refusal
@@ -143,7 +143,7 @@ class _Checker:
             return
         old = self.bound.diff.comparison.old
         pointed = {t.atom for a in old.atoms for t in self._pointers(old, a)}
-        for place in (*self.selection.functions, *self.selection.data):
+        for place in (*self.selection.functions, *self.selection.data, *self.selection.sets):
             for target in self._pointers(self.view, place):
                 atom = target.atom
                 if atom is None or self.bound.binding(place, target) is None:

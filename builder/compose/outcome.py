@@ -81,6 +81,27 @@ class Diff:
             found.add((old.name, kind, "global" if old.is_global else "local"))
         return [list(row) for row in sorted(found)]
 
+    def _table_users(self) -> dict[str, list[str]]:
+        """Changed table that travels -> unchanged functions that use it, and travel for it."""
+        selection, data = self.selection, self.comparison.data
+        tables = [a for a in selection.data if a in data and data[a].is_changed]
+        carriers = [a for a, role in selection.functions.items() if role is Role.CARRIER] if tables else []
+        used = {atom: {target.atom for _, target in selection.view.leads_of(atom)} for atom in carriers}
+        found = {table.name: [atom.name for atom in carriers if table in used[atom]] for table in tables}
+        return {table: users for table, users in found.items() if users}
+
+    def _carriers(self) -> dict[str, list[str]]:
+        """Function that cannot be redirected, or changed table -> unchanged functions of this object that carry it."""
+        selection = self.selection
+        carriers = {atom for atom, role in selection.functions.items() if role is Role.CARRIER}
+        out = {atom.name: {c.name for c in row if c in carriers} for atom, row in selection.carriers.items()}
+        for table, users in self._table_users().items():
+            out.setdefault(table, set()).update(users)
+        for caller, names in selection.forced.items():
+            for name in names:
+                out.setdefault(name, set()).add(caller.name)
+        return {name: sorted(row) for name, row in sorted(out.items())}
+
     def as_json(self) -> dict[str, Any]:
         """The document of the command-line contract for one pair, and what else is known."""
         comparison, selection = self.comparison, self.selection
@@ -92,6 +113,12 @@ class Diff:
         for atom, callers in selection.carriers.items():
             for caller in callers:
                 reasons.setdefault(caller.name, f"unchanged, carries {atom.name}, which cannot be redirected")
+        for table, users in self._table_users().items():
+            for user in users:
+                reasons.setdefault(user, f"unchanged, uses {table}, which changed and travels")
+        for caller, names in selection.forced.items():
+            what = f"{', '.join(names)}, which cannot be redirected"
+            reasons.setdefault(caller.name, f"unchanged, carries {what}")
         return {
             "verdict": self.verdict,
             "old": self.old,
@@ -106,10 +133,7 @@ class Diff:
                 for parent, parts in sorted(comparison.children.items(), key=lambda row: row[0].name)
                 if parent in selection.functions
             },
-            "carriers": {
-                a.name: sorted(c.name for c in callers if selection.functions.get(c) is Role.CARRIER)
-                for a, callers in sorted(selection.carriers.items(), key=lambda row: row[0].name)
-            },
+            "carriers": self._carriers(),
             "reasons": dict(sorted(reasons.items())),
             "special_entries": self.entry_counts(),
             "originals": self.originals(),

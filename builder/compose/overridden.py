@@ -8,15 +8,12 @@ apart from code of another source, which is the refusal `run-pre-mismatch`.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from builder.binary import elf
 from builder.compare import Atom
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects, find_owner
-from builder.compose.refusals import judge
+from builder.compose.reselect import reselected
 from builder.compose.running import Running
-from builder.compose.selection import select
 from builder.errors import Allowed, Refusal, RefusedError
 
 
@@ -33,7 +30,6 @@ def without_overridden(diff: Diff, objects: Objects, inside: str | None, allowed
 
     Unchanged where there is none, or where the owner is not plain (binding then says so).
     """
-    allowed |= diff.judged.allowed
     twins = diff.comparison.correlation.twins
     weak = [a for a in diff.selection.functions if a in twins and twins[a].symbol.bind == elf.STB_WEAK]
     if not weak:
@@ -45,13 +41,8 @@ def without_overridden(diff: Diff, objects: Objects, inside: str | None, allowed
     gone = [atom for atom in weak if is_overridden(twins[atom], owner)]
     if not gone:
         return diff
-    left_out = diff.selection.left_out | frozenset(gone)
-    selection = select(diff.comparison, diff.selection.macros, allowed, left_out=left_out)
-    judged = judge(selection, allowed)
-    told = [_warning(atom, owner, objects.kernel.release) for atom in gone]
-    known = [w for w in diff.judged.warnings if w.code == "weak-overridden"]
-    warnings = (*judged.warnings, *known, *told)
-    return replace(diff, selection=selection, judged=replace(judged, warnings=warnings))
+    noted = [_warning(atom, owner, objects.kernel.release) for atom in gone]
+    return reselected(diff, allowed, left_out=diff.selection.left_out | frozenset(gone), noted=noted)
 
 
 def _warning(atom: Atom, owner: Running, release: str) -> Refusal:

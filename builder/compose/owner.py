@@ -69,6 +69,10 @@ class Objects:
         """Modules of the release that define all of these functions, by name."""
         return self._index.modules_with(functions) if self._index is not None and functions else []
 
+    def modules_using(self, name: str) -> Sequence[str] | None:
+        """Modules of the release that take a symbol from elsewhere, by name; None where there is no module tree."""
+        return self._index.modules_using(name) if self._index is not None else None
+
     @cached_property
     def _index(self) -> ModuleIndex | None:
         root = self.kernel.modules_root

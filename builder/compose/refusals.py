@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from builder.binary import elf, tables
-from builder.compare import Atom, Comparison, naming
+from builder.compare import Atom, naming
 from builder.compare.comparison import counts
 from builder.compare.storage import is_private, is_readonly
-from builder.compose import identity, registered, threads
+from builder.compose import identity, initial, registered, statics, threads, transient
 from builder.compose.books import balance
 from builder.compose.identity import Findings
 from builder.compose.selection import RODATA_CHANGED, Role, Selection, changed_data, is_redirectable, is_transient
@@ -23,6 +23,7 @@ class Judged:
     """`refusals` stop the build; `accepted` would have, but are `allowed`.
 
     `ignored` is what differs and cannot matter, by the rule that says so (builder/compose/books/rules.py).
+    `noted` are those of the warnings that only the running kernel tells.
     """
 
     refusals: tuple[Refusal, ...]
@@ -30,58 +31,26 @@ class Judged:
     accepted: tuple[Refusal, ...]
     ignored: Mapping[str, tuple[str, ...]]
     allowed: Allowed = NOTHING
+    noted: tuple[Refusal, ...] = ()
 
 
-def judge(selection: Selection, allowed: Allowed = NOTHING) -> Judged:
-    """Apply every rule; a refusal of judgement that is `allowed` is accepted."""
+def judge(
+    selection: Selection, allowed: Allowed = NOTHING, noted: tuple[Refusal, ...] = (), *, alone: bool = True
+) -> Judged:
+    """Apply every rule; a refusal of judgement that is `allowed` is accepted. `noted` are warnings of what only the
+    running kernel tells. A pair that is not `alone` is one of several, of which another ships something."""
     books = balance(selection)
-    found = list(dict.fromkeys((*(f for rule in _REFUSALS for f in rule(selection)), *books.refusals)))
+    over, became = list(transient.changed(selection)), list(transient.became(selection))
+    beside = over if became or not (alone and selection.is_empty) else []
+    rules = (f for rule in _REFUSALS for f in rule(selection))
+    found = list(dict.fromkeys((*beside, *became, *rules, *books.refusals)))
     accepted = [f for f in found if allowed.covers(f)]
     refused = [f for f in found if not allowed.covers(f)]
     # A warning stops nothing, whatever it is of.
-    warnings = list(dict.fromkeys(replace(f, fatal=False) for rule in _WARNINGS for f in rule(selection)))
-    return Judged(tuple(refused), tuple(warnings), tuple(accepted), books.ignored, allowed)
-
-
-def _transient(selection: Selection) -> Findings:
-    """A changed __init or __exit function."""
-    for atom in selection.comparison.changed:
-        if not is_transient(atom) or selection.macros.ignores(atom):
-            continue
-        ends = atom.section.name.startswith(".exit")
-        yield Refusal(
-            "exit-changed" if ends else "init-changed",
-            atom.name,
-            atom.section.name,
-            f"{atom.name} changed, which runs only {'when the module is unloaded' if ends else 'at start'}",
-            "if the change matters to a running kernel, do its work in a callback (pre_patch); "
-            "else accept that it is left out",
-            fatal=False,
-        )
-    gone = {atom.name: atom for atom in selection.comparison.removed_functions if not is_transient(atom)}
-    for atom in selection.comparison.new_functions:
-        old = gone.get(atom.name)
-        if old is None or not is_transient(atom) or selection.macros.ignores(atom):
-            continue
-        if not _same_code(selection.comparison, old, atom):
-            yield Refusal(
-                "init-changed",
-                atom.name,
-                atom.section.name,
-                f"{atom.name} changed, and became code for start or end ({old.section.name} -> {atom.section.name}): "
-                "who still runs it runs the old one",
-                "leave it where it was, or accept that the change has no effect on a kernel that runs",
-                fatal=False,
-            )
-
-
-def _same_code(comparison: Comparison, old: Atom, new: Atom) -> bool:
-    """Whether two functions that are no twins say the same."""
-    sides = ((comparison.old, old), (comparison.new, new))
-    first, second = (
-        (v.code(a), [comparison.meanings.of(v, a, r, lines=True) for r in v.relocations(a)]) for v, a in sides
-    )
-    return first == second
+    told = (() if beside else over, *(rule(selection) for rule in _WARNINGS))
+    warnings = list(dict.fromkeys(replace(f, fatal=False) for rows in told for f in rows))
+    warnings += noted
+    return Judged(tuple(refused), tuple(warnings), tuple(accepted), books.ignored, allowed, noted)
 
 
 def _unredirectable(selection: Selection) -> Findings:
@@ -107,6 +76,8 @@ def _unredirectable(selection: Selection) -> Findings:
                 f"{atom.name} belongs to the vdso, which user space runs",
                 "the vdso cannot be livepatched",
             )
+        elif atom in selection.everywhere:
+            continue  # its callers are known, wherever they are, and judged one by one
         elif whole_file:
             yield Refusal(
                 "no-ftrace-file",
@@ -171,11 +142,13 @@ def _changed_data(selection: Selection) -> Findings:
     for atom, difference in changed_data(selection.comparison, selection.macros):
         if not is_readonly(atom.section) and atom.size > twins[atom].size:
             continue  # judged for its size
+        if atom in selection.sets:
+            continue
         section = atom.section.name
+        users = _unshipped_users(selection, atom)
+        if atom in selection and not users:
+            continue  # the new version, with all that use it
         if is_readonly(atom.section):
-            users = _unshipped_users(selection, atom)
-            if atom in selection and not users:
-                continue
             yield Refusal(
                 RODATA_CHANGED,
                 atom.name,
@@ -191,9 +164,19 @@ def _changed_data(selection: Selection) -> Findings:
                 atom.name,
                 section,
                 f"initial value of {atom.name} changed ({difference.reason}); the running kernel holds the old one",
-                "set the new value in a pre_patch callback, or accept that the running value stays",
+                _how_to_set(selection, atom),
                 fatal=False,
             )
+
+
+def _how_to_set(selection: Selection, atom: Atom) -> str:
+    reason = initial.why_not(selection, atom)
+    if not reason:
+        return f"put the new value into the running kernel with --set {atom.name}, or accept that the running one stays"
+    return (
+        f"--set {atom.name} cannot put it there ({reason}): let code read the new value from a variable of its own, or "
+        "accept that the running one stays"
+    )
 
 
 def _grown(selection: Selection) -> Findings:
@@ -223,70 +206,6 @@ def _unshipped_users(selection: Selection, atom: Atom) -> list[str]:
     if atom.is_global:
         users.append("other files")
     return users
-
-
-def _statics(selection: Selection) -> Findings:
-    """Static locals whose counterpart is unclear or gone."""
-    comparison = selection.comparison
-    unclear: set[Atom] = set()
-    for atom, why in comparison.correlation.ambiguous:
-        if atom in selection and atom.section.is_write:
-            unclear.add(atom)
-            yield Refusal(
-                "static-ambiguous",
-                atom.name,
-                atom.section.name,
-                f"{atom.name} has no plain original: {why}",
-                "accept it to start with a fresh variable, or give the variables different names",
-                fatal=False,
-            )
-    gone = [a for a in comparison.removed_data if naming.is_static_local(a.name) and a.section.is_write]
-    if not gone:
-        return
-    for atom in selection.functions:
-        old = comparison.correlation.twins.get(atom)
-        if old is None:
-            continue
-        # One that may be the original of what is unclear is not gone.
-        used = {t.atom for _, t in comparison.new.leads_of(atom)}
-        told = {naming.family(other.name) for other in unclear if other in used}
-        for _, target in comparison.old.leads_of(old):
-            if target.atom in gone and target.atom is not None and naming.family(target.atom.name) not in told:
-                yield Refusal(
-                    "static-removed",
-                    target.atom.name,
-                    target.atom.section.name,
-                    f"static {target.atom.name} of {old.name} has no counterpart in the new object"
-                    + _inlining(comparison, old),
-                    "accept it if the variable was taken out on purpose",
-                    fatal=False,
-                )
-
-
-def _inlining(comparison: Comparison, old: Atom) -> str:
-    """Callees that exist on one side only: inlining moved code between functions."""
-    twins, versions = comparison.correlation.twins, comparison.correlation.versions
-    before = {
-        t.atom.name
-        for _, t in comparison.old.leads_of(old)
-        if t.atom is not None and t.atom.is_function and t.atom not in versions
-    }
-    new = versions.get(old)
-    after = (
-        {
-            t.atom.name
-            for _, t in comparison.new.leads_of(new)
-            if t.atom is not None and t.atom.is_function and t.atom not in twins
-        }
-        if new
-        else set()
-    )
-    parts = []
-    if before:
-        parts.append(f"{', '.join(sorted(before))} was inlined or removed")
-    if after:
-        parts.append(f"{', '.join(sorted(after))} is no longer inlined")
-    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _labels(selection: Selection) -> Findings:
@@ -403,12 +322,16 @@ def _layouts(selection: Selection) -> Findings:
     for change in struct_changes(comparison.old.obj, comparison.new.obj, inside):
         size = f"{change.old_size} -> {change.new_size} bytes"
         fields = ", ".join(map(str, change.fields[:_FIELDS])) + (" and more" if len(change.fields) > _FIELDS else "")
+        added = [field.name for field in change.fields if field.kind == "added"]
+        advice = "make sure that no old object is reached"
+        if added:
+            advice = f"keep {', '.join(added[:_FIELDS])} in shadow variables (docs/data.md shows the code), or {advice}"
         yield Refusal(
             "struct-layout",
             change.name,
             "",
             f"the layout of {change.name} changed ({size}: {fields}), but objects made before keep the old one",
-            "keep new fields in shadow variables (klp_shadow_alloc), or make sure that no old object is reached",
+            advice,
         )
 
 
@@ -448,10 +371,10 @@ def _scheduler(selection: Selection) -> Findings:
 
 
 _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
-    _unredirectable, _transient, _changed_data, _grown, _statics, _labels, _comdat, _unnamed_data, _unknown_tables,
+    _unredirectable, _changed_data, _grown, statics.lost, _labels, _comdat, _unnamed_data, _unknown_tables,
     _removed_exports, identity.storage, identity.aliases, identity.borders, identity.gone_memory, identity.left_init,
     identity.unwritten, threads.never_left, registered.refused,
 )  # fmt: skip
 _WARNINGS: tuple[Callable[[Selection], Findings], ...] = (
-    _layouts, _not_compared, _added_exports, _scheduler, registered.left_out, identity.seldom_written,
+    _layouts, _not_compared, _added_exports, _scheduler, registered.left_out, identity.seldom_written, statics.renamed,
 )  # fmt: skip

@@ -208,6 +208,10 @@ class RunningModule:
         """Where a symbol of this file lies."""
         return _packed(symbol.shndx, symbol.value)
 
+    def place_in(self, section: SectionIndex) -> int:
+        """Where a section of this file begins."""
+        return _packed(section, SectionOffset(0))
+
     @cached_property
     def _relocations(self) -> Mapping[int, Relocation]:
         """By place; a livepatch has several tables for one section."""

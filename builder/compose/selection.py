@@ -9,7 +9,7 @@ original.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import Final
@@ -19,7 +19,7 @@ from builder.compare import Atom, Comparison, naming
 from builder.compare.storage import is_private, is_readonly
 from builder.compare.verdict import Difference
 from builder.compare.view import Target, View
-from builder.compose import references
+from builder.compose import constants, references
 from builder.compose.macros import Macros, is_author_data
 from builder.compose.references import Piece
 from builder.compose.traceable import file_has_fentry, has_fentry
@@ -27,6 +27,9 @@ from builder.errors import NOTHING, Allowed
 
 RODATA_CHANGED: Final = "rodata-changed"
 """The code of the refusal whose acceptance lets the new data travel."""
+
+MOST_CALLERS: Final = 500
+"""More callers than this do not carry one function, unless asked for."""
 
 
 class Role(Enum):
@@ -44,6 +47,9 @@ class Selection:
 
     `carriers` maps a changed function that cannot be redirected to the
     unchanged callers that carry it. `left_out` are changed functions that never run.
+    `forced` are callers that travel because the running code calls a copy, with the names of those copies;
+    `everywhere` are functions that cannot be redirected and whose callers have been looked for in the running code.
+    `sets` are variables whose new initial values are put into the running ones (see `initial`).
     """
 
     comparison: Comparison
@@ -55,6 +61,9 @@ class Selection:
     carriers: Mapping[Atom, tuple[Atom, ...]]
     macros: Macros
     left_out: frozenset[Atom] = frozenset()
+    forced: Mapping[Atom, tuple[str, ...]] = field(default_factory=dict)
+    everywhere: frozenset[Atom] = frozenset()
+    sets: tuple[Atom, ...] = ()
 
     @property
     def view(self) -> View:
@@ -90,7 +99,13 @@ class Selection:
 
     @property
     def is_empty(self) -> bool:
-        return not self.functions
+        return not self.functions and not self.sets
+
+    @cached_property
+    def unredirected(self) -> tuple[Atom, ...]:
+        """Functions that the kernel has and that travel without being redirected: who calls them must travel too."""
+        wanted = (Role.CHANGED, Role.CARRIER)
+        return tuple(a for a, role in self.functions.items() if role in wanted and a not in self._redirected)
 
     def all_references(self) -> Iterator[tuple[Atom | Piece | tables.Entry, Target]]:
         """Every place that travels, with where its relocations lead."""
@@ -113,10 +128,13 @@ def select(
     allowed: Allowed = NOTHING,
     *,
     left_out: frozenset[Atom] = frozenset(),
+    forced: Mapping[Atom, tuple[str, ...]] | None = None,
+    everywhere: frozenset[Atom] = frozenset(),
 ) -> Selection:
     """The closure. Of changed read-only data that is `allowed` the new version travels, with all that use it;
-    `left_out` are functions of the new object that never run."""
-    return _Selector(comparison, macros, allowed, left_out).run()
+    `left_out` are functions of the new object that never run; `forced` and `everywhere` as in Selection."""
+    found = _Selector(comparison, macros, allowed, left_out, forced or {}).run()
+    return replace(found, everywhere=everywhere)
 
 
 def changed_data(comparison: Comparison, macros: Macros) -> Iterator[tuple[Atom, Difference]]:
@@ -127,16 +145,24 @@ def changed_data(comparison: Comparison, macros: Macros) -> Iterator[tuple[Atom,
 
 
 class _Selector:
-    def __init__(self, comparison: Comparison, macros: Macros, allowed: Allowed, left_out: frozenset[Atom]) -> None:
+    def __init__(
+        self,
+        comparison: Comparison,
+        macros: Macros,
+        allowed: Allowed,
+        left_out: frozenset[Atom],
+        forced: Mapping[Atom, tuple[str, ...]],
+    ) -> None:
         self.comparison = comparison
         self.view = comparison.new
         self.macros = macros
         self.accepted = frozenset(
             atom
             for atom, _ in changed_data(comparison, macros)
-            if is_readonly(atom.section) and allowed.names(RODATA_CHANGED, atom.name)
+            if (is_readonly(atom.section) and allowed.names(RODATA_CHANGED, atom.name)) or self._is_table(atom)
         )
         self.left_out = left_out
+        self.forced = forced
         self.functions: dict[Atom, Role] = {}
         self.data: dict[Atom, None] = {}
         self.pieces: dict[Piece, None] = {}
@@ -152,7 +178,12 @@ class _Selector:
         for atom in comparison.new_functions:
             if not self.macros.ignores(atom) and not is_transient(atom) and not is_trampoline(atom):
                 self._add(atom, Role.NEW)
+        for atom in self.forced:
+            self._add(atom, Role.CARRIER)
         self._carry()
+        if self._is_for_start_or_end_only():
+            self.functions.clear()
+            self._work.clear()
         self._close()
         order = {a: None for a in self.view.atoms}
         functions = {a: self.functions[a] for a in order if a in self.functions}
@@ -171,6 +202,7 @@ class _Selector:
             carriers={a: tuple(row) for a, row in self.carriers.items()},
             macros=self.macros,
             left_out=self.left_out,
+            forced=self.forced,
         )
 
     def _add(self, atom: Atom, role: Role) -> None:
@@ -180,6 +212,25 @@ class _Selector:
         self._work.append(atom)
         for child in self.comparison.children.get(atom, ()):
             self._add(child, Role.CHILD)
+
+    def _is_table(self, atom: Atom) -> bool:
+        """Whether the new version of a table can travel with all that use it, for both versions are only read."""
+        comparison = self.comparison
+        old = comparison.correlation.twins[atom]
+        return constants.is_only_read(comparison.old, old) and constants.is_only_read(comparison.new, atom)
+
+    def _is_for_start_or_end_only(self) -> bool:
+        """Whether all that would travel are new static functions, and only changed code for start or end calls them."""
+        if self.macros.callbacks or not any(is_transient(a) for a in self.comparison.changed):
+            return False
+        local = all(role is Role.NEW and not atom.is_global for atom, role in self.functions.items())
+        return local and not any(not is_transient(c) and c not in self.functions for c in self._users())
+
+    def _users(self) -> Iterator[Atom]:
+        """Who refers to what travels."""
+        for atom in self.view.atoms:
+            if any(target.atom in self.functions for _, target in self.view.leads_of(atom)):
+                yield atom
 
     def _carry(self) -> None:
         """A changed function that cannot be redirected travels with each caller that can."""
@@ -282,7 +333,9 @@ class _Selector:
         if any(owner in self.functions for owner in self.view.label_owners(atom)):
             return True
         difference = self.comparison.data.get(atom)
-        return difference is not None and difference.is_changed and is_readonly(atom.section) and not atom.is_global
+        if difference is None or not difference.is_changed or atom.is_global:
+            return False
+        return is_readonly(atom.section) or atom in self.accepted
 
 
 def _goes_with_target(atom: Atom) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from builder.arch import Architecture
 from builder.binary import elf
 from builder.binary.kernel import Features
-from builder.compose.bindings import Binding
+from builder.compose.bound import Binding
 from builder.compose.bundle import Bundle
 from builder.compose.late import is_late
 from builder.emit.fragments import Fragment, Reference

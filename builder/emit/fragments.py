@@ -15,9 +15,10 @@ from builder.compare import Atom
 from builder.compare.storage import is_readonly
 from builder.compare.view import Target, View
 from builder.compose import references
-from builder.compose.bindings import Binding, Bound
+from builder.compose.bound import Binding, Bound
 from builder.compose.bundle import Bundle
 from builder.compose.references import Piece
+from builder.emit.glue import SET_ROW
 from builder.errors import UnknownError
 
 Key = object
@@ -86,10 +87,34 @@ class _Cutter:
             yield self._atom(atom)
         for piece in self.selection.pieces:
             yield self._piece(piece)
+        if self.bound.sets:
+            yield self._sets()
         for atom, entries in self.selection.entries.items():
             for entry in entries:
                 if entry not in self.bound.left_out:
                     yield from self._entry(atom, entry)
+
+    def _sets(self) -> Fragment:
+        """The words that are exchanged in running variables, as the glue's code reads them: SET_ROW."""
+        data, references = b"", []
+        for word in self.bound.sets:
+            values = ((word.offset, word.variable), word.old, word.new)
+            for k, (number, binding) in enumerate(values):
+                if binding is not None:
+                    references.append(Reference(len(data) + 8 * k, self.view.arch.absolute, binding, number))
+            numbers = (0 if binding is not None else number for number, binding in values)
+            data += SET_ROW.pack(*numbers, word.width)
+        return Fragment(
+            key=(self.number, "sets"),
+            section=".data",
+            flags=elf.SHF_ALLOC | elf.SHF_WRITE,
+            nobits=False,
+            align=8,
+            entsize=0,
+            data=data,
+            size=len(data),
+            references=tuple(references),
+        )
 
     def _atom(self, atom: Atom) -> Fragment:
         name, flags, nobits = _output(atom.section, atom)
@@ -182,7 +207,7 @@ class _Cutter:
             return ("absolute",), raw
         if target.kind == "symbol":
             name = target.symbol.name
-            given = self.bundle.provided.get(name)
+            given = self.bound.provided.get(name)
             addend = raw - target.symbol.value
             if given is not None:
                 return (given[0], given[1]), addend

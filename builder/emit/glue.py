@@ -7,6 +7,7 @@ assembled by GNU `as`; no compiler and no kernel tree take part.
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,14 +40,23 @@ class GlueFunction:
 
 
 @dataclass(frozen=True, slots=True)
+class GlueSets:
+    """`count` rows from a symbol on: words that are exchanged in running variables (SET_ROW)."""
+
+    symbol: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class GlueObject:
     """One klp_object; `name` is None for vmlinux. `callbacks` map pre_patch etc. to symbols of the patch's own;
-    `at_exit` is what runs when the module is taken out."""
+    `at_exit` is what runs when the module is taken out, `sets` are exchanged before and after."""
 
     name: str | None
     functions: Sequence[GlueFunction]
     callbacks: Mapping[str, str] = field(default_factory=dict)
     at_exit: Sequence[str] = ()
+    sets: Sequence[GlueSets] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,10 @@ class KlpRecord:
 
     size: int
     fields: tuple[tuple[int, int, str], ...]
+
+
+SET_ROW = struct.Struct("<QQQQ")
+"""A word that is exchanged in a running variable: address, old value, new value, width in bytes."""
 
 
 def module_name(text: str) -> str:
@@ -108,8 +122,11 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
     rows = []
     for number, item in enumerate(parts.objects):
         own = item.callbacks.get("pre_patch", "")
-        before = f"{ours.PRE_PATCH}_{number}" if own else ours.PRE_PATCH
+        before = f"{ours.PRE_PATCH}_{number}" if own or item.sets else ours.PRE_PATCH
         callbacks = {**item.callbacks, "pre_patch": before}
+        after = item.callbacks.get("post_unpatch", "")
+        if item.sets:
+            callbacks["post_unpatch"] = f"{ours.PUT_BACK}{'_after' if after else ''}_{number}"
         rows.append(
             {
                 "funcs": [
@@ -124,6 +141,11 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
                 ),
                 "pre_patch": own,
                 "before": before,
+                "post_unpatch": after,
+                "after": callbacks.get("post_unpatch", ""),
+                "put": f"{ours.PUT}_{number}",
+                "put_back": f"{ours.PUT_BACK}_{number}",
+                "sets": item.sets,
             }
         )
     hold = _record(
@@ -173,6 +195,7 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
         hold=hold,
         hold_milliseconds=_HOLD_MILLISECONDS,
         hold_rounds=_HOLD_ROUNDS,
+        row_size=SET_ROW.size,
         features=features,
     )
 

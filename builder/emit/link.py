@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from builder.acquire import bounds
 from builder.arch import Architecture
 from builder.binary import ObjectFile, Relocation, Section, SectionIndex, SectionOffset, Symbol, SymbolIndex, elf, klp
-from builder.compose.bindings import Binding
+from builder.compose.bound import Binding
 from builder.emit.fragments import Fragment, Key, Label
 from builder.errors import InputError
 

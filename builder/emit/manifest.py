@@ -15,12 +15,13 @@ from builder.binary.manifest import (
     Manifest,
     MapRow,
     Original,
+    SetWord,
     TargetKernel,
     WrittenBinding,
 )
 from builder.compare import Atom
 from builder.compare.instruction_map import MappedRow, instruction_map
-from builder.compose.bindings import Bound
+from builder.compose.bound import Bound
 from builder.compose.bundle import Bundle
 from builder.emit.fragments import Fragment
 
@@ -41,6 +42,11 @@ def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) 
         special_entries=_entries(fragments),
         accepted=tuple(dict.fromkeys((*accepted, *bundle.accepted))),
         warnings=tuple(dict.fromkeys(bundle.warnings)),
+        sets=tuple(
+            SetWord(bound.owner.name, word.atom.name, word.offset, word.width)
+            for bound in bundle.pairs
+            for word in bound.sets
+        ),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from builder.arch import Architecture, by_machine
 from builder.binary import write_object
 from builder.binary.manifest import SECTION, Manifest
-from builder.compose.bindings import Bound
+from builder.compose.bound import Bound
 from builder.compose.bundle import Bundle
 from builder.compose.macros import MODULE_EXIT
 from builder.emit import derived, fragments, glue, link, readback
@@ -82,8 +82,12 @@ def _objects(bundle: Bundle) -> tuple[list[glue.GlueObject], dict[str, object]]:
     symbols: dict[str, object] = {}
     rows = []
     for owner in sorted(owners, key=lambda n: (n != "vmlinux", n)):
-        functions, callbacks, at_exit = [], {}, []
+        functions, callbacks, at_exit, sets = [], {}, [], []
         for number, bound in owners[owner]:
+            if bound.sets:
+                symbol = f"bespoke_new_{len(symbols)}"
+                symbols[symbol] = (number, "sets")
+                sets.append(glue.GlueSets(symbol, len(bound.sets)))
             selection = bound.diff.selection
             for atom in selection.redirected:
                 match = bound.matches[bound.diff.comparison.correlation.twins[atom]]
@@ -97,5 +101,5 @@ def _objects(bundle: Bundle) -> tuple[list[glue.GlueObject], dict[str, object]]:
                     at_exit.append(symbol)
                 else:
                     callbacks[kind] = symbol
-        rows.append(glue.GlueObject(None if owner == "vmlinux" else owner, functions, callbacks, at_exit))
+        rows.append(glue.GlueObject(None if owner == "vmlinux" else owner, functions, callbacks, at_exit, sets))
     return rows, symbols

@@ -34,6 +34,9 @@ def render_build(
     parts: list[RenderableType] = [title, _functions(manifest, reasons), _bindings(manifest, verbose)]
     if manifest.special_entries:
         parts.append(_entries(manifest))
+    if manifest.sets:
+        names = dict.fromkeys(f"{row.name} ({row.object})" for row in manifest.sets)
+        parts.append(one_line(f"  put into running variables, and taken back at the end: {', '.join(names)}"))
     if fresh:
         parts.append(
             one_line(f"  data of its own, which starts with its initial value: {', '.join(fresh)}", style="dim")

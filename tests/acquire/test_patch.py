@@ -232,6 +232,76 @@ def test_all_refusals_come_together(patched: Edit) -> None:
     assert [row.code for row in caught.value.refusals] == ["patch-makefile", "patch-new-file"]
 
 
+LISTS = {
+    "fs/Makefile": (
+        "# the files\nobj-y := read.o write.o \\\n\twhole.o\nobj-$(CONFIG_TICK) += tick.o\nCFLAGS_hand.o = -DX\n"
+    ),
+    "drivers/net/Makefile": "obj-m := card.o\ncard-y := card.o\n",
+    ".config": "CONFIG_TICK=y\nCONFIG_LOOSE=m\n",
+}
+NEW = '#include "local.h"\nint fresh(int x)\n{\n\treturn x + LOCAL;\n}\n'
+
+
+@pytest.fixture
+def listing(tree: SourceTree) -> SourceTree:
+    """The tree with makefiles of its own."""
+    for path, text in LISTS.items():
+        (tree.root / path).write_text(text)
+    return tree
+
+
+def adding(path: str, makefile: str, was: str, becomes: str, text: str = NEW) -> str:
+    before = LISTS[makefile]
+    assert was in before
+    lists = diff(makefile, before, before.replace(was, becomes))
+    return lists + diff(path, "", text).replace(f"a/{path}", "/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("path", "makefile", "change", "owner"),
+    [
+        ("fs/fresh.c", "fs/Makefile", ("read.o", "read.o fresh.o"), VMLINUX),
+        ("fs/fresh.c", "fs/Makefile", ("CFLAGS_hand", "obj-$(CONFIG_TICK) += fresh.o\nCFLAGS_hand"), VMLINUX),
+        ("drivers/net/fresh.c", "drivers/net/Makefile", ("card-y := card.o", "card-y := card.o fresh.o"), "card"),
+    ],
+    ids=["obj-y", "an option that is set", "a part of a module"],
+)
+def test_a_new_file_and_its_line_in_a_makefile(
+    patched: Edit, listing: SourceTree, path: str, makefile: str, change: tuple[str, str], owner: str
+) -> None:
+    """It becomes an object of whom its neighbours belong to, beside those that call it; its old version is empty."""
+    before = content(listing.root)
+    text = NEW if path.startswith("fs/") else NEW.replace("local.h", "../../fs/local.h")
+    result = patched(adding(path, makefile, *change, text=text) + replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2"))
+    assert [(pair.path, pair.owner) for pair in result.pairs] == [
+        ("fs/read.o", VMLINUX),
+        (path.replace(".c", ".o"), owner),
+    ]
+    assert "fresh" in code(result.pairs[1].new) and code(result.pairs[1].old) == ""
+    assert content(listing.root) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        (("CFLAGS_hand", "obj-m += fresh.o\nCFLAGS_hand"), ["patch-new-file"]),
+        (("CFLAGS_hand", "obj-$(CONFIG_LOOSE) += fresh.o\nCFLAGS_hand"), ["patch-new-file"]),
+        (("CFLAGS_hand", "obj-$(CONFIG_NONE) += fresh.o\nCFLAGS_hand"), ["patch-new-file"]),
+        (("read.o", "fresh.o"), ["patch-makefile", "patch-new-file"]),
+        (("CFLAGS_hand", "obj-y += fresh.o\nCFLAGS_fresh.o = -DY\nCFLAGS_hand"), ["patch-makefile", "patch-new-file"]),
+        (("-DX", "-DY"), ["patch-makefile", "patch-new-file"]),
+        (("read.o", "read.o fresh.o other.o"), ["patch-makefile", "patch-new-file"]),
+    ],
+    ids=["a new module", "a module by its option", "not set", "in place of another", "own flags", "flags", "another"],
+)
+def test_what_else_a_makefile_says_is_refused(
+    patched: Edit, listing: SourceTree, change: tuple[str, str], codes: list[str]
+) -> None:
+    with pytest.raises(RefusedError) as caught:
+        patched(adding("fs/fresh.c", "fs/Makefile", *change))
+    assert sorted(row.code for row in caught.value.refusals) == codes
+
+
 def test_boot_code_is_refused(patched: Edit) -> None:
     with pytest.raises(RefusedError) as caught:
         patched(replaced("boot/start.c", "return 1", "return 2"))

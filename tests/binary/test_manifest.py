@@ -15,6 +15,7 @@ from builder.binary.manifest import (
     Manifest,
     MapRow,
     Original,
+    SetWord,
     TargetKernel,
     WrittenBinding,
 )
@@ -49,6 +50,7 @@ WHOLE = Manifest(
     special_entries={"__bug_table": {"changed": 2}},
     accepted=(Refusal("exit-changed", "leave", ".exit.text", "leave changed", "accept it", fatal=False),),
     warnings=(Refusal("sched-text", "f", ".sched.text", "somewhere else", "nothing to do", fatal=False),),
+    sets=(SetWord("ext4", "limit", 8, 4),),
 )
 
 

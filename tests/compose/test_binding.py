@@ -16,7 +16,7 @@ import pytest
 from builder.binary import ObjectFile, read_object
 from builder.binary.kernel import Kernel
 from builder.compose.below import Earlier
-from builder.compose.bindings import Bound
+from builder.compose.bound import Bound
 from builder.compose.bundle import bind
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
@@ -338,7 +338,7 @@ def test_a_new_function_of_one_file_serves_the_others(kernel: Kernel, judged: Ju
         (judged(second, ("x + 3", "fresh(x)")), "target"),
     ]
     made = bind("fix", pairs, objects(kernel, target=compiled(first + second)))
-    assert {name: number for name, (number, _) in made.provided.items()} == {"fresh": 0}
+    assert {name: number for name, (number, _) in made.pairs[1].provided.items()} == {"fresh": 0}
     assert {r.code for r in made.warnings} == {"not-compared"}
 
 

@@ -58,7 +58,8 @@ int one(int k) { return sizes[k & 7] + 1; }
     ("user", "refused"),
     [
         ("int __init begin(int k) { return sizes[k & 3]; }", False),
-        ("int late(int k) { return sizes[k & 3]; }", True),
+        ("int late(int k) { return sizes[k & 3]; }", False),
+        ("const int *late(int k) { return sizes + k; }", True),
         ("const int *row = &sizes[2];", True),
         ('const int *const __section(".discard.row") __used row = &sizes[2];', False),
     ],

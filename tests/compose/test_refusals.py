@@ -32,12 +32,45 @@ def the_refusal(found: object, code: str, symbol: str) -> str:
 )
 def test_code_that_does_not_run_again(judged: Judge, where: str, code: str) -> None:
     source = BASE + f"int {where} begin(void) {{ return helper(1) + 8; }}"
-    the_refusal(judged(source, ("+ 8", "+ 9")), code, "begin")
-    found = judged(source, ("+ 8", "+ 9"), allow=f"{code}:begin")
-    assert found.verdict == "unchanged" and [r.symbol for r in found.judged.accepted] == ["begin"]
-    found = judged(source, ("+ 8", "+ 9"), ("x * 3", "x * 4"), allow=f"{code}:begin")
+    found = judged(source, ("+ 8", "+ 9"))
+    assert found.verdict == "unchanged" and codes(found) == []
+    (warning,) = (w for w in found.judged.warnings if w.code == code)
+    assert warning.symbol == "begin" and "nothing of it ships" in warning.message and not warning.fatal
+    both = (("+ 8", "+ 9"), ("x * 3", "x * 4"))
+    assert "nothing that ships uses that" in the_refusal(judged(source, *both), code, "begin")
+    found = judged(source, *both, allow=f"{code}:begin")
     assert found.verdict == "changed" and roles(found) == {"helper": "changed"}
-    assert codes(judged(source, ("+ 8", "+ 9"), allow=f"{code}:another")) == [(code, "begin")]
+    assert [r.symbol for r in found.judged.accepted] == ["begin"]
+    assert codes(judged(source, *both, allow=f"{code}:another")) == [(code, "begin")]
+
+
+def test_what_shipped_code_misses_of_the_start(judged: Judge) -> None:
+    """By what the new version of the start uses, and who of what ships uses that too."""
+    source = BASE + "int ready; int take(int x) { return x + 5; } int __init begin(void) { return helper(1); }"
+    changes = (("x + 5", "x + 5 + ready"), ("{ return helper(1)", '{ ready = printk("x"); return helper(1)'))
+    message = the_refusal(judged(source, *changes), "init-changed", "begin")
+    assert "it now uses" in message and "take (ready)" in message and "printk" in message
+
+
+def test_a_new_initcall(judged: Judge) -> None:
+    """Nothing would call it any more; one that was there is nothing new."""
+    call = "int __init begin(void) { return helper(1); }"
+    call += ' int (*called)(void) __used __section(".initcall6.init") = begin;'
+    change = ("x * 3", "x * 4")
+    assert "nothing would call it" in the_refusal(judged(BASE, BASE.replace(*change) + call), "init-changed", "begin")
+    assert codes(judged(BASE + call, change)) == []
+
+
+def test_what_only_the_start_calls_ships_nothing_either(judged: Judge) -> None:
+    source = BASE + "int __init begin(void) { return helper(1) + 8; }"
+    fresh = "static noinline int fresh(int x) { return x * 11; }\n"
+    used = ("+ 8", "+ fresh(8)")
+    found = judged(source, (BASE, fresh + BASE), used)
+    assert found.verdict == "unchanged" and roles(found) == {}
+    found = judged(source, (BASE, fresh + BASE), used, ("helper(x) + 1", "helper(x) + fresh(x)"))
+    assert found.verdict == "refused" and roles(found) == {"entry": "changed", "fresh": "new"}
+    found = judged(source, (BASE, fresh.removeprefix("static ") + BASE), used)
+    assert found.verdict == "refused", "another file may call it"
 
 
 def test_a_changed_init_of_a_variable(judged: Judge) -> None:
@@ -54,7 +87,7 @@ def test_read_only_data(judged: Judge) -> None:
         + """
     static const int sizes[] = { 3, 5, 7, 9, 11, 13, 15, 17 };
     int one(int k) { return sizes[k & 7]; }
-    int two(int k) { return sizes[(k >> 3) & 7]; }
+    const int *two(int k) { return sizes + k; }
     """
     )
     message = the_refusal(judged(source, ("7, 9", "7, 8")), "rodata-changed", "sizes")
@@ -111,6 +144,19 @@ def test_a_removed_static_local(judged: Judge) -> None:
         ).verdict
         == "changed"
     )
+
+
+def test_a_static_that_has_another_name(judged: Judge) -> None:
+    """Where its value went is said: of a static local in the refusal, of a file's variable in a warning."""
+    source = BASE + "int count(int x) { static int calls; calls += x; return calls; }"
+    message = the_refusal(judged(source, ("calls", "seen")), "static-removed", "calls.0")
+    assert "seen.0 may be its new name" in message and "is lost" in message
+    source = BASE + "static int calls; int count(int x) { calls += x; return calls; }"
+    found = judged(source, ("calls", "seen"))
+    (warning,) = (w for w in found.judged.warnings if w.code == "static-renamed")
+    assert warning.symbol == "seen" and "calls" in warning.message and data(found) == {"seen"}
+    other = judged(source, ("calls; int", "seen[4]; int"), ("calls += x; return calls", "seen[x] += x; return seen[1]"))
+    assert "static-renamed" not in [w.code for w in other.judged.warnings]
 
 
 def test_a_static_local_that_inlining_took_away(judged: Judge) -> None:

@@ -18,7 +18,6 @@ RELEASE: Final = "6.1.0-50-amd64"
 
 ACCEPTED: Final = {
     "drivers__net__ppp__ppp_async": ("data-changed", "ppp_ldisc"),
-    "drivers__net__vxlan__vxlan_vnifilter": ("rodata-changed", "vni_filter_entry_policy"),
     "net__core__pktgen": ("never-returns", "pktgen_thread_worker"),
     "net__tipc__core": ("exit-changed", "tipc_exit"),
 }

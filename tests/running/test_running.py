@@ -17,7 +17,6 @@ from tests.support.kernels import opened
 
 REFUSED = {
     "drivers__net__ppp__ppp_async": "data-changed",
-    "drivers__net__vxlan__vxlan_vnifilter": "rodata-changed",
     "kernel__trace__blktrace": "no-ftrace-file",
     "net__core__pktgen": "never-returns",
     "net__tipc__core": "exit-changed",

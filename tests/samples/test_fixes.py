@@ -15,6 +15,9 @@ FIXES = all_fixes()
 BY_NAME = read_fix(Path(__file__).with_name("by_name.patch"))
 """What the kernel finds by the name of its section (NAMED in builder/binary/tables.py)."""
 
+CARRIED = read_fix(Path(__file__).parent.parent / "guest/carriers/syscall.patch")
+"""A file without ftrace, whose change its caller in another file carries; more of them: tests/guest/carriers.py."""
+
 
 def test_there_are_ten_and_the_series_names_them() -> None:
     folder = FIXES[0].path.parent
@@ -52,7 +55,7 @@ def kernel(release_61: str) -> Kernel:
 @pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("fix", [*FIXES, BY_NAME], ids=lambda fix: fix.path.stem)
+@pytest.mark.parametrize("fix", [*FIXES, BY_NAME, CARRIED], ids=lambda fix: fix.path.stem)
 def test_a_fix_does_what_it_says(fix: Fix, kernel: Kernel, tmp_path: Path) -> None:
     outcome = make_and_try(fix, kernel, tmp_path)
     assert outcome.failure == ""

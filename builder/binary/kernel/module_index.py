@@ -1,4 +1,5 @@
-"""Which module of a tree defines which function: by this the module is found that an object belongs to.
+"""Which module of a tree defines which function, and which takes what from elsewhere: by this the module is found
+that an object belongs to, and all that call an exported function.
 
 Distributions strip the FILE symbols from modules, so functions are what tells.
 To read them all takes a minute for a distribution's 4,000 modules, so the answer
@@ -29,9 +30,10 @@ from builder.errors import BespokeError
 log = logging.getLogger("bespoke.binary")
 
 #: raise it with every change to the tables or to what is in them
-_SCHEMA: Final = 4
+_SCHEMA: Final = 5
 _TABLES: Final = """
 CREATE TABLE functions (name TEXT, module TEXT);
+CREATE TABLE imports (name TEXT, module TEXT);
 CREATE TABLE unread (path TEXT);
 """
 
@@ -64,6 +66,11 @@ class ModuleIndex:
         rows = [{module for (module,) in self._connection.execute(query, (stored(name),))} for name in functions]
         return sorted(set.intersection(*rows)) if rows else []
 
+    def modules_using(self, name: str) -> list[str]:
+        """Names of the modules that take a symbol from elsewhere, sorted."""
+        rows = self._connection.execute("SELECT DISTINCT module FROM imports WHERE name = ?", (stored(name),))
+        return sorted(module for (module,) in rows)
+
 
 def _open(store: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
@@ -84,15 +91,17 @@ def _content(root: Path) -> str:
     return hashlib.sha256(json.dumps([_SCHEMA, rows]).encode()).hexdigest()[:16]
 
 
-def _functions(path: Path) -> set[str]:
+def _names(path: Path) -> tuple[set[str], set[str]]:
+    """The functions that a module defines, and what it takes from elsewhere."""
     obj = read_object(read_module_bytes(path), name=str(path))
-    return {symbol.name for symbol in obj.symbols if symbol.is_function and symbol.is_defined}
+    functions = {symbol.name for symbol in obj.symbols if symbol.is_function and symbol.is_defined}
+    return functions, {symbol.name for symbol in obj.symbols if not symbol.is_defined and symbol.name}
 
 
 def _unreadable(path: Path) -> str:
     """Why a module's file cannot be read, "" where it can."""
     try:
-        _functions(path)
+        _names(path)
     except BespokeError as error:
         return str(error)
     return ""
@@ -106,15 +115,16 @@ def _write(root: Path, store: Path) -> dict[str, str]:
             db.executescript(_TABLES)
             for place, module in module_places(root):
                 try:
-                    names = _functions(root / place)
+                    functions, imports = _names(root / place)
                 except BespokeError as error:
                     unread[place] = str(error)
                 else:
-                    db.executemany(
-                        "INSERT INTO functions VALUES (?, ?)", ((stored(name), stored(module)) for name in names)
-                    )
+                    for table, names in (("functions", functions), ("imports", imports)):
+                        rows = ((stored(name), stored(module)) for name in names)
+                        db.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
             db.executemany("INSERT INTO unread VALUES (?)", ((stored(path),) for path in unread))
             db.execute("CREATE INDEX by_name ON functions (name)")
+            db.execute("CREATE INDEX by_import ON imports (name)")
             db.commit()
         sums.seal(made)
     return unread
