@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "inspect": "what a module contains, ours or anybody's; with a second one, what that does otherwise",
     "explain": "what the code of a refusal, a warning or a finding means, with an example and the way out",
     "kernels": "which kernels were tried, and what is proven on each",
+    "package": "a .deb, an .rpm or a tree of files that loads livepatches at boot, on the kernels that they are for",
     "fidelity": "compare what the simulated loader makes of modules with what a kernel's own makes",
     "try": "load a module in a QEMU guest: a command before, with and after it",
     "load": "load a livepatch on this machine; probes follow the code",

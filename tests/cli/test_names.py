@@ -245,6 +245,7 @@ def test_an_argument_that_leads_nowhere(say: Say, command: str, name: str, tmp_p
         "watch": (f"x{name}",),
         "check": (path, "--kernel", kernel),
         "inspect": (path, path),
+        "package": (path, "--dir", "-o", tmp_path / "out"),
         "explain": (f"x{name}",),
         "kernels": (f"x{name}",),
         "fidelity": ("--kernel", kernel, path),
