@@ -18,6 +18,7 @@ from builder.binary import Relocation, Section, SectionOffset, String
 from builder.compare import naming
 from builder.compare.atoms import Atom
 from builder.compare.correlate import Correlation
+from builder.compare.own_entries import entry_at
 from builder.compare.storage import is_private
 from builder.compare.view import Target, View
 from builder.errors import UnknownError
@@ -152,6 +153,8 @@ class Meanings:
             return ("str", String(_without_lines(view, text) if lines else text, width), *filter(None, (front,)))
         if is_private(section):
             return ("piece", offset, _without_location(self.bytes_in(view, section, *section.extent, lines, above)))
+        if (own := entry_at(view, section, offset)) is not None:
+            return ("entry", section.name, self._name(own.owner), own.number, offset - own.entry.start)
         if section.is_nobits or section.is_write:
             return ("place", section.name, offset)
         start, end = view.piece(section, offset)

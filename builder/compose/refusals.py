@@ -9,6 +9,7 @@ from pathlib import PurePath
 from builder.binary import elf, tables
 from builder.compare import Atom, naming
 from builder.compare.comparison import counts
+from builder.compare.own_entries import entry_of
 from builder.compare.storage import is_private, is_readonly
 from builder.compose import identity, initial, registered, statics, threads, transient
 from builder.compose.books import balance
@@ -244,6 +245,9 @@ def _comdat(selection: Selection) -> Findings:
 def _unnamed_data(selection: Selection) -> Findings:
     for place, target in selection.all_references():
         if target.kind != "section" or target.section is None:
+            continue
+        own = entry_of(selection.view, target)
+        if own is not None and own.owner in selection.functions:
             continue
         if (target.section.is_write or target.section.is_nobits) and not is_private(target.section):
             name = place.name if isinstance(place, Atom) else selection.comparison.new.obj.name

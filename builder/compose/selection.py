@@ -16,6 +16,7 @@ from typing import Final
 
 from builder.binary import tables
 from builder.compare import Atom, Comparison, naming
+from builder.compare.own_entries import entry_of
 from builder.compare.storage import is_private, is_readonly
 from builder.compare.verdict import Difference
 from builder.compare.view import Target, View
@@ -309,6 +310,8 @@ class _Selector:
                     self._reach(target)
 
     def _reach(self, target: Target) -> None:
+        if entry_of(self.view, target) is not None:
+            return  # it travels with the function that owns it
         if target.kind == "section":
             piece = references.piece_at(self.view, target)
             shared = (piece.section.is_write or piece.section.is_nobits) and not is_private(piece.section)

@@ -12,6 +12,7 @@ from typing import Any
 
 from builder.binary import Section, SectionOffset, elf, tables
 from builder.compare import Atom
+from builder.compare.own_entries import entry_of
 from builder.compare.storage import is_readonly
 from builder.compare.view import Target, View
 from builder.compose import references
@@ -200,6 +201,8 @@ class _Cutter:
 
     def _destination(self, place: Atom | Piece | tables.Entry, target: Target, raw: int) -> tuple[Key | Binding, int]:
         """Where a reference leads and the addend relative to that; `raw` is S + A in the input section."""
+        if (own := entry_of(self.view, target)) is not None:
+            return (self.number, own.entry), raw - own.entry.start
         if target.kind == "section":
             piece = references.piece_at(self.view, target)
             return self._key(piece), raw - piece.start
