@@ -38,6 +38,7 @@ EXTRA_FLAGS = "-ffunction-sections -fdata-sections"
 #: salt of build ids, and the versions of tools (the compiler is compared elsewhere)
 HARMLESS_DRIFT = re.compile(
     r"CONFIG_(BUILD_SALT|MODULE_SIG_(ALL|KEY\w*)|SYSTEM_(TRUSTED|REVOCATION)_KEYS|SYSTEM_BLACKLIST_HASH_LIST|"
+    r"OPENSSL_SUPPORTS_\w+|"
     r"(AS|LD|LLD|RUSTC?|RUSTC_LLVM|BINDGEN|PAHOLE|CLANG)_(VERSION|VERSION_TEXT)|CC_VERSION_TEXT|"
     r"(RUST|HAVE_RUST|RUSTC|RUSTC_HAS|CC_CAN|CC_HAS|AS_HAS|LD_CAN|LD_HAS|TOOLS_SUPPORT)_\w+)"
 )
@@ -54,7 +55,11 @@ INCLUDES = ".bespoke/includes-3.json"
 #: The final link and the signing of modules want tools that no object needs (resolve_btfids, sign-file with
 #: OpenSSL): while a tree is prepared these options are off for makefiles. They must stay so nowhere else: with
 #: them kernel/bpf and module_signature.o are not built (kernel/Makefile).
-PREPARING = ("CONFIG_MODULE_SIG_FORMAT=", "CONFIG_BPF=")
+PREPARING = ("CONFIG_MODULE_SIG_FORMAT=", "CONFIG_BPF=", "CONFIG_RUST=")
+
+#: by this file the configuration asks whether there is a compiler of Rust (since 6.1); without one CONFIG_RUST is
+#: turned off, and with it options that C code looks at too, though no C object needs that compiler
+RUST_IS_AVAILABLE = "scripts/rust_is_available.sh"
 
 PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "tar", "xz", "ld", "perl")
 
@@ -310,6 +315,9 @@ def prepare(root: Path, release: str, compiler: Compiler) -> None:
     pahole.chmod(0o755)
     if not (root / ".config").is_file():
         shutil.copyfile(own / "config", root / ".config")
+    if wanted.get("CONFIG_RUST") == "y":
+        write_whole(root / RUST_IS_AVAILABLE, "#!/bin/sh\nexit 0\n")
+        (root / RUST_IS_AVAILABLE).chmod(0o755)
     make = ["make", *make_variables(root, release, compiler), *PREPARING, f"-j{processors()}"]
     log_file = own / "prepare.log"
     run([*make, "olddefconfig"], cwd=root, log=log_file)
