@@ -146,7 +146,9 @@ class SourceTree:
 
     def _make(self) -> list[str]:
         # What `prepare` stands for in the top Makefile is made, as far as any object needs it.
-        return ["make", "-o", "prepare", *make_variables(self.root, self.release, self.compiler)]
+        # With --no-print-directory newer Makefiles (v6.10) do not call themselves, which would forget the -o.
+        variables = make_variables(self.root, self.release, self.compiler)
+        return ["make", "--no-print-directory", "-o", "prepare", *variables]
 
 
 def processors() -> int:
