@@ -47,9 +47,11 @@ class Holder(NamedTuple):
 _PLACES: Final = frozenset(
     {*tables.BY_NAME, *(row.paired for row in tables.TABLES), ".orc_lookup", ".orc_header", ".notes", ".BTF"}
 ) | {".BTF_ids", "_kprobe_blacklist", "__ksymtab_strings", ".init.scratch", ".modinfo", "__versions"}
-# Where an image has no section for such a table, its start has a symbol (include/asm-generic/vmlinux.lds.h, v6.1).
+# Where an image has no section for such a table, its start has a symbol (include/asm-generic/vmlinux.lds.h, v6.1);
+# the symbol table itself names each function by its distance in newer kernels (scripts/kallsyms.c, v7.2).
 _PLACES_FROM: Final = re.compile(
-    r"__(start|begin)_(_?_?kprobe_blacklist|mcount_loc|___?jump_table|static_call_sites|_?_?bug_table|___?ex_table)"
+    r"kallsyms_\w+|_kbl_addr_\w+|"
+    r"__start_(kprobe_blacklist|mcount_loc|___?jump_table|static_call_sites|___?bug_table|___?ex_table)"
 )
 BOOT: Final = (".init.text", ".head.text", ".altinstr_aux")
 """Code that runs at start: of an image never again, of a module whenever that is loaded."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -285,6 +285,16 @@ def _unknown_tables(selection: Selection) -> Findings:
 
 
 def _removed_exports(selection: Selection) -> Findings:
+    """Exports that are gone or are otherwise, of a thing that changed too or with nothing that ships."""
+    return (row for row, kept in _changed_exports(selection) if not kept)
+
+
+def _kept_exports(selection: Selection) -> Findings:
+    """The same of things that stay what they are, beside what ships: modules go on using them as before."""
+    return (row for row, kept in _changed_exports(selection) if kept)
+
+
+def _changed_exports(selection: Selection) -> Iterator[tuple[Refusal, bool]]:
     old, new = selection.comparison.exports
     for name, export in old.items():
         if name not in new or new[name] != export:
@@ -292,14 +302,19 @@ def _removed_exports(selection: Selection) -> Findings:
             if name in new:
                 licence = new[name].licence
                 now = f"now to {licence}" if licence != export.licence else "now otherwise"
-            yield Refusal(
+            thing = selection.view.by_name.get(name)
+            kept = thing is not None and thing not in selection and not selection.is_empty
+            row = Refusal(
                 "export-changed",
                 name,
                 f"___ksymtab+{name}",
-                f"{name} was exported ({export.licence}), {now}",
-                "a livepatch cannot change an export; accept that it stays as it is",
+                f"{name} was exported ({export.licence}), {now}" + (": it stays as it is" if kept else ""),
+                "nothing to do: a livepatch cannot change an export, and what is exported is what it was"
+                if kept
+                else "a livepatch cannot change an export; accept that it stays as it is",
                 fatal=False,
             )
+            yield row, kept
 
 
 def _added_exports(selection: Selection) -> Findings:
@@ -380,5 +395,6 @@ _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
     identity.unwritten, threads.never_left, registered.refused,
 )  # fmt: skip
 _WARNINGS: tuple[Callable[[Selection], Findings], ...] = (
-    _layouts, _not_compared, _added_exports, _scheduler, registered.left_out, identity.seldom_written, statics.renamed,
+    _layouts, _not_compared, _added_exports, _kept_exports, _scheduler, registered.left_out, identity.seldom_written,
+    statics.renamed,
 )  # fmt: skip

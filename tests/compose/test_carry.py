@@ -169,16 +169,17 @@ def test_two_functions_of_one_name_and_code_are_told_apart(judged: Judge, compil
 
 
 @pytest.mark.kernel
-def test_who_leads_to_a_function_of_the_image(release_61: str) -> None:
+def test_who_leads_to_a_function_of_the_image(release: str) -> None:
     """Calls from the start are seen as such, padding and numbers that look alike are not."""
-    image = Objects(opened(release_61)).image
+    image = Objects(opened(release)).image
     found = {}
-    for name in ("task_current_syscall", "memparse", "blk_trace_ioctl"):
+    for name in ("task_current_syscall", "memparse", "blk_trace_ioctl", "do_trap"):
         (symbol,) = image.named(name)
         found[name] = {(h.way, h.name, h.section) for h in in_image(image, [symbol.place])}
     assert found["task_current_syscall"] == {("branch", "proc_pid_syscall", ".text")}
     assert {way for way, _, _ in found["memparse"]} == {"branch", "export"}
     assert {section for _, _, section in found["memparse"]} == {".text", ".init.text", "__ksymtab"}
+    assert {way for way, _, _ in found["do_trap"]} == {"branch"}, "where no probe may stand is no call"
     assert {(way, section) for way, _, section in found["blk_trace_ioctl"]} == {("branch", ".text")}
 
 

@@ -230,8 +230,12 @@ def test_labels_that_escape(judged: Judge) -> None:
 )
 def test_exports(judged: Judge, old: str, new: str, says: str) -> None:
     assert says in the_refusal(judged(BASE + old, BASE + new), "export-changed", "entry")
-    found = judged(BASE + old, BASE.replace("x * 3", "x * 4") + new, allow="export-changed:entry")
+    # Beside what ships it stays as it is, where what is exported is what it was.
+    found = judged(BASE + old, BASE.replace("x * 3", "x * 4") + new)
     assert found.verdict == "changed" and roles(found) == {"helper": "changed"}
+    assert "export-changed" in [w.code for w in found.judged.warnings]
+    assert says in the_refusal(judged(BASE + old, BASE.replace("+ 1", "+ 2") + new), "export-changed", "entry")
+    assert judged(BASE + old, BASE.replace("+ 1", "+ 2") + new, allow="export-changed:entry").verdict == "changed"
 
 
 def test_a_new_export_is_left_out(judged: Judge) -> None:
