@@ -101,6 +101,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType({code.name: code for code in
         static_key_module="a jump label on a static key that a module owns",
         static_call_module="a static call whose key a module owns",
         late_relocation="code that the kernel patches before what it refers to is bound",
+        copy_by_jump="a function that ends with a jump to a copy, which a sleeping task may be in unseen",
         exported_copy="an exported function that modules which are not looked at go on calling",
         entry_dropped="a tracepoint that stays off in the new version",
         sealed_endbr="a new pointer to a function that may not be called indirectly",

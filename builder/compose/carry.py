@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Final, NamedTuple
 
 from builder.compare import Atom
-from builder.compose import holders
+from builder.compose import holders, jumps
 from builder.compose.bindings import find_running
 from builder.compose.holders import Holder
 from builder.compose.outcome import Diff
@@ -124,6 +124,8 @@ class _Carrying:
             self._select()
         self._kept()
         missing = self._missing()
+        for number, told in jumps.to_copies(self.diffs, list(self.copies)):
+            self.noted[number].append(told)
         for number, diff in enumerate(self.diffs):
             self.diffs[number] = _judged(diff, self.problems[number], self.noted[number], self.allowed)
         return Carried(tuple(self.diffs), missing)

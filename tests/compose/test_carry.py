@@ -151,6 +151,23 @@ def test_a_module_that_calls_it_when_it_is_loaded(judged: Judge, compiled: Compi
     assert "begin of module other" in refusal.message and not refusal.fatal and found.missing == ()
 
 
+def test_a_jump_to_a_copy_that_may_sleep(judged: Judge, compiled: Compiled) -> None:
+    """It is warned of, in whatever file the jump is; a call is not, nor a jump to what calls nothing."""
+    sleeps = QUIET.replace("return x + 40", 'return printk("x") + x + 40')
+    jumps = "int near(int x) { return quiet(x); }\n"
+    far = "int quiet(int); int far(int x) { return quiet(x + 1); }\n"
+    whole = sleeps + jumps + far.replace("int quiet(int);", "")
+    found = carried([(judged(sleeps + jumps, CHANGE), "m"), (same(judged, far), "m")], {"m": compiled(whole)})
+    told = [(w.code, w.symbol) for d in found.diffs for w in d.judged.warnings if w.code == "copy-by-jump"]
+    assert (
+        told == [("copy-by-jump", "near"), ("copy-by-jump", "far")]
+        and [d.verdict for d in found.diffs] == ["changed"] * 2
+    )
+    for source in (sleeps + NEAR, QUIET + jumps):
+        (diff,) = carried([(judged(source, CHANGE), "m")], {"m": compiled(source)}).diffs
+        assert diff.verdict == "changed" and "copy-by-jump" not in [w.code for w in diff.judged.warnings]
+
+
 def test_more_callers_than_the_limit(judged: Judge, compiled: Compiled) -> None:
     source = QUIET + "".join(f"int near{k}(int x) {{ return quiet(x) * {k + 3}; }}\n" for k in range(4))
     pairs = [(judged(source, CHANGE), "m")]
