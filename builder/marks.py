@@ -11,11 +11,12 @@ from builder.acquire.compile import AS_USUAL, Compiling
 from builder.acquire.marks.source import MarkedSource, mark_source, write_patch
 from builder.acquire.marks.words import Mark
 from builder.acquire.source import SourceTree
+from builder.binary import Address
 from builder.binary.kernel import Kernel
+from builder.compose.below import Earlier
 from builder.compose.owner import Objects
-from builder.emit import free_module_name
 from builder.emit.patched import Patched
-from builder.errors import KernelError
+from builder.errors import InputError, KernelError
 from builder.pipeline import ModulePlan, patch
 
 
@@ -49,6 +50,18 @@ class KernelLayouts:
             return {}
 
 
+def trace_systems(kernel: Kernel) -> frozenset[str]:
+    """The systems of trace events that the kernel has itself: folders of `events` that are not a module's to take.
+
+    `struct trace_event_class` begins with its system (include/linux/trace_events.h, v6.1).
+    """
+    found = set()
+    for symbol in kernel.symbols_beginning("event_class_"):
+        pointer = int.from_bytes(kernel.read(symbol.address, 8), "little")
+        found.add(kernel.image.string(Address(pointer)))
+    return frozenset(found)
+
+
 @dataclass(frozen=True)
 class MarkedModule:
     """The marks as they stand in the source, and what came of the patch."""
@@ -68,10 +81,13 @@ def mark(
 ) -> MarkedModule:
     """The module of `marks`, whose events are called after it.
 
-    With `armed` they are recorded from the moment it is loaded. Raises as `pipeline.patch`, and RefusedError for
-    what is wrong with a place or an expression.
+    With `armed` they are recorded from the moment it is loaded. Raises as `pipeline.patch`, RefusedError for
+    what is wrong with a place or an expression, and InputError for a module that is called as events of the kernel are.
     """
-    free_module_name(plan.name, objects.kernel)
-    source = mark_source(marks, tree, KernelLayouts(objects.kernel), plan.name, armed=armed)
+    if plan.name in trace_systems(objects.kernel):
+        told = f"{plan.name!r} is what events of {objects.kernel.release} are called"
+        raise InputError(f"{told}: say another with --name")
+    generation = 1 + len(Earlier.read(plan.on).chain) if plan.on is not None else 1
+    source = mark_source(marks, tree, KernelLayouts(objects.kernel), plan.name, generation, armed=armed)
     with TemporaryDirectory(prefix="bespoke-marks-") as folder:
         return MarkedModule(source, patch([write_patch(source, Path(folder))], tree, objects, plan, how))

@@ -150,14 +150,17 @@ def run(
     return out
 
 
-def run_grep(root: Path, words: Iterable[str], *, whole_words: bool) -> Iterator[tuple[str, int, str]]:
+def run_grep(
+    root: Path, words: Iterable[str], *, whole_words: bool, patterns: bool = False
+) -> Iterator[tuple[str, int, str]]:
     """(file, line, word) of each of `words` that stands alone in a C or assembler file below `root`.
 
-    Without `whole_words`, (file, line, whole line) of each line that holds one.
+    Without `whole_words`, (file, line, whole line) of each line that holds one, or with `patterns` matches it as an
+    extended regular expression.
     """
-    with tempfile.NamedTemporaryFile("w", suffix=".words", encoding="utf-8", errors="surrogateescape") as patterns:
-        patterns.write("".join(f"{word}\n" for word in sorted(words)))
-        patterns.flush()
+    with tempfile.NamedTemporaryFile("w", suffix=".words", encoding="utf-8", errors="surrogateescape") as listed:
+        listed.write("".join(f"{word}\n" for word in sorted(words)))
+        listed.flush()
         folders = [
             entry.name
             for entry in sorted(root.iterdir())
@@ -167,9 +170,9 @@ def run_grep(root: Path, words: Iterable[str], *, whole_words: bool) -> Iterator
         ]
         argv = [
             "grep",
-            "-rnoFIZw" if whole_words else "-rnFIZ",
+            "-rnoFIZw" if whole_words else "-rnEIZ" if patterns else "-rnFIZ",
             "-f",
-            patterns.name,
+            listed.name,
             *(f"--include=*.{end}" for end in ("c", "h", "S", "inc")),
             "--",
             *folders,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ from builder.acquire.bounds import read_input
 from builder.acquire.compile import OBJECT_LIMIT, Compiling
 from builder.acquire.marks.source import mark_source
 from builder.acquire.marks.words import Mark
+from builder.acquire.patch import PatchObjects
 from builder.acquire.sources import find_source
+from builder.binary.kernel import Kernel
 from builder.cli.common import (
     Output,
     add_allow,
+    add_html,
     add_kernel,
+    check_html,
     check_output,
     named_paths,
     open_kernel,
@@ -24,13 +29,16 @@ from builder.cli.common import (
     write_output,
 )
 from builder.cli.signing import add_signing, signed, signing_key
+from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
-from builder.emit import free_module_name
-from builder.errors import Allowed, InputError, UsageError
+from builder.emit import Module, free_module_name
+from builder.emit.patched import PatchRefusedError
+from builder.errors import Allowed, InputError, Refusal, RefusedError, UsageError
 from builder.marks import KernelLayouts, mark
 from builder.pipeline import ModulePlan, source_target
+from builder.preflight.marked import call_arguments, check_marks
 from builder.report.following import next_command
-from builder.report.marks import marks_document, render_marks
+from builder.report.marks import effect_facts, effects_document, marks_document, render_mark_check, render_marks
 from builder.report.patch import patch_document
 
 _OF_A_MARK = {
@@ -39,6 +47,9 @@ _OF_A_MARK = {
     "limit": ("limit", "N", "record at most N hits in a second"),
     "sum": ("sum", "EXPR", "add this up instead of recording"),
     "hist": ("hist", "EXPR", "sort this into powers of two instead of recording"),
+    "time": ("time", "KEY", "measure the time from here to --until, by this key"),
+    "until": ("until", "PLACE", "where a time ends"),
+    "until-key": ("until_value", "KEY", "what the key is called there (default: as at the first place)"),
     "as": ("name", "NAME", "what the event is called (default: by its place)"),
 }
 _SWITCHES = {
@@ -77,6 +88,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", dest=f"mark_{name}", action=_Said, nargs=0, help=text)
     parser.add_argument("--armed", action="store_true", help="record from the moment it is loaded")
     parser.add_argument("--source", action="store_true", help="show the patch that is made, and make no module")
+    parser.add_argument(
+        "--check", nargs="?", const="", metavar="ARGUMENTS",
+        help="call the first marked function in the simulated kernel and show the records, without a VM: "
+        'numbers, "texts", @N (bytes of zeros), @struct NAME, with commas',
+    )  # fmt: skip
     parser.add_argument("--tree", metavar="TREE", help="a source tree or package (default: the kernel's package)")
     add_kernel(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="X.ko", help="the module to write")
@@ -90,6 +106,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_allow(parser)
     add_signing(parser)
+    add_html(parser)
     parser.set_defaults(run=run, first=None)
 
 
@@ -101,34 +118,79 @@ def run(options: argparse.Namespace, output: Output) -> int:
     name = wanted_name(options.name, options.output or Path("marks.ko"))
     if options.output is not None:
         check_output(options.output)
+        check_html(options.html, options.output)
     if options.limit_objects < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("-j and --limit-objects take a number of objects from 1 on")
     key = signing_key(options)
     kernel = open_kernel(options, fetch=True)
     objects = Objects(kernel, named_paths(options.object))
     free_module_name(name, kernel)
+    arguments = call_arguments(options.check, kernel) if options.check is not None else None
     tree = find_source(options.tree, source_target(kernel), allowed=allowed)
     if options.source:
         made = mark_source(marks, tree, KernelLayouts(kernel), name, armed=options.armed)
         if output.json:
             output.document({"patch": made.patch, "marks": marks_document(made)})
         else:
-            output.out.print(made.patch, markup=False, highlight=False, soft_wrap=True)
+            sys.stdout.flush()
+            sys.stdout.buffer.write(made.patch.encode("utf-8", "surrogateescape"))
         return 0
     plan = ModulePlan(name, replace=options.replace, on=options.on, allowed=allowed)
-    with output.progress() as shown:
-        how = Compiling(options.limit_objects, options.jobs, shown.count)
-        found = mark(marks, tree, objects, plan, how, armed=options.armed)
-    if found.patched.module is None:
+    try:
+        with output.progress() as shown:
+            how = Compiling(options.limit_objects, options.jobs, shown.count)
+            found = mark(marks, tree, objects, plan, how, armed=options.armed)
+    except PatchRefusedError as refused:
+        _write_page(options, output, kernel, refused.objects, refused.diffs, refusals=refused.refusals)
+        raise
+    except RefusedError as refused:
+        _write_page(options, output, kernel, refusals=refused.refusals)
+        raise
+    patched = found.patched
+    if patched.module is None:
         raise InputError("nothing that runs was marked: the places are compiled to nothing")
-    write_output(options.output, signed(found.patched.module.content, key))
+    write_output(options.output, signed(patched.module.content, key))
+    effects = effects_document(found.source, patched)
     following = next_command(options.output, options.kernel, options.object)
+    facts = effect_facts(effects)
+    _write_page(options, output, kernel, patched.objects, patched.diffs, module=patched.module, facts=facts)
+    tried = None
+    if arguments is not None:
+        tried = check_marks(patched.module.content, found.source, kernel, arguments, named_paths(options.object))
     if output.json:
-        document = patch_document(found.patched, options.output, following)
-        output.document({**document, "marks": marks_document(found.source)})
+        document = patch_document(patched, options.output, following)
+        document |= {"marks": marks_document(found.source), "effects": effects}
+        output.document(document if tried is None else {**document, "check": tried.as_json()})
     elif not output.quiet:
-        output.out.print(render_marks(found.source, found.patched, options.output, output.verbose, following))
+        shown_marks = render_marks(
+            found.source, patched, effects, options.output, verbose=output.verbose, following=following
+        )
+        output.out.print(shown_marks)
+        if tried is not None:
+            output.out.print(render_mark_check(tried))
     return 0
+
+
+def _write_page(
+    options: argparse.Namespace,
+    output: Output,
+    kernel: Kernel,
+    objects: PatchObjects | None = None,
+    diffs: Sequence[Diff] = (),
+    *,
+    module: Module | None = None,
+    refusals: Sequence[Refusal] = (),
+    facts: tuple[tuple[str, str], ...] = (),
+) -> None:
+    """The page, where one is wanted; `objects` were compiled and compared."""
+    if options.html is None:
+        return
+    from builder.cli.page import ModulePage, write_build  # here, for a page is slow to import
+
+    labelled = tuple((p.path, found) for p, found in zip(objects.pairs, diffs, strict=True)) if objects else ()
+    notes, given = objects.warnings if objects else (), tuple(options.object)
+    page = ModulePage(labelled, kernel.release, options.output, given, module, tuple(refusals), notes, facts)
+    write_build(options.html, page, verbose=output.verbose)
 
 
 def _marks(options: argparse.Namespace) -> tuple[Mark, ...]:
@@ -144,14 +206,22 @@ def _marks(options: argparse.Namespace) -> tuple[Mark, ...]:
 
 def _mark(row: Mapping[str, Any]) -> Mark:
     said = {key.removeprefix("mark_"): value for key, value in row.items() if key != "words"}
-    kinds = [kind for kind in ("count", "sum", "hist") if kind in said]
+    kinds = [kind for kind in ("count", "sum", "hist", "time") if kind in said]
     if len(kinds) > 1:
         raise UsageError(f"--{kinds[0]} and --{kinds[1]} exclude each other: say two marks")
     words = row["words"]
     kind = kinds[0] if kinds else ""
     if kind and len(words) > 1:
         raise UsageError(f"--{kind} records nothing: {words[1]!r} would be in no record")
-    value = said.get(kind) if kind in ("sum", "hist") else ""
+    if kind and "stack" in said:
+        raise UsageError(f"--{kind} records nothing, and so no stack")
+    value = said.get(kind) if kind in ("sum", "hist", "time") else ""
+    if kind in ("sum", "hist", "time") and not (isinstance(value, str) and value.strip()):
+        raise UsageError(f"--{kind} takes an expression, not {value!r}")
+    if ("until" in said or "until_value" in said) and (kind != "time" or "until" not in said):
+        raise UsageError("--until and --until-key say where a --time KEY ends")
+    if kind == "time" and "until" not in said:
+        raise UsageError("--time KEY measures to another place: say it with --until PLACE")
     return Mark(
         place=words[0],
         words=tuple(words[1:]),
@@ -160,10 +230,27 @@ def _mark(row: Mapping[str, Any]) -> Mark:
         limit=_number("limit", said.get("limit", 0)),
         aggregate=kind,
         value=value or "",
+        until=said.get("until", ""),
+        until_value=said.get("until_value", ""),
         stack="stack" in said,
         unsafe="unsafe" in said,
         name=_event(said.get("name", "")),
     )
+
+
+def _check_values(row: Mapping[str, Any], path: Path) -> None:
+    """InputError for an option with a value of another kind than it takes."""
+    for key, value in row.items():
+        if key in _SWITCHES:
+            fits, wanted = isinstance(value, bool), "true or false"
+        elif key in ("every", "limit"):
+            fits, wanted = isinstance(value, int) and not isinstance(value, bool), "a number"
+        elif key != "words":
+            fits, wanted = isinstance(value, str) and bool(value.strip()), "a string"
+        else:
+            continue
+        if not fits:
+            raise InputError(f"the mark at {row['place']}: {key} is {wanted}, not {value!r}", where=path)
 
 
 def _number(option: str, value: object) -> int:
@@ -182,7 +269,7 @@ def _event(name: str) -> str:
     return name
 
 
-_KEYS = {"place", "words", "if", "every", "limit", "count", "sum", "hist", "stack", "unsafe", "as"}
+_KEYS = {"place", "words", *_OF_A_MARK, *_SWITCHES}
 
 
 def _from_file(path: Path) -> list[Mark]:
@@ -204,7 +291,8 @@ def _from_file(path: Path) -> list[Mark]:
         words = row.get("words", [])
         if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
             raise InputError(f"the mark at {row['place']}: words is a list of strings", where=path)
-        known = {"if": "condition", "as": "name"}
+        _check_values(row, path)
+        known = {name: dest for name, (dest, _, _) in _OF_A_MARK.items()}
         said = {f"mark_{known.get(k, k)}": v for k, v in row.items() if k not in ("place", "words") and v is not False}
         out.append(_mark({"words": [row["place"], *words], **said}))
     return out

@@ -65,6 +65,7 @@ class ModulePage:
     module: Module | None = None
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[Refusal, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None:
@@ -81,7 +82,7 @@ def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None
     following = []
     if module:
         manifest = module.manifest
-        facts = [("module", str(built.output)), *facts, ("patches", ", ".join(manifest.objects))]
+        facts = [("module", str(built.output)), *facts, ("patches", ", ".join(manifest.objects)), *built.facts]
         given = (word for row in built.objects for word in ("--object", row))
         arguments = [str(built.output), "--kernel", built.release, *given]
         following.append(

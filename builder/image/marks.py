@@ -14,19 +14,23 @@ TRACEFS: Final = "/sys/kernel/tracing"
 SUFFIX: Final = ".marks"
 """`NAME.marks` in tracefs tells what the marks of the module NAME have seen."""
 
-_LINE = re.compile(r"(?P<pid>\d+) (?P<cpu>\d+) (?P<time>\d+) (?P<rest>[A-Za-z_]\w*\tcomm=.*)")
+_LINE = re.compile(r"(?P<pid>\d+) (?P<cpu>\d+) (?P<time>\d+) (?P<rest>[A-Za-z_]\w*\tfrom=\w+:\d+\tcomm=.*)")
 _LOST = re.compile(r"CPU:(\d+) \[LOST (\d+) EVENTS\]")
 _NUMBER = re.compile(r"-?\d+|0x[0-9a-f]+")
 
 
 @dataclass(frozen=True, slots=True)
 class MarkRecord:
-    """One hit of a mark: `time` in nanoseconds of the trace clock, `fields` in the order of the mark.
+    """One hit of a mark of `module`, whose marks are the `generation`-th on one another.
+
+    `time` is in nanoseconds of the trace clock, `fields` are in the order of the mark.
 
     Numbers are numbers; a text, and the name of an enumerator, is a string.
     """
 
     mark: str
+    module: str
+    generation: int
     time: int
     cpu: int
     pid: int
@@ -41,12 +45,14 @@ class MarkRecord:
 class MarkTotals:
     """What one mark has seen on all CPUs: `hits` while it was on; `missed` are those that no record was made of.
 
-    `slots` of a histogram: n -> how many values v had 2**(n-1) <= v < 2**n, and 0 -> how many had v <= 0.
+    `slots` of a histogram: n -> how many values v had 2**(n-1) <= v < 2**n, and 0 -> how many had v <= 0. Of a time,
+    `hits` have begun and `count` have ended; the values are nanoseconds.
     """
 
     mark: str
     place: str
     kind: str
+    generation: int
     on: bool
     hits: int
     count: int
@@ -63,11 +69,14 @@ def parse_record(line: str) -> MarkRecord | None:
     found = _LINE.fullmatch(line.rstrip("\n"))
     if found is None:
         return None
-    mark, *rest = found["rest"].split("\t")
+    mark, origin, *rest = found["rest"].split("\t")
+    module, _, generation = origin.removeprefix("from=").partition(":")
     fields = dict(part.partition("=")[::2] for part in rest)
     values = {name: int(text, 0) if _NUMBER.fullmatch(text) else _plain(text) for name, text in fields.items()}
     comm = str(values.pop("comm"))
-    return MarkRecord(mark, int(found["time"]), int(found["cpu"]), int(found["pid"]), comm, values)
+    return MarkRecord(
+        mark, module, int(generation), int(found["time"]), int(found["cpu"]), int(found["pid"]), comm, values
+    )
 
 
 def lost_records(line: str) -> int:
@@ -91,7 +100,6 @@ def parse_totals(text: str) -> Iterator[MarkTotals]:
         mark, place, *rest = line.split("\t")
         said = dict(part.split("=", 1) for part in rest if "=" in part)
         slots = {int(n): int(count) for n, count in (part.split(":") for part in rest if "=" not in part)}
-        yield MarkTotals(
-            mark, place, said["kind"], said["on"] == "1", int(said["hits"]), int(said["count"]), int(said["sum"]),
-            int(said["missed"]), slots,
-        )  # fmt: skip
+        hits, count, total, missed = (int(said[name]) for name in ("hits", "count", "sum", "missed"))
+        generation, on = int(said["generation"]), said["on"] == "1"
+        yield MarkTotals(mark, place, said["kind"], generation, on, hits, count, total, missed, slots)

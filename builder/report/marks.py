@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 
+from builder.acquire.marks.place import call_name
 from builder.acquire.marks.source import MarkedSource
+from builder.compare.effect import effect_of
 from builder.emit.patched import Patched
+from builder.preflight.marked import MarkCheck
 from builder.report.build import render_build
+from builder.report.records import shown_value
 from builder.report.spelled import one_line
 
 
@@ -29,8 +35,59 @@ def marks_document(source: MarkedSource) -> list[dict[str, Any]]:
     ]
 
 
-def render_marks(source: MarkedSource, patched: Patched, path: Path, verbose: bool, following: str) -> Group:
-    """Each mark, then the module as any other; the function that changed by them, and what became of its code."""
+def effects_document(source: MarkedSource, patched: Patched) -> list[dict[str, Any]]:
+    """A row for each replaced function: what the marks did to its instructions, and whether a mark was put into it, or
+    into what was inlined into it."""
+    assert patched.module is not None
+    rows = []
+    for function in patched.module.manifest.redirected:
+        pair, atom = next(
+            (diff, atom)
+            for diff, owner in zip(patched.diffs, (p.owner for p in patched.objects.pairs), strict=True)
+            for atom in diff.selection.redirected
+            if owner == function.object and atom.name == function.name
+        )
+        rows.append(
+            {
+                "function": function.name,
+                "object": function.object,
+                "inlined": not _is_marked(function.name, source.functions),
+                "old_size": function.old.size if function.old else 0,
+                "new_size": function.new_size,
+                "instructions": asdict(effect_of(pair.comparison, atom)),
+            }
+        )
+    return rows
+
+
+def _is_marked(name: str, functions: Sequence[str]) -> bool:
+    """Whether a compiled function is one that was marked, and not one that such a function was inlined into."""
+    return call_name(name.partition(".")[0]) in map(call_name, functions)
+
+
+def effect_facts(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """The same as a page has it: a term for each function, and what became of its instructions."""
+    return tuple((f"{row['function']}()", _effect(row)) for row in rows)
+
+
+def _effect(row: Mapping[str, Any]) -> str:
+    found = row["instructions"]
+    told = [f"{found['kept']} instructions kept", f"{found['added']} added"]
+    told += [f"{found[what]} {what}" for what in ("moved", "gone") if found[what]]
+    return ", ".join(told) + (": a marked function was inlined into it" if row["inlined"] else "")
+
+
+def render_marks(
+    source: MarkedSource,
+    patched: Patched,
+    effects: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    verbose: bool,
+    following: str,
+) -> Group:
+    """Each mark, then the functions that changed by them and what became of their code, as `effects_document` has it;
+    where more is to be said, the module as any other."""
     assert patched.module is not None
     lines = []
     for row in marks_document(source):
@@ -39,14 +96,25 @@ def render_marks(source: MarkedSource, patched: Patched, path: Path, verbose: bo
         lines.append(
             one_line("  mark     ", (row["event"], "bold"), f"  {where} {row['function']}()  ", (shown, "dim"))
         )
-    for pair in patched.module.manifest.redirected:
-        marked = "" if pair.name in source.functions else ": a marked function was inlined into it"
-        old = pair.old.size if pair.old else 0
-        lines.append(
-            one_line(f"  changed  {pair.name} ({pair.object}): {old} -> {pair.new_size} bytes{marked}", style="dim")
-        )
+    for found in effects:
+        size = f"{found['old_size']} -> {found['new_size']} bytes"
+        text = f"  changed  {found['function']} ({found['object']}): {size}; {_effect(found)}"
+        lines.append(one_line(text, style="dim"))
     documents = [d.as_json() for d in patched.diffs]
     if verbose:
         return Group(*lines, render_build(patched.module.manifest, documents, path, verbose, following))
     title = one_line(("built ", "bold green"), (str(path), "bold"), f"  for {patched.module.manifest.kernel.release}")
     return Group(title, *lines, one_line(f"next: {following}", style="dim"))
+
+
+def render_mark_check(tried: MarkCheck) -> Group:
+    """The records of a call in the simulated kernel, and how it ended."""
+    lines = [one_line(f"{tried.function}() in the simulated kernel:")]
+    for record in tried.records:
+        fields = " ".join(f"{name}={shown_value(value)}" for name, value in record.fields.items())
+        lines.append(one_line("  ", (record.mark, "bold"), f"  {fields}"))
+    if tried.problem:
+        lines.append(one_line(f"  it cannot go on there: {tried.problem}", style="yellow"))
+    else:
+        lines.append(one_line(f"  {len(tried.records)} records; it returned {tried.value}", style="dim"))
+    return Group(*lines)

@@ -12,7 +12,7 @@ from builder.report.spelled import one_line
 
 def record_line(record: MarkRecord) -> Group:
     """One record: time in seconds, CPU, task, mark, fields."""
-    fields = " ".join(f"{name}={_shown(value)}" for name, value in record.fields.items())
+    fields = " ".join(f"{name}={shown_value(value)}" for name, value in record.fields.items())
     line = one_line(
         (f"{record.time / 1e9:14.6f}", "dim"),
         f"  [{record.cpu:03d}] {record.comm}-{record.pid}  ",
@@ -22,7 +22,7 @@ def record_line(record: MarkRecord) -> Group:
     return Group(line)
 
 
-def _shown(value: int | str) -> str:
+def shown_value(value: int | str) -> str:
     """A number as large as an address of the kernel is shown as one."""
     if isinstance(value, str):
         return repr(value)

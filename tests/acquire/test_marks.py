@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from builder.acquire.marks.edits import applied, statement_edits
-from builder.acquire.marks.place import MarkPlace, definition, find_spots
+from builder.acquire.marks.edits import applied, file_edits
+from builder.acquire.marks.expressions import field_name
+from builder.acquire.marks.place import MarkPlace, find_spots
 from builder.acquire.marks.syntax import SourceText
-from builder.acquire.marks.words import Mark, field_name, understood
+from builder.acquire.marks.words import Mark, understood
 from builder.errors import BespokeError, RefusedError
 
 TEXT = b"""\
@@ -65,16 +66,19 @@ void leave(struct thing *t)
 SOURCE = SourceText("lib/things.c", TEXT)
 
 
-def marked(place: str, statement: str = "{ M; }") -> str:
-    """The line of SOURCE that changes when `statement` is put at `place`."""
-    said = MarkPlace.parse(place)
-    function = SOURCE.around(said.line) if said.line else SOURCE.named(said.function)[0]
-    assert function is not None
-    edits = [e for spot in find_spots(said, SOURCE, function) for e in statement_edits(spot, [statement])]
-    text = applied(TEXT, edits)[0]
-    assert text.count(b"\n") == TEXT.count(b"\n")  # no line moves
+def marked(*places: str, source: SourceText = SOURCE) -> str:
+    """The lines of a source that change when marks are put at `places`: `{ M; }`, of several `{ M1; }`, `{ M2; }`."""
+    statements = []
+    for number, place in enumerate(places, 1):
+        said = MarkPlace.parse(place)
+        function = source.around(said.line) if said.line else source.named(said.function)[0]
+        assert function is not None
+        name = f"{{ M{number if len(places) > 1 else ''}; }}"
+        statements += [(spot, [name]) for spot in find_spots(said, source, function)]
+    text = applied(source.text, file_edits(statements)[source.path])[0]
+    assert text.count(b"\n") == source.text.count(b"\n")  # no line moves
     return "\n".join(
-        new.decode().strip() for old, new in zip(SOURCE.lines, text.split(b"\n"), strict=True) if old != new
+        new.decode().strip() for old, new in zip(source.lines, text.split(b"\n"), strict=True) if old != new
     )
 
 
@@ -128,7 +132,12 @@ def test_every_return_is_marked_and_its_value_is_computed_once() -> None:
     [
         ("lib/things.c:4", "is a declaration", "lib/things.c:7 (for (i = 0; i < n; i++))"),
         ("lib/things.c:2", "is the head of first()", "lib/things.c:7"),
-        ("lib/things.c:16", "is where no statement begins", "lib/things.c:17"),
+        ("lib/things.c:16", "is 'else', where no statement begins", "lib/things.c:17"),
+        ("lib/things.c:18", "is a comment", "lib/things.c:20"),
+        ("lib/things.c:6", "is empty", "lib/things.c:7"),
+        ("lib/things.c:27", "is for the preprocessor", "lib/things.c:28"),
+        ("lib/things.c:13", "is '}', where no statement begins", "lib/things.c:14"),
+        ("first:'a comment'", "stands in a comment", "say the text of a statement"),
         ("lib/things.c:32", "is in the middle of a statement that begins at line 31", "lib/things.c:31"),
         ("lib/things.c:21", "is inside the arguments of a macro or call", "lib/things.c:20"),
         ("begin", "is __init", "mark a function that calls it"),
@@ -173,10 +182,37 @@ def test_what_is_no_place_is_bad_usage_that_says_the_forms(text: str) -> None:
         (("a\n#define b",), "mark-expression", "is no C expression"),
         (("__bespoke_on",), "mark-expression", "are the marks' own"),
         (("$retval",), "mark-expression", "is there at a return only"),
-        (("%d %d", "a"), "mark-format", "2 conversions, and 1 expressions follow"),
+        (("%d %d", "a"), "mark-format", "2 conversions, and 1 expression follows"),
         (("%y", "a"), "mark-format", "is no conversion"),
         (("%n %d", "a", "b"), "mark-format", "is no conversion"),
         (("at %pQz", "a"), "mark-format", "%pQz is not known"),
+        (("%*d", "a"), "mark-format", "takes its width from an argument"),
+        (("%.2f", "a"), "mark-format", "no floating point"),
+        (("%d %", "a"), "mark-format", "is no conversion"),
+        (("%d\\n%d", "a", "b"), "mark-format", "has several lines"),
+        (("%d \\x41", "a"), "mark-format", "is no escape here"),
+        (("100%%", "b"), "mark-format", "0 conversions, and 1 expression follows"),
+        (("a, b",), "mark-expression", "several expressions with commas"),
+        (("a ? b, c : d",), "mark-expression", "several expressions with commas"),
+        (("a * 1.5",), "mark-expression", "no floating point"),
+        (("(float)a",), "mark-expression", "no floating point"),
+        (("1e3",), "mark-expression", "no floating point"),
+        (("&&out",), "mark-expression", "address of a label"),
+        (("$ret",), "mark-expression", "is no name of C"),
+        (("a\\b",), "mark-expression", "is no C expression"),
+        (("a ?? b",), "mark-expression", "is no C expression"),
+        (("x)) + ((y",), "mark-expression", "is no C expression"),
+        (("goto out",), "mark-expression", "is no C expression"),
+        (("struct foo",), "mark-expression", "is no C expression"),
+        (("(kfree)(p)",), "mark-side-effect", "(kfree)() is called"),
+        (("(*p->get)(p)",), "mark-side-effect", "is called"),
+        (("READ_ONCE(a = 3)",), "mark-side-effect", "assigns"),
+        (("READ_ONCE(*get(p))",), "mark-side-effect", "get() is called"),
+        (("a ? 1 : get(p)",), "mark-side-effect", "get() is called"),
+        (("sizeof(int[get(p)])",), "mark-side-effect", "get() is called"),
+        (("a <<= 1",), "mark-side-effect", "assigns"),
+        (("(struct point){ .x = 1 }.x",), "mark-side-effect", "makes an object"),
+        (("asm(\"nop\")",), "mark-side-effect", "holds assembler"),
     ],
 )  # fmt: skip
 def test_words_that_are_no_mark_are_refused_in_the_users_own_words(
@@ -190,9 +226,15 @@ def test_words_that_are_no_mark_are_refused_in_the_users_own_words(
 
 def test_a_format_is_told_from_an_expression() -> None:
     said = understood(Mark("f", ("size %lu of %-10s", "p->n", "p->name")))
-    assert said.format == "size %lu of %-10s" and [f.name for f in said.fields] == ["p_n", "p_name"]
+    assert (
+        said.format is not None
+        and said.format.text == "size %lu of %-10s"
+        and [f.name for f in said.fields] == ["p_n", "p_name"]
+    )
     assert understood(Mark("f", ("a % b", "c"))).format is None
-    assert understood(Mark("f", ('"here it is"',))).format == "here it is"
+    assert said.format.parts == ("size ", " of ", "")
+    here = understood(Mark("f", ('"here it is"',))).format
+    assert here is not None and here.plain == "here it is"
     named = understood(Mark("f", ("size=p->n", "p->n", "q->n == 3")))
     assert named.format is None and [(f.name, f.code) for f in named.fields] == [
         ("size", "p->n"),
@@ -204,9 +246,42 @@ def test_a_format_is_told_from_an_expression() -> None:
     assert unsafe.fields[0].code == "get(p)"
 
 
-def test_a_line_that_may_be_the_head_of_a_function() -> None:
-    is_head = definition("vfs_read")
-    assert is_head("ssize_t vfs_read(struct file *file, char __user *buf, size_t count, loff_t *pos)")
-    assert not is_head("\tret = vfs_read(file, buf, count, pos);")
-    assert not is_head("extern ssize_t vfs_read(struct file *, char __user *, size_t, loff_t *);")
-    assert definition("__x64_sys_openat")("SYSCALL_DEFINE4(openat, int, dfd, const char __user *, filename,")
+@pytest.mark.parametrize(
+    "text",
+    ["(u64)(a)", "(pid_t)(a + 1)", "(typeof(a))(b)", "a ?: b", "-a", "!!p->n", "*&a", "&p->n", "'a' + a", "p->t[i].n",
+     "container_of(p, struct thing, list)->n", "list_first_entry(&p->list, struct thing, node)->n",
+     "min_t(unsigned long, a, 3)", "sizeof(struct thing)", "offsetof(struct thing, node)", "a % b", "0x1e5",
+     "strcmp(p->name, \"a // b;\") == 0", "((struct thing *)p)->n", "__builtin_expect(a, 0)", "a ? b : c"],
+)  # fmt: skip
+def test_what_only_reads_is_an_expression(text: str) -> None:
+    (field,) = understood(Mark("f", (text,))).fields
+    assert field.code == text and field.name.isidentifier()
+
+
+@pytest.mark.parametrize(("text", "message"), [("a=5", "assigns"), ("a = 5", "assigns"), ("a, b", "commas")])
+def test_a_condition_compares_and_names_nothing(text: str, message: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        understood(Mark("f", condition=text))
+    assert message in refused.value.refusals[0].message
+
+
+def test_percent_signs_and_escapes_of_a_format_stay_what_they_are() -> None:
+    said = understood(Mark("f", ("%%d %d\\t100%%\\n", "a"))).format
+    assert said is not None and said.parts == ("%d ", "\t100%") and [c.text for c in said.conversions] == ["%d"]
+    assert said.plain == "%%d %d\t100%%"
+
+
+def test_each_field_has_a_name_of_its_own() -> None:
+    names = [field.name for field in understood(Mark("f", ("a_2=a", "a", "a", "comm=a", "p->comm"))).fields]
+    assert names == ["a_2", "a", "a_3", "comm_", "p_comm"]
+
+
+def test_times_have_two_places() -> None:
+    timed = understood(Mark("f", aggregate="time", value="p", until="g%return", until_value="$retval"))
+    assert timed.value is not None and timed.until_value is not None and timed.until_value.code == "__bespoke_retval"
+    with pytest.raises(RefusedError) as refused:
+        understood(Mark("f", aggregate="time", value="p", until="g", until_value="$retval"))
+    assert "g: $retval" in refused.value.refusals[0].message
+    for mark in (Mark("f", aggregate="time", value="p"), Mark("f", aggregate="count", until="g")):
+        with pytest.raises(BespokeError, match="belong together"):
+            understood(mark)

@@ -21,7 +21,7 @@ from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import BespokeError
-from builder.image.guest import Guest
+from builder.image.guest import Guest, MachineConfig
 from builder.image.marks import SUFFIX, TRACEFS, MarkRecord, MarkTotals, parse_record, parse_totals
 from builder.marks import MarkedModule, mark
 from builder.pipeline import ModulePlan
@@ -59,9 +59,9 @@ TRIALS: dict[str, Trial] = {
         lambda found, totals, said: found == [{"filename": "/proc/version/none", "retval": -20}],
     ),
     "error_path": Trial(
-        Mark("__do_sys_sethostname", ("len",), "len == 0"),
-        "hostname ''; :",
-        lambda found, totals, said: all(row == {"len": 0} for row in found),
+        Mark("filename_create:'fail:'", ("error", "dentry->d_name.name")),
+        "mkdir /tmp/is_there; mkdir /tmp/is_there 2>/tmp/errors; :",
+        lambda found, totals, said: found == [{"error": -17, "d_name_name": "is_there"}],
     ),
     "struct": Trial(
         Mark("do_sys_openat2", ("*how",), "how->flags & O_EXCL"),
@@ -118,7 +118,7 @@ TRIALS: dict[str, Trial] = {
     "mm": Trial(
         Mark("do_brk_flags", ("addr", "len")),
         "/bin/busybox true",
-        lambda found, totals, said: all(int(row["len"]) % 4096 == 0 for row in found),
+        lambda found, totals, said: bool(found) and all(int(row["len"]) % 4096 == 0 for row in found),
     ),
     "crypto": Trial(
         Mark("crypto/proc.c:c_show", ("alg->cra_driver_name", "alg->cra_priority")),
@@ -146,8 +146,55 @@ TRIALS: dict[str, Trial] = {
     "net_module": Trial(
         Mark("dummy_xmit", ("skb->len", "dev->name")),
         "ifconfig dummy0 10.9.9.9 up; ping -c 1 -W 1 10.9.9.8; :",
-        lambda found, totals, said: all(row["dev_name"] == "dummy0" for row in found),
+        lambda found, totals, said: bool(found) and {row["dev_name"] for row in found} == {"dummy0"},
         load="dummy",
+    ),
+    "sum": Trial(
+        Mark("write_null", condition="count == 1500", aggregate="sum", value="count"),
+        "dd if=/dev/zero of=/dev/null bs=1500 count=7 2>/tmp/errors",
+        lambda found, totals, said: (totals.count, totals.sum) == (7, 7 * 1500) and not found,
+    ),
+    "limit": Trial(
+        Mark("write_null%return", ("$retval",), "$retval == 1700", limit=3),
+        "dd if=/dev/zero of=/dev/null bs=1700 count=60 2>/tmp/errors",
+        # Of seconds that it took, begun ones included, each has three.
+        lambda found, totals, said: totals.hits == 60 == len(found) + totals.missed and len(found) in (3, 6, 9, 12),
+    ),
+    "format": Trial(
+        Mark("vfs_unlink", ("%%d of %pd is %#lx\\n", "dentry", "dentry->d_inode->i_ino")),
+        "touch /tmp/known; stat -c %i /tmp/known; rm /tmp/known",
+        lambda found, totals, said: {"dentry": "known", "d_inode_i_ino": int(said)} in found,
+    ),
+    "time": Trial(
+        Mark("hrtimer_nanosleep", condition="rqtp == 20000000", aggregate="time", value="current",
+             until="hrtimer_nanosleep%return"),
+        "for n in 1 2 3 4 5 6 7 8; do usleep 20000 & done; wait",
+        lambda found, totals, said: totals.hits == totals.count == 8 == sum(totals.slots.values())
+        and totals.sum >= 8 * 20_000_000
+        and min(totals.slots) >= 25  # 16.8 ms to 33.5 ms
+        and totals.missed == 0,
+    ),
+    "time_between": Trial(
+        Mark("pipe_write", condition="current->comm[0] == 'e'", aggregate="time",
+             value="iocb->ki_filp->private_data", until="pipe_read%return", until_value="pipe"),
+        "cp /bin/busybox /tmp/echo; /tmp/echo hello | (usleep 400000; cat)",
+        lambda found, totals, said: totals.hits == totals.count == 1 and totals.sum >= 200_000_000,
+    ),
+    "retval_pointer": Trial(
+        Mark("get_proc_task_net%return", ("$retval",)),
+        "cat /proc/self/net/dev > /tmp/dev",
+        lambda found, totals, said: len({row["retval"] for row in found}) == 1 and int(found[0]["retval"]) > 1 << 63,
+    ),
+    "system_call": Trial(
+        Mark("sys_getpriority%return", ("which", "who", "$retval")),
+        "renice -n 3 -p $$; :",
+        lambda found, totals, said: bool(found) and {row["which"] for row in found} == {0}
+        and {row["retval"] for row in found} <= {20, 17},
+    ),
+    "interrupt": Trial(
+        Mark("__sysvec_apic_timer_interrupt", aggregate="count"),
+        "usleep 200000",
+        lambda found, totals, said: totals.count >= 3,
     ),
     "stack": Trial(
         Mark("read_null", ("count",), stack=True),
@@ -168,7 +215,7 @@ def run(kernel: Kernel, built: MarkedModule, names: Sequence[str], module: str =
     """What is wrong, by trial; the trial `module` is the module itself: what it leaves, and what the kernel says."""
     assert built.patched.module is not None
     wrong: dict[str, str] = {}
-    with Guest(kernel) as guest:
+    with Guest(kernel, MachineConfig(smp=2)) as guest:
         start = guest.mark()
         for name in names:
             if TRIALS[name].load:

@@ -16,7 +16,10 @@ from tests.guest.marks import build, run
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 
-CHOSEN = ("entry", "return", "struct", "histogram", "count", "enum", "block_module", "stack")
+CHOSEN = (
+    *("entry", "return", "struct", "histogram", "count", "enum", "block_module", "stack"),
+    *("sum", "limit", "format", "time", "time_between", "system_call", "interrupt", "error_path"),
+)
 
 
 def test_marks_fire_with_the_values_of_the_commands_and_leave_nothing(kernel_61: Kernel) -> None:
@@ -40,11 +43,20 @@ BAD = [
     (("arch/arm/kernel/setup.c:early_print", "x"), "mark-place", "is no part of this kernel", "configuration"),
     (("start_kernel", "x"), "mark-place", "start_kernel() is __init", "mark a function that calls it"),
     (("init_once", "foo"), "mark-place", "functions init_once()", ".c:init_once"),
+    (("do_sys_openat2", "filename[0]"), "mark-expression", "reads through filename: memory of the process", "by %s"),
+    (("do_sys_openat2", "%lu", "dfd"), "mark-format", "expects argument of type 'long unsigned int'", "cast"),
+    (("do_sys_openat2", "NOSUCH_MACRO(dfd)"), "mark-side-effect", "NOSUCH_MACRO() is called", "--unsafe"),
+    (("do_sys_openat2", "min(dfd)"), "mark-expression", "requires 2 arguments", "in scope there"),
+    (("do_sys_openat2", "how.flags"), "mark-expression", "is a pointer", "in scope there"),
+    (("fs/open.c:do_sys_opena",), "mark-place", "is defined in fs/open.c", "there are do_sys_open"),
+    (("fs/open.c:do_sys_openat2+1",), "mark-place", "do_sys_openat2()", "the nearest that can be marked"),
+    (("kernel/sched/core.c:5", "x"), "mark-place", "is in no function", "the nearest that can be marked"),
+    (("exc_divide_error",), "mark-place", "is DEFINE_IDTENTRY", "mark a function"),
     (("kobject_uevent_env",), "no-ftrace-file", "cannot be redirected", ""),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("code", ["mark-place", "mark-expression", "mark-format", "no-ftrace-file"])
+@pytest.mark.parametrize("code", ["mark-place", "mark-expression", "mark-format", "mark-side-effect", "no-ftrace-file"])
 def test_what_only_the_source_and_the_compiler_tell_is_refused_in_the_users_words(kernel_61: Kernel, code: str) -> None:
     """All of one kind together, as they are told: in one compilation."""
     with needed("no source"):

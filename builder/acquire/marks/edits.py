@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.acquire.marks.place import MarkSpot
@@ -39,26 +40,43 @@ class Found:
     end: int
 
 
-def statement_edits(spot: MarkSpot, statement: Text) -> list[Edit]:
-    """The edits that put `statement`, a block, at a spot, so that nothing else of the function means anything else."""
-    if spot.how == "before":
-        return [Edit(spot.start, spot.start, [*statement, " "])]
-    if spot.how == "braces":
-        return [Edit(spot.start, spot.start, ["{ ", *statement, " "]), Edit(spot.end, spot.end, [" }"])]
+def file_edits(statements: Iterable[tuple[MarkSpot, Text]]) -> dict[str, list[Edit]]:
+    """The edits of each file that put statements, each a block, at their spots; those at one spot in their order."""
+    by_spot: defaultdict[tuple[str, int], list[tuple[MarkSpot, Text]]] = defaultdict(list)
+    for spot, statement in statements:
+        by_spot[spot.source.path, spot.start].append((spot, statement))
+    out: defaultdict[str, list[Edit]] = defaultdict(list)
+    for (path, _), rows in by_spot.items():
+        out[path] += _spot_edits(rows)
+    return dict(out)
+
+
+def _spot_edits(rows: Sequence[tuple[MarkSpot, Text]]) -> list[Edit]:
+    """The edits for all that is put before one statement, so that nothing else of the function means anything else."""
+    before = [piece for spot, text in rows if spot.how != "return" for piece in (*text, " ")]
+    leaving = [piece for spot, text in rows if spot.how == "return" for piece in (*text, " ")]
+    spot = next((spot for spot, _ in rows if spot.how == "return"), rows[0][0])
+    if leaving:
+        return _return_edits(spot, before, leaving)
+    braces = next((spot for spot, _ in rows if spot.how == "braces"), None)
+    if braces is None:
+        return [Edit(spot.start, spot.start, before)]
+    return [Edit(spot.start, spot.start, ["{ ", *before]), Edit(braces.end, braces.end, [" }"])]
+
+
+def _return_edits(spot: MarkSpot, before: Text, leaving: Text) -> list[Edit]:
+    """A return becomes a block in which its value is known before `leaving`."""
     if spot.value is None:
-        return [Edit(spot.start, spot.start, ["{ ", *statement, " "]), Edit(spot.end, spot.end, [" }"])]
+        return [Edit(spot.start, spot.start, ["{ ", *before, *leaving]), Edit(spot.end, spot.end, [" }"])]
     first, last = spot.value
-    function = spot.function
-    if function.is_void:  # return f(); in a function that returns nothing itself
+    if spot.function.returns is None:  # return f(); in a function that returns nothing itself
         return [
-            Edit(spot.start, first, ["{ "]),
-            Edit(last, spot.end, ["; ", *statement, " return; }"]),
+            Edit(spot.start, first, ["{ ", *before]),
+            Edit(last, spot.end, ["; ", *leaving, "return; }"]),
         ]
-    # Converted as the function converts it: its own type is that of a call, which is not made.
-    kind = "long" if function.declarator is None else f"__typeof__({function.name}({', '.join(function.parameters)}))"
     return [
-        Edit(spot.start, first, ["{ ", f"{kind} {RETVAL_NAME} = ("]),
-        Edit(last, spot.end, ["); ", *statement, f" return {RETVAL_NAME}; }}"]),
+        Edit(spot.start, first, ["{ ", *before, f"{spot.function.returns} {RETVAL_NAME} = ("]),
+        Edit(last, spot.end, ["); ", *leaving, f"return {RETVAL_NAME}; }}"]),
     ]
 
 
@@ -75,16 +93,48 @@ def applied(text: bytes, edits: Iterable[Edit]) -> tuple[bytes, list[Found]]:
                 found.append(Found(piece.tag, size, size + len(raw)))
             out.append(raw)
             size += len(raw)
+        lines = b"\n" * text.count(b"\n", max(at, edit.start), edit.end)
+        out.append(lines)
+        size += len(lines)
         at = max(at, edit.end)
     out.append(text[at:])
     return b"".join(out), found
 
 
 def as_patch(changed: Mapping[str, tuple[bytes, bytes]], head: str) -> str:
-    """A unified diff of files, {path: (before, after)}, under the text `head`."""
+    """A unified diff of files, {path: (before, after)}, under the text `head`; what is after may be longer at the end,
+    otherwise each line stays where it is."""
     parts = [head.rstrip("\n"), "\n"]
     for path in sorted(changed):
-        before, after = (text.decode("utf-8", "surrogateescape").splitlines(keepends=True) for text in changed[path])
-        for line in difflib.unified_diff(before, after, f"a/{path}", f"b/{path}"):
-            parts.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
+        before, after = ([*map(_text, io.BytesIO(text))] for text in changed[path])
+        parts += [f"--- a/{path}\n", f"+++ b/{path}\n", *_hunks(before, after)]
     return "".join(parts)
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "surrogateescape")
+
+
+_CONTEXT = 3
+
+
+def _hunks(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+    changed = [n for n, line in enumerate(before) if line != after[n]]
+    if len(after) > len(before):
+        changed.append(len(before))
+    while changed:
+        first = last = changed.pop(0)
+        while changed and changed[0] - last <= 2 * _CONTEXT:
+            last = changed.pop(0)
+        start, stop = max(0, first - _CONTEXT), min(len(before), last + 1 + _CONTEXT)
+        added = len(after) - len(before) if last == len(before) else 0
+        size = stop - start
+        yield f"@@ -{start + 1},{size} +{start + 1},{size + added} @@\n"
+        for n in range(start, stop):
+            same = before[n] == after[n]
+            yield from [_line(" ", before[n])] if same else [_line("-", before[n]), _line("+", after[n])]
+        yield from (_line("+", line) for line in after[len(after) - added :])
+
+
+def _line(sign: str, line: str) -> str:
+    return f"{sign}{line}" if line.endswith("\n") else f"{sign}{line}\n\\ No newline at end of file\n"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from builder.acquire.marks.formats import Conversion
 from builder.acquire.marks.types import CType
-from builder.acquire.marks.words import Conversion
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,11 @@ class MarkField:
     argument: str
     told: str
     symbols: str = ""
+
+    @property
+    def is_string(self) -> bool:
+        """Whether what is passed is a string of its own, not what a text is made of when the mark is hit."""
+        return self.text and self.argument_type == "const char *"
 
 
 _STORAGE: Final = {1: "8", 2: "16", 4: "32", 8: "64"}

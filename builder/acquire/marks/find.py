@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from builder.acquire.kbuild import ListedObjects
-from builder.acquire.marks.place import FORMS, MarkPlace, MarkSpot, call_name, definition, find_spots, refused
+from builder.acquire.marks.heads import files_with_head
+from builder.acquire.marks.place import FORMS, MarkPlace, MarkSpot, call_name, find_spots, refused
 from builder.acquire.marks.syntax import Function, SourceText
 from builder.acquire.readers import beyond, read_includes
 from builder.acquire.source import SourceTree
-from builder.acquire.tools import run_grep
 
 
 class Finder:
@@ -42,16 +43,20 @@ class Finder:
                     f"the nearest that can be marked: {_nearest(source, place.line)}",
                 )
             return source, self._built(place, source, found)
-        wanted = _own_name(place.function)
-        sources = [self.source(place.file)] if place.file else list(self._defining(place.function))
-        rows = [(source, function) for source in sources for function in source.named(wanted)]
+        rows: list[tuple[SourceText, Function]] = []
+        for wanted in _names(place.function):
+            sources = [self.source(place.file)] if place.file else list(self._defining(wanted))
+            rows = [(source, function) for source in sources for function in source.named(wanted)]
+            if rows:
+                break
         built = [(s, f) for s, f in rows if self._is_built(s.path)]
         if len(built) == 1:
             return built[0]
         if not rows:
             where = place.file or "the source"
+            like = f"; there are {alike}" if (alike := self._functions_alike(place)) else ""
             raise refused(place, f"no function {place.function}() is defined in {where}",
-                          f"say {FORMS}; a function that a macro makes has no place of its own")  # fmt: skip
+                          f"say {FORMS}; what a macro makes by its line{like}")  # fmt: skip
         if not built:
             raise refused(place, f"{rows[0][0].path}, where {place.function}() is, is no part of this kernel",
                           "it is of another configuration: mark another place")  # fmt: skip
@@ -81,18 +86,17 @@ class Finder:
 
     def _defining(self, name: str) -> Iterator[SourceText]:
         """The files in which a line looks like the head of that function."""
-        word = call_name(name)
-        is_head = definition(name)
         built = {file for _, file in self.objects.linked()}
         outside = beyond(self.objects)
-        paths = dict.fromkeys(
-            path
-            for path, _, line in run_grep(self.tree.root, [word], whole_words=False)
-            if path.endswith((".c", ".h")) and is_head(line)
-            and (path.endswith(".h") or path in built or path.rpartition("/")[0] in outside)
-        )  # fmt: skip
-        for path in paths:
-            yield self.source(path)
+        paths = [*files_with_head(self.tree, name), *files_with_head(self.tree, call_name(name))]
+        for path in dict.fromkeys(paths):
+            if path.endswith(".h") or path in built or path.rpartition("/")[0] in outside:
+                yield self.source(path)
+
+    def _functions_alike(self, place: MarkPlace) -> str:
+        """Names of functions of the file that are nearly that one."""
+        names = [f.name for f in self.source(place.file).functions] if place.file else []
+        return ", ".join(get_close_matches(place.function, names, 3))
 
     def _alike(self, place: MarkPlace) -> str:
         name = Path(place.file).name
@@ -100,9 +104,14 @@ class Finder:
         return f"did you mean {', '.join(found)}" if found else "say a path as it is in the kernel's source"
 
 
-def _own_name(name: str) -> str:
-    """The name that a system call's body has: `__x64_sys_openat` is but the way to it."""
-    return re.sub(r"^__(?:x64|ia32|se)_(compat_)?sys_", r"__do_\1sys_", name)
+def _names(name: str) -> Iterator[str]:
+    """The name, and what the body is called that a macro makes for it: `__x64_sys_openat` is but the way to it."""
+    call = re.fullmatch(r"__(?:x64|ia32|se)_(compat_)?sys_(\w+)", name)
+    yield name if call is None else f"__do_{call[1] or ''}sys_{call[2]}"
+    if re.fullmatch(r"(?:compat_)?sys_\w+", name):
+        yield f"__do_{name}"
+    elif re.match(r"sysvec_|common_interrupt$|spurious_interrupt$", name):
+        yield f"__{name}"
 
 
 def _nearest(source: SourceText, line: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ _HEADS = {
     "notrace": "has no ftrace location, so that calls of it cannot be redirected",
     "__kprobes": "must not be instrumented: it may run while a probe is handled",
     "__head": "runs before the kernel is where it belongs",
+    r"DEFINE_IDTENTRY(?!_SYSVEC\(|_IRQ\()\w*": "must not be instrumented: it is entry code",
 }
 
 
@@ -86,12 +87,12 @@ def find_spots(place: MarkPlace, source: SourceText, function: Function) -> tupl
     """The spots that `place` means in `function`; RefusedError with the nearest that can be marked."""
     head = function.head
     for word, why in _HEADS.items():
-        if re.search(rf"\b{word}\b", head):
+        if found := re.search(rf"\b{word}\b", head):
             raise refused(
-                place, f"{function.name}() is {word}: it {why}", "mark a function that calls it, or that it calls"
+                place, f"{function.name}() is {found[0]}: it {why}", "mark a function that calls it, or that it calls"
             )
     if place.returns:
-        return tuple(_returns(source, function))
+        return tuple(_returns(place, source, function))
     if place.line or place.plus or place.wanted:
         line = _line(place, source, function)
         return (_at_line(place, source, function, line),)
@@ -123,8 +124,12 @@ def _line(place: MarkPlace, source: SourceText, function: Function) -> int:
     found = [
         number
         for number in range(function.body.start_point[0] + 1, function.last + 1)
-        if wanted in " ".join(source.lines[number - 1].decode("utf-8", "surrogateescape").split())
+        if wanted in " ".join(source.code_lines[number - 1].decode("utf-8", "surrogateescape").split())
     ]
+    if not found and any(wanted in " ".join(line.decode(errors="replace").split()) for line in
+                         source.lines[function.body.start_point[0] : function.last]):  # fmt: skip
+        raise refused(place, f"the text {wanted!r} stands in a comment of {function.name}()", "say the text of a "
+                      "statement, or FILE:LINE")  # fmt: skip
     if len(found) != 1:
         lines = ", ".join(f"{source.path}:{n}" for n in found)
         raise refused(
@@ -145,20 +150,46 @@ def _at_line(place: MarkPlace, source: SourceText, function: Function, line: int
             return _spot(place, source, function, inner)
     if line == function.last and function.is_void:
         return _at_end(source, function)
+    near = _nearest(source, function, line)
+    what = _what_is_there(source, function, line, any(_within_arguments(n) for n in candidates))
+    raise refused(place, f"{source.path}:{line} {what}", f"the nearest that can be marked: {near}")
+
+
+_LOOPS = {"for_statement": "for", "while_statement": "while", "do_statement": "do", "switch_statement": "switch",
+          "if_statement": "if"}  # fmt: skip
+
+
+def _what_is_there(source: SourceText, function: Function, line: int, within: bool) -> str:
+    """Why no mark can stand at a line of a function."""
+    text, code = source.lines[line - 1].strip(), source.code_lines[line - 1].strip()
     around = [n for n in function.statements() if n.start_point[0] + 1 < line <= n.end_point[0] + 1]
     deepest = around[-1] if around else None
-    if candidates and all(_within_arguments(n) for n in candidates):
-        what = "is inside the arguments of a macro or call"
-    elif any(n.type == "declaration" and n.start_point[0] < line <= n.end_point[0] + 1 for n in walk(function.body)):
-        what = "is a declaration: statements begin behind the last one"
-    elif line <= function.body.start_point[0] + 1:
-        what = f"is the head of {function.name}()"
-    elif deepest is not None and deepest.type in ("expression_statement", "return_statement"):
-        what = f"is in the middle of a statement that begins at line {deepest.start_point[0] + 1}"
-    else:
-        what = "is where no statement begins"
-    near = _nearest(source, function, line)
-    raise refused(place, f"{source.path}:{line} {what}", f"the nearest that can be marked: {near}")
+    kind = deepest.type if deepest is not None else ""
+    first = deepest.start_point[0] + 1 if deepest is not None else 0
+    body = deepest.child_by_field_name("body") or deepest.child_by_field_name("consequence") if deepest else None
+    if source.in_definition(line):
+        return "is in the definition of a macro: mark where it is used"
+    if text and not code:
+        return "is a comment"
+    if not text:
+        return "is empty"
+    if code.startswith(b"#"):
+        return "is for the preprocessor"
+    if within:
+        return "is inside the arguments of a macro or call"
+    if line <= function.body.start_point[0] + 1:
+        return f"is the head of {function.name}()"
+    if any(n.type == "declaration" and n.start_point[0] < line <= n.end_point[0] + 1 for n in walk(function.body)):
+        return "is a declaration: statements begin behind the last one"
+    if kind in _LOOPS and body is not None and line <= body.start_point[0] + 1 and code != b"{":
+        return f"is in the head of a {_LOOPS[kind]} that begins at line {first}"
+    if kind in ("expression_statement", "return_statement"):
+        return f"is in the middle of a statement that begins at line {first}"
+    if re.fullmatch(rb"[{}\s]*(?:else)?[{}\s]*|\}\s*while\s*\(.*\)\s*;", code):
+        return f"is {code.decode(errors='replace')!r}, where no statement begins"
+    if re.match(rb"(?:case\b.*|default\s*|\w+\s*):", code):
+        return "is a label with nothing that can be marked behind it"
+    return "is where no statement begins"
 
 
 def _nearest(source: SourceText, function: Function, line: int) -> str:
@@ -187,6 +218,7 @@ def _inside_label(node: Node) -> Node | None:
 
 def _spot(place: MarkPlace, source: SourceText, function: Function, node: Node) -> MarkSpot:
     outer = node.parent
+    outermost = node  # with the labels before it
     while outer is not None and outer != function.body:
         if outer.type == "ERROR":
             raise refused(
@@ -195,9 +227,17 @@ def _spot(place: MarkPlace, source: SourceText, function: Function, node: Node) 
                 "its macros",
                 f"the nearest that can be marked: {_nearest(source, function, node.start_point[0] + 1)}",
             )
+        if outermost.parent == outer and outer.type in ("labeled_statement", "case_statement"):
+            outermost = outer
         outer = outer.parent
     line = node.start_point[0] + 1
-    if _is_whole(source.text, node.start_byte):
+    if not _may_begin(source.text, node):
+        raise refused(
+            place,
+            f"{source.path}:{line} stands where the source cannot be understood without its macros",
+            f"the nearest that can be marked: {_nearest(source, function, line)}",
+        )
+    if _is_whole(source.text, node.start_byte) and _is_whole(source.text, outermost.start_byte):
         return MarkSpot(source, function, line, node.start_byte, node.end_byte)
     if any(child.is_missing for child in walk(node)):
         raise refused(
@@ -208,34 +248,55 @@ def _spot(place: MarkPlace, source: SourceText, function: Function, node: Node) 
     return MarkSpot(source, function, line, node.start_byte, node.end_byte, "braces")
 
 
-_BLANK = re.compile(rb"(?:\s+|/\*(?:[^*]|\*(?!/))*\*/|//[^\n]*\n|(?<=\n)#[^\n]*\n)\Z")
-
-
 def _is_whole(text: bytes, at: int) -> bool:
     """Whether what ends before `at` is a statement, a block or a label: another statement may stand there then.
 
     Behind anything else, `if (x)` or `for_each(y)` or `else`, there is room for one statement only.
     """
+    return _before(text, at)[-1:] in (b";", b"{", b"}", b":")
+
+
+def _may_begin(text: bytes, node: Node) -> bool:
+    """Whether a statement may begin and end where a node does: the parser's guess may be another."""
+    before = _before(text, node.start_byte)
+    begins = before[-1:] in (b";", b"{", b"}", b":", b")") or re.search(rb"\b(?:else|do)\Z", before) is not None
+    return begins and text[node.end_byte - 1 : node.end_byte] in (b";", b"}")
+
+
+def _before(text: bytes, at: int) -> bytes:
+    """The end of the code before a place, without what is comment or for the preprocessor."""
     line_end = at
     while True:
-        before = text[:line_end].rstrip()
+        before = text[max(0, line_end - _FAR) : line_end].rstrip()
         line = before[before.rfind(b"\n") + 1 :]
+        start = max(0, line_end - _FAR)
         if before.endswith(b"*/"):
-            line_end = before.rfind(b"/*")
+            line_end = start + before.rfind(b"/*")
         elif line.lstrip().startswith(b"#") or line.lstrip().startswith(b"//"):
-            line_end = before.rfind(b"\n") + 1
+            line_end = start + before.rfind(b"\n") + 1
         elif (comment := line.find(b"//")) >= 0:
-            line_end = len(before) - len(line) + comment
+            line_end = start + len(before) - len(line) + comment
         else:
-            return before[-1:] in (b";", b"{", b"}", b":")
+            return before
 
 
-def _returns(source: SourceText, function: Function) -> Iterator[MarkSpot]:
+#: So far back something is that decides what stands at a place: behind the longest comment.
+_FAR = 20_000
+
+
+def _returns(place: MarkPlace, source: SourceText, function: Function) -> Iterator[MarkSpot]:
     for node in function.statements():
         if node.type == "return_statement":
             value = next((c for c in node.named_children if c.type != "comment"), None)
-            place = (value.start_byte, value.end_byte) if value is not None else None
-            yield MarkSpot(source, function, node.start_point[0] + 1, node.start_byte, node.end_byte, "return", place)
+            line = node.start_point[0] + 1
+            if not _may_begin(source.text, node) or re.search(rb"^\s*#", node.text or b"", re.MULTILINE):
+                raise refused(
+                    place,
+                    f"{source.path}:{line} returns where the source cannot be understood without its macros",
+                    "mark the lines of the returns that you want to see",
+                )
+            at = (value.start_byte, value.end_byte) if value is not None else None
+            yield MarkSpot(source, function, line, node.start_byte, node.end_byte, "return", at)
     if function.is_void:
         yield _at_end(source, function)
 
@@ -255,14 +316,7 @@ def _within_arguments(node: Node) -> bool:
 
 
 def call_name(name: str) -> str:
-    """The name of a system call, from that of one of its functions; any other name as it is."""
-    return re.sub(r"^__(?:do|se|x64|ia32)_(?:compat_)?sys_", "", name)
-
-
-def definition(name: str) -> Callable[[str], bool]:
-    """Whether a line of source may be the head of a function of that name."""
-    word = re.escape(name)
-    call = call_name(name)
-    head = re.compile(rf"^(?!.*;\s*$)(?:[A-Za-z_][^=;]*\b)?{word}\s*\(")
-    system = re.compile(rf"^(?:COMPAT_)?SYSCALL_DEFINE\d\(\s*{re.escape(call)}\b") if call != name else None
-    return lambda line: bool(head.match(line) or (system and system.match(line)))
+    """The argument of the macro that makes a function of that name: a system call or an interrupt's handler; any other
+    name as it is."""
+    found = re.fullmatch(r"__(?:do|se|x64|ia32)_(?:compat_)?sys_(\w+)|__((?:sysvec_|common_|spurious_)\w+)", name)
+    return found[1] or found[2] if found else name

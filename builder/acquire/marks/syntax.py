@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import tree_sitter_c
-from tree_sitter import Language, Node, Parser
+from tree_sitter import Language, Node, Parser, Point, Range
 
 STATEMENTS = frozenset(
     f"{kind}_statement"
@@ -26,16 +26,63 @@ STATEMENTS = frozenset(
 # What a head cannot go back beyond, within so many bytes.
 _ENDED = re.compile(rb"(?:[;}]|\*/|^#[^\n]*|^)\n", re.MULTILINE)
 _LONGEST_HEAD = 2000
+#: A loop of a macro is one for the parser too: it has one statement.
+_LOOP = re.compile(
+    rb"(?:(?<=[\t\n{)] )|(?<=[\t\n{)])|(?<=\belse ))(?P<name>\w*for_each\w*|scoped_(?:cond_)?guard)(?=[ \t]*\()"
+)
+#: and so is anything else that is called and has a block
+_BLOCK_LOOP = re.compile(
+    rb"^(?P<before>[ \t]+)(?P<name>(?!while\b|switch\b)[a-z_]\w{4,})(?=\([^;{}\n]*\)[ \t]*\{[ \t]*$)", re.MULTILINE
+)
+#: a type as the argument of a macro (container_of, min_t), which is no argument of a function
+_TYPE_ARGUMENT = re.compile(
+    rb"(?:(?<=\w\()|(?<=,))\s*(?:(?:const|volatile)\s+)*"
+    rb"(?:(?:struct|union|enum)\s+\w+|(?:(?:unsigned|signed|long|short|int|char)\b\s*)+|void(?=\s*\*))(?:\s*\*+)?"
+    rb"\s*(?=[,)])"
+)
+#: `static DEFINE_MUTEX(lock);` declares what its macro says
+_STATIC_MACRO = re.compile(rb"\bstatic(?=\s+[A-Z][A-Z0-9_]+\s*\()")
+_COMMENT = re.compile(rb"/\*.*?\*/|//[^\n]*|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'", re.DOTALL)
 # The body of a function, in the kernel's style.
 _OPENED = re.compile(rb"^\{", re.MULTILINE)
-_SYSCALL = re.compile(rb"^(?:COMPAT_)?SYSCALL_DEFINE(\d)\(\s*(\w+)", re.MULTILINE)
 
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """A macro that makes a function of its arguments and the body behind it.
+
+    `name` is the function's, from the first argument; `returns` its type, None where it returns nothing, and
+    `parameters` which words of the arguments are names (as a slice) or, as text, how the macro calls them.
+    """
+
+    macro: re.Pattern[str]
+    name: str
+    returns: str | None
+    parameters: slice | str
+
+
+#: include/linux/syscalls.h, include/linux/compat.h, arch/x86/include/asm/idtentry.h, include/linux/filter.h (v6.1)
+_MAKERS = (
+    _Maker(re.compile(r"SYSCALL_DEFINE\d"), "__do_sys_{}", "long", slice(2, None, 2)),
+    _Maker(re.compile(r"COMPAT_SYSCALL_DEFINE\d"), "__do_compat_sys_{}", "long", slice(2, None, 2)),
+    _Maker(re.compile(r"DEFINE_IDTENTRY_SYSVEC"), "__{}", None, "regs"),
+    _Maker(re.compile(r"DEFINE_IDTENTRY_IRQ"), "__{}", None, "regs vector"),
+    _Maker(re.compile(r"DEFINE_IDTENTRY\w*"), "{}", None, "regs"),
+    _Maker(re.compile(r"BPF_CALL_\d"), "{}", "u64", slice(2, None, 2)),
+    _Maker(re.compile(r"[A-Z][A-Z0-9_]*"), "{}", "__auto_type", slice(0, 0)),
+)
+_MADE = re.compile(r"(?:^|\s)(?P<macro>[A-Z][A-Z0-9_]*)\s*\((?P<words>[^()]*)\)\s*$")
 
 #: words of the kernel that are no C for who does not preprocess it, and say nothing of names, types or statements
 _ANNOTATIONS = re.compile(
     rb"\b(?:__(?:user|kernel|iomem|percpu|rcu|force|must_check|always_unused|maybe_unused|sched|init|exit|cold|net_init|"
-    rb"net_exit|latent_entropy|visible|ref|meminit|cpuidle|weak|pure|always_inline)|noinline(?:_for_stack)?|asmlinkage|"
-    rb"notrace|noinstr)\b|\b__(?:releases|acquires|must_hold|printf|scanf|no_sanitize\w*)\([^()\n]*\)"
+    rb"net_exit|latent_entropy|visible|ref|meminit|init_memblock|init_or_module|cpuidle|weak|pure|always_inline|hot|"
+    rb"kprobes|lockfunc|noreturn|used|malloc|flatten|private|bpf_kfunc|nocfi|no_kcsan|no_sanitize_or_inline|"
+    rb"no_kcsan_or_inline|no_profile|no_fgcse|read_mostly|ro_after_init|initdata)|"
+    rb"noinline(?:_for_stack|_for_tracing)?|asmlinkage|nokprobe_inline|INDIRECT_CALLABLE_SCOPE|notrace|noinstr)\b|"
+    rb"^STATIC\b(?=[ \w\n*]*\()|\b__(?:free|counted_by|releases|acquires|must_hold|cond_acquires|printf|scanf|"
+    rb"no_sanitize\w*|aligned|section|alias)\([^()\n]*\)",
+    re.MULTILINE,
 )
 
 
@@ -47,6 +94,13 @@ def _parser() -> Parser:
 def parse(text: bytes) -> Node:
     """The root of the tree of `text`; what is no C stands in it as ERROR nodes."""
     return _parser().parse(text).root_node
+
+
+def _parse_part(text: bytes, start: int, end: int) -> Node:
+    """The same of the bytes [start, end) alone, at their places in `text`."""
+    first, last = (Point(text.count(b"\n", 0, at), at - (text.rfind(b"\n", 0, at) + 1)) for at in (start, end))
+    part = Parser(Language(tree_sitter_c.language()), included_ranges=[Range(first, last, start, end)])
+    return part.parse(text).root_node
 
 
 def walk(node: Node) -> Iterator[Node]:
@@ -75,13 +129,19 @@ def declared(node: Node | None) -> str:
 
 @dataclass(frozen=True)
 class Function:
-    """A function with a body. `head` is what stands before the body, `first` the line of the head, from 1."""
+    """A function with a body. `head` is what stands before the body, `first` the line of the head, from 1.
+
+    `returns` is the type of its value as an expression at each return may say it, None where it returns nothing.
+    `macro` made it, "" for a function that is written out.
+    """
 
     name: str
     head: str
     first: int
     body: Node
-    declarator: Node | None
+    parameters: tuple[str, ...]
+    returns: str | None
+    macro: str = ""
 
     @property
     def last(self) -> int:
@@ -89,21 +149,19 @@ class Function:
         return self.body.end_point[0] + 1
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters; those of a system call's macro are found in its text."""
-        if self.declarator is None:
-            words = [word.strip() for word in self.head[self.head.index("(") + 1 : self.head.rindex(")")].split(",")]
-            return tuple(words[2::2])
-        listed = self.declarator.child_by_field_name("parameters")
-        names = (declared(c) for c in (listed.named_children if listed else ()) if c.type == "parameter_declaration")
-        return tuple(name for name in names if name)
-
-    @property
     def is_void(self) -> bool:
         """Whether it returns nothing."""
-        if self.declarator is None:
-            return False
-        return bool(re.search(r"\bvoid\s*$", self.head[: self.head.index(self.name)]))
+        return self.returns is None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether what stands before the body is a head and nothing else."""
+        return not re.search(r"[;{}]", re.sub(r"/\*.*?\*/|//[^\n]*|(?m:^[ \t]*#.*$)", "", self.head, flags=re.DOTALL))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it was understood."""
+        return self.has_head and not self.body.has_error
 
     def statements(self) -> Iterator[Node]:
         """All statements of the body, itself left out, in the order of the text."""
@@ -128,6 +186,36 @@ def _blank(text: bytes) -> bytes:
     return re.sub(rb"[^\n]", b" ", text)
 
 
+def _is_call(text: bytes, at: int) -> bool:
+    """Whether the parentheses behind `at` are all of a statement: what looks like the head of a loop is called then."""
+    depth = 0
+    for sign in re.finditer(rb"[()]", text[at : at + _LONGEST_HEAD]):
+        depth += 1 if sign[0] == b"(" else -1
+        if not depth:
+            return text[at + sign.end() :][:1] == b";"
+    return False
+
+
+def _plain(text: bytes) -> bytes:
+    """The text as the parser understands it best, each byte at its place."""
+    text = _ANNOTATIONS.sub(lambda found: b" " * len(found[0]), text)
+    text = _LOOP.sub(lambda found: found[0] if _is_call(text, found.end()) else b"while".ljust(len(found[0])), text)
+    text = _BLOCK_LOOP.sub(lambda found: found["before"] + b"while".ljust(len(found["name"])), text)
+    return without_types(_STATIC_MACRO.sub(b"      ", text))
+
+
+def without_types(text: bytes) -> bytes:
+    """The text with each type that is the argument of a macro as a name, of the same length and on the same lines."""
+
+    def named(found: re.Match[bytes]) -> bytes:
+        whole = found[0]
+        start = len(whole) - len(whole.lstrip())
+        inner = whole[start:]
+        return whole if b"\n" in inner else whole[:start] + b"_" * len(inner)
+
+    return _TYPE_ARGUMENT.sub(named, text)
+
+
 class SourceText:
     """One file of C: `text` in bytes, its functions, its lines."""
 
@@ -140,17 +228,32 @@ class SourceText:
         return self.text.split(b"\n")
 
     @cached_property
+    def code_lines(self) -> list[bytes]:
+        """The lines without comments."""
+        return _COMMENT.sub(lambda f: _blank(f[0]) if f[0][:1] == b"/" else f[0], self.text).split(b"\n")
+
+    def in_definition(self, line: int) -> bool:
+        """Whether a line belongs to the definition of a macro."""
+        while line > 1 and self.lines[line - 2].rstrip().endswith(b"\\"):
+            line -= 1
+        return bool(re.match(rb"\s*#\s*define\b", self.lines[line - 1]))
+
+    @cached_property
     def functions(self) -> tuple[Function, ...]:
         """Every function of the file, also where the preprocessor would leave it out."""
-        plain = _ANNOTATIONS.sub(lambda found: b" " * len(found[0]), self.text)
+        plain = _plain(self.text)
         found = {f.body.start_byte: f for f in self._in(parse(plain))}
-        # Where conditions of the preprocessor part a block, what follows is lost: the functions there, one by one.
+        # What cannot be understood, as where conditions of the preprocessor part a block, takes what follows with it:
+        # the functions there, one by one.
         for brace in _OPENED.finditer(plain):
+            there = found.get(brace.start())
+            if there is not None and there.is_whole:
+                continue
             start, end = self._head(brace.start()), plain.find(b"\n}", brace.end())
-            if brace.start() not in found and end > 0:
-                alone = _blank(plain[:start]) + plain[start : end + 2]
-                found |= {f.body.start_byte: f for f in self._in(parse(alone))}
-        return tuple(found[start] for start in sorted(found))
+            if end > 0:
+                alone = [f for f in self._in(_parse_part(plain, start, end + 2)) if f.body.start_byte == brace.start()]
+                found |= {f.body.start_byte: f for f in alone if there is None or f.is_whole}
+        return tuple(found[start] for start in sorted(found) if found[start].has_head)
 
     def _in(self, root: Node) -> Iterator[Function]:
         """The functions of a tree, also in what stands in conditions of the preprocessor."""
@@ -185,21 +288,38 @@ class SourceText:
         declarator = node.child_by_field_name("declarator")
         while declarator is not None and declarator.type != "function_declarator":
             declarator = declarator.child_by_field_name("declarator")
-        if body is None or declarator is None:
+        if body is None:
             return None
-        return self._function(declared(declarator), node.start_byte, body, declarator)
+        head, first = self._head_of(node.start_byte, body)
+        if declarator is None or (_MADE.search(head) and not node.child_by_field_name("type")):
+            return self._by_macro(body)
+        name = declared(declarator)
+        listed = declarator.child_by_field_name("parameters")
+        names = [declared(c) for c in (listed.named_children if listed else ()) if c.type == "parameter_declaration"]
+        parameters = tuple(filter(None, names))
+        named = re.search(rf"\b{re.escape(name)}\s*\(", head)
+        is_void = bool(re.search(r"\bvoid\b[^*]*\Z", head[: named.start()] if named else head))
+        # Converted as the function converts it: its own type is that of a call, which is not made.
+        returns = None if is_void else f"__typeof__({name}({', '.join(parameters)}))"
+        return Function(name, head, first, body, parameters, returns)
 
     def _by_macro(self, body: Node) -> Function | None:
-        """A function whose head is a macro: a system call; its body is called `__do_sys_NAME`."""
-        start = self._head(body.start_byte)
-        found = _SYSCALL.search(self.text[start : body.start_byte])
+        """A function whose head is a macro, such as a system call."""
+        head, first = self._head_of(body.start_byte, body)
+        found = _MADE.search(head)
         if found is None:
             return None
-        compat = "compat_" if found[0].startswith(b"COMPAT") else ""
-        return self._function(f"__do_{compat}sys_{found[2].decode()}", body.start_byte, body, None)
+        row = next(row for row in _MAKERS if row.macro.fullmatch(found["macro"]))
+        words = [" ".join(word.split()) for word in found["words"].split(",")]
+        plain = re.fullmatch(r"\w+", words[0])
+        if plain is None:
+            return None
+        names = tuple(row.parameters.split()) if isinstance(row.parameters, str) else tuple(words[row.parameters])
+        return Function(row.name.format(words[0]), head, first, body, names, row.returns, found["macro"])
 
-    def _function(self, name: str, start: int, body: Node, declarator: Node | None) -> Function:
+    def _head_of(self, start: int, body: Node) -> tuple[str, int]:
+        """The text before the body of what begins at `start`, and its line."""
         start = min(self._head(start), start)
         head = self.text[start : body.start_byte].decode("utf-8", "surrogateescape")
-        start += len(head) - len(head.lstrip())
-        return Function(name, head.strip(), self.text.count(b"\n", 0, start) + 1, body, declarator)
+        start += len(head.encode("utf-8", "surrogateescape")) - len(head.lstrip().encode("utf-8", "surrogateescape"))
+        return head.strip(), self.text.count(b"\n", 0, start) + 1

@@ -56,7 +56,9 @@ class CType:
 
     @property
     def is_text(self) -> bool:
-        """A string: a pointer to char, or an array of it."""
+        """A string: a pointer to char, or an array of it; names of files are of `const unsigned char`, bytes of u8."""
+        if re.fullmatch(r"const unsigned char \*(?: ?const)?", self.written):
+            return True
         return bool(re.fullmatch(r"char(?: \*|\s*\[\d*\])", self.name))
 
     @property

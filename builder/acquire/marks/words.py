@@ -3,65 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from tree_sitter import Node
-
-from builder.acquire.marks.syntax import parse, spelled, walk
+from builder.acquire.marks.expressions import NoExpressionError, field_name, parse_expression, side_effects
+from builder.acquire.marks.formats import Format, check_values, conversions_in, read_format
 from builder.errors import Refusal, RefusedError, UsageError
 
 Aggregate = Literal["", "count", "sum", "hist", "time"]
 
 RETVAL: Final = "$retval"
 RETVAL_NAME: Final = "__bespoke_retval"
-
-#: functions and macros that change nothing and may be called from anywhere
-PURE: Final = frozenset(
-    """READ_ONCE smp_load_acquire rcu_dereference rcu_dereference_raw rcu_access_pointer container_of list_entry
-    list_first_entry list_last_entry list_empty hlist_entry likely unlikely min max min_t max_t clamp abs ARRAY_SIZE
-    sizeof typeof __typeof__ offsetof BIT BIT_ULL IS_ERR IS_ERR_OR_NULL PTR_ERR ERR_PTR IS_ENABLED
-    atomic_read atomic64_read atomic_long_read refcount_read kref_read
-    test_bit hweight32 hweight64 hweight_long ilog2 fls fls64 ffs __ffs
-    ntohs ntohl htons htonl be16_to_cpu be32_to_cpu be64_to_cpu le16_to_cpu le32_to_cpu le64_to_cpu
-    cpu_to_be16 cpu_to_be32 cpu_to_be64 cpu_to_le16 cpu_to_le32 cpu_to_le64
-    smp_processor_id raw_smp_processor_id task_pid_nr task_tgid_nr task_pid_vnr current_uid from_kuid
-    d_inode d_backing_inode file_inode i_size_read inode_get_ctime dev_name netdev_name page_count page_mapcount
-    page_to_pfn pfn_to_page virt_to_page page_address PageLocked PageDirty PageUptodate
-    MAJOR MINOR S_ISREG S_ISDIR S_ISLNK in_interrupt in_task in_softirq in_nmi irqs_disabled
-    skb_headlen skb_network_header skb_transport_header ip_hdr ipv6_hdr tcp_hdr udp_hdr sock_net dev_net
-    ktime_get_ns local_clock jiffies_to_msecs ktime_to_ns strlen strcmp strncmp memcmp spin_is_locked
-    mutex_is_locked rwsem_is_locked per_cpu per_cpu_ptr this_cpu_read __this_cpu_read raw_cpu_read""".split()  # noqa: SIM905
-)
-
-_CHANGES: Final = {
-    "assignment_expression": "assigns",
-    "update_expression": "changes a variable",
-    "compound_statement": "holds statements",
-    "gnu_asm_expression": "holds assembler",
-    "initializer_list": "makes an object",
-}
-_CONVERSION: Final = re.compile(
-    r"%(?P<flags>[-+ #0]*)(?P<width>\d+)?(?:\.(?P<precision>\d+))?(?P<length>hh|h|ll|l|z|t|L)?"
-    r"(?P<kind>[diouxXcsp%])(?P<more>(?<=p)[A-Za-z0-9]*)?"
-)
-#: forms of %p that print what a pointer leads to (Documentation/core-api/printk-formats.rst, v6.1): said at the hit
-_POINTED: Final = re.compile(r"([IiMmUdDEhRrbgtaVOfsSBN]\w*)")
-
-
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """One `%` of a format: its whole `text`, the letter `kind`, and for `%p` the `more` that the kernel knows."""
-
-    text: str
-    kind: str
-    more: str = ""
-
-    @property
-    def at_hit(self) -> bool:
-        """Whether it prints what a pointer leads to, so that it has to be printed when the mark is hit."""
-        return self.kind == "p" and self.more not in ("", "x", "K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +30,9 @@ class Expression:
 class Mark:
     """One mark as it was asked for.
 
-    `words` are a format and expressions, or expressions alone. `aggregate` counts instead of recording, `value` is
-    what is summed or sorted into a histogram; for `time` it is the key, the same at the place `until`. `every` records
+    `words` are a format and expressions, or expressions alone. `aggregate` adds up instead of recording, `value` is
+    what is summed or sorted into a histogram. For `time` it is the key by which a hit here is told from others, until
+    the place `until` is reached with the same key (`until_value`, by default the same expression). `every` records
     each n-th hit, `limit` so many in a second (0: all).
     """
 
@@ -89,6 +43,8 @@ class Mark:
     limit: int = 0
     aggregate: Aggregate = ""
     value: str = ""
+    until: str = ""
+    until_value: str = ""
     stack: bool = False
     unsafe: bool = False
     name: str = ""
@@ -96,13 +52,13 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The words of a mark, understood: a format (None: by the types) with its conversions, and the expressions."""
+    """The words of a mark, understood: a format (None: by the types), and the expressions."""
 
-    format: str | None
-    conversions: tuple[Conversion, ...]
+    format: Format | None
     fields: tuple[Expression, ...]
-    condition: Expression | None
-    value: Expression | None
+    condition: Expression | None = None
+    value: Expression | None = None
+    until_value: Expression | None = None
 
 
 def understood(mark: Mark) -> Said:
@@ -111,54 +67,49 @@ def understood(mark: Mark) -> Said:
         raise UsageError(f"--every takes a number from 1 on, not {mark.every}")
     if mark.limit < 0:
         raise UsageError(f"--limit takes a number of records in a second, not {mark.limit}")
-    format_, rest = _split(mark.words)
-    conversions = read_format(mark.place, format_) if format_ is not None else ()
-    if format_ is not None and len(conversions) != len(rest):
-        raise _refused(
-            mark.place,
-            f"the format {format_!r} has {len(conversions)} conversions, and {len(rest)} expressions follow",
-            "say one expression for each %, and %% for a percent sign",
-            code="mark-format",
-        )
-    taken: dict[str, int] = {}
+    if (mark.aggregate == "time") != bool(mark.until):
+        raise UsageError("--time KEY and --until PLACE belong together: the time from one place to the other, by a key")
+    format_, rest = _split(mark)
+    taken: set[str] = set()
     fields = tuple(read_expression(mark, text, taken) for text in rest)
-    condition = read_expression(mark, mark.condition, {}) if mark.condition else None
-    value = read_expression(mark, mark.value, {}) if mark.value else None
-    return Said(format_, conversions, fields, condition, value)
+    if format_ is not None:
+        check_values(mark.place, format_, rest)
+    key = mark.until_value or mark.value if mark.until else ""
+    return Said(
+        format_, fields, _plain(mark, mark.condition), _plain(mark, mark.value), _plain(mark, key, at=mark.until)
+    )
 
 
-def _split(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+def _plain(mark: Mark, text: str, at: str = "") -> Expression | None:
+    """A condition or value, which is no field and so has no name."""
+    if not text:
+        return None
+    name, expression = _named(text)
+    if name:
+        what = f"{text!r} gives a name, or assigns, where a value is wanted"
+        raise _refused(mark.place, what, f"{name} == {expression} compares", code="mark-expression")
+    return read_expression(mark, text, set(), at=at)
+
+
+def _split(mark: Mark) -> tuple[Format | None, Sequence[str]]:
     """A format stands in double quotes, or has a % and is no expression, or as many conversions as words follow."""
-    if not words:
-        return None, words
-    first = words[0]
+    if not mark.words:
+        return None, ()
+    first, rest = mark.words[0], mark.words[1:]
     if len(first) > 1 and first[0] == first[-1] == '"':
-        return first[1:-1], words[1:]
-    count = sum(found["kind"] != "%" for found in _CONVERSION.finditer(first))
-    if (count and count == len(words) - 1) or ("%" in first and not _parsed(_renamed(_named(first)[1]))):
-        return first, words[1:]
-    return None, words
+        return read_format(mark.place, first[1:-1]), rest
+    count = conversions_in(first)
+    if (count and count == len(rest)) or ("%" in first and not _is_expression(first)):
+        return read_format(mark.place, first), rest
+    return None, mark.words
 
 
-def read_format(place: str, text: str) -> tuple[Conversion, ...]:
-    """The conversions of a format; RefusedError for one that the kernel's printf has not."""
-    found, at = [], 0
-    while (at := text.find("%", at)) >= 0:
-        match = _CONVERSION.match(text, at)
-        if match is None:
-            what = f"the format {text!r}: {text[at : at + 4]!r} is no conversion"
-            advice = "the kernel's are in Documentation/core-api/printk-formats.rst: %d %u %x %lld %s %p %pI4 %pS"
-            raise _refused(place, what, advice, code="mark-format")
-        more = match["more"] or ""
-        if match["kind"] == "p" and more and more not in ("x", "K") and not _POINTED.fullmatch(more):
-            raise _refused(
-                place, f"the format {text!r}: %p{more} is not known", "write a space behind %p, or a form of printk",
-                code="mark-format",
-            )  # fmt: skip
-        if match["kind"] != "%":
-            found.append(Conversion(match[0], match["kind"], more))
-        at = match.end()
-    return tuple(found)
+def _is_expression(text: str) -> bool:
+    try:
+        parse_expression(_renamed(_named(text)[1]))
+    except NoExpressionError:
+        return False
+    return True
 
 
 _NAME = re.compile(r"([A-Za-z_]\w*)=(?!=)(.+)", re.DOTALL)
@@ -174,69 +125,38 @@ def _renamed(text: str) -> str:
     return text.replace(RETVAL, RETVAL_NAME)
 
 
-def _parsed(code: str) -> Node | None:
-    """The expression's node, None for what is no single expression."""
-    if re.search(r"[#;]|/\*|//|\\\n|\n", re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "", code)):
-        return None
-    root = parse(f"void f(void) {{ __bespoke = ({code}); }}".encode())
-    if root.has_error:
-        return None
-    wanted = next((n for n in walk(root) if n.type == "assignment_expression"), None)
-    right = wanted.child_by_field_name("right") if wanted is not None else None
-    if right is None or right.type != "parenthesized_expression" or spelled(right) != f"({code})":
-        return None
-    return right
-
-
-def read_expression(mark: Mark, text: str, taken: dict[str, int]) -> Expression:
-    """One expression, refused where it is none, or has side effects without `unsafe`."""
+def read_expression(mark: Mark, text: str, taken: set[str], *, at: str = "") -> Expression:
+    """One expression, refused where it is none, or has side effects without `unsafe`; it stands at the place `at`, by
+    default that of the mark."""
+    at = at or mark.place
     name, expression = _named(text)
     code = _renamed(expression.strip())
-    if RETVAL in expression and not mark.place.endswith("%return"):
-        raise _refused(
-            mark.place, f"{RETVAL} in {text!r} is there at a return only", "say FUNCTION%return for the place",
-            code="mark-expression",
-        )  # fmt: skip
+    if RETVAL in expression and not at.endswith("%return"):
+        raise _refused(at, f"{RETVAL} in {text!r} is there at a return only", "say FUNCTION%return for the place",
+                       code="mark-expression")  # fmt: skip
+    if found := re.search(r"\$\w*", expression.replace(RETVAL, "")):
+        raise _refused(at, f"{found[0]!r} in {text!r} is no name of C", f"say a variable by its name, or {RETVAL}",
+                       code="mark-expression")  # fmt: skip
     if "__bespoke" in expression:
-        raise _refused(mark.place, f"{text!r}: names that begin with __bespoke are the marks' own",
-                       "say it without them", code="mark-expression")  # fmt: skip
-    node = _parsed(code)
-    if node is None:
-        raise _refused(
-            mark.place, f"{text!r} is no C expression", "say one expression, as you would write it on that line",
-            code="mark-expression",
-        )  # fmt: skip
+        raise _refused(at, f"{text!r}: names that begin with __bespoke are the marks' own", "say it without them",
+                       code="mark-expression")  # fmt: skip
+    try:
+        node = parse_expression(code)
+    except NoExpressionError as error:
+        raise _refused(at, f"{text!r} {_shown(error.what)}", error.advice, code="mark-expression") from None
     if not mark.unsafe:
-        for found, why in side_effects(node):
+        for found_, why in side_effects(node):
             raise _refused(
-                mark.place,
-                f"{text!r}: {found} {why}, and a mark must not change what the function computes",
+                at,
+                _shown(f"{text!r}: {found_} {why}, and a mark must not change what the function computes"),
                 "say an expression without it; --unsafe takes it all the same",
                 code="mark-side-effect",
             )
-    return Expression(text, _unique(name or field_name(expression), taken), code)
+    return Expression(text, unique(name or field_name(expression), taken), code)
 
 
-def side_effects(node: Node) -> Iterable[tuple[str, str]]:
-    """What in an expression may change something, and how."""
-    for found in walk(node):
-        if found.type in _CHANGES:
-            yield repr(spelled(found)), _CHANGES[found.type]
-        elif found.type == "call_expression":
-            function = found.child_by_field_name("function")
-            name = spelled(function) if function is not None else "?"
-            if name not in PURE:
-                yield f"{name}()", "is called, and is not known to change nothing"
-        elif found.type == "pointer_expression" and "volatile" in spelled(found):
-            yield repr(spelled(found)), "reads what may be a device"
-
-
-def field_name(expression: str) -> str:
-    """A name for the field of an expression: its identifiers, joined, the last two at most."""
-    words = re.findall(r"[A-Za-z_]\w*", re.sub(r"\([a-z_ ]+\*?\)|\"[^\"]*\"|\b(?:struct|unsigned|const)\b", " ",
-                                               expression.replace(RETVAL, "retval")))  # fmt: skip
-    words = [word for word in words if word not in PURE] or words or ["value"]
-    return "_".join(words[-2:])[:40]
+def _shown(text: str) -> str:
+    return text.replace(RETVAL_NAME, RETVAL)
 
 
 #: fields that every record has (kernel/trace/trace_events.c), and names of C that a field must not have
@@ -245,10 +165,15 @@ _OWN = frozenset(
 )
 
 
-def _unique(name: str, taken: dict[str, int]) -> str:
+def unique(name: str, taken: set[str]) -> str:
+    """The name, or with a number behind it where it is taken; it is taken then."""
     name = f"{name}_" if name in _OWN else name
-    count = taken[name] = taken.get(name, 0) + 1
-    return name if count == 1 else f"{name}_{count}"
+    found, count = name, 1
+    while found in taken:
+        count += 1
+        found = f"{name}_{count}"
+    taken.add(found)
+    return found
 
 
 def _refused(place: str, what: str, advice: str, *, code: str) -> RefusedError:

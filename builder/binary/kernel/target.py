@@ -127,6 +127,12 @@ class Kernel:
             self._symbols[name] = found
         return found
 
+    def symbols_beginning(self, prefix: str) -> tuple[KernelSymbol, ...]:
+        """All symbols whose names begin with `prefix`, plain letters, in kallsyms order."""
+        query = "SELECT position, name, type FROM symbols WHERE name GLOB ? ORDER BY position"
+        rows = self._facts.rows(query, f"{prefix}*")
+        return tuple(KernelSymbol(name, self._addresses[at], kind, at) for at, name, kind in rows)
+
     def symbol(self, name: str) -> KernelSymbol:
         """The only symbol of this name; KernelError where there is none or several."""
         found = self.symbols_named(name)

@@ -1,0 +1,152 @@
+"""What a hit of a mark costs beside other ways to record two fields, and what a mark costs that is off.
+
+All in one guest, on the same function (vfs_write), by the same loop of system calls; the guest is emulated, so that
+the ratios count and not the nanoseconds. And how much CPU it takes from the command to the module.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.table import Table
+
+from builder.acquire.marks.words import Mark
+from builder.acquire.packages import newest_kernel
+from builder.acquire.sources import SourceTarget, find_source
+from builder.acquire.tools import run
+from builder.binary.kernel import Kernel
+from builder.compose.owner import Objects
+from builder.errors import BespokeError
+from builder.image.guest import Guest, MachineConfig, Share
+from builder.image.marks import TRACEFS
+from builder.marks import mark
+from builder.pipeline import ModulePlan
+from tests.conftest import ROOT
+from tests.operate.chroot import MOUNTS, PLACE
+
+SERIES = "6.1"
+COUNT = 40_000
+RUNS = 5
+MODULE = "bench_mark"
+INSTANCE = f"{TRACEFS}/instances/bench"
+PROBE = "vfs_write+5"  # behind the ftrace location
+FIELDS = "count=%dx file=%di"
+BPFTRACE = "kprobe:vfs_write { @count = arg2; @file = arg0; @hits = count(); }"
+
+
+def main() -> int:
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    try:
+        kernel = Kernel.open(newest_kernel(SERIES))
+        find_source(None, SourceTarget(kernel.release, banner=kernel.banner))
+        with console.status("building a mark"):
+            seconds = _command(kernel)
+        console.print(
+            f"bespoke mark, prepared source to module, its objects not compiled before: {seconds:.1f} s of CPU"
+        )
+        with console.status("measuring in a guest"):
+            rows = dict(_measured(kernel))
+    except BespokeError as error:
+        console.print(f"not measured: {error}", markup=False)
+        return 0
+    table = Table(title="write(2) of one byte, nanoseconds in an emulated guest", box=None, title_justify="left")
+    for title in ("", "each", "to nothing", "per hit", "to an optimized kprobe"):
+        table.add_column(title, justify="right" if title else "left")
+    nothing, optimized = rows["nothing"], rows.get("kprobe event, optimized")
+    for name, each in rows.items():
+        per_hit = each - nothing
+        ratio = f"{per_hit / (optimized - nothing):.2f}" if optimized and name.endswith(_RECORDING) else ""
+        table.add_row(name, f"{each:.0f}", f"{each / nothing:.2f}", f"{per_hit:.0f}", ratio)
+    console.print(table)
+    return 0
+
+
+_RECORDING = ("optimized", "breakpoint", "ftrace", "bpftrace", "mark, on")
+
+
+def _command(kernel: Kernel) -> float:
+    """CPU seconds of the command, in a cache where the objects of this place have not been compiled."""
+    with TemporaryDirectory() as folder:
+        expression = f"count + {os.getpid()}"
+        words = ["mark", "fs/read_write.c:vfs_write", expression, "--kernel", kernel.release, "-o", f"{folder}/mark.ko"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "builder", *words], cwd=ROOT, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _measured(kernel: Kernel) -> Iterator[tuple[str, float]]:
+    """(what, nanoseconds for each write); the best of several runs."""
+    tree = find_source(None, SourceTarget(kernel.release, banner=kernel.banner))
+    built = mark([Mark("vfs_write", ("count", "file"))], tree, Objects(kernel), ModulePlan(MODULE)).patched.module
+    assert built is not None
+    with Guest(kernel, MachineConfig(memory_mb=2048), shares=[Share(Path("/"), PLACE)]) as guest:
+        guest.check(MOUNTS)
+        guest.put("/tmp/writes", _program())
+        guest.check(f"chmod +x /tmp/writes; mkdir {INSTANCE}")
+
+        def each() -> float:
+            return min(int(guest.check("/tmp/writes", timeout=120)) for _ in range(RUNS)) / COUNT
+
+        yield "nothing", each()
+        for name, place, optimize in (
+            ("kprobe event, ftrace", "vfs_write", 1),
+            ("kprobe event, breakpoint", PROBE, 0),
+            ("kprobe event, optimized", PROBE, 1),
+        ):
+            with _probed(guest, place, optimize) as is_optimized:
+                if is_optimized == (name == "kprobe event, optimized"):
+                    yield name, each()
+        with suppress(BespokeError):
+            yield "bpftrace", _bpftrace(guest, each)
+        assert guest.insmod(built.content, MODULE).ok
+        guest.wait_transition(MODULE)
+        yield "mark, off", each()
+        guest.check(f"echo 1 > {INSTANCE}/events/{MODULE}/enable")
+        yield "mark, on", each()
+        guest.check(f"echo 0 > {INSTANCE}/events/{MODULE}/enable")
+        guest.disable_livepatch(MODULE)
+        guest.check(f"rmmod {MODULE}")
+        yield "nothing, again", each()
+
+
+@contextmanager
+def _probed(guest: Guest, place: str, optimize: int) -> Iterator[bool]:
+    """While a kprobe event of two fields is on; whether it was optimized."""
+    guest.check(f"echo {optimize} > /proc/sys/debug/kprobes-optimization")
+    guest.check(f"echo 'p:bench/one {place} {FIELDS}' > {TRACEFS}/kprobe_events")
+    guest.check(f"echo 1 > {INSTANCE}/events/bench/one/enable; sleep 1")
+    yield "[OPTIMIZED]" in guest.check(f"cat {PLACE}/sys/kernel/debug/kprobes/list")
+    guest.check(f"echo 0 > {INSTANCE}/events/bench/one/enable; echo > {TRACEFS}/kprobe_events")
+
+
+def _bpftrace(guest: Guest, each: Callable[[], float]) -> float:
+    """With the host's bpftrace in the guest; GuestError where it does not run there."""
+    guest.check(f"(chroot {PLACE} bpftrace -e '{BPFTRACE}' > /tmp/said 2>&1 & echo $! > /tmp/tracing)")
+    guest.check("for n in $(seq 120); do grep -q Attaching /tmp/said && break; sleep 1; done; sleep 5", timeout=200)
+    guest.check("kill -0 $(cat /tmp/tracing)")
+    try:
+        return each()
+    finally:
+        guest.check("kill -INT $(cat /tmp/tracing); sleep 2; cat /tmp/said")
+
+
+def _program() -> bytes:
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "writes"
+        source = Path(__file__).with_name("writes.c")
+        words = ["gcc", "-O2", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", f"-DCOUNT={COUNT}"]
+        run([*words, "-o", out, source])
+        return out.read_bytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
