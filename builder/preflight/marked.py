@@ -133,7 +133,7 @@ def _switch_on(
     """Let a mark be on, and what it emits come here."""
     on, emit, until = (_symbol(loaded, kind, one) for kind in ("on", "emit", "until"))
     assert on is not None and emit is not None
-    simulated.memory.write(on, b"\1")
+    simulated.memory.write(on, bytes([True]))
 
     def record(machine: Machine) -> int:
         if one.said.value is not None:
