@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from textwrap import fill
 from typing import Final, NoReturn
 
 from builder import __version__
@@ -25,6 +26,7 @@ COMMANDS: Final = {
     "mark": "the livepatch module of marks: records of any line and expression of the kernel's source",
     "check": "load a module into a simulated kernel, without a VM, and say what stands against it",
     "inspect": "what a module contains, ours or anybody's; with a second one, what that does otherwise",
+    "completion": "what a shell completes these commands by",
     "explain": "what the code of a refusal, a warning or a finding means, with an example and the way out",
     "kernels": "which kernels were tried, and what is proven on each",
     "package": "a .deb, an .rpm or a tree of files that loads livepatches at boot, on the kernels that they are for",
@@ -117,7 +119,18 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpar
     return options
 
 
-def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, str | None]:
+def _examples(command: str) -> str:
+    from builder.cli.examples import shown  # here, for only the help of a command shows them
+
+    return shown(command)
+
+
+def full_parser() -> argparse.ArgumentParser:
+    """The parser with all options of all commands, of which completion and manual page are made."""
+    return _parser(["--help"], every=True)[0]
+
+
+def _parser(arguments: Sequence[str], *, every: bool = False) -> tuple[argparse.ArgumentParser, str | None]:
     parser = _Parser(
         prog="bespoke",
         description="Kernel live patches from object files: finds the functions that changed and emits a module "
@@ -129,8 +142,15 @@ def _parser(arguments: Sequence[str]) -> tuple[argparse.ArgumentParser, str | No
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
     chosen = next((a for a in arguments if a in COMMANDS), None)
     for name, text in COMMANDS.items():
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
-        if name == chosen:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=fill(text[0].upper() + text[1:] + ".", 79),
+            epilog=_examples(name) if every or name == chosen else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if every or name == chosen:
             import_module(f"builder.cli.{name}_command").add(sub)
             sub.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")
             sub.add_argument("-v", "--verbose", action="store_true", help="say more")

@@ -73,7 +73,7 @@ class Output:
 
     def document(self, document: Any) -> None:
         """The one JSON document of `--json`."""
-        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        sys.stdout.write(compact(document) + "\n")
         sys.stdout.flush()
 
     def error(self, message: str) -> None:
@@ -92,6 +92,17 @@ class Output:
             self.error(f"warning: {warning.code}: {warning.message}")
             if warning.advice and not self.quiet:
                 self.err.print(f"         {warning.advice}", style="dim")
+
+
+def compact(value: Any, depth: int = 0) -> str:
+    """JSON to be read: an entry a line, and a list of plain values on one (the rows of a map are thousands)."""
+    within, end = "\n" + " " * (depth + 1), "\n" + " " * depth
+    if isinstance(value, Mapping) and value:
+        rows = (f"{json.dumps(str(key))}: {compact(item, depth + 1)}" for key, item in value.items())
+        return "{" + within + f",{within}".join(rows) + end + "}"
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
+        return "[" + within + f",{within}".join(compact(item, depth + 1) for item in value) + end + "]"
+    return json.dumps(value)
 
 
 def refused_rows(refused: RefusedError) -> dict[str, Any]:

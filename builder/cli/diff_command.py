@@ -17,6 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("old", type=Path, metavar="OLD", help="the old object, or a tree of objects")
     parser.add_argument("new", type=Path, metavar="NEW", help="the new one")
     parser.add_argument("-j", "--jobs", type=int, default=1, metavar="N", help="compare N pairs of a tree at once")
+    parser.add_argument("--function", metavar="NAME", help="show both versions of this function side by side")
     add_source_diff(parser)
     add_allow(parser)
     add_html(parser)
@@ -28,11 +29,19 @@ def run(options: argparse.Namespace, output: Output) -> int:
         raise UsageError("OLD and NEW must both be objects or both be directories")
     if options.jobs < 1:
         raise UsageError("-j takes a number from 1 on")
+    if options.function and (options.json or options.html or options.old.is_dir()):
+        raise UsageError("--function shows one function of two objects, as text")
     allowed = Allowed.parse(options.allow)
     check_html(options.html, options.old, options.new)
     shifts = source_shifts(options.source_diff)
     if options.old.is_dir():
         return _trees(options, output, shifts, allowed)
+    if options.function:
+        from builder.report.function import render_function
+
+        found = diff(options.old, options.new, shifts=shifts, allowed=allowed)
+        output.out.print(render_function(found, options.function, verbose=output.verbose))
+        return EXIT_STATUS[found.verdict]
     # Here and below, for a page and what is shown are slow to import, and a document needs neither.
     if options.html:
         from builder.cli.page import describer, write_diff

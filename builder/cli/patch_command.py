@@ -94,7 +94,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     patches = [path for stack in runs for path in stack]
     outputs = _outputs(options, patches)
     key = signing_key(options)
-    check_html(options.html, *outputs, *patches)
+    if not options.each:
+        check_html(options.html, *outputs, *patches)
     kernel = open_kernel(options, fetch=True)
     objects = Objects(kernel, named_paths(options.object))
     if not options.each:
@@ -184,9 +185,10 @@ def _outputs(options: argparse.Namespace, patches: list[Path]) -> list[Path]:
     if options.limit < 1:
         raise UsageError("--limit takes a number of objects from 1 on")
     if options.each:
-        for name, given in (("--html", options.html), ("--name", options.name)):
-            if given:
-                raise UsageError(f"{name} is about one module: it cannot be given with --each")
+        if options.name:
+            raise UsageError("--name is about one module: it cannot be given with --each")
+        if options.html is not None and not options.html.is_dir():
+            raise UsageError(f"--html with --each takes a directory for the pages; {options.html} is none")
         folder = options.output if options.output.is_dir() else options.output.parent
         outputs = [folder / f"{name}.ko" for name in module_names(patches).values()]
     else:
@@ -195,6 +197,15 @@ def _outputs(options: argparse.Namespace, patches: list[Path]) -> list[Path]:
     for path in outputs:
         check_output(path)
     return outputs
+
+
+WIDTH = 100
+
+
+def _row(verdict: str, name: str, detail: str) -> str:
+    """A line of the table of `--each`; what does not fit into it is in the document of `--json`, and on the page."""
+    line = f"{verdict:<10} {name:<40} {detail}"
+    return (line if len(line) <= WIDTH else line[: WIDTH - 3] + "...").rstrip()
 
 
 #: the exit status of `--each` is that of the worst of its patches
@@ -243,7 +254,7 @@ def _each(job: _Job, runs: list[list[Path]], outputs: list[Path]) -> int:
             row |= {"verdict": "error", "detail": str(error)}
         rows.append(row)
         if output.plain:
-            output.out.print(one_line(f"{row['verdict']:<10} {source.name:<40} {row['detail']}"))
+            output.out.print(_row(row["verdict"], source.name, row["detail"]))
     counts = Counter(row["verdict"] for row in rows)
     if output.json:
         output.document({"patches": rows, "verdicts": dict(counts)})

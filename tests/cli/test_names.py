@@ -246,6 +246,7 @@ def test_an_argument_that_leads_nowhere(say: Say, command: str, name: str, tmp_p
         "check": (path, "--kernel", kernel),
         "inspect": (path, path),
         "package": (path, "--dir", "-o", tmp_path / "out"),
+        "completion": (f"x{name}",),
         "explain": (f"x{name}",),
         "kernels": (f"x{name}",),
         "fidelity": ("--kernel", kernel, path),

@@ -92,7 +92,9 @@ def _named(view: View) -> dict[str, Symbol]:
 def _place(view: View, symbol: Symbol) -> str:
     if symbol.is_defined:
         return f"in {view.obj.sections[symbol.shndx].name}"
-    return f"the absolute value {symbol.value:#x}" if symbol.shndx == elf.ABS else "of another kind"
+    if symbol.shndx == elf.COMMON:
+        return f"a common symbol of {symbol.size} bytes, aligned to {symbol.value}"
+    return f"the absolute value {symbol.value:#x}" if symbol.shndx == elf.ABS else f"of section {symbol.shndx:#x}"
 
 
 def _kind(atom: Atom | None) -> str:
