@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -82,6 +83,17 @@ def kept(tree: SourceTree, key: str) -> Compiled | None:
     """The object of that key when it has been compiled before."""
     place = cache.kept(f"objects/{tree.identity}", key)
     return _compiled(place) if place is not None else None
+
+
+def keep_as(tree: SourceTree, made: Compiled, key: str) -> None:
+    """Let what was compiled be found under another key too."""
+
+    def copy(place: Path) -> None:
+        for file in made.object.parent.iterdir():
+            if not file.name.startswith("."):  # the checksums are of the place
+                shutil.copyfile(file, place / file.name)
+
+    published_unlocked(f"objects/{tree.identity}", key, copy)
 
 
 def _compiled(place: Path) -> Compiled:

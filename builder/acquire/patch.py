@@ -126,8 +126,7 @@ def _compiled(
         )
         affected = direct + [command for command, _ in reached if command.owners and not command.assembler]
         _announce(len(affected), "to compile, before and after the patch")
-        old = work.compile_old(affected)
-        new = work.compile_new([*affected, *added.commands.values()])
+        old, new = work.compile_both(affected, list(added.commands.values()))
         read = {path for reach in verdicts for path in reach.reads}
         read |= {os.path.normpath(path) for made in old + new for path in made.dependencies}
         rest = [r for r in readers if r.path not in read and r.path not in unread]

@@ -7,12 +7,16 @@ is not looked at for another reason is named in a refusal, never passed over.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from builder.acquire import sums
+from builder.acquire.cache import cache_path
 from builder.acquire.includes import OUTSIDE, Includes
 from builder.acquire.kbuild import ListedObjects
 from builder.acquire.names import changed_names, uses
@@ -96,9 +100,23 @@ def _users(
     content, file = changed[path], tree.root / path
     if content is None or not file.is_file():
         return None
-    texts = [raw.decode("utf-8", "surrogateescape") for raw in (file.read_bytes(), content)]
-    names = changed_names(*texts)
-    if names is None:
-        return None
-    found = uses(tree.root, names, sources, limit=limit)
-    return set(found.sources | includes.reaching(found.spread)) if found is not None else None
+    before = file.read_bytes()
+    known = _remembered(tree, path, before, content, limit)
+    if (kept := sums.read_json(known)) is not None:
+        return set(kept["users"]) if kept["users"] is not None else None
+    names = changed_names(*(raw.decode("utf-8", "surrogateescape") for raw in (before, content)))
+    found = uses(tree.root, names, sources, limit=limit) if names is not None else None
+    users = set(found.sources | includes.reaching(found.spread)) if found is not None else None
+    sums.write_json(known, {"users": sorted(users) if users is not None else None})
+    return users
+
+
+def _remembered(tree: SourceTree, path: str, before: bytes, after: bytes, limit: int) -> Path:
+    """Where the users of one change to a header are kept: by the tree, with what was generated in it, and the texts."""
+    made = (tree.root / INCLUDES).stat().st_mtime_ns
+    parts = (_SCHEME, path, limit, made, *(hashlib.sha256(raw).hexdigest() for raw in (before, after)))
+    return cache_path(f"narrowed/{tree.identity}", hashlib.sha256(repr(parts).encode()).hexdigest()[:32])
+
+
+_SCHEME = 1
+"""To be raised with every change to how users are told."""

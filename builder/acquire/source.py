@@ -61,7 +61,7 @@ PREPARING = ("CONFIG_MODULE_SIG_FORMAT=", "CONFIG_BPF=", "CONFIG_RUST=")
 #: turned off, and with it options that C code looks at too, though no C object needs that compiler
 RUST_IS_AVAILABLE = "scripts/rust_is_available.sh"
 
-PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "tar", "xz", "ld", "perl")
+PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "tar", "xz", "ld", "perl", "find")
 
 
 @dataclass(frozen=True, slots=True)

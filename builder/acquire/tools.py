@@ -24,6 +24,7 @@ DEBIAN_PACKAGES = {
     "dpkg": "dpkg",
     "dpkg-deb": "dpkg",
     "as": "binutils",
+    "find": "findutils",
     "ld": "binutils",
     "tar": "tar",
     "xz": "xz-utils",

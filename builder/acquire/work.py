@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from builder.acquire.compile import (
     compile_object,
     generating,
     in_parallel,
+    keep_as,
     kept,
     object_key,
     preprocess,
@@ -35,9 +36,14 @@ from builder.acquire.kbuild import Command
 from builder.acquire.patchfile import refusal_row
 from builder.acquire.shadow import Shadow
 from builder.acquire.source import SourceTree
-from builder.errors import MissingFileError, RefusedError, ToolError
+from builder.errors import InputError, MissingFileError, RefusedError, ToolError
 
 T = TypeVar("T")
+
+
+def _files(compiled: Compiled) -> set[str]:
+    """The files that were read, by their paths in the tree."""
+    return {os.path.normpath(path) for path in compiled.dependencies}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class Work:
         self._turn = threading.Condition()
         self._readers = self._waiting = 0
         self._shadow: Shadow | None = None
+        self._olds: dict[str, threading.Lock] = {}
 
     def begin(self, place: Path, changed: Mapping[str, bytes | None]) -> None:
         """Work below the directory `place` on the tree with `changed` {path: content, None: taken away}."""
@@ -99,9 +106,24 @@ class Work:
         """The objects as they are in the tree."""
         return self._each("compile old", self._compile_old, commands)
 
-    def compile_new(self, commands: Sequence[Command]) -> list[Compiled]:
-        """The objects as they are with the changed files."""
-        return self._each("compile new", self._compile_new, commands)
+    def compile_both(
+        self, commands: Sequence[Command], added: Sequence[Command] = ()
+    ) -> tuple[list[Compiled], list[Compiled]]:
+        """The objects as they are in the tree, and as they are with the changed files; both at the same time.
+
+        Those `added` are only in the new version, behind the others.
+        """
+        sides = {"old": self._compile_old, "new": self._compile_new}
+        rows = [(side, command) for command in commands for side in sides]
+        found = in_parallel(
+            lambda row: sides[row[0]](row[1]),
+            [*rows, *(("new", command) for command in added)],
+            name=lambda row: f"compile {row[0]} {row[1].object}",
+            jobs=self.how.jobs,
+            progress=self.how.progress,
+        )
+        both, rest = found[: len(rows)], found[len(rows) :]
+        return both[::2], both[1::2] + rest
 
     def _reach(self, command: Command) -> Reach:
         """What the change does to the object; kept, for preprocessing is what takes the time."""
@@ -109,14 +131,44 @@ class Work:
         if (known := sums.read_json(verdict)) is not None:
             differs, *reads = known
             return Reach(differs=bool(differs), reads=tuple(reads))
-        found = self._preprocessed(command)
+        found = self._reach_of_another(command) or self._preprocessed(command)
         sums.write_json(verdict, [found.differs, *found.reads])
         return found
+
+    def _reach_of_another(self, command: Command) -> Reach | None:
+        """The same of another run, of which all changed files that the object reads were the same."""
+        before = sums.read_json(self._reads_of(command))
+        if before is None or self._come_or_gone():
+            return None
+        if not self.changed.keys() & set(before):
+            return Reach(differs=False, reads=())
+        known = sums.read_json(self._narrow_verdict(command, before))
+        if known is None or self.changed.keys() & set(known["more"]):
+            return None
+        return Reach(differs=bool(known["differs"]), reads=tuple(known["reads"]))
+
+    def _reads_of(self, command: Command) -> Path:
+        """Where the files are kept that an object's old text is made of."""
+        return cache_path(f"reads/{self.tree.identity}", object_key(self.tree, command, {}))
+
+    def _narrow_verdict(self, command: Command, before: Collection[str]) -> Path:
+        """Where the verdict on an object is kept by those of the changed files that its old text reads, `before`."""
+        reads = {path: self.changed[path] for path in self.changed.keys() & set(before)}
+        return cache_path(f"verdicts/{self.tree.identity}", f"{object_key(self.tree, command, reads)}-read")
+
+    def _come_or_gone(self) -> bool:
+        """Whether there are changed files that are new or taken away.
+
+        Such may be found in place of others, which no list of what was read tells.
+        """
+        return any(text is None or not (self.tree.root / path).is_file() for path, text in self.changed.items())
 
     def _preprocessed(self, command: Command) -> Reach:
         listing = self.place / "listings" / f"{hashlib.sha256(command.object.encode()).hexdigest()[:24]}.d"
         old = generating(self.tree, command, lambda: preprocess(command, root=self.tree.root, listing=listing))
-        reads = {os.path.normpath(name) for name in read_dependencies(listing)} & self.changed.keys()
+        before = {os.path.normpath(name) for name in read_dependencies(listing)}
+        sums.write_json(self._reads_of(command), sorted(before))
+        reads = before & self.changed.keys()
         if not reads:
             return Reach(differs=False, reads=())
 
@@ -126,19 +178,67 @@ class Work:
             return text
 
         new = self._in_shadow(preprocess_new)
-        reads |= {os.path.normpath(name) for name in read_dependencies(listing)} & self.changed.keys()
-        return Reach(differs=code_differs(old, new), reads=tuple(sorted(reads)))
+        after = {os.path.normpath(name) for name in read_dependencies(listing)}
+        more = after - before
+        reads |= after & self.changed.keys()
+        found = Reach(differs=code_differs(old, new), reads=tuple(sorted(reads)))
+        if not self._come_or_gone() and not more & self.changed.keys():
+            document = {"differs": found.differs, "reads": found.reads, "more": sorted(more)}
+            sums.write_json(self._narrow_verdict(command, before), document)
+        return found
 
     def _compile_old(self, command: Command) -> Compiled:
         key = object_key(self.tree, command, {})
-        return compile_object(self.tree, command, root=self.tree.root, key=key)
+        with self._turn:
+            turn = self._olds.setdefault(key, threading.Lock())
+        with turn:  # who wants it while it is compiled waits
+            return compile_object(self.tree, command, root=self.tree.root, key=key)
 
     def _compile_new(self, command: Command) -> Compiled:
+        """The new object, under a key of all changed files, and under one of those that it reads.
+
+        By the second it is found again when another fix, to other files, has joined the first.
+        """
         key = object_key(self.tree, command, self.changed)
-        before = kept(self.tree, key)
-        return before or self._in_shadow(
-            lambda root: compile_object(self.tree, command, root=root, key=key, accept=self._accept)
-        )
+        before = kept(self.tree, key) or self._kept_of_another(command)
+        if before is not None:
+            return before
+        if not (self.tree.root / command.source).is_file():
+            return self._make_new(command, key)
+        try:
+            made = self._make_new(command, key)
+        except MissingFileError:
+            self._compile_old(command)  # which generates it
+            made = self._make_new(command, key)
+        except InputError:
+            self._compile_old(command)  # what does not compile without the change either is said of that
+            raise
+        old = self._compile_old(command)
+        narrow = self._narrow_key(command, old)
+        if narrow is not None and narrow != key and self._reads_the_same(made, old):
+            keep_as(self.tree, made, narrow)
+        return made
+
+    def _make_new(self, command: Command, key: str) -> Compiled:
+        return self._in_shadow(lambda root: compile_object(self.tree, command, root=root, key=key, accept=self._accept))
+
+    def _kept_of_another(self, command: Command) -> Compiled | None:
+        """The new object as another run made it, of which all changed files that are read were the same."""
+        old = kept(self.tree, object_key(self.tree, command, {}))
+        narrow = self._narrow_key(command, old) if old is not None else None
+        found = kept(self.tree, narrow) if narrow is not None else None
+        return found if found is not None and old is not None and self._reads_the_same(found, old) else None
+
+    def _narrow_key(self, command: Command, old: Compiled) -> str | None:
+        """The key by those of the changed files that the old object reads; None where files have come or gone."""
+        if self._come_or_gone():
+            return None
+        reads = _files(old)
+        return object_key(self.tree, command, {path: text for path, text in self.changed.items() if path in reads})
+
+    def _reads_the_same(self, new: Compiled, old: Compiled) -> bool:
+        """Whether the new object reads no changed file but those that the old one reads, by which its key is made."""
+        return (_files(new) & self.changed.keys()) <= _files(old)
 
     def _accept(self, dependencies: tuple[str, ...]) -> None:
         if self._shadow is not None and self._shadow.escapes(dependencies):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from builder.acquire.compile import AS_USUAL, Compiling
-from builder.acquire.kbuild import VMLINUX
+from builder.acquire.compile import AS_USUAL, Compiling, preprocess
+from builder.acquire.kbuild import VMLINUX, Command
 from builder.acquire.patch import PatchObjects, prepare_patch
 from builder.acquire.source import SourceTree
+from builder.acquire.tools import run
 from builder.errors import NOTHING, Allowed, InputError, RefusedError
 from tests.acquire.conftest import FILES
 
@@ -32,14 +34,14 @@ def replaced(path: str, old: str, new: str) -> str:
 
 @pytest.fixture
 def patched(tree: SourceTree, tmp_path: Path) -> Edit:
-    def run(*patches: str, allowed: Allowed = NOTHING, how: Compiling = AS_USUAL) -> PatchObjects:
+    def made(*patches: str, allowed: Allowed = NOTHING, how: Compiling = AS_USUAL) -> PatchObjects:
         files = []
         for number, text in enumerate(patches):
             files.append(tmp_path / f"{number}.patch")
             files[-1].write_text(text)
         return prepare_patch(files, tree, allowed=allowed, how=how)
 
-    return run
+    return made
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -53,6 +55,19 @@ def content(root: Path) -> dict[str, bytes]:
 def code(path: Path) -> str:
     text = subprocess.run(["objdump", "-d", str(path)], capture_output=True, text=True, check=True).stdout
     return text.partition("Disassembly")[2]
+
+
+def count_compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sources that are compiled from now on."""
+    compiled: list[str] = []
+
+    def counted(words: Sequence[str | Path], **options: Any) -> str:
+        if "-c" in words:
+            compiled.append(str(words[-1]))
+        return run(words, **options)
+
+    monkeypatch.setattr("builder.acquire.compile.run", counted)
+    return compiled
 
 
 def test_a_touched_source_gives_its_own_object_and_leaves_the_tree_alone(patched: Edit, tree: SourceTree) -> None:
@@ -75,6 +90,54 @@ def test_the_same_patch_again_compiles_nothing(
     monkeypatch.setattr("builder.acquire.compile.run", lambda *a, **k: compiled.append(a))
     assert patched(patch).pairs == first.pairs
     assert not compiled
+
+
+def test_a_fix_more_compiles_its_own_object_only(patched: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before it read nothing of what it changes: in a cumulative module the last fix costs what the first did."""
+    fixes = [
+        replaced("fs/tick.c", "60", "61"),
+        replaced("fs/hand.c", "12", "13"),
+        replaced("fs/made.c", "TABLE;", "TABLE + 1;"),
+        replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2"),
+    ]
+    compiled = count_compiled(monkeypatch)
+    told = []
+    for count in range(1, len(fixes) + 1):
+        compiled.clear()
+        found = patched(*fixes[:count], allowed=Allowed.parse(["patch-not-linked:fs/hand.c"]))
+        told.append((len(found.pairs), sorted(set(compiled))))
+    assert told[0][0] == 2 and told[-1][0] == 5  # fs/tick.c is included by another, too
+    assert [names for _, names in told[1:]] == [["fs/hand.c"], ["fs/made.c"], ["fs/read.c"]]
+
+
+def test_what_a_fix_begins_to_read_may_be_changed_by_the_next(patched: Edit) -> None:
+    """fs/hand.c reads fs/never.h only once it is patched: a change to that is another new object."""
+    allowed = Allowed.parse(["patch-not-linked:fs/hand.c", "patch-not-built:fs/never.h"])
+    text = '#include "never.h"\n' + FILES["fs/hand.c"].replace("12", "NEVER_READ")
+    reading = diff("fs/hand.c", FILES["fs/hand.c"], text)
+    first = patched(reading, allowed=allowed)
+    second = patched(reading, replaced("fs/never.h", "NEVER_READ 1", "NEVER_READ 2"), allowed=allowed)
+    again = patched(reading, replaced("fs/tick.c", "60", "61"), allowed=allowed)
+    made = [next(pair.new for pair in one.pairs if pair.path == "fs/hand.o") for one in (first, second, again)]
+    assert "$0x1," in code(made[0]) and "$0x2," in code(made[1]) and "$0x1," in code(made[2])
+
+
+def test_a_header_is_looked_for_once_in_each_object(patched: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = replaced("include/linux/queue.h", ">= 8", ">= 9")
+    first = patched(header)
+    asked: list[str] = []
+
+    def counted(command: Command, **options: Any) -> bytes:
+        asked.append(command.source)
+        return preprocess(command, **options)
+
+    monkeypatch.setattr("builder.acquire.work.preprocess", counted)
+    both = patched(header, replaced("fs/tick.c", "60", "61"))
+    assert {pair.path for pair in both.pairs} - {"fs/tick.o", "fs/again.o"} == {pair.path for pair in first.pairs}
+    assert set(asked) == {"fs/again.c"}  # which reads fs/tick.c, and was not looked at before
+    asked.clear()
+    patched(header.replace("+\treturn queue_len(q) >= 9", "+\treturn queue_len(q) >= 10"))
+    assert "fs/read.c" in asked
 
 
 def test_both_versions_are_compiled_alike(patched: Edit) -> None:
