@@ -17,16 +17,21 @@ def environment() -> jinja2.Environment:
     """Strict: a name that a template uses and nobody gives is an error. What a page says is escaped."""
     places = [_PACKAGE / "_templates", _PACKAGE.parent / "templates"]
     found = [str(p) for p in places if p.is_dir()]
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(found),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),
     )
+    made.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    return made
 
 
 def render(name: str, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any) -> str:
     """One template with its values; `filters` are added for this rendering."""
-    overlay = environment().overlay()
-    overlay.filters = {**overlay.filters, **(filters or {})}
-    return overlay.get_template(name).render(**values)
+    # The environment keeps what it has compiled, an overlay of it does not.
+    made = environment()
+    if filters:
+        made = made.overlay()
+        made.filters = {**made.filters, **filters}
+    return made.get_template(name).render(**values)

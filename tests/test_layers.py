@@ -17,6 +17,9 @@ ORDER = (
 )  # fmt: skip
 APART = {("preflight", "operate")}
 """(folder, folder above it) that do not know each other all the same: what runs, and what would go wrong."""
+COMPOSE = ("cli", "fleet")
+"""Folders that compose the whole, as the package's top level does: the command line, and below it who does many things
+at once. No stage knows them, and the fleet does not know the command line."""
 FOR_ALL = {"codes", "errors", "guide", "supported", "templates", "arch", "__init__"}
 """What every folder may import: codes, exceptions, pages, kernels that were tried, templates, rows of a CPU."""
 BELOW = ("codes.py", "errors.py", "guide.py", "supported.py", "templates.py")
@@ -89,10 +92,13 @@ def imported(tree: ast.Module, source: Path, package: Path = PACKAGE) -> Iterato
 def breaches(source: Path, text: str, package: Path = PACKAGE) -> list[str]:
     """Each import of `text`, standing at `source`, that runs against the order of the pipeline."""
     here = source.relative_to(package).parts
-    if (len(here) == 1 and here[0] not in BELOW) or here[0] == "cli":
-        return []  # the package's top level and the command line compose the whole
+    composes = (len(here) == 1 and here[0] not in BELOW) or here[0] in COMPOSE
     found = []
     for line, target in imported(ast.parse(text), source, package):
+        if composes:
+            if here[0] == "fleet" and target.partition(".")[0] == "cli":
+                found.append(f"{'/'.join(here)}:{line} imports {target}: the command line stands above it")
+            continue
         top = target.partition(".")[0]
         is_module = (package / top).is_dir() or (package / f"{top}.py").is_file()
         if not is_module and re.fullmatch("__[a-z]+__", top):
@@ -133,6 +139,8 @@ def test_imports_run_one_way(source: Path) -> None:
         ("errors.py", "from builder.arch import x86_64"),
         ("codes.py", "from builder.errors import UsageError"),
         ("extras/x.py", "from builder.binary import reader"),
+        ("fleet/x.py", "from builder.cli.common import Output"),
+        ("report/x.py", "from builder.fleet import orders"),
     ],
 )
 def test_a_breach_is_seen(place: str, text: str) -> None:
@@ -147,6 +155,8 @@ def test_a_breach_is_seen(place: str, text: str) -> None:
         ("report/x.py", "from builder import __version__\nfrom ..operate import trail"),
         ("pipeline.py", "from builder.report import terminal\nfrom . import load"),
         ("binary/x.py", "from builders.load import unrelated"),
+        ("fleet/x.py", "from builder.preflight import check\nfrom builder import pipeline"),
+        ("cli/x.py", "from builder.fleet import engine"),
     ],
 )
 def test_what_is_allowed_passes(place: str, text: str) -> None:
@@ -231,7 +241,7 @@ def test_the_folders_are_the_stages_in_order() -> None:
     folders = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__")
     packages = [folder for folder in folders if any((PACKAGE / folder).rglob("*.py"))]
     assert sorted(ORDER) == list(ORDER), "a listing of the package must read as the pipeline"
-    assert [folder for folder in packages if folder not in (*ORDER, "cli")] == []
+    assert [folder for folder in packages if folder not in (*ORDER, *COMPOSE)] == []
 
 
 # What only x86 has: itself, its registers, instructions, relocations, the tables that follow from its code and what

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import sqlite3
 
+import distributed.scheduler
+
 import builder
 import builder.load
 from builder.arch import x86_64
+from builder.fleet.simulate import Simulation
 from builder.image.guest import qemu
 from builder.report.html import PageOutcome
 from tests.compare.campaign import Result
 
 
-def _(outcome: PageOutcome, result: Result, facts: x86_64._Facts, connection: sqlite3.Connection) -> None:
+def _(
+    simulation: Simulation, outcome: PageOutcome, result: Result, facts: x86_64._Facts, connection: sqlite3.Connection
+) -> None:
     qemu._end_all  # atexit calls it
     outcome.sentence  # templates/report.html.j2 reads it
     result.tried  # the campaign writes the whole result into its JSON
     facts.has_target  # decode() takes the whole row apart
     x86_64._disassembler().syntax  # capstone reads it
     connection.text_factory  # sqlite3 calls it
+    simulation.overhead_ms  # as_json() takes the whole row
+    distributed.scheduler.heartbeat_interval  # the simulation sets it, the scheduler calls it
     builder.__getattr__  # PEP 562: Python calls it for names that a module lacks
     builder.load.__class__  # what makes a package that can be called

@@ -168,6 +168,18 @@ def closure(specs: Sequence[str], group: Group) -> list[Package]:
     return [found[pair] for pair in chosen.items()]
 
 
+def offers(names: Sequence[str], group: Group = OWN) -> list[tuple[str, str, str]]:
+    """(name, version, suite) of every version of `names` that a group offers, by one question to apt."""
+    text = run(["apt-cache", *options(group), "madison", "--", *names])
+    rows = ([cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.count("|") == 2)
+    return [
+        (name, version, match[1])
+        for name, version, place in rows
+        # Where it is offered: "URI SUITE/COMPONENT ARCHITECTURE Packages"; a source package ends in "Sources".
+        if (match := re.fullmatch(r"\S+ ([^\s/]+)/\S* \S+ Packages", place))
+    ]
+
+
 def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file, read in pieces."""
     with open(path, "rb") as handle:

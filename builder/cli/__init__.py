@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "diff": "what changed between two objects or trees, and whether it can ship",
     "build": "the livepatch module of a change",
     "patch": "the livepatch module of a source patch, without building the kernel",
+    "fleet": "many fixes for many kernels: a module of each, checked, with a report",
     "mark": "the livepatch module of marks: records of any line and expression of the kernel's source",
     "check": "load a module into a simulated kernel, without a VM, and say what stands against it",
     "inspect": "what a module contains, ours or anybody's; with a second one, what that does otherwise",

@@ -61,16 +61,27 @@ class SigningKey:
 
         UsageError where it has one already.
         """
+        if is_signed(module):
+            raise UsageError("the module is signed already")
+        return appended(module, self.message(module))
+
+    def message(self, content: bytes) -> bytes:
+        """The signature of any content: a PKCS#7 message (DER) that holds neither the content nor the certificate."""
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
-        if is_signed(module):
-            raise UsageError("the module is signed already")
         options = [pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary, pkcs7.PKCS7Options.NoAttributes,
                    pkcs7.PKCS7Options.NoCerts]  # fmt: skip
-        builder = pkcs7.PKCS7SignatureBuilder().set_data(module)
+        builder = pkcs7.PKCS7SignatureBuilder().set_data(content)
         signed: bytes = builder.add_signer(self.certificate, self.key, hashes.SHA256()).sign(Encoding.DER, options)
-        return appended(module, signed)
+        return signed
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the certificate, in hexadecimal digits."""
+        from cryptography.hazmat.primitives import hashes
+
+        return self.certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def read_certificate(path: Path) -> bytes:

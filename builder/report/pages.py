@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from builder import __version__
@@ -11,13 +12,12 @@ from builder.report.spelled import spelled
 from builder.templates import environment, render
 
 
-def page(template: str, **values: Any) -> str:
-    """The page that a template (one that extends `page.html.j2`) makes of its values."""
-    script = _source("report.js")
+def page(template: str, *, scripts: Sequence[str] = ("report.js",), **values: Any) -> str:
+    """The page that a template (one that extends `page.html.j2`) makes of its values; it runs our `scripts`."""
+    script = "".join(map(_source, scripts))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = render(
         template,
-        {"capitalize_first": lambda text: text[:1].upper() + text[1:]},
         script=script,
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         version=__version__,

@@ -241,6 +241,7 @@ def test_an_argument_that_leads_nowhere(say: Say, command: str, name: str, tmp_p
         "diff": (path, path),
         "build": (path, path, "--kernel", kernel, "-o", tmp_path / "out.ko"),
         "patch": (path, "--kernel", kernel, "-o", tmp_path / "out.ko"),
+        "fleet": (path, "--kernels", kernel, "-o", tmp_path / "out"),
         "mark": ("vfs_read", "--kernel", kernel, "-o", tmp_path / "out.ko"),
         "watch": (f"x{name}",),
         "check": (path, "--kernel", kernel),

@@ -1,0 +1,137 @@
+"""The engine with real workers: what is lost, dies, hangs or was done before. The cells are those of `doings`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from builder.errors import UsageError
+from builder.fleet.document import exit_status, index_of
+from builder.fleet.engine import Crew, crew, run_fleet
+from builder.fleet.kernels import FleetKernel
+from builder.fleet.orders import CellResult
+from builder.fleet.plan import Plan, make_plan
+from builder.fleet.spec import Demands, Fleet, FleetFix, PatchText, Variant
+from builder.fleet.store import Store
+from tests.fleet.doings import DOING
+
+pytestmark = pytest.mark.timeout(120)
+
+KERNELS = (FleetKernel("6.1.0-1-a", "6.1.0-1-a", "1"), FleetKernel("6.12.0-2-a", "6.12.0-2-a", "2"))
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with crew(Crew(workers=2)) as made:
+        yield made
+
+
+def fleet(folder: Path, *names: str, cumulative: str = "") -> Fleet:
+    folder.mkdir(exist_ok=True)
+    text = PatchText("x.patch", f"{folder}\n".encode())
+    fixes = (FleetFix(name, (Variant("6.1" if name == "only" else "", (text,)),)) for name in names)
+    return Fleet(tuple(fixes), ("-",), Demands(cumulative=cumulative))
+
+
+def ran(
+    client: Client, wanted: Fleet, store: Store, how: Crew | None = None, kernels: Sequence[FleetKernel] = KERNELS
+) -> tuple[Plan, dict[tuple[str, str], CellResult]]:
+    plan = make_plan(wanted, store, tuple(kernels))
+    results = list(run_fleet(plan, store, client, how, doing=DOING))
+    store.finish(index_of(plan, results, 1.0))
+    found = {(row.fix, row.kernel): row for row in results}
+    assert len(found) == len(results), "no cell comes twice"
+    return plan, found
+
+
+def beginnings(folder: Path) -> Counter[str]:
+    return Counter(path.name.rsplit(".", 1)[0] for path in folder.iterdir())
+
+
+def test_every_cell_and_the_modules_of_all_fixes_together(client: Client, tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "out"), tmp_path / "begun"
+    _, found = ran(client, fleet(folder, "a", "refused", "only", cumulative="all_of_it"), store)
+    verdicts = {place: row.verdict for place, row in found.items()}
+    for kernel in KERNELS:
+        assert verdicts["a", kernel.name] == verdicts["all_of_it", kernel.name] == "shipped"
+        assert verdicts["refused", kernel.name] == "refused"
+    assert verdicts["only", KERNELS[0].name] == "shipped" and verdicts["only", KERNELS[1].name] == "not-meant"
+    # The module of all fixes holds those that the kernel can have, in their order.
+    line = f"{folder}\n".encode()
+    assert (store.root / "6.1.0-1-a/all_of_it.ko").read_bytes() == line * 2 + b"6.1.0-1-a"
+    assert (store.root / "6.12.0-2-a/all_of_it.ko").read_bytes() == line + b"6.12.0-2-a"
+    index = json.loads((store.root / "index.json").read_text())
+    assert index["counts"] == {"shipped": 5, "not-meant": 1, "refused": 2} and exit_status(index["counts"]) == 1
+    lines = (store.root / "SHA256SUMS").read_text().splitlines()
+    listed = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    assert listed == {f"{row.kernel}/{row.fix}.ko": row.sha256 for row in found.values() if row.module}
+    assert sorted(listed) == sorted(str(p.relative_to(store.root)) for p in store.root.glob("*/*.ko"))
+
+
+def test_what_is_done_is_not_done_again(client: Client, tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "out"), tmp_path / "begun"
+    ran(client, fleet(folder, "a", "refused"), store)
+    plan, found = ran(client, fleet(folder, "a", "refused", "b"), store)
+    assert {order.fix for order in plan.to_do} == {"b"} and len(found) == 6
+    assert set(beginnings(folder).values()) == {1}
+    # A module that is damaged is made again; a fix that is no part of the fleet any more takes its modules with it.
+    (store.root / "6.1.0-1-a/a.ko").write_bytes(b"damaged")
+    plan, found = ran(client, fleet(folder, "a"), store)
+    assert [(order.fix, order.kernel.name) for order in plan.to_do] == [("a", "6.1.0-1-a")]
+    assert sorted(path.name for path in store.root.glob("*/*.ko")) == ["a.ko", "a.ko"]
+    assert make_plan(fleet(folder, "a"), store, KERNELS, again=True).to_do == plan.orders
+    # Other content, another cell.
+    other = replace(KERNELS[0], version="3")
+    assert len(make_plan(fleet(folder, "a"), store, (other,)).to_do) == 1
+
+
+def test_a_worker_that_dies_takes_no_other_cell_with_it(client: Client, tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "out"), tmp_path / "begun"
+    names = [f"good{number}" for number in range(12)]
+    _, found = ran(client, fleet(folder, "dies", "unlucky", *names), store, Crew(retries=1), KERNELS[:1])
+    row = found["dies", "6.1.0-1-a"]
+    assert row.verdict == "trouble" and "died" in row.detail and row.tries >= 2
+    assert found["unlucky", "6.1.0-1-a"].verdict == "shipped" and found["unlucky", "6.1.0-1-a"].tries == 2
+    assert {found[name, "6.1.0-1-a"].verdict for name in names} == {"shipped"}
+    # What is no result is tried again by the next run.
+    assert [order.fix for order in make_plan(fleet(folder, "dies", *names), store, KERNELS[:1]).to_do] == ["dies"]
+
+
+def test_a_cell_that_hangs_is_ended(client: Client, tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "out"), tmp_path / "begun"
+    how = Crew(retries=1, timeout=2.0)
+    _, found = ran(client, fleet(folder, "hangs", "good", "fine"), store, how, KERNELS[:1])
+    row = found["hangs", "6.1.0-1-a"]
+    assert row.verdict == "trouble" and "did not end within 2 s" in row.detail and row.tries == 2
+    assert found["good", "6.1.0-1-a"].verdict == found["fine", "6.1.0-1-a"].verdict == "shipped"
+
+
+def test_a_worker_without_room_is_spared(tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "out"), tmp_path / "begun"
+    with crew(Crew(workers=2)) as client:
+        _, found = ran(client, fleet(folder, "full", "good"), store, kernels=KERNELS[:1])
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1
+    row = found["full", "6.1.0-1-a"]
+    assert row.verdict == "shipped" and row.tries == 2
+
+
+def test_an_end_in_between_leaves_what_is_done(client: Client, tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "out"), tmp_path / "begun"
+    wanted = fleet(folder, *(f"good{number}" for number in range(6)))
+    running = run_fleet(make_plan(wanted, store, KERNELS), store, client, doing=DOING)
+    first = next(running)
+    with pytest.raises(UsageError, match="another run"), store.held():
+        pass
+    running.close()
+    known, kernels = store.remembered()
+    assert known == wanted and kernels == KERNELS
+    plan = make_plan(known, store, kernels)
+    assert first.key in plan.known and len(plan.known) + len(plan.to_do) == 12
+    _, found = ran(client, known, store)
+    assert {row.verdict for row in found.values()} == {"shipped"} and not list(store.root.rglob(".*.ko.*"))
