@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from builder.acquire.compile import AS_USUAL, Compiling
-from builder.acquire.marks.source import MarkedSource, mark_source, write_patch
+from builder.acquire.marks.source import MarkedSource, MarkPlan, mark_source, write_patch
 from builder.acquire.marks.words import Mark
 from builder.acquire.source import SourceTree
 from builder.binary import Address
@@ -78,16 +78,20 @@ def mark(
     how: Compiling = AS_USUAL,
     *,
     armed: bool = False,
+    patches: Sequence[Path] = (),
 ) -> MarkedModule:
     """The module of `marks`, whose events are called after it.
 
-    With `armed` they are recorded from the moment it is loaded. Raises as `pipeline.patch`, RefusedError for
+    With `armed` they are recorded from the moment it is loaded. `patches` are those of an earlier livepatch
+    (`plan.on`), whose versions of functions are marked. Raises as `pipeline.patch`, RefusedError for
     what is wrong with a place or an expression, and InputError for a module that is called as events of the kernel are.
     """
     if plan.name in trace_systems(objects.kernel):
         told = f"{plan.name!r} is what events of {objects.kernel.release} are called"
         raise InputError(f"{told}: say another with --name")
     generation = 1 + len(Earlier.read(plan.on).chain) if plan.on is not None else 1
-    source = mark_source(marks, tree, KernelLayouts(objects.kernel), plan.name, generation, armed=armed)
+    wanted = MarkPlan(plan.name, generation, armed, tuple(patches))
+    source = mark_source(marks, tree, KernelLayouts(objects.kernel), wanted)
     with TemporaryDirectory(prefix="bespoke-marks-") as folder:
-        return MarkedModule(source, patch([write_patch(source, Path(folder))], tree, objects, plan, how))
+        made = write_patch(source, Path(folder))
+        return MarkedModule(source, patch([*patches, made], tree, objects, plan, how))

@@ -161,6 +161,15 @@ def _nothing() -> Path:
     return published("objects", "nothing", lambda place: empty_object(place / "nothing.o")) / "nothing.o"
 
 
+def patched_files(patches: Sequence[Path], tree: SourceTree) -> dict[str, bytes]:
+    """What the files of a tree are with `patches` applied, one on top of the other; those that they change."""
+    rows = [
+        located(change, lambda name: (tree.root / name).exists()) for path in patches for change in read_patch(path)
+    ]
+    changed = _changed_files(rows, tree)[0]
+    return {path: content for path, content in changed.items() if content is not None}
+
+
 def _announce(count: int, what: str) -> None:
     """Say what is about to be done; a long run says so without being asked."""
     log.log(logging.WARNING if count > LONG_RUN else logging.INFO, "%d object%s %s", count, "s" * (count != 1), what)

@@ -11,7 +11,7 @@ from typing import Any
 
 from builder.acquire.bounds import read_input
 from builder.acquire.compile import OBJECT_LIMIT, Compiling
-from builder.acquire.marks.source import mark_source
+from builder.acquire.marks.source import MarkPlan, mark_source
 from builder.acquire.marks.words import Mark
 from builder.acquire.patch import PatchObjects
 from builder.acquire.sources import find_source
@@ -99,6 +99,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="the module's name (default: that of the output file)")
     parser.add_argument("--replace", action="store_true", help="take the place of all earlier livepatches")
     parser.add_argument("--on", type=Path, metavar="V1.ko", help="stack on an earlier module of ours")
+    parser.add_argument(
+        "--patch", type=Path, action="append", default=[], metavar="FIX.patch",
+        help="with --on: the source patch of that module, whose versions of functions are marked",
+    )  # fmt: skip
     parser.add_argument("-j", "--jobs", type=int, metavar="N", help="compile N objects at once (default: all CPUs)")
     parser.add_argument(
         "--limit-objects", type=int, default=OBJECT_LIMIT, metavar="N",
@@ -119,6 +123,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.output is not None:
         check_output(options.output)
         check_html(options.html, options.output)
+    if options.patch and options.on is None and not options.source:
+        raise UsageError("--patch FIX.patch goes with --on FIX.ko, the module that was made of it")
     if options.limit_objects < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("-j and --limit-objects take a number of objects from 1 on")
     key = signing_key(options)
@@ -128,7 +134,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     arguments = call_arguments(options.check, kernel) if options.check is not None else None
     tree = find_source(options.tree, source_target(kernel), allowed=allowed)
     if options.source:
-        made = mark_source(marks, tree, KernelLayouts(kernel), name, armed=options.armed)
+        made = mark_source(marks, tree, KernelLayouts(kernel), MarkPlan(name, 1, options.armed, tuple(options.patch)))
         if output.json:
             output.document({"patch": made.patch, "marks": marks_document(made)})
         else:
@@ -139,7 +145,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     try:
         with output.progress() as shown:
             how = Compiling(options.limit_objects, options.jobs, shown.count)
-            found = mark(marks, tree, objects, plan, how, armed=options.armed)
+            found = mark(marks, tree, objects, plan, how, armed=options.armed, patches=options.patch)
     except PatchRefusedError as refused:
         _write_page(options, output, kernel, refused.objects, refused.diffs, refusals=refused.refusals)
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from builder.acquire.source import SourceTree
 
 
 class Finder:
-    """The functions of one prepared tree; files are read once."""
+    """The functions of one prepared tree, with the files `patched` in place of its own; files are read once."""
 
-    def __init__(self, tree: SourceTree, objects: ListedObjects) -> None:
+    def __init__(self, tree: SourceTree, objects: ListedObjects, patched: Mapping[str, bytes]) -> None:
         self.tree = tree
+        self.patched = patched
         self.objects = objects
         self._sources: dict[str, SourceText] = {}
 
@@ -75,7 +76,9 @@ class Finder:
     def source(self, path: str) -> SourceText:
         found = self._sources.get(path)
         if found is None:
-            found = self._sources[path] = SourceText(path, (self.tree.root / path).read_bytes())
+            found = self._sources[path] = SourceText(
+                path, self.patched[path] if path in self.patched else (self.tree.root / path).read_bytes()
+            )
         return found
 
     def _is_built(self, path: str) -> bool:

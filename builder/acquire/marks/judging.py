@@ -75,9 +75,14 @@ class Judging:
     """One compilation for each round and file."""
 
     def __init__(
-        self, tree: SourceTree, objects: ListedObjects, layouts: Layouts, placed: Sequence[PlacedMark]
+        self,
+        tree: SourceTree,
+        objects: ListedObjects,
+        layouts: Layouts,
+        placed: Sequence[PlacedMark],
+        patched: Mapping[str, bytes],
     ) -> None:
-        self.tree, self.objects, self.layouts, self.placed = tree, objects, layouts, placed
+        self.tree, self.objects, self.layouts, self.placed, self.patched = tree, objects, layouts, placed, patched
         self.known: dict[tuple[int, Expression], CType] = {}
 
     def all(self) -> dict[int, JudgedMark]:
@@ -190,7 +195,7 @@ class Judging:
             with scratch("marks") as place:
                 work = place / "tree"
                 work.mkdir()
-                judged = judge(command, self.tree.root, work, {path: text}, path, pieces)
+                judged = judge(command, self.tree.root, work, {**self.patched, path: text}, path, pieces)
             if judged.types or judged.messages or judged.other:
                 return judged
             last = judged

@@ -15,8 +15,9 @@ from builder.acquire.marks.place import MarkPlace, MarkSpot
 from builder.acquire.marks.records import as_value, mark_symbol, parameters, write_records
 from builder.acquire.marks.types import Layouts
 from builder.acquire.marks.words import Mark, understood
+from builder.acquire.patch import patched_files
 from builder.acquire.source import SourceTree
-from builder.errors import InputError, Refusal, RefusedError
+from builder.errors import InputError, Refusal, RefusedError, UsageError
 
 CARRIER: Final = "lib/argv_split.c"
 """A small object of every kernel, to which the code that makes the records is added."""
@@ -37,20 +38,33 @@ class MarkedSource:
         return tuple(dict.fromkeys(spot.function.name for one in self.placed for spot in one.all_spots))
 
 
-def mark_source(
-    marks: Sequence[Mark], tree: SourceTree, layouts: Layouts, module: str, generation: int = 1, *, armed: bool = False
-) -> MarkedSource:
-    """The patch for `marks` in `tree`, whose events are called after `module`.
+@dataclass(frozen=True, slots=True)
+class MarkPlan:
+    """What is asked of a set of marks beside the marks: the `module` that their events are called after, and whether
+    they record from the start (`armed`).
 
-    `generation` is the number of this set of marks among those that stand on one another. Raises RefusedError with
-    what is wrong with a place or an expression, in the user's words.
+    `generation` is the number of this set among those that stand on one another. `patches` change the source first:
+    those of an earlier livepatch, whose versions are to be marked.
     """
+
+    module: str
+    generation: int = 1
+    armed: bool = False
+    patches: tuple[Path, ...] = ()
+
+
+def mark_source(marks: Sequence[Mark], tree: SourceTree, layouts: Layouts, plan: MarkPlan) -> MarkedSource:
+    """The patch for `marks` in `tree`.
+
+    Raises RefusedError with what is wrong with a place or an expression, in the user's words.
+    """
+    patched = patched_files(plan.patches, tree)
     with tree.in_use(), tree.objects() as objects:
-        finder = Finder(tree, objects)
+        finder = Finder(tree, objects, patched)
         placed = _placed(marks, finder)
-        judged = Judging(tree, objects, layouts, placed).all()
+        judged = Judging(tree, objects, layouts, placed, patched).all()
         changed: dict[str, tuple[bytes, bytes]] = {}
-        statements = [row for one in placed for row in _statements(one, module, judged[one.number].fields)]
+        statements = [row for one in placed for row in _statements(one, plan.module, judged[one.number].fields)]
         for path, edits in file_edits(statements).items():
             before = finder.source(path).text
             if b"__bespoke" in before:
@@ -58,7 +72,10 @@ def mark_source(
                                  where=path)  # fmt: skip
             changed[path] = (before, applied(before, edits)[0])
         before, after = changed.get(CARRIER, (finder.source(CARRIER).text,) * 2)
-        changed[CARRIER] = (before, after + write_records(placed, judged, module, generation, armed=armed).encode())
+        changed[CARRIER] = (
+            before,
+            after + write_records(placed, judged, plan.module, plan.generation, armed=plan.armed).encode(),
+        )
     head = f"marks: {', '.join(one.mark.place for one in placed)}\n"
     return MarkedSource(
         as_patch(changed, head),
@@ -76,8 +93,7 @@ def _placed(marks: Sequence[Mark], finder: Finder) -> tuple[PlacedMark, ...]:
     for number, mark in enumerate(marks):
         try:
             if mark.name and any(mark.name == other.name for other in marks[:number]):
-                what, advice = f"{mark.place}: there are two marks {mark.name}", "give each a name of its own"
-                raise RefusedError([Refusal("mark-name", mark.place, "", what, advice)])
+                raise UsageError(f"there are two marks {mark.name}: give each a name of its own")
             place = MarkPlace.parse(mark.place)
             said = understood(mark)
             spots, until = (_spots(finder, text) if text else () for text in (mark.place, mark.until))
