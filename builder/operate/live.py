@@ -10,16 +10,15 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.errors import LoadError, UsageError
-from builder.image.machine import KPROBE_EVENTS, MODULES, OPTIMIZATION, TRACING, Host, patch_state
+from builder.image.machine import MODULES, OPTIMIZATION, Host, patch_state
 from builder.image.transition import LIVEPATCHES, PatchState
+from builder.operate import places
 from builder.operate.kprobes import Addition, Event, Report
-from builder.operate.kprobes.events import by_key
-from builder.operate.observe import learn_addresses, observe, planted_events, why_refused
+from builder.operate.observe import learn_addresses, observe, planted_events
 from builder.operate.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
 
 Say = Callable[[str], None]
@@ -46,19 +45,6 @@ class OperationOutcome:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Planted:
-    """The places that stand in the kernel now, and why others do not."""
-
-    there: tuple[Addition, ...]
-    refused: tuple[Report, ...]
-
-
-def _absent(row: Addition) -> Report:
-    text = f"{row.after} is not loaded; `bespoke status --repair` plants it once it is"
-    return Report("object-absent", row.event.key, str(row.event.spot), text)
-
-
 class Live:
     """One kernel and the trail of it; use under `host.lock`."""
 
@@ -81,8 +67,10 @@ class Live:
         record = Record(manifest.name, Phase.LOADING, manifest)
         self._may_load(record, where)
         name = record.module
-        if before := self._within(name):
-            raise LoadError(f"{_stays(before, name)}; they would be planted in it wherever they fall", where=where)
+        if before := places.within(self.host, name):
+            raise LoadError(
+                f"{places.stays(before, name)}; they would be planted in it wherever they fall", where=where
+            )
         seen = observe(self.host, self.trail.with_(record))
         found = seen.plan()
         record = replace(record, moved=_moved(found.additions, name), reports=found.reports)
@@ -168,9 +156,9 @@ class Live:
                 raise LoadError(f"{above.module} was built on {name} and uses its variables: unload that first")
         self._note(replace(record, phase=Phase.UNLOADING))
         kept, refused = self._back_to_originals(name)
-        if stuck := [row for row in self._alone(name) if self._is_held(row)]:
+        if stuck := [row for row in places.alone(self.host, name) if places.is_held(self.host, row)]:
             self._note(replace(record, phase=Phase.ENABLED))
-            raise LoadError(f"{_stays(stuck, name)}; {name} is still enabled")
+            raise LoadError(f"{places.stays(stuck, name)}; {name} is still enabled")
         state = self.patch_state(name)
         if state is not None and state.enabled:
             self.say(f"disabling {name}")
@@ -188,7 +176,7 @@ class Live:
 
     def _finish_unload(self, name: str) -> tuple[Report, ...]:
         """No task runs its code any more: take out the places, then the module, then the record."""
-        lost = self._alone(name)
+        lost = places.alone(self.host, name)
         self._uproot(name)
         self.say(f"removing {name}")
         self._delete(name)
@@ -198,7 +186,7 @@ class Live:
 
     def _back_to_originals(self, name: str) -> tuple[tuple[Moved, ...], tuple[Report, ...]]:
         """Give events that stand only in a version that goes a place in what runs afterwards."""
-        rows = observe(self.host, self.trail).orphans(name) if self._alone(name) else ()
+        rows = observe(self.host, self.trail).orphans(name) if places.alone(self.host, name) else ()
         done = self._plant(rows)
         return _moved(done.there), done.refused
 
@@ -237,21 +225,6 @@ class Live:
 
     def is_loaded(self, name: str) -> bool:
         return bool(self.host.names(f"{MODULES}/{name}"))
-
-    def _within(self, name: str) -> list[Event]:
-        """The places in a module, loaded or not."""
-        return [event for event in planted_events(self.host) if event.spot.module == name]
-
-    def _alone(self, name: str) -> list[Event]:
-        """Those of events that stand in no other code."""
-        rows = by_key(planted_events(self.host)).values()
-        return [row for places in rows if all(row.spot.module == name for row in places) for row in places]
-
-    def _is_held(self, event: Event) -> bool:
-        """Whether an event is enabled or has a trigger, so that the kernel keeps its last place."""
-        path = f"{TRACING}/events/{event.key}"
-        triggers = self.host.read(f"{path}/trigger").splitlines()
-        return not self.host.read(f"{path}/enable").startswith("0") or any(row[:1] not in ("", "#") for row in triggers)
 
     def patch_state(self, name: str) -> PatchState | None:
         """None where no livepatch of that name is enabled or in transition."""
@@ -292,49 +265,23 @@ class Live:
         self.trail = self.trail.without(name)
         write_trail(self.host, self.trail, self.state)
 
-    def _plant(self, additions: tuple[Addition, ...]) -> _Planted:
+    def _plant(self, additions: tuple[Addition, ...]) -> places.PlantedPlaces:
         """Plant what can be, and record the addresses."""
-        done = self._plant_all(additions)
+        done = places.plant(self.host, additions, self.is_loaded)
         trail = learn_addresses(self.host, self.trail, (row.event for row in done.there))
         if trail is not self.trail:
             self.trail = trail
             write_trail(self.host, trail, self.state)
         return done
 
-    def _plant_all(self, additions: tuple[Addition, ...]) -> _Planted:
-        """In one write, or one by one where the kernel objects."""
-        absent = [row for row in additions if row.after not in ("", "vmlinux") and not self.is_loaded(row.after)]
-        wanted = tuple(row for row in additions if row not in absent)
-        refused = [_absent(row) for row in absent]
-        try:
-            if wanted:
-                self.host.write(KPROBE_EVENTS, "".join(f"{row.event}\n" for row in wanted), append=True)
-            return _Planted(wanted, tuple(refused))
-        except OSError:
-            answers = [(row, self._plant_one(row)) for row in wanted]
-        there = tuple(row for row, why in answers if why is None)
-        return _Planted(there, (*refused, *(why for _, why in answers if why is not None)))
-
-    def _plant_one(self, row: Addition) -> Report | None:
-        """None where it stands there by now, else why not."""
-        try:
-            self.host.write(KPROBE_EVENTS, f"{row.event}\n", append=True)
-        except OSError as error:
-            # By its name it stands there already; by an address the event stands at another.
-            if error.errno != errno.EEXIST or row.event.spot.symbol is None:
-                return Report(
-                    "kernel-refused", row.event.key, str(row.event.spot), f"not planted: {why_refused(error)}"
-                )
-        return None
-
     def _uproot(self, name: str) -> None:
         """Take out every place in a module. LoadError where one stays: it would be planted in the next of that name."""
         record = self.trail.find(name)
-        there = self._within(name)
+        there = places.within(self.host, name)
         for event in there:
-            self._take(event)
-        if left := self._within(name):
-            raise LoadError(f"{_stays(left, name)}; `bespoke status --repair` then finishes this")
+            places.take(self.host, event)
+        if left := places.within(self.host, name):
+            raise LoadError(f"{places.stays(left, name)}; `bespoke status --repair` then finishes this")
         if record is not None and (there or record.moved) and self.is_loaded(name):
             self._forget_places(record)
 
@@ -360,12 +307,6 @@ class Live:
             self.host.write(OPTIMIZATION, "1")
             self._note(replace(record, unoptimized=False))
 
-    def _take(self, event: Event) -> None:
-        """Take one place out, if the kernel does: another's removal may have taken it, or the event is held."""
-        for line in event.removals:
-            with suppress(OSError):
-                return self.host.write(KPROBE_EVENTS, f"{line}\n", append=True)
-
     def _delete(self, name: str) -> None:
         started = time.monotonic()
         while self.is_loaded(name):
@@ -379,15 +320,6 @@ class Live:
 
 def _moved(additions: tuple[Addition, ...], module: str | None = None) -> tuple[Moved, ...]:
     return tuple(Moved(str(a.event), a.source, a.confidence) for a in additions if module in (None, a.module))
-
-
-def _stays(rows: Iterable[Event], name: str) -> str:
-    """That places are in a module, and how to remove them."""
-    lines = ", ".join(f"`{row.removals[-1]}`" for row in rows)
-    return (
-        f"kprobe events have places in {name} that have to go first: write {lines} to {KPROBE_EVENTS}, "
-        "once an event that has no other place is disabled and has no trigger"
-    )
 
 
 def _refusal(error: OSError, blockers: tuple[Report, ...]) -> str:
