@@ -12,7 +12,11 @@ from builder.report.status import render_status
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repair", action="store_true", help="finish or take back what was interrupted")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="finish or take back what was interrupted, and look after livepatches of ours that insmod has loaded",
+    )
     add_live(parser)
     parser.set_defaults(run=run)
 

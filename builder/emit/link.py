@@ -152,8 +152,8 @@ class Linker:
                 target = self.places[r.to]
                 out.plain.append((offset, r.type, f"\0{target.section}", target.entry + r.addend))
 
-    def object(self, notes: Mapping[str, bytes]) -> ObjectFile:
-        """The module; `notes` become sections that are not loaded."""
+    def object(self, beside: Mapping[str, bytes], notes: Mapping[str, bytes]) -> ObjectFile:
+        """The module; what is `beside` it becomes sections that are not loaded, `notes` ELF notes that are."""
         ordered = sorted(
             self._outputs.values(), key=lambda o: (_ORDER.index(o.name) if o.name in _ORDER else len(_ORDER), o.name)
         )
@@ -169,8 +169,11 @@ class Linker:
                     index[out.name], out.name, out.type, out.flags, size, data, align=out.align, entsize=out.entsize
                 )
             )
-        for name, content in notes.items():
-            sections.append(Section(SectionIndex(len(sections)), name, elf.SHT_PROGBITS, 0, len(content), content))
+        rows = [(name, elf.SHT_NOTE, elf.SHF_ALLOC, content, 4) for name, content in notes.items()]
+        rows += [(name, elf.SHT_PROGBITS, 0, content, 1) for name, content in beside.items()]
+        for name, kind, flags, content, align in rows:
+            here = SectionIndex(len(sections))
+            sections.append(Section(here, name, kind, flags, len(content), content, align=align))
         plain = [o for o in ordered if o.plain]
         late = [(o, patched) for o in ordered for patched in sorted(o.late)]
         symtab, strtab, shstrtab = (SectionIndex(len(sections) + len(plain) + k) for k in range(3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.arch import Architecture, by_machine
-from builder.binary import write_object
+from builder.binary import loaded_note, write_object
 from builder.binary.manifest import SECTION, Manifest
 from builder.compose.bound import Bound
 from builder.compose.bundle import Bundle
@@ -51,9 +51,9 @@ def emit(bundle: Bundle) -> Module:
     )
     linker.add_glue(glue.assemble(kernel, arch.glue, said), symbols)
     linker.resolve(parts)
-    bare = linker.object({})
+    bare = linker.object({}, {})
     document = manifest(bundle, bare, parts)
-    meant = linker.object({SECTION: document.to_bytes()})
+    meant = linker.object({SECTION: document.to_bytes()}, {loaded_note.SECTION: loaded_note.to_note(document)})
     content = write_object(meant)
     readback.verify(content, meant)
     return Module(bundle.name, content, document)

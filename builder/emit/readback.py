@@ -49,7 +49,7 @@ def _sections(rows: Sequence[Section], meant: ObjectFile) -> None:
             or section["sh_link"] != mine.link
             or section["sh_flags"] != mine.flags
             or (mine.index and not made and section["sh_size"] != mine.size)
-            or (mine.type == elf.SHT_PROGBITS and section.data() != mine.data)
+            or (mine.type in (elf.SHT_PROGBITS, elf.SHT_NOTE) and section.data() != mine.data)
         ):
             raise ReadbackError(f"section {mine.index} {mine.name} was not written as meant", where=meant.name)
 

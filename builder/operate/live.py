@@ -17,6 +17,7 @@ from builder.errors import LoadError, UsageError
 from builder.image.machine import MODULES, OPTIMIZATION, Host, patch_state
 from builder.image.transition import LIVEPATCHES, PatchState
 from builder.operate import places
+from builder.operate.adoption import by_age, unrecorded
 from builder.operate.kprobes import Addition, Event, Report
 from builder.operate.observe import learn_addresses, observe, planted_events
 from builder.operate.trail import STATE, Moved, Phase, Record, Trail, manifest_of, read_trail, write_trail
@@ -197,14 +198,30 @@ class Live:
         done: list[str] = []
         for record in self.trail.records:
             done += self._repair_one(record)
-        more = observe(self.host, self.trail).plan().additions
-        if more:
+        adopted = self._adopt()
+        done += [f"{name} was loaded by something else: it is looked after now" for name in adopted]
+        found = observe(self.host, self.trail).plan()
+        for record in self.trail.records:
+            if record.module in adopted:
+                self._note(replace(record, reports=found.reports))
+        if more := found.additions:
             for record in self.trail.records:
                 if mine := _moved(more, record.module):
                     self._note(replace(record, moved=tuple(dict.fromkeys((*record.moved, *mine)))))
             self._plant(more)
             done += [f"planted {row.event}" for row in more]
         return done
+
+    def _adopt(self) -> tuple[str, ...]:
+        """Record what something else has loaded, where it was loaded among the others."""
+        found = tuple(unrecorded(self.host, self.trail))
+        for record in found:
+            self._settle(record.module, enabled=True)
+        if found:
+            rows = {row.module: row for row in (*self.trail.records, *found)}
+            self.trail = replace(self.trail, records=tuple(rows[name] for name in by_age(self.host, rows)))
+            write_trail(self.host, self.trail, self.state)
+        return tuple(row.module for row in found)
 
     def _repair_one(self, record: Record) -> list[str]:
         name, state = record.module, self.patch_state(record.module)

@@ -77,7 +77,18 @@ class SimulatedHost:
             return self._patch_file(path)
         if path.startswith(_EVENTS):
             return self._event_file(path)
+        if path.startswith(f"{MODULES}/"):
+            return self._note(path)
         raise refused(errno.ENOENT, path)
+
+    def _note(self, path: str) -> str:
+        """`/sys/module/NAME/notes/SECTION`, as text."""
+        name, _, section = path.removeprefix(f"{MODULES}/").partition("/notes/")
+        module = self.kernel.modules.get(name)
+        found = module.section(section) if module is not None else None
+        if found is None:
+            raise refused(errno.ENOENT, path)
+        return self.kernel.memory.read(found.address, found.size).decode(errors="replace")
 
     def _patch_file(self, path: str) -> str:
         name, _, attribute = path.removeprefix(f"{LIVEPATCHES}/").partition("/")

@@ -10,11 +10,14 @@ from builder.errors import ToolError
 from builder.image.machine import KPROBES_LIST, MODULES, TRACING, Host, patch_state
 from builder.image.marks import SUFFIX, TRACEFS, MarkTotals, parse_totals
 from builder.image.transition import LIVEPATCHES
+from builder.operate.adoption import by_age, told
 from builder.operate.kprobes import Event, Report, Spot, parse_list
 from builder.operate.kprobes.events import by_key
 from builder.operate.kprobes.plan import ENTRY
 from builder.operate.observe import planted_events
 from builder.operate.trail import STATE, Record, Trail, read_trail
+
+_ANEW = "disable and remove {name}, then `bespoke load` it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +72,21 @@ def survey(host: Host, state: str = STATE) -> Status:
     trail = read_trail(host, state)
     shown = host.names(LIVEPATCHES)
     names = [*(row.module for row in trail.records), *(n for n in shown if trail.find(n) is None)]
-    order = _order(host, trail, names)
+    order = by_age(host, names)
     states = {name: _state(host, name, name in shown, trail) for name in names}
     running = [name for name in order if states[name] in ("enabled", "enabling")]
     functions = {name: _functions(host, name, trail.find(name)) for name in names}
     newest = {key: name for name in running for key in functions[name]}
     events = _named_events(host, trail)
-    told: set[Report] = set()
+    known: set[Report] = set()
 
     def reports(name: str) -> tuple[Mapping[str, str], ...]:
         """Each once, by the oldest version of which it is told."""
         record = trail.find(name)
-        rows = record.reports if record is not None else _lost(events, name, functions[name] if name in running else ())
-        new = [row for row in rows if row not in told]
-        told.update(new)
+        lost = functions[name] if record is None and name in running else ()
+        rows = record.reports if record is not None else _lost(events, name, lost, ours=bool(lost and told(host, name)))
+        new = [row for row in rows if row not in known]
+        known.update(new)
         return tuple(row.as_json() for row in new)
 
     patches = tuple(
@@ -115,15 +119,6 @@ def _marks(host: Host, name: str) -> tuple[MarkTotals, ...]:
         return tuple(parse_totals(host.read(f"{TRACEFS}/{name}{SUFFIX}")))
     except OSError:
         return ()
-
-
-def _order(host: Host, trail: Trail, names: list[str]) -> list[str]:
-    """Oldest first: /proc/modules lists the newest first; what is gone comes at the end."""
-    try:
-        loaded = [line.split()[0] for line in host.read("/proc/modules").splitlines()][::-1]
-    except FileNotFoundError:  # a kernel without modules
-        loaded = []
-    return sorted(names, key=lambda name: loaded.index(name) if name in loaded else len(loaded))
 
 
 def _state(host: Host, name: str, shown: bool, trail: Trail) -> str:
@@ -181,8 +176,12 @@ def _named_events(host: Host, trail: Trail) -> tuple[Event, ...]:
     return tuple(out)
 
 
-def _lost(events: Iterable[Event], name: str, functions: Iterable[tuple[str, str, int]]) -> Iterator[Report]:
+def _lost(
+    events: Iterable[Event], name: str, functions: Iterable[tuple[str, str, int]], *, ours: bool
+) -> Iterator[Report]:
     """The probes whose code no longer runs since `name` was loaded, which is not by us and so took none along."""
+    text = f"{name} replaces it and was not loaded by bespoke: "
+    text += "`bespoke status --repair` plants it there" if ours else _ANEW.format(name=name)
     having = {event.key for event in events if event.spot.module == name}
     replaced = {(owner, function) for owner, function, _ in functions}
     for event in events:
@@ -192,7 +191,6 @@ def _lost(events: Iterable[Event], name: str, functions: Iterable[tuple[str, str
             continue
         if spot.symbol == function and spot.offset in ENTRY:
             continue  # ftrace's, which fires whichever version runs
-        text = f"{name} replaces it and was not loaded by bespoke: disable and remove {name}, then `bespoke load` it"
         yield Report("lost-code", event.key, str(spot), text)
 
 
