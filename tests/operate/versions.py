@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ class Probed:
         """The livepatch from one version to another."""
         module = build(
             [diff(self.objects[old], self.objects[new])],
-            Objects(self.kernel, {NAME: self.module}),
+            Objects(self.kernel, {self.module.stem: self.module}),
             ModulePlan(name, on=on, replace=replace, allowed=allowed),
         )
         assert module is not None
@@ -72,9 +73,12 @@ def behind(made: Probed) -> int:
 
 
 def probed(release: str) -> Probed:
-    """Compile all versions in one directory, because file names are part of an object."""
+    return compiled(release, NAME, sorted(path for path in SOURCES.iterdir() if path.is_file()))
+
+
+def compiled(release: str, name: str, sources: Sequence[Path]) -> Probed:
+    """Compile all versions of module `name` in one directory, because file names are part of an object."""
     headers = fetch_headers(release)
-    sources = sorted(path for path in SOURCES.iterdir() if path.is_file())
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in (*sources, Path(__file__)))).hexdigest()[:16]
 
     def make(place: Path) -> None:
@@ -85,11 +89,11 @@ def probed(release: str) -> Probed:
         command: list[str | Path] = ["make", "-s", "-C", headers.build, f"M={work}", "CONFIG_DEBUG_INFO_BTF_MODULES="]
         for version in range(VERSIONS):
             run([*command, f"VERSION_OF_CODE={version}", "modules"])
-            shutil.copy(work / f"{NAME}.o", place / f"version{version}.o")
+            shutil.copy(work / f"{name}.o", place / f"version{version}.o")
             if not version:
-                os.replace(work / f"{NAME}.ko", place / f"{NAME}.ko")
+                os.replace(work / f"{name}.ko", place / f"{name}.ko")
         shutil.rmtree(work)
 
     root = published("samples", f"probed-{release}-{headers.version}-{digest}", make)
     objects = tuple(root / f"version{version}.o" for version in range(VERSIONS))
-    return Probed(Kernel.open(fetch_kernel(release).image), root / f"{NAME}.ko", objects)
+    return Probed(Kernel.open(fetch_kernel(release).image), root / f"{name}.ko", objects)
