@@ -19,8 +19,11 @@ LENGTHS = (*range(1, 9), 20, 40, *range(52, 68), 100, 119, 120)
 NAMES = tuple("q" * length for length in LENGTHS)
 HEAD = """\
 #include <linux/module.h>
-#define WORK(name) static __attribute__((noipa)) int name(int x) \\
-    { int y = READ_ONCE(seed) * 3; if (x > y) y = x - VERSION_OF_CODE * (int)sizeof(#name); WRITE_ONCE(seed, y); return y & 1; }
+#define WORK(name) static __attribute__((noipa)) int name(int x) { \\
+    int y = READ_ONCE(seed) * 3; \\
+    if (x > y) y = x - VERSION_OF_CODE * (int)sizeof(#name); \\
+    WRITE_ONCE(seed, y); \\
+    return y & 1; }
 static int seed;
 """
 TAIL = """\
