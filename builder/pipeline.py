@@ -98,7 +98,7 @@ class ModulePlan:
 
     `replace` lets it take the place of all earlier livepatches; `on` is an earlier
     module of ours to stack on (or, with `replace`, to take the place of). At most `limit` callers carry what cannot
-    be redirected.
+    be redirected. `compiler` is noted in the module, as `Manifest` says.
     """
 
     name: str
@@ -106,6 +106,7 @@ class ModulePlan:
     on: Path | None = None
     allowed: Allowed = NOTHING
     limit: int = MOST_CALLERS
+    compiler: tuple[str, ...] = ()
 
 
 def build(
@@ -137,7 +138,7 @@ def build(
         raise ChangeRefusedError([*refusals, *refused.refusals], diffs) from None
     if refusals:
         raise ChangeRefusedError(refusals, diffs)
-    return emit(bundle) if shipping else None
+    return emit(replace(bundle, compiler=plan.compiler)) if shipping else None
 
 
 def patch(
@@ -180,7 +181,8 @@ def patch(
             break
     diffs = parts.diffs
     try:
-        module = build(diffs, objects, plan, inside=owners)
+        used = found.tree.compiler
+        module = build(diffs, objects, replace(plan, compiler=(used.version, *used.packages)), inside=owners)
     except RefusedError as refused:
         raise PatchRefusedError(refused.refusals, found, diffs) from None
     return Patched(found, diffs, module)

@@ -157,7 +157,8 @@ class SetWord:
 class Manifest:
     """The document. `on` are the modules below that this one is bound to, the nearest first.
 
-    `special_entries` counts the entries of each special table by the function that they belong to.
+    `special_entries` counts the entries of each special table by the function that they belong to. `compiler` is what
+    compiled the objects of a source patch: its version line, then the packages (NAME=VERSION) of one that was fetched.
     """
 
     name: str
@@ -171,6 +172,7 @@ class Manifest:
     accepted: tuple[Refusal, ...]
     warnings: tuple[Refusal, ...]
     sets: tuple[SetWord, ...] = ()
+    compiler: tuple[str, ...] = ()
 
     @property
     def redirected(self) -> tuple[CarriedFunction, ...]:
@@ -192,6 +194,7 @@ class Manifest:
             "accepted": [row.as_json() for row in self.accepted],
             "warnings": [row.as_json() for row in self.warnings],
             **({"sets": [asdict(row) for row in self.sets]} if self.sets else {}),
+            **({"compiler": list(self.compiler)} if self.compiler else {}),
         }
 
     def to_bytes(self) -> bytes:
@@ -282,6 +285,7 @@ def _manifest(item: _Item) -> Manifest:
             SetWord(row["object"].as_(str), row["name"].as_(str), row["offset"].as_(int), row["width"].as_(int))
             for row in item.optional("sets")
         ),
+        compiler=tuple(row.as_(str) for row in item.optional("compiler")),
     )
 
 

@@ -29,6 +29,8 @@ class Bundle:
     on: tuple[str, ...] = ()
     """The modules below that it is bound to, the nearest first."""
     accepted: tuple[Refusal, ...] = ()
+    compiler: tuple[str, ...] = ()
+    """Of a source patch: the version line of what compiled its objects, and the packages of one that was fetched."""
 
     @property
     def warnings(self) -> tuple[Refusal, ...]:

@@ -47,6 +47,7 @@ def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) 
             for bound in bundle.pairs
             for word in bound.sets
         ),
+        compiler=bundle.compiler,
     )
 
 

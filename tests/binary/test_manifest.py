@@ -51,6 +51,7 @@ WHOLE = Manifest(
     accepted=(Refusal("exit-changed", "leave", ".exit.text", "leave changed", "accept it", fatal=False),),
     warnings=(Refusal("sched-text", "f", ".sched.text", "somewhere else", "nothing to do", fatal=False),),
     sets=(SetWord("ext4", "limit", 8, 4),),
+    compiler=("gcc-14 (Debian 14.2.0-19) 14.2.0", "gcc-14=14.2.0-19", "libc6=2.41-12"),
 )
 
 
@@ -65,7 +66,7 @@ def test_what_does_not_hold_is_not_written() -> None:
     fresh, inlined, changed = WHOLE.as_json()["functions"]
     assert set(fresh) == {"name", "object", "role", "new_size", "new_hash", "redirected"}
     assert set(inlined) - set(fresh) == {"old_size", "old_hash"}
-    assert set(changed) - set(inlined) == {"old_name", "sympos", "late", "map", "since", "base", "parts"}
+    assert set(changed) - set(inlined) == {"old_name", "sympos", "late", "map", "since", "base", "parts", "points"}
     assert changed["map"] == [[0, 0, 100, 7], [5, 0, 60, 1, "changed.cold"]]
 
 

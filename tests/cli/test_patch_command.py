@@ -52,6 +52,7 @@ def test_the_document_says_what_was_built_from_what(
     built = document["built_from"]
     assert built["files"] == ["fs/proc/meminfo.c"] and (built["considered"], built["compiled"]) == (1, 1)
     assert built["tree"] == tree.identity and "gcc" in built["compiler"]
+    assert document["compiler"] == [built["compiler"]]
     assert "fs/proc/meminfo.c" in Path(built["log"]).read_text()
     assert [row["path"] for row in document["source"]] == ["fs/proc/meminfo.o"]
     assert document["next"] == f"bespoke try {out} --kernel {release_61}"
