@@ -263,10 +263,15 @@ class ListedObjects:
         # With IBT or LTO kbuild runs objtool when it links (delay-objtool): on vmlinux.o, on a module. The
         # same options on one object give that object's tables; --module because what it lacks is elsewhere.
         options = objtool or (self._link_objtool if owners else "")
+        words = shlex.split(f"{flags} {defines}")
+        if not any(word.startswith("-fmacro-prefix-map=") for word in words):
+            # Newer kernels strip the source tree from __FILE__ only where they are built elsewhere, as the
+            # distribution's are (building_out_of_srctree, Makefile, v7.2).
+            words.append("-fmacro-prefix-map=./=")
         return Command(
             object=name,
             source=source,
-            words=tuple(shlex.split(f"{flags} {defines}")),
+            words=tuple(words),
             objtool=tuple(options.split()),
             owners=tuple(owners.split(":")) if owners else (),
         )

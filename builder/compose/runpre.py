@@ -181,13 +181,31 @@ class _Attempt:
             self.names[target.symbol.name] = start
             return ""
         if target.atom is not None:
-            return self._is_at(target.atom, found - target.offset & _MASK)
+            begin = self._start_of(target.atom, target.offset, found)
+            return self._is_at(target.atom, found - target.offset & _MASK if begin is None else begin)
         if target.section is not None and target.section.is_string:
             text, width = target.section.string_at(target.place)
             running = self.running.code(found, len(text) + width)  # with its end: what goes on is another text
             if running != text + bytes(width):
                 return f"uses the text {text!r}, the running code {running!r}"
         return ""
+
+    def _start_of(self, atom: Atom, offset: int, found: int) -> int | None:
+        """Where the running function begins that has at `found` the instruction that `atom` has at an offset.
+
+        Distances may differ: what is aligned to 32 bytes inside of a function has other padding before it where the
+        function stands in a section of its own. None where no function of that name has it there.
+        """
+        if not atom.is_function or not offset:
+            return None
+        mine = _ordinal(_ordinals([i for i in self.view.instructions(atom) if not i.is_nop]), atom.entry + offset)
+        for symbol in (row for name in atom.names for row in self.running.named(name)):
+            if mine is None or not symbol.place < found < symbol.place + symbol.size:
+                continue
+            rows = self.view.arch.decode(self.running.code(symbol.place, symbol.size), 0)
+            if _ordinal(_ordinals([i for i in rows if not i.is_nop]), found - symbol.place) == mine:
+                return symbol.place
+        return None
 
     def _refers_elsewhere(self, target: Target, found: Extern) -> str:
         """The same for what the running object itself takes from elsewhere."""
