@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from builder.image.simulated import SimulatedKernel
     from builder.load.whole import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _FRONT: Final = {
     "Guest": "builder.image.guest",

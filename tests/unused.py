@@ -16,6 +16,7 @@ from builder.arch import x86_64
 from builder.fleet.simulate import Simulation
 from builder.image.guest import qemu
 from builder.report.html import PageOutcome
+from tests.access import CheckedPages
 from tests.compare.campaign import Result
 
 
@@ -32,3 +33,4 @@ def _(
     distributed.scheduler.heartbeat_interval  # the simulation sets it, the scheduler calls it
     builder.__getattr__  # PEP 562: Python calls it for names that a module lacks
     builder.load.__class__  # what makes a package that can be called
+    CheckedPages.log_message  # http.server calls it
