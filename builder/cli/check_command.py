@@ -1,4 +1,4 @@
-"""`bespoke check X.ko --kernel K [--cpu MODEL]...`."""
+"""`bespoke check X.ko ... --kernel K [--cpu MODEL]...`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 
 from builder.cli.common import Output, add_kernel, named_paths, open_kernel
-from builder.emit.signing import read_certificate
 from builder.errors import UsageError
-from builder.preflight.check import check
-from builder.report.check import render_check
+from builder.preflight.check import Checker
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("module", type=Path, metavar="X.ko", help="any module of that kernel, ours or not")
+    parser.add_argument(
+        "modules", nargs="+", type=Path, metavar="X.ko", help="any modules of that kernel, ours or not, each by itself"
+    )
     add_kernel(parser)
     parser.add_argument(
         "--cpu",
@@ -38,20 +38,25 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, output: Output) -> int:
     if options.smp < 1:
         raise UsageError("--smp takes a number of CPUs, at least 1")
-    report = check(
-        options.module,
-        open_kernel(options),
-        options.cpu or ["max"],
-        objects=named_paths(options.object),
-        number_of_cpus=options.smp,
-        cmdline=options.cmdline,
-        certificates=[read_certificate(path) for path in options.sign_cert],
-    )
+    certificates = []
+    if options.sign_cert:
+        from builder.emit.signing import read_certificate  # here, for it is slow to import
+
+        certificates = [read_certificate(path) for path in options.sign_cert]
+    given = named_paths(options.object)
+    checker = Checker(open_kernel(options), given, options.smp, options.cmdline, certificates)
+    reports = [checker.check(module, options.cpu or ["max"]) for module in options.modules]
     if output.json:
-        output.document(report.as_json())
+        documents = [report.as_json() for report in reports]
+        output.document(documents[0] if len(documents) == 1 else {"modules": documents})
     elif output.plain:
-        output.out.print(render_check(report, verbose=output.verbose))
+        from builder.report.check import render_check  # here, for it is slow to import
+
+        for report in reports:
+            output.out.print(render_check(report, verbose=output.verbose))
     else:
-        for finding in (*report.refusals, *report.problems):
-            output.error(f"{finding.code}: {finding.message}")
-    return report.exit_status
+        for report in reports:
+            of = f"{report.module}: " if len(reports) > 1 else ""
+            for finding in (*report.refusals, *report.problems):
+                output.error(f"{of}{finding.code}: {finding.message}")
+    return max(report.exit_status for report in reports)

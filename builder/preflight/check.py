@@ -10,13 +10,12 @@ from builder.binary import elf
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.binary.module import ModuleFile
 from builder.errors import InputError, LoadError, UncheckedError
-from builder.image.derive import derive_state
 from builder.image.execute import Fault
 from builder.image.kept import Livepatch
 from builder.image.simulated import SimulatedKernel
 from builder.load import accept, livepatch
 from builder.load.accept import Finding
-from builder.load.boot import boot
+from builder.load.booted import booted
 from builder.load.loader import load_module, load_with_dependencies
 from builder.load.module import LoadedModule, Site
 from builder.load.relocate import NAMES as RELOCATIONS
@@ -113,28 +112,12 @@ class CheckReport:
         }
 
 
-def check(
-    source: str | Path | bytes | ModuleFile,
-    kernel: Kernel,
-    cpus: Sequence[str] = ("max",),
-    *,
-    objects: Mapping[str, Path] | None = None,
-    number_of_cpus: int = 1,
-    cmdline: str = "",
-    certificates: Sequence[bytes] = (),
-) -> CheckReport:
-    """Load a module into the simulated kernel, on each CPU model, and report.
-
-    `objects` are the files of modules that it patches or depends on, where the
-    kernel's own tree has none; `cmdline` is the kernel's command line, `certificates` (X.509 in
-    DER) are trusted besides the kernel's own.
-    Raises InputError where the file is no module at all.
-    """
-    return Checker(kernel, objects, number_of_cpus, cmdline, certificates).check(source, cpus)
-
-
 class Checker:
-    """Checks many modules against one kernel, which is derived and patched once for each CPU model."""
+    """Checks many modules against one kernel, which is derived and patched once for each CPU model.
+
+    `objects` are the files of modules that those patch or depend on, where the kernel's own tree has none; `cmdline`
+    is the kernel's command line; `certificates` (X.509 in DER) are trusted besides the kernel's own.
+    """
 
     def __init__(
         self,
@@ -155,12 +138,14 @@ class Checker:
         """The simulated kernel on a CPU model."""
         found = self._booted.get(cpu)
         if found is None:
-            found = self._booted[cpu] = boot(
-                self.kernel, derive_state(self.kernel, cpu, self._cpus, cmdline=self._cmdline)
-            )
+            found = self._booted[cpu] = booted(self.kernel, cpu, self._cpus, cmdline=self._cmdline)
         return found
 
     def check(self, source: str | Path | bytes | ModuleFile, cpus: Sequence[str] = ("max",)) -> CheckReport:
+        """Load a module into the simulated kernel, on each CPU model, and report.
+
+        Raises InputError where the file is no module at all.
+        """
         if isinstance(source, bytes | ModuleFile):
             label, data = "module", source if isinstance(source, bytes) else source.data
         else:

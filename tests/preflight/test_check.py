@@ -13,6 +13,9 @@ from elftools.elf.elffile import ELFFile
 from builder.binary import elf, read_object, write_object
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.cli import run
+from builder.image.derive import derive_state
+from builder.load.boot import boot
+from builder.load.booted import booted
 from builder.load.passes.context import NOP5
 from builder.preflight.check import Checker
 from tests.emit.edits import with_section
@@ -48,6 +51,35 @@ def test_a_livepatch_is_shown_with_what_it_replaces(kernel: Kernel, patches: Map
     assert checker.simulated("max").modules == {}
     alone = Checker(kernel).check(patches["guest_patch"])
     assert [finding.code for finding in alone.problems] == ["object-unknown"]
+
+
+def test_a_kernel_that_has_booted_is_restored_byte_by_byte(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is kept is as what is made; what is damaged is made again."""
+    monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path))
+    made = boot(kernel, derive_state(kernel, "max", cmdline="mitigations=off"))
+    booted(kernel, "max", cmdline="mitigations=off")
+    found = booted(kernel, "max", cmdline="mitigations=off")
+    assert found.state == made.state and tuple(found.ftrace) == tuple(made.ftrace) != ()
+    for mine, other in zip(found.memory, made.memory, strict=True):
+        assert (mine.base, mine.name) == (other.base, other.name) and bool(mine.data == other.data), mine.name
+    (kept,) = tmp_path.rglob("booted-*")
+    before = kept.read_bytes()
+    kept.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    assert "damaged" not in caplog.text
+    booted(kernel, "max", cmdline="mitigations=off")
+    assert "damaged" in caplog.text and kept.read_bytes() == before
+
+
+def test_several_modules_by_one_command(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(kernel.find_module(name)) for name in ("loop", "dm_mod")]
+    alone = []
+    for path in paths:
+        assert run(["check", path, "--kernel", str(kernel.path), "--json"]) == 0
+        alone.append(json.loads(capsys.readouterr().out))
+    assert run(["check", *paths, "--kernel", str(kernel.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"modules": alone}
 
 
 def test_every_relocation_is_shown(kernel: Kernel, patches: Mapping[str, Path]) -> None:
