@@ -80,12 +80,27 @@ def local_workers() -> int:
 
 
 @contextmanager
+def _silent() -> Iterator[None]:
+    """While Dask's own log is not shown: what it says of a lost scheduler, with tracebacks, we say in a line."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in ("distributed", "tornado")]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
 def crew(how: Crew) -> Iterator[Client]:
     """A client of the scheduler that is there, or of one on this machine, which ends with this block.
 
     Raises ToolError where there is no scheduler at the address.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_silent())
         stack.enter_context(dask.config.set(SETTINGS))
         if how.scheduler:
             try:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed import Client
 
-from builder.errors import UsageError
+from builder.errors import ToolError, UsageError
 from builder.fleet.document import exit_status, index_of
 from builder.fleet.engine import Crew, crew, run_fleet
 from builder.fleet.kernels import FleetKernel
@@ -19,6 +24,7 @@ from builder.fleet.orders import CellResult
 from builder.fleet.plan import Plan, make_plan
 from builder.fleet.spec import Demands, Fleet, FleetFix, PatchText, Variant
 from builder.fleet.store import Store
+from tests.conftest import ROOT
 from tests.fleet.doings import DOING
 
 pytestmark = pytest.mark.timeout(120)
@@ -119,6 +125,41 @@ def test_a_worker_without_room_is_spared(tmp_path: Path) -> None:
         assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1
     row = found["full", "6.1.0-1-a"]
     assert row.verdict == "shipped" and row.tries == 2
+
+
+def test_a_lost_scheduler_is_told_and_what_was_done_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A scheduler and a worker as separate processes, of which the first is killed."""
+    store, folder, address = Store(tmp_path / "out"), tmp_path / "begun", tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(address)]
+    silent: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
+    with ExitStack() as stack:
+        scheduler = stack.enter_context(ended(subprocess.Popen([*dask, *words], **silent)))
+        while not address.exists():
+            time.sleep(0.1)
+        where = json.loads(address.read_text())["address"]
+        words = ["worker", where, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path)]
+        stack.enter_context(ended(subprocess.Popen([*dask, *words, "--resources", "compile=1"], **silent)))
+        plan = make_plan(fleet(folder, "a", "hangs"), store, KERNELS[:1])
+        with (
+            pytest.raises(ToolError, match="the scheduler is gone, and 1 cells are not done"),
+            crew(Crew(scheduler=where)) as client,
+        ):
+            client.wait_for_workers(1)
+            for result in run_fleet(plan, store, client, Crew(scheduler=where), doing=DOING):
+                assert result.fix == "a"
+                scheduler.kill()
+    assert [order.fix for order in make_plan(fleet(folder, "a", "hangs"), store, KERNELS[:1]).to_do] == ["hangs"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_an_end_in_between_leaves_what_is_done(client: Client, tmp_path: Path) -> None:
