@@ -12,13 +12,17 @@ import jinja2
 _PACKAGE = Path(__file__).resolve().parent
 
 
+def folder() -> Path:
+    """Where the templates are, and what is taken as it is."""
+    places = [_PACKAGE / "_templates", _PACKAGE.parent / "templates"]
+    return next(place for place in places if place.is_dir())
+
+
 @cache
 def environment() -> jinja2.Environment:
     """Strict: a name that a template uses and nobody gives is an error. What a page says is escaped."""
-    places = [_PACKAGE / "_templates", _PACKAGE.parent / "templates"]
-    found = [str(p) for p in places if p.is_dir()]
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(found),
+        loader=jinja2.FileSystemLoader(folder()),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),

@@ -56,7 +56,8 @@ def test_the_wheel_holds_the_package_with_templates_and_codes(wheel: Path) -> No
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
         told = archive.read(metadata).decode()
-    assert {f"builder/_templates/{path.name}" for path in (ROOT / "templates").iterdir()} <= held
+    templates = [path.relative_to(ROOT) for path in (ROOT / "templates").rglob("*") if path.is_file()]
+    assert {f"builder/_{path}" for path in templates} <= held
     assert {f"builder/_docs/codes/{path.name}" for path in (ROOT / "docs/codes").iterdir()} <= held
     assert {name for name in held if not name.startswith("builder/")} == set()
     assert "License-Expression: GPL-2.0-or-later\nLicense-File: LICENSE\n" in told

@@ -21,6 +21,7 @@ from builder.acquire.added import Added, take_added
 from builder.acquire.cache import cache_root, clean_name, published, scratch
 from builder.acquire.compile import AS_USUAL, Compiling
 from builder.acquire.kbuild import Command, ListedObjects
+from builder.acquire.kit import kit_for
 from builder.acquire.pairs import ObjectPair, empty_object
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
 from builder.acquire.readers import Readers, beyond, find_readers, read_includes
@@ -114,7 +115,7 @@ def _compiled(
     left_out = {row.symbol for row in many}
     candidates = _candidates([r for r in readers if r.path not in left_out], known)
     with scratch("shadow") as place:
-        work.begin(place, changed)
+        work.begin(place, {**changed, **kit_for(changed, tree.root)})
         work.check_generated(shared)
         if candidates:
             _announce(len(candidates), f"that may read {', '.join(shared)}: comparing their preprocessed text")

@@ -127,6 +127,8 @@ class NamedSection:
         return self.becomes in ("kept", "with target")
 
 
+STATES: Final = ".bespoke.states"
+"""Where the author of a patch puts each struct klp_state of it; struct klp_patch.states leads to its begin."""
 _TRACE = "use trace_printk(), or plant a probe in the new function (bespoke probe)"
 
 # By the name of the section, to which a dot and more may be added. find_module_sections (kernel/module/main.c) and the
@@ -135,6 +137,7 @@ NAMED: Final = (
     # kernel/trace/trace_printk.c: the formats are copied when the module comes; what is in no such list is not traced
     NamedSection("__trace_printk_fmt", "kept", "the format of a trace_printk()", array=True),
     NamedSection(".data..percpu", "kept", "a per-CPU variable"),
+    NamedSection(STATES, "kept", "a state of the system that a livepatch changes", array=True),
     NamedSection(".data..ro_after_init", "kept", "a variable that is read-only after init"),
     # kernel/rcu/srcutree.c, srcu_module_coming(): initialized and cleaned up by this list
     NamedSection("___srcu_struct_ptrs", "with target", "an SRCU domain", array=True),

@@ -45,8 +45,8 @@ def judge(
     beside = over if became or not (alone and selection.is_empty) else []
     rules = (f for rule in _REFUSALS for f in rule(selection))
     found = list(dict.fromkeys((*beside, *became, *rules, *books.refusals)))
-    accepted = [f for f in found if allowed.covers(f)]
-    refused = [f for f in found if not allowed.covers(f)]
+    accepted = [f for f in found if allowed.covers(f) or threads.is_forced(selection, f)]
+    refused = [f for f in found if f not in accepted]
     # A warning stops nothing, whatever it is of.
     told = (() if beside else over, *(rule(selection) for rule in _WARNINGS))
     warnings = list(dict.fromkeys(replace(f, fatal=False) for rows in told for f in rows))
@@ -396,5 +396,5 @@ _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
 )  # fmt: skip
 _WARNINGS: tuple[Callable[[Selection], Findings], ...] = (
     _layouts, _not_compared, _added_exports, _kept_exports, _scheduler, registered.left_out, identity.seldom_written,
-    statics.renamed,
+    statics.renamed, threads.forced,
 )  # fmt: skip

@@ -181,6 +181,8 @@ class _Selector:
                 self._add(atom, Role.NEW)
         for atom in self.forced:
             self._add(atom, Role.CARRIER)
+        self.data |= dict.fromkeys(self.macros.states)
+        self._work += self.macros.states
         self._carry()
         if self._is_for_start_or_end_only():
             self.functions.clear()

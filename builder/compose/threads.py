@@ -26,6 +26,7 @@ _STARTERS: Final = re.compile(
     r"vhost_task_create|create_kthread|_torture_create_kthread"
 )
 _MAIN_ARGUMENT: Final = 0
+NEVER_RETURNS: Final = "never-returns"
 # What only a thread's own main function does, in a loop or at its end (include/linux/kthread.h)
 _STOPS: Final = re.compile(r"kthread_(freezable_)?should_stop|kthread_should_park")
 _ENDS: Final = re.compile(r"(_*module_put_and_)?kthread_exit|kthread_complete_and_exit|(module_put|complete)_and_exit")
@@ -55,13 +56,33 @@ def never_left(selection: Selection) -> Iterator[Refusal]:
         else:
             continue
         yield Refusal(
-            "never-returns",
+            NEVER_RETURNS,
             atom.name,
             atom.section.name,
             f"{atom.name} {why}: while one runs, the transition does not end",
             "change what it calls instead; or accept it, and stop its threads before the patch is loaded",
             fatal=False,
         )
+
+
+def is_forced(selection: Selection, refusal: Refusal) -> bool:
+    """Whether the author has accepted it by KPATCH_FORCE_UNSAFE."""
+    return refusal.code == NEVER_RETURNS and refusal.symbol in selection.macros.forced
+
+
+def forced(selection: Selection) -> Iterator[Refusal]:
+    """What the author's word does not do: livepatch leaves no function out of its check of stacks."""
+    for atom in selection.redirected:
+        if atom.name in selection.macros.forced:
+            yield Refusal(
+                NEVER_RETURNS,
+                atom.name,
+                atom.section.name,
+                f"KPATCH_FORCE_UNSAFE({atom.name}): both versions may run at once, says the author; a task that stays "
+                "in the old one holds the transition up all the same",
+                "if the transition does not end, write 1 to /sys/kernel/livepatch/MODULE/force once it is the last",
+                fatal=False,
+            )
 
 
 def _started(view: View) -> dict[Atom, str]:

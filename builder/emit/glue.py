@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from builder.arch import Glue
-from builder.binary import ObjectFile, ours, read_object
+from builder.binary import ObjectFile, ours, read_object, tables
 from builder.binary.kernel import Kernel, StructLayout
 from builder.binary.names import MODULE_NAME
 from builder.errors import InputError, ToolError
@@ -97,13 +97,15 @@ def free_module_name(text: str, kernel: Kernel) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GlueParts:
-    """What the glue of one module says; `versions` are imported symbols with their CRCs."""
+    """What the glue of one module says; `versions` are imported symbols with their CRCs, `states` how many structures
+    of the patch's own lie in the section of that purpose."""
 
     name: str
     objects: Sequence[GlueObject]
     versions: Sequence[tuple[str, int]] = ()
     namespaces: Sequence[str] = ()
     replace: bool = False
+    states: int = 0
 
 
 def assemble(kernel: Kernel, machine: Glue, parts: GlueParts) -> ObjectFile:
@@ -167,6 +169,9 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
         ("parm", f"{ours.HOLD_PARAMETER}:1: do not enable the patch until 0 is written here"),
     ]
     place = module.member("name")
+    told = {"replace": "1"} if parts.replace else {}
+    state = kernel.layout("klp_state").size if parts.states else 0
+    told |= {"states": f".Lstates_end - {parts.states * state}"} if parts.states else {}
     return render(
         machine.template,
         {"quoted": _quoted, "record": _rendered},
@@ -191,7 +196,9 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
         strings=list(strings),
         func_size=func.size,
         object_size=obj.size,
-        patch=_record(patch, mod=ours.THIS_MODULE, objs=".Lobjects", **({"replace": "1"} if parts.replace else {})),
+        patch=_record(patch, mod=ours.THIS_MODULE, objs=".Lobjects", **told),
+        states=tables.STATES,
+        state_size=state,
         hold=hold,
         hold_milliseconds=_HOLD_MILLISECONDS,
         hold_rounds=_HOLD_ROUNDS,

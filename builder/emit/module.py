@@ -48,6 +48,7 @@ def emit(bundle: Bundle) -> Module:
         versions=versions if kernel.features.modversions else (),
         namespaces=namespaces,
         replace=bundle.replace,
+        states=sum(len(bound.diff.selection.macros.states) for bound in bundle.pairs),
     )
     linker.add_glue(glue.assemble(kernel, arch.glue, said), symbols)
     linker.resolve(parts)

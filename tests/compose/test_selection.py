@@ -171,6 +171,25 @@ def test_ignored_functions_and_sections(judged: Judge) -> None:
     assert codes(found) == [] and found.verdict == "unchanged"
 
 
+def test_the_author_s_word_that_both_versions_may_run_is_kept_and_told(judged: Judge) -> None:
+    source = "int step(int); void worker(void) { for (;;) step(1); }"
+    force = 'static const void *__used __section(".kpatch.force") forced = worker;'
+    assert codes(judged(source, ("step(1)", "step(2)"))) == [("never-returns", "worker")]
+    found = judged(source, source.replace("step(1)", "step(2)") + force)
+    assert codes(found) == [] and [r.symbol for r in found.judged.accepted] == ["worker"]
+    (told,) = (row for row in found.judged.warnings if row.code == "never-returns")
+    assert told.symbol == "worker" and "KPATCH_FORCE_UNSAFE" in told.message
+
+
+def test_states_travel_though_nothing_refers_to_them(judged: Judge) -> None:
+    state = """
+    struct klp_state { unsigned long id; unsigned int version; void *data; };
+    static struct klp_state __used __section(".bespoke.states") mine = { 7, 1 };
+    """
+    found = judged(TWO, TWO.replace("x * 3", "x * 5") + state)
+    assert codes(found) == [] and data(found) == {"mine"}
+
+
 def test_padding_before_a_function_is_no_way_to_redirect_it(judged: Judge) -> None:
     """CONFIG_CALL_PADDING lists every function in __patchable_function_entries, untraceable ones too."""
     source = "static noinline notrace int quiet(int x) { return x * 3; }\nint entry(int x) { return quiet(x) + 1; }\n"
