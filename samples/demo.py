@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def tell(stage: Stage, wanted: str | None) -> None:
     """The whole demo, in order."""
     stage.chapter("1  A stock kernel, and two changes to it")
     kernel = get_kernel(stage, wanted)
-    target, version, own_key = get_samples(stage, kernel)
+    target, version = get_samples(stage, kernel)
     stage.say(
         "A change to the kernel itself. What it needs, no module may reach: "
         "neither [bold]linux_proc_banner[/] nor [bold]nr_threads[/] is exported."
@@ -104,7 +104,7 @@ def tell(stage: Stage, wanted: str | None) -> None:
         show_trial(stage, target, kernel)
 
     stage.chapter("5  What cannot be done is refused, with the reason")
-    show_refusal(stage, own_key, kernel)
+    show_refusal(stage, version, kernel)
     stage.say(
         f"The modules are in [bold]{PLACE}[/]; every command above can be given again "
         "([bold].venv/bin/bespoke[/], or [bold]. .venv/bin/activate[/] first)."
@@ -122,22 +122,21 @@ def get_kernel(stage: Stage, wanted: str | None) -> Kernel:
     return kernel
 
 
-def get_samples(stage: Stage, kernel: Kernel) -> tuple[Sample, Sample, Sample]:
-    """The module, the change to vmlinux, and the module with a jump label that cannot be served."""
+def get_samples(stage: Stage, kernel: Kernel) -> tuple[Sample, Sample]:
+    """The module, and the change to vmlinux."""
     shutil.rmtree(PLACE, ignore_errors=True)
     with stage.step(f"compile {TARGET_NAME}, old and new") as found:
         target = target_sample("target", kernel, (STEPS, TURN_KEY))
-        own_key = target_sample("own-key", kernel, (), own_key=True)
         found.append("against the kernel's headers")
     with stage.step("compile fs/proc/version.o, old and new") as found:
         pair = vmlinux_objects(kernel.release)
         old, new = keep(pair.old, "version/old.o"), keep(pair.new, "version/new.o")
         found.append("from exactly this kernel's source")
-    return target, Sample("version", pair.path, old, new, ("cat /proc/version",), {}), own_key
+    return target, Sample("version", pair.path, old, new, ("cat /proc/version",), {})
 
 
-def target_sample(name: str, kernel: Kernel, commands: tuple[str, ...], *, own_key: bool = False) -> Sample:
-    made = target_objects(kernel.release, own_key=own_key)
+def target_sample(name: str, kernel: Kernel, commands: tuple[str, ...]) -> Sample:
+    made = target_objects(kernel.release)
     old, new = keep(made.old, f"{name}/old.o"), keep(made.new, f"{name}/new.o")
     module = keep(made.module, f"{name}/{made.module.name}")
     return Sample(name, TARGET_NAME, old, new, commands, {TARGET_NAME: module})
@@ -294,7 +293,8 @@ def run_trial(stage: Stage, sample: Sample, kernel: Kernel) -> TrialReport:
 
 
 def show_refusal(stage: Stage, sample: Sample, kernel: Kernel) -> None:
-    """The variant whose jump label is on a key of the module itself."""
+    """A patch for code that does not run: the change the other way round."""
+    sample = replace(sample, name=f"{sample.name}-reversed", old=sample.new, new=sample.old)
     words = build_command(sample, kernel)
     stage.command(["bespoke", *words])
     status, document = bespoke(*words)

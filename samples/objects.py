@@ -42,9 +42,9 @@ def target_objects(release: str, *, own_key: bool = False, version: str = "next-
 
     `version` is the patch that makes the new object of the old one, in `target/`.
 
-    With `own_key` its jump label is on a key of the module itself, which no
-    live patch can serve. Raises `ToolError` for a missing compiler or a failed
-    compilation, `InputError` when the archive has no such headers.
+    With `own_key` its jump label is on a key of the module itself.
+
+    Raises `ToolError` for a missing compiler or a failed compilation, `InputError` where there are no such headers.
     """
     headers = fetch_headers(release)
     variant = "own-key" if own_key else "target" if version == "next-version" else version

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from builder.arch.model import Architecture, EntryMark, Glue, Instruction, Operation, RelocationRow, SiteTable
+from builder.arch.model import (
+    Architecture,
+    EntryMark,
+    Glue,
+    Instruction,
+    Operation,
+    RelocationRow,
+    SiteTable,
+    ThunkCode,
+)
 from builder.arch.x86_64 import X86_64
 from builder.errors import InputError
 
@@ -41,5 +50,6 @@ __all__ = [
     "Operation",
     "RelocationRow",
     "SiteTable",
+    "ThunkCode",
     "by_machine",
 ]

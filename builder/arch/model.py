@@ -95,6 +95,25 @@ class EntryMark:
 
 
 @dataclass(frozen=True, slots=True)
+class ThunkCode:
+    """Instructions of thunks, their operands zero: each operand is the last four bytes, PC-relative, but for `test`'s.
+
+    `test` compares the word at its operand, `test_field` bytes from its start and `test_rest` before its end, with
+    zero; `if_on` jumps where it was another, `if_off` where it was zero. The operand of `short_jump` is one byte. A
+    direct call begins with the byte `call`.
+    """
+
+    test: bytes
+    test_field: int
+    test_rest: int
+    if_on: bytes
+    if_off: bytes
+    jump: bytes
+    short_jump: bytes
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
 class Glue:
     """What the part of a module that is written in assembly depends on.
 
@@ -137,6 +156,7 @@ class Architecture:
     entry_mark: EntryMark
     nops: Mapping[int, bytes]
     filler: bytes
+    thunks: ThunkCode
     registers: tuple[str, ...]
     stack_register: str
     probe_copy: int
@@ -157,6 +177,8 @@ class Architecture:
     operation: Callable[[bytes], Operation]
     memory_access: Callable[[bytes], str]
     is_indexed: Callable[[bytes], bool]
+    is_relative: Callable[[bytes], bool]
+    long_branch: Callable[[bytes], bytes | None]
 
     @property
     def padding(self) -> bytes:

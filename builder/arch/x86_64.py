@@ -15,7 +15,8 @@ import iced_x86
 from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind
 
 from builder.arch.model import Architecture, EntryMark, Glue, Instruction, RelocationRow, SiteTable
-from builder.arch.x86_operands import GENERAL, REGISTERS, is_indexed, memory_access, operation
+from builder.arch.x86_operands import GENERAL, REGISTERS, is_indexed, is_relative, memory_access, operation
+from builder.arch.x86_thunks import THUNKS, long_branch
 
 # psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
 # arch/x86/kernel/module.c (Linux 6.1), and refuses all others.
@@ -247,6 +248,7 @@ X86_64 = Architecture(
     ),
     nops={1: b"\x90", 2: b"\x66\x90", 5: b"\x0f\x1f\x44\x00\x00"},
     filler=b"\xcc",
+    thunks=THUNKS,
     probe_copy=5,  # RELATIVEJUMP_SIZE (arch/x86/include/asm/kprobes.h, v6.1): of one that is optimized
     sites=_SITES,
     glue=Glue(
@@ -272,4 +274,6 @@ X86_64 = Architecture(
     operation=operation,
     memory_access=memory_access,
     is_indexed=is_indexed,
+    is_relative=is_relative,
+    long_branch=long_branch,
 )

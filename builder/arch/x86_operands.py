@@ -165,3 +165,10 @@ def is_indexed(code: bytes) -> bool:
     if insn is None or not insn or not any(insn.op_kind(k) == OpKind.MEMORY for k in range(insn.op_count)):
         return False
     return not insn.is_ip_rel_memory_operand and bool(insn.memory_base or insn.memory_index)
+
+
+@lru_cache(maxsize=65536)
+def is_relative(code: bytes) -> bool:
+    """Whether an instruction's memory operand lies at a distance from the instruction itself."""
+    insn = next(iter(iced_x86.Decoder(64, code)), None)
+    return insn is not None and bool(insn) and insn.is_ip_rel_memory_operand

@@ -80,12 +80,12 @@ class Inspection:
     def role(self, function: ReplacedFunction) -> str:
         """Why a function travels, as our manifest says; empty in modules of others."""
         rows = self.manifest.functions if self.manifest is not None else ()
-        return next((row.role for row in rows if row.redirected and row.name == function.new), "")
+        return next((row.role for row in rows if row.redirected and row.symbol == function.new), "")
 
     def old_size(self, function: ReplacedFunction) -> int | None:
         """Bytes of the version that is replaced; None where nothing tells."""
         for row in self.manifest.functions if self.manifest is not None else ():
-            if row.redirected and row.name == function.new and row.old is not None:
+            if row.redirected and row.symbol == function.new and row.old is not None:
                 return row.old.size
         return function.old_size
 

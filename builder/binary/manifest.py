@@ -30,7 +30,7 @@ class TargetKernel:
 class MapRow(NamedTuple):
     """An instruction of the old version and its place in the new one: offsets in bytes, confidence of 100.
 
-    `same` is a mask of what holds the same at both; `new_part` names the `.cold` part that it lies in now.
+    `same` is a mask of what holds the same at both; `new_part` is the symbol of the `.cold` part that it lies in now.
     """
 
     old_offset: int
@@ -48,6 +48,7 @@ class CarriedPart:
     """A `.cold` part of the old version of a function, `size` in bytes, and what became of its instructions.
 
     `points` are the places of those that the new version does not have: where it is between the same neighbours.
+    `base` is its symbol in the module of ours whose version that is, empty where it is the original's.
     """
 
     name: str
@@ -55,10 +56,12 @@ class CarriedPart:
     size: int
     map: tuple[MapRow, ...]
     points: tuple[MapRow, ...] = ()
+    base: str = ""
 
     def as_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"name": self.name, "sympos": self.sympos, "size": self.size}
-        return row | {"map": [cells.as_json() for cells in self.map]} | _points(self.points)
+        row |= {"map": [cells.as_json() for cells in self.map]} | _points(self.points)
+        return row | ({"base": self.base} if self.base else {})
 
 
 def _points(rows: tuple[MapRow, ...]) -> dict[str, Any]:
@@ -80,14 +83,16 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class CarriedFunction:
-    """A function of the module, of an `object` that is patched; `role` says why it travels.
+    """A function of the module, of an `object` that is patched; `role` says why it travels, `symbol` is its name in
+    the module (the first modules of ours gave it the original's).
 
     `late` are offsets where no kprobe may stand before the patched object is there. `map` is None for a function that
     takes no place of another; `points` are those of a part. Where the map begins at the version of an earlier module of
-    ours, `since` names that module and `base` the function in it; both are empty else.
+    ours, `since` names that module and `base` the symbol in it; both are empty else.
     """
 
     name: str
+    symbol: str
     object: str
     role: str
     new_size: int
@@ -104,6 +109,7 @@ class CarriedFunction:
     def as_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {
             "name": self.name,
+            "symbol": self.symbol,
             "object": self.object,
             "role": self.role,
             "new_size": self.new_size,
@@ -300,6 +306,7 @@ def _function(item: _Item) -> CarriedFunction:
     since = (item["since"].as_(str), item["base"].as_(str)) if item.has("since") else ("", "")
     return CarriedFunction(
         name=item["name"].as_(str),
+        symbol=item["symbol" if item.has("symbol") else "name"].as_(str),
         object=item["object"].as_(str),
         role=item["role"].as_(str),
         new_size=item["new_size"].as_(int),
@@ -318,6 +325,7 @@ def _function(item: _Item) -> CarriedFunction:
                 row["size"].as_(int),
                 _map(row["map"]),
                 _map(row.optional("points")),
+                row["base"].as_(str) if row.has("base") else "",
             )
             for row in item.optional("parts")
         ),

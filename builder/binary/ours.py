@@ -1,6 +1,7 @@
-"""The names that every module of ours brings itself: the symbols of its glue, which are nothing of the patch.
+"""The names that every module of ours brings itself, and how those of the patch are told from the originals'.
 
-The glue's template is written with them, and whoever looks at the symbols of a module of ours asks `is_glue`.
+The glue's template is written with its symbols, which are nothing of the patch, and whoever looks at the symbols of a
+module of ours asks `is_glue`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ PUT_BACK: Final = "bespoke_put_back"
 callback of the patch's own before)"""
 THIS_MODULE, INIT, EXIT = "__this_module", "init_module", "cleanup_module"
 """what the kernel's loader looks for (scripts/mod/modpost.c writes them for other modules)"""
+_COPY: Final = ".livepatch"
+"""What the symbol of a copy ends with, so that the plain name is the original's alone."""
 _OURS = re.compile(
     rf"({PRE_PATCH}|{PUT}|{PUT_BACK}(_after)?)(_\d+)?|{'|'.join((PATCH, HOLD, SWAP, THIS_MODULE, INIT, EXIT))}"
 )
@@ -32,3 +35,17 @@ _OURS = re.compile(
 def is_glue(name: str) -> bool:
     """Whether a symbol of a module of ours is the glue's."""
     return _OURS.fullmatch(name) is not None
+
+
+def copy_of(name: str) -> str:
+    """The symbol that a module of ours has for its copy of what is called `name` in the code that runs.
+
+    While a module has a symbol of an equal name, tools cannot plant a probe by the plain one: the kernel counts those
+    of all modules (number_of_same_symbols, kernel/trace/trace_kprobe.c, v6.1).
+    """
+    return f"{name}{_COPY}"
+
+
+def plain_name(symbol: str) -> str:
+    """The name that a symbol of a module of ours has in the patch's own objects."""
+    return symbol.removesuffix(_COPY)

@@ -36,7 +36,7 @@ class TableRow:
     what the kernel takes an entry for, and `length` the member of it that holds how many
     bytes of code an entry has patched, where that is not one instruction. `lengths` maps each known size of an
     entry to the offset of a byte in it: where that is zero, the relocations behind the
-    first one lead to nothing.
+    first one lead to nothing. An entry of a table that `follows` is about one instruction, wherever that lies.
     """
 
     name: str
@@ -51,6 +51,7 @@ class TableRow:
     if_bound_late: Literal["refused", "left out", "kept"] = "refused"
     struct: str = ""
     length: str = ""
+    follows: bool = False
 
 
 # replacementlen of struct alt_instr (arch/x86/include/asm/alternative.h): after s32 instr_offset, s32 repl_offset,
@@ -58,7 +59,7 @@ class TableRow:
 _REPLACEMENT: Final = ((12, 11), (13, 11), (14, 13))
 
 TABLES: Final = (
-    TableRow("__bug_table", 1, 3, lines=True, struct="bug_entry"),
+    TableRow("__bug_table", 1, 3, lines=True, struct="bug_entry", follows=True),
     TableRow("__ex_table", 2, 3, struct="exception_table_entry"),
     TableRow("__jump_table", 3, 3, late=True, unique=True, struct="jump_entry"),
     TableRow(".static_call_sites", 2, 2, late=True, unique=True, struct="static_call_site"),
@@ -66,11 +67,11 @@ TABLES: Final = (
     TableRow(".altinstructions", 1, 2, late=True, lengths=_REPLACEMENT, struct="alt_instr", length="instrlen"),
     TableRow(".parainstructions", 1, 1, late=True),
     # the prefix is patched, and no operand
-    TableRow(".smp_locks", 1, 1, derived=True, late=True, if_bound_late="kept"),
-    TableRow(".retpoline_sites", 1, 1, derived=True, late=True),
-    TableRow(".return_sites", 1, 1, derived=True, late=True),
+    TableRow(".smp_locks", 1, 1, derived=True, late=True, if_bound_late="kept", follows=True),
+    TableRow(".retpoline_sites", 1, 1, derived=True, late=True, follows=True),
+    TableRow(".return_sites", 1, 1, derived=True, late=True, follows=True),
     # calls are only counted (call depth tracking), and this one's target is not known yet
-    TableRow(".call_sites", 1, 1, derived=True, late=True, if_bound_late="left out"),
+    TableRow(".call_sites", 1, 1, derived=True, late=True, if_bound_late="left out", follows=True),
     TableRow(".ibt_endbr_seal", 1, 1, derived=True, late=True),
     TableRow(".cfi_sites", 1, 1, derived=True, late=True),
     TableRow("__mcount_loc", 1, 1, derived=True),

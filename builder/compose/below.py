@@ -69,7 +69,7 @@ class Earlier:
             and symbol.type == elf.STT_OBJECT
             and self.running.obj.sections[symbol.shndx].is_write
             and not ours.is_glue(symbol.name)
-            and not naming.is_never_paired(symbol.name, self.running.obj.sections[symbol.shndx].name)
+            and not naming.is_never_paired(ours.plain_name(symbol.name), self.running.obj.sections[symbol.shndx].name)
         ]
 
     def _held(self, symbol: Symbol) -> Held:
@@ -80,7 +80,7 @@ class Earlier:
     def holds(self, name: str, owner: str) -> Held | None:
         """What only the earlier module has of that name: its data, or a function that it brought."""
         for symbol in self.running.obj.symbols:
-            if symbol.name == name and symbol.is_defined and not ours.is_glue(name):
+            if ours.plain_name(symbol.name) == name and symbol.is_defined and not ours.is_glue(name):
                 row = self._functions.get((owner, name))
                 if symbol.type == elf.STT_OBJECT or (row is not None and row.role == "new"):
                     return self._held(symbol)
@@ -90,13 +90,13 @@ class Earlier:
         """The earlier version of a function, as a match under the name and sympos of the original."""
         for name in atom.names:
             row = self._functions.get((owner, name))
-            for symbol in self.running.named(name):
-                if row is None or row.old is None or not row.old.name:
-                    continue
-                old = row.old
+            if row is None or row.old is None or not row.old.name:
+                continue
+            old = row.old
+            for symbol in self.running.named(row.symbol):
                 found = matcher.match(atom, symbol.place, name=old.name, sympos=old.sympos, limit=symbol.size)
                 if isinstance(found, Match):
-                    return replace(found, solved={}, names={}, since=self.name)
+                    return replace(found, solved={}, names={}, since=self.name, base=row.symbol)
         return None
 
     def brought(self, atom: Atom, owner: str) -> bool:
@@ -109,12 +109,12 @@ class Earlier:
         kept: dict[Atom, Held] = {}
         families: dict[tuple[str, int], list[Symbol]] = {}
         for symbol in self.state:
-            families.setdefault((naming.family(symbol.name), symbol.size), []).append(symbol)
+            families.setdefault((naming.family(ours.plain_name(symbol.name)), symbol.size), []).append(symbol)
         selection = diff.selection
         twins = diff.comparison.correlation.twins
         for atom in selection.data:
             rows = families.get((naming.family(atom.name), atom.size), [])
-            exact = [symbol for symbol in rows if symbol.name == atom.name] or rows
+            exact = [symbol for symbol in rows if ours.plain_name(symbol.name) == atom.name] or rows
             if atom not in twins and atom.section.is_write and len(exact) == 1:
                 kept[atom] = self._held(exact[0])
         if not kept:
@@ -127,9 +127,9 @@ class Earlier:
         return [
             Refusal(
                 "replace-loses-state",
-                symbol.name,
+                name := ours.plain_name(symbol.name),
                 self.running.obj.sections[symbol.shndx].name,
-                f"{self.name} keeps state in {symbol.name}, which is lost when it is replaced",
+                f"{self.name} keeps state in {name}, which is lost when it is replaced",
                 "stack the module on it without --replace, or accept that the variable begins anew",
                 fatal=False,
             )

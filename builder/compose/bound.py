@@ -13,6 +13,7 @@ from builder.compose.outcome import Diff
 from builder.compose.references import Piece
 from builder.compose.running import Running
 from builder.compose.runpre import Match
+from builder.compose.thunks import Thunks
 from builder.errors import Refusal
 
 
@@ -57,7 +58,8 @@ class Bound:
     `atoms` are atoms of the new object that stay originals, `names` undefined symbols. `provided` are undefined
     symbols that another pair of the module defines, with the number of that pair. `sets` are the words of running
     variables that are exchanged.
-    `left_out` are table entries that must not travel. Where there are `refusals`, it is
+    `left_out` are table entries that must not travel, `thunks` stand for code that the kernel would patch too early
+    (None before anybody has looked). Where there are `refusals`, it is
     incomplete and nothing but those may be taken from it.
     """
 
@@ -69,6 +71,7 @@ class Bound:
     provided: Mapping[str, tuple[int, Atom]] = field(default_factory=dict)
     sets: tuple[BoundWord, ...] = ()
     left_out: frozenset[tables.Entry] = frozenset()
+    thunks: Thunks | None = None
     warnings: tuple[Refusal, ...] = ()
     refusals: tuple[Refusal, ...] = ()
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.binary.kernel import Kernel
+from builder.binary.ours import copy_of
 from builder.compare import Atom
 from builder.compose import late
 from builder.compose.below import Earlier, Held
@@ -31,6 +32,11 @@ class Bundle:
     accepted: tuple[Refusal, ...] = ()
     compiler: tuple[str, ...] = ()
     """Of a source patch: the version line of what compiled its objects, and the packages of one that was fetched."""
+
+    def symbol(self, atom: Atom) -> str:
+        """The symbol that the module has for it: the name itself only where nothing that runs is called so."""
+        taken = self.kernel.symbols_named(atom.name) or any(bound.owner.named(atom.name) for bound in self.pairs)
+        return copy_of(atom.name) if taken else atom.name
 
     @property
     def warnings(self) -> tuple[Refusal, ...]:

@@ -8,8 +8,10 @@ Two things can. The first is a matter of time. A livepatch for a module M is loa
 3. When M is there, klp_init_object_loaded() (kernel/livepatch/core.c, v6.1) writes `.klp.rela.M.*`.
 
 A reference to a symbol of M is written in step 3 (`is_late`). Where a table of step 2 holds such a reference, or has
-code patched that does, the kernel has used a zero: such an entry is left out if the new code does without it, else the
-change is refused. (A relocation for vmlinux, or for a livepatch below, is written in step 1 and has no such problem.)
+code patched that does, the kernel has used a zero. Such an entry is left out where the new code does without it: a
+static call without one goes through the original's trampoline, which the kernel keeps current. Else a thunk stands for
+it (builder/compose/thunks.py), or the change is refused. (A relocation for vmlinux, or for a livepatch below, is
+written in step 1 and has no such problem.)
 
 The second is about addresses. Where indirect calls must arrive at a mark (ENDBR on x86), the kernel takes the mark away
 from functions that nothing points at. New code that points at one would fault when it is called through that pointer.
@@ -23,9 +25,10 @@ from dataclasses import replace
 from builder.binary import SectionOffset, tables
 from builder.compare import Atom, View
 from builder.compare.view import Target
+from builder.compose import references
 from builder.compose.bound import Binding, Bound
 from builder.compose.owner import Objects
-from builder.compose.references import Piece
+from builder.compose.thunks import Thunks
 from builder.errors import Refusal
 
 
@@ -38,6 +41,7 @@ def check(bound: Bound, objects: Objects) -> Bound:
     return replace(
         bound,
         left_out=frozenset(checker.left_out),
+        thunks=checker.thunks,
         warnings=tuple(dict.fromkeys(checker.warnings)),
         refusals=tuple(dict.fromkeys(checker.refusals)),
     )
@@ -55,6 +59,7 @@ class _Checker:
         self.selection = bound.diff.selection
         self.view = self.selection.view
         self.left_out: set[tables.Entry] = set()
+        self.thunks = Thunks(self.selection)
         self.warnings: list[Refusal] = []
         self.refusals: list[Refusal] = []
 
@@ -66,20 +71,29 @@ class _Checker:
                 continue
             if isinstance(place, tables.Entry) and place.table.late:
                 self._entry(place, binding)
-            elif isinstance(place, Piece) and place.section.name in tables.ANNEXES:
-                self._refuse_late(place.section.name, binding)
+        for piece in self.selection.pieces:
+            if piece.section.name not in tables.ANNEXES:
+                continue
+            for r, target in references.of_piece(self.view, piece):
+                binding = self.bound.binding(piece, target)
+                if binding is not None and is_late(binding) and not self.thunks.branch(piece, r.offset):
+                    self._refuse_late(piece.section.name, binding)
 
     def _entry(self, entry: tables.Entry, binding: Binding) -> None:
         table = entry.table.name
-        if "__tracepoint_" in binding.name or "__SCK__tp_func_" in binding.name:
+        if table == ".static_call_sites":
+            self.left_out.add(entry)
+        elif table == "__jump_table" and self.thunks.key_test(entry) is not None:
+            pass
+        elif "__tracepoint_" in binding.name:
             self.left_out.add(entry)
             self.warnings.append(
                 Refusal(
                     "entry-dropped",
                     binding.name,
                     table,
-                    f"the tracepoint key {binding.name} belongs to module {binding.exporter}: the tracepoint stays off "
-                    "in the new version",
+                    f"the tracepoint key {binding.name} belongs to module {binding.exporter}, and its site has no room "
+                    "for a test of the key: the tracepoint stays off in the new version",
                     "if it is used: trace_printk() in its place, or a probe in the new function (bespoke probe)",
                     fatal=False,
                 )
@@ -90,17 +104,8 @@ class _Checker:
                 binding,
                 table,
                 f"a jump label tests the static key {binding.name}, which module {binding.exporter} owns; the kernel "
-                "sets jump labels up before such a key is bound",
+                "sets jump labels up before such a key is bound, and the site has no room for a test of the key",
                 "use static_key_enabled() on it instead",
-            )
-        elif table == ".static_call_sites":
-            self._refuse(
-                "static-call-module",
-                binding,
-                table,
-                f"a static call uses the key {binding.name}, which module {binding.exporter} owns; the kernel sets "
-                "static calls up before such a key is bound",
-                "call through the function pointer instead",
             )
         else:
             self._refuse_late(table, binding)
@@ -119,13 +124,13 @@ class _Checker:
                 if not entry.table.late or entry in self.left_out:
                     continue
                 start, end = self._site(atom, entry)
-                hit = next((b for offset, b in late.items() if start <= offset < end), None)
-                if hit is None:
-                    continue
-                if entry.table.if_bound_late == "left out":
-                    self.left_out.add(entry)
-                elif entry.table.if_bound_late == "refused":
-                    self._refuse_late(entry.table.name, hit)
+                for field, hit in late.items():
+                    if not start <= field < end:
+                        continue
+                    if entry.table.if_bound_late == "left out":
+                        self.left_out.add(entry)
+                    elif entry.table.if_bound_late == "refused" and not self.thunks.branch(atom, field):
+                        self._refuse_late(entry.table.name, hit)
 
     def _site(self, atom: Atom, entry: tables.Entry) -> tuple[SectionOffset, SectionOffset]:
         """Offsets of the code that an entry has patched."""

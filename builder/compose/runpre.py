@@ -29,7 +29,7 @@ class Match:
     `solved` maps atoms of the old object to their places, `names` undefined
     symbols to theirs. `externs` maps atoms to the names of symbols that the
     running object itself takes from elsewhere. `since` names the earlier
-    livepatch whose version it is, empty for the original.
+    livepatch whose version it is and `base` its symbol there; both are empty for the original.
     """
 
     atom: Atom
@@ -40,6 +40,7 @@ class Match:
     names: Mapping[str, int] = field(default_factory=dict)
     externs: Mapping[Atom, str] = field(default_factory=dict)
     since: str = ""
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True)

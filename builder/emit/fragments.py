@@ -131,7 +131,7 @@ class _Cutter:
             data=data,
             size=atom.end - atom.start,
             references=self._references(atom, self.view.leads_of(atom), atom.start),
-            labels=(Label(atom.name, atom.entry - atom.start, atom.end - atom.entry, kind),),
+            labels=(Label(self.bundle.symbol(atom), atom.entry - atom.start, atom.end - atom.entry, kind),),
             owner=atom.name,
             entry=atom.entry - atom.start,
         )

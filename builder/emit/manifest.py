@@ -37,7 +37,7 @@ def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) 
         replace=bundle.replace,
         on=bundle.on,
         objects=tuple(sorted({bound.owner.name for bound in bundle.pairs})),
-        functions=tuple(row for bound in bundle.pairs for row in _functions(bound, late)),
+        functions=tuple(row for bound in bundle.pairs for row in _functions(bundle, bound, late)),
         bindings=tuple(_bindings(linked)),
         special_entries=_entries(fragments),
         accepted=tuple(dict.fromkeys((*accepted, *bundle.accepted))),
@@ -51,7 +51,7 @@ def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) 
     )
 
 
-def _functions(bound: Bound, late: Mapping[str, Sequence[int]]) -> Iterator[CarriedFunction]:
+def _functions(bundle: Bundle, bound: Bound, late: Mapping[str, Sequence[int]]) -> Iterator[CarriedFunction]:
     selection = bound.diff.selection
     twins = bound.diff.comparison.correlation.twins
     for atom, role in selection.functions.items():
@@ -62,19 +62,20 @@ def _functions(bound: Bound, late: Mapping[str, Sequence[int]]) -> Iterator[Carr
                 original = replace(original, name=match.name, sympos=match.sympos)
         row = CarriedFunction(
             name=atom.name,
+            symbol=bundle.symbol(atom),
             object=bound.owner.name,
             role=role.value,
             new_size=atom.end - atom.entry,
             new_hash=_hash(bound, atom, new=True),
             old=original,
             redirected=atom in selection.redirected,
-            late=tuple(late.get(atom.name, ())),
+            late=tuple(late.get(bundle.symbol(atom), ())),
         )
-        yield _mapped(row, bound, atom)
+        yield _mapped(row, bundle, bound, atom)
 
 
 def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
-    """Function -> offsets where no kprobe may stand before the patched object's relocations are written.
+    """Symbol of a function -> offsets where no kprobe may stand before the patched object's relocations are written.
 
     A kprobe runs a copy of its instruction, taken when it is planted; a module's
     notifier plants it before klp_enable_patch() has written what names another module.
@@ -100,32 +101,47 @@ def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
     return {name: sorted(set(found)) for name, found in out.items()}
 
 
-def _mapped(row: CarriedFunction, bound: Bound, atom: Atom) -> CarriedFunction:
+def _mapped(row: CarriedFunction, bundle: Bundle, bound: Bound, atom: Atom) -> CarriedFunction:
     """With the map from the version that it takes the place of, and those of that version's `.cold` parts."""
     comparison = bound.diff.comparison
     old = comparison.correlation.twins.get(atom)
     if old is None or old not in bound.matches or atom not in bound.diff.selection.redirected:
         return row
     found = instruction_map(comparison, atom)
-    pairs, points = _by_part(atom, found.pairs), _by_part(atom, found.points)
+    moved = _moved(bound, atom)
+    pairs, points = (_by_part(bundle, atom, rows, moved) for rows in (found.pairs, found.points))
     parts = tuple(
-        CarriedPart(match.name, match.sympos, part.end - part.entry, pairs.get(part, ()), points.get(part, ()))
+        CarriedPart(
+            match.name, match.sympos, part.end - part.entry, pairs.get(part, ()), points.get(part, ()), match.base
+        )
         for part in comparison.old_children.get(old, ())
         if (match := bound.matches.get(part)) is not None
     )
-    since = bound.matches[old].since
+    whole = bound.matches[old]
     own = replace(row, map=pairs.get(old, ()), points=points.get(old, ()))
-    return replace(own, since=since, base=old.name if since else "", parts=parts)
+    return replace(own, since=whole.since, base=whole.base, parts=parts)
 
 
-def _by_part(atom: Atom, rows: Iterable[MappedRow]) -> dict[Atom, tuple[MapRow, ...]]:
+def _by_part(
+    bundle: Bundle, atom: Atom, rows: Iterable[MappedRow], moved: Mapping[Atom, frozenset[int]]
+) -> dict[Atom, tuple[MapRow, ...]]:
     """Rows by the part of the old version that they are about; those of a function itself name no new part."""
     out: dict[Atom, tuple[MapRow, ...]] = {}
     for row in rows:
-        part = "" if row.new_part is atom else row.new_part.name
+        if row.new_part.entry + row.new_offset in moved[row.new_part]:
+            continue
+        part = "" if row.new_part is atom else bundle.symbol(row.new_part)
         cells = MapRow(row.old_offset, row.new_offset, row.confidence, row.same, part)
         out[row.old_part] = (*out.get(row.old_part, ()), cells)
     return out
+
+
+def _moved(bound: Bound, atom: Atom) -> Mapping[Atom, frozenset[int]]:
+    """By part of a function, offsets in its section that no probe may stand at: a thunk has what was there."""
+    tests = bound.thunks.tests if bound.thunks is not None else {}
+    parts = (atom, *bound.diff.comparison.children.get(atom, ()))
+    rooms = {part: [room[1:] for test in tests.get(part, ()) for room in test.rooms] for part in parts}
+    return {part: frozenset(place for room in rows for place in room) for part, rows in rooms.items()}
 
 
 def _hash(bound: Bound, atom: Atom, *, new: bool) -> str:

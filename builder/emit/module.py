@@ -10,7 +10,7 @@ from builder.binary.manifest import SECTION, Manifest
 from builder.compose.bound import Bound
 from builder.compose.bundle import Bundle
 from builder.compose.macros import MODULE_EXIT
-from builder.emit import derived, fragments, glue, link, readback
+from builder.emit import derived, fragments, glue, link, readback, thunks
 from builder.emit.manifest import manifest
 from builder.errors import KernelError
 
@@ -33,7 +33,7 @@ def emit(bundle: Bundle) -> Module:
     kernel = bundle.kernel
     kernel.require_livepatch()
     arch = by_machine(bundle.pairs[0].diff.comparison.new.obj.machine, where=bundle.name)
-    parts = derived.derive(bundle, arch, fragments.collect(bundle))
+    parts = derived.derive(bundle, arch, thunks.add(bundle, arch, fragments.collect(bundle)))
     linker = link.Linker(arch, bundle.name)
     linker.add(parts)
     # From here on every fragment has its place.

@@ -22,12 +22,16 @@ _ANEW = "disable and remove {name}, then `bespoke load` it"
 
 @dataclass(frozen=True, slots=True)
 class FunctionStatus:
-    """A function that a livepatch replaces; `current` where its version is the one that runs."""
+    """A function that a livepatch replaces; `current` where its version is the one that runs.
+
+    `symbol` is what that version is called in the module, empty for a livepatch that is not ours.
+    """
 
     object: str
     name: str
     sympos: int
     current: bool
+    symbol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,10 @@ def survey(host: Host, state: str = STATE) -> Status:
             name,
             states[name],
             record.phase.value if (record := trail.find(name)) is not None else None,
-            tuple(FunctionStatus(*key, current=newest.get(key) == name) for key in functions[name]),
+            tuple(
+                FunctionStatus(*key, current=newest.get(key) == name, symbol=_symbols(record).get(key, ""))
+                for key in functions[name]
+            ),
             tuple(asdict(row) for row in record.moved) if record is not None else (),
             reports(name),
             _marks(host, name),
@@ -150,10 +157,14 @@ def _functions(host: Host, name: str, record: Record | None) -> list[tuple[str, 
             function, comma, sympos = entry.rpartition(",")
             if comma and sympos.isdigit():
                 found.append((owner, function, int(sympos)))
-    if not found and record is not None:
-        # sysfs counts from 1 also where the name is unique (klp_init_func, kernel/livepatch/core.c, v6.1)
-        found = [(f.object, f.old.name, f.old.sympos or 1) for f in record.manifest.redirected if f.old is not None]
-    return found
+    return found or list(_symbols(record))
+
+
+def _symbols(record: Record | None) -> dict[tuple[str, str, int], str]:
+    """The functions that a livepatch of ours replaces, and the symbols of their new versions."""
+    rows = record.manifest.redirected if record is not None else ()
+    # sysfs counts from 1 also where the name is unique (klp_init_func, kernel/livepatch/core.c, v6.1)
+    return {(f.object, f.old.name, f.old.sympos or 1): f.symbol for f in rows if f.old is not None}
 
 
 def _named_events(host: Host, trail: Trail) -> tuple[Event, ...]:

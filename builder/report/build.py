@@ -53,7 +53,9 @@ def _functions(manifest: Manifest, reasons: Mapping[str, str]) -> RenderableType
     lines: list[RenderableType] = []
     for row in manifest.functions:
         size = f"{row.old.size} -> {row.new_size}" if row.old is not None else str(row.new_size)
-        lines.append(one_line(f"  {row.role:<8} ", (row.name, "bold"), f"  {row.object}", (f"  {size} bytes", "dim")))
+        called = f", as {row.symbol}" if row.symbol != row.name else ""
+        told = (f"  {size} bytes{called}", "dim")
+        lines.append(one_line(f"  {row.role:<8} ", (row.name, "bold"), f"  {row.object}", told))
         reason = reasons.get(row.name)
         if reason:
             lines.append(Padding(one_line(reason, style="dim"), (0, 0, 0, 11), expand=False))

@@ -46,7 +46,8 @@ def _patch(patch: PatchStatus) -> list[RenderableType]:
     for row in patch.functions:
         position = f",{row.sympos}" if row.sympos > 1 else ""
         current = ("runs", "green") if row.current else ("older version", "dim")
-        table.add_row(f"{row.object}:{row.name}{position}", one_line(current))
+        called = one_line(f"as {row.symbol}", style="dim") if row.symbol not in ("", row.name) else ""
+        table.add_row(f"{row.object}:{row.name}{position}", one_line(current), called)
     parts: list[RenderableType] = [title, Padding(table, (0, 0, 0, 2))]
     parts += [one_line(f"  probe {row['source']} -> {row['line']}") for row in patch.moved]
     if patch.marks:

@@ -20,7 +20,7 @@
 #include <linux/uaccess.h>
 
 #ifdef OWN_KEY
-/* The kernel initialises the jump entries of a live patch before it resolves this symbol: no such patch can ship. */
+/* The kernel initialises the jump entries of a live patch before it resolves this symbol: a thunk has to test it. */
 static DEFINE_STATIC_KEY_FALSE(loud_key);
 #define LOUD loud_key
 #else

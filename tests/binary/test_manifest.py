@@ -28,10 +28,11 @@ WHOLE = Manifest(
     on=("older",),
     objects=("ext4", "vmlinux"),
     functions=(
-        CarriedFunction("fresh", "vmlinux", "new", 16, "a" * 64),
-        CarriedFunction("inlined", "vmlinux", "carrier", 16, "a" * 64, Original(12, "b" * 64)),
+        CarriedFunction("fresh", "fresh", "vmlinux", "new", 16, "a" * 64),
+        CarriedFunction("inlined", "inlined.livepatch", "vmlinux", "carrier", 16, "a" * 64, Original(12, "b" * 64)),
         CarriedFunction(
             name="changed",
+            symbol="changed.livepatch",
             object="ext4",
             role="changed",
             new_size=32,
@@ -39,11 +40,15 @@ WHOLE = Manifest(
             old=Original(24, "d" * 64, "changed", 2),
             redirected=True,
             late=(5, 9),
-            map=(MapRow(0, 0, 100, 7), MapRow(5, 0, 60, 1, "changed.cold")),
+            map=(MapRow(0, 0, 100, 7), MapRow(5, 0, 60, 1, "changed.cold.livepatch")),
             since="older",
-            base="changed",
+            base="changed.livepatch",
             points=(MapRow(9, 4, 80, 7),),
-            parts=(CarriedPart("changed.cold", 0, 8, (MapRow(0, 5, 90, 3),), (MapRow(4, 5, 80, 3),)),),
+            parts=(
+                CarriedPart(
+                    "changed.cold", 0, 8, (MapRow(0, 5, 90, 3),), (MapRow(4, 5, 80, 3),), "changed.cold.livepatch"
+                ),
+            ),
         ),
     ),
     bindings=(WrittenBinding(".text", 6, 4, "ext4", "ext4", "counter", 1, -4),),
@@ -64,10 +69,19 @@ def test_what_is_written_is_read_again() -> None:
 
 def test_what_does_not_hold_is_not_written() -> None:
     fresh, inlined, changed = WHOLE.as_json()["functions"]
-    assert set(fresh) == {"name", "object", "role", "new_size", "new_hash", "redirected"}
+    assert set(fresh) == {"name", "symbol", "object", "role", "new_size", "new_hash", "redirected"}
     assert set(inlined) - set(fresh) == {"old_size", "old_hash"}
-    assert set(changed) - set(inlined) == {"old_name", "sympos", "late", "map", "since", "base", "parts", "points"}
-    assert changed["map"] == [[0, 0, 100, 7], [5, 0, 60, 1, "changed.cold"]]
+    assert set(changed) - set(inlined) == {"old_name", "sympos", "late", "map", "points", "since", "base", "parts"}
+    assert changed["map"] == [[0, 0, 100, 7], [5, 0, 60, 1, "changed.cold.livepatch"]]
+
+
+def test_in_the_first_modules_a_copy_is_called_like_the_original() -> None:
+    document = WHOLE.as_json()
+    for row in document["functions"]:
+        del row["symbol"]
+    assert [row.symbol for row in Manifest.from_json(document, where="fix.ko").functions] == [
+        *("fresh", "inlined", "changed")
+    ]
 
 
 def set_(*path: Any) -> Callable[[Any], None]:

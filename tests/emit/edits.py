@@ -6,10 +6,12 @@ loader looks at.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from builder.binary import ObjectFile, Section, elf
+from builder.binary import ObjectFile, Section, elf, ours, read_object, write_object
+from builder.binary.manifest import SECTION
 
 Edit = Callable[[ObjectFile], ObjectFile]
 
@@ -63,6 +65,14 @@ def renamed(find: Callable[[str], bool], change: Callable[[str], str]) -> Edit:
         return replace(obj, symbols=tuple(s._replace(name=change(s.name)) if find(s.name) else s for s in obj.symbols))
 
     return edit
+
+
+def named_as_originals(module: bytes) -> bytes:
+    """A module like the first ones of ours, whose copies had the names of their originals."""
+    obj = renamed(lambda name: name != ours.plain_name(name), ours.plain_name)(read_object(module))
+    document = obj.by_name[SECTION].data
+    plain = re.sub(rb'"symbol":"[^"]*\.livepatch",', b"", document).replace(b'.livepatch"', b'"')
+    return write_object(with_data(obj, SECTION, plain))
 
 
 def klp_sections(obj: ObjectFile) -> list[Section]:

@@ -131,7 +131,7 @@ def test_the_manifest_inside_is_what_the_module_holds(module: Module, obj: Objec
     assert {tuple(row[k] for k in keys) for row in manifest["bindings"]} == bindings
     labels = {s.name: s for s in obj.symbols if s.is_function}
     for row in manifest["functions"]:
-        assert labels[row["name"]].size == row["new_size"], row["name"]
+        assert labels[row["symbol"]].size == row["new_size"], row["name"]
         assert row["redirected"] == ("old_name" in row and row["role"] in ("changed", "carrier"))
     strides = {"__bug_table": 12, "__jump_table": 16, ".altinstructions": 12, "__ex_table": 12, ".orc_unwind": 6}
     for table, owners in manifest["special_entries"].items():
@@ -168,7 +168,7 @@ def test_klp_functions_lead_to_the_new_code(module: Module, obj: ObjectFile, ker
     assert set(found) == {row["old_name"] for row in wanted}
     for row in wanted:
         names, sympos = found[row["old_name"]]
-        assert row["name"] in names and sympos == row["sympos"]
+        assert row["symbol"] in names and sympos == row["sympos"]
 
 
 def test_other_readers_agree(module: Module, obj: ObjectFile, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from builder.operate.trail import manifest_of, read_trail
 from builder.pipeline import ModulePlan, build, diff
 from samples.objects import vmlinux_objects
 from samples.simulated import seq_file
+from tests.emit.edits import named_as_originals
 from tests.operate.killed import KillingHost
 from tests.operate.scene import FOLLOWING, PROBES, SimulatedScene
 from tests.operate.versions import LONGEST, NAME, Probed, behind, offsets
@@ -105,7 +106,7 @@ def test_a_probe_planted_on_the_patched_name_follows(scene: SimulatedScene, made
 
 def test_an_event_that_stands_only_in_a_version_goes_to_the_original(scene: SimulatedScene, made: Probed) -> None:
     scene.live().load(made.build(0, 1, "p1"), "p1.ko")
-    scene.host.write(KPROBE_EVENTS, f"p:b/own p1:inner+{offsets(made)['mid']}\n", append=True)
+    scene.host.write(KPROBE_EVENTS, f"p:b/own p1:inner.livepatch+{offsets(made)['mid']}\n", append=True)
     scene.host.write(f"{TRACING}/events/b/own/enable", "1")
     scene.call(1, 2)
     scene.live().unload("p1")
@@ -127,11 +128,13 @@ def test_places_longer_than_what_the_kernel_compares_are_removed(scene: Simulate
 def _in_new_code_alone(scene: SimulatedScene, made: Probed) -> str:
     """An event at an instruction of version 1 for which the original has none."""
     (row,) = (row for row in manifest_of(made.build(0, 1, "p1"), "p1.ko").functions if row.name == "inner")
-    code = scene.host.kernel.memory.read(start := scene.host.kernel.symbols.of_module["p1"]["inner"][0], row.new_size)
+    code = scene.host.kernel.memory.read(
+        start := scene.host.kernel.symbols.of_module["p1"]["inner.livepatch"][0], row.new_size
+    )
     mapped = {cells.new_offset for cells in row.map or ()}
     place = next(i.offset - start for i in TARGET.decode(code, start) if i.offset - start not in mapped)
-    scene.host.write(KPROBE_EVENTS, f"p:b/new p1:inner+{place}\n", append=True)
-    return f"p1:inner+{place}"
+    scene.host.write(KPROBE_EVENTS, f"p:b/new p1:inner.livepatch+{place}\n", append=True)
+    return f"p1:inner.livepatch+{place}"
 
 
 def test_an_event_that_is_enabled_in_new_code_alone_is_never_unloaded_over(scene: SimulatedScene, made: Probed) -> None:
@@ -170,8 +173,8 @@ def test_a_module_stays_while_the_kernel_keeps_a_place_in_it(scene: SimulatedSce
 
 
 def test_nothing_is_loaded_over_places_that_were_left(scene: SimulatedScene, made: Probed) -> None:
-    scene.host.write(KPROBE_EVENTS, "p:b/left p1:inner+3\n", append=True)
-    with pytest.raises(LoadError, match=r"`-:b/left p1:inner\+3`"):
+    scene.host.write(KPROBE_EVENTS, "p:b/left p1:inner.livepatch+3\n", append=True)
+    with pytest.raises(LoadError, match=r"`-:b/left p1:inner\.livepatch\+3`"):
         scene.live().load(made.build(0, 1, "p1"), "p1.ko")
     assert survey(scene.host).patches == () and "p1" not in scene.host.kernel.modules
 
@@ -225,8 +228,25 @@ def test_the_kernel_s_own_rules(scene: SimulatedScene, line: str, code: int) -> 
     assert caught.value.errno == code
 
 
-def test_a_bare_name_is_ambiguous_while_a_version_has_it(scene: SimulatedScene, made: Probed) -> None:
+def test_a_bare_name_is_the_original_s_alone(scene: SimulatedScene, made: Probed) -> None:
+    """As before the patch; and each version's code has a name of its own, the `.cold` parts' too."""
+    scene.host.write(KPROBE_EVENTS, "p:b/before outer\n", append=True)
     scene.live().load(made.build(0, 1, "p1"), "p1.ko")
+    scene.host.write(KPROBE_EVENTS, "p:b/during outer\n", append=True)
+    scene.host.write(KPROBE_EVENTS, "r:b/returns outer\n", append=True)
+    for event in ("before", "during", "returns"):
+        scene.host.write(f"{TRACING}/events/b/{event}/enable", "1")
+    scene.call(1, 4)
+    assert [scene.host.hits(f"b/{event}") for event in ("before", "during")] == [4, 4]
+    names = scene.host.kernel.symbols.of_module
+    assert {"inner.livepatch", "inner.cold.livepatch", "outer.livepatch"} <= set(names["p1"])
+    functions = {name for name in names["p1"] if name in names[NAME]}
+    assert functions <= {"init_module", "cleanup_module", "__this_module"}
+
+
+def test_a_bare_name_is_ambiguous_where_a_version_has_it(scene: SimulatedScene, made: Probed) -> None:
+    """As in the first modules of ours, and in those of others."""
+    scene.live().load(named_as_originals(made.build(0, 1, "p1")), "p1.ko")
     with pytest.raises(OSError) as caught:
         scene.host.write(KPROBE_EVENTS, "p:b/bare inner\n", append=True)
     assert caught.value.errno == errno.EADDRNOTAVAIL
@@ -239,7 +259,7 @@ def test_every_place_is_planted_while_the_patch_is_held(scene: SimulatedScene, m
     assert offsets(made)["late"] in [cells.old_offset for cells in row.map or () if cells.new_offset in row.late]
     host = KillingHost(scene.host, 1000)
     Live(host).load(module, "p1.ko")
-    steps = [step for step in host.steps if "p1:inner" in step or step == "insert"]
+    steps = [step for step in host.steps if "p1:inner.livepatch" in step or step == "insert"]
     assert steps[0] == "insert" and len(steps) == 2
     scene.call(3, 3)
     assert scene.counts() == scene.expected
@@ -253,21 +273,22 @@ def test_the_name_of_an_event_is_as_long_as_the_kernel_has_it(scene: SimulatedSc
 
 
 def test_events_by_address_are_followed_each_into_the_next_version(scene: SimulatedScene, release_61: str) -> None:
-    """While a version has a name, the original is taken by address, of which the kernel shows a hash."""
+    """While a version has its name, the original is taken by address, of which the kernel shows a hash."""
     pair = vmlinux_objects(release_61)
     first, second = (
         build([diff(pair.old, pair.new)], Objects(opened(release_61)), ModulePlan(name)) for name in ("v1", "v2")
     )
     assert first is not None and second is not None
+    older = named_as_originals(first.content)
     file, _ = seq_file(scene.host.kernel)
-    (function,) = manifest_of(first.content, "v1.ko").functions
+    (function,) = manifest_of(older, "v1.ko").functions
     rows = [row for row in function.map or () if row.old_offset and not row.new_part][:4]
-    scene.live().load(first.content, "v1.ko")
+    scene.live().load(older, "v1.ko")
     for number, row in enumerate(rows[:2]):
         planting = probe(scene.host, f"version_proc_show+{row.old_offset}", ProbeOptions(name=f"b/a{number}"))
         assert planting.places[0] == f"version_proc_show+{row.old_offset}" and len(planting.places) == 2
     for number, row in enumerate(rows[2:], 2):  # the original's place of these is planted when the version goes
-        scene.host.write(KPROBE_EVENTS, f"p:b/a{number} v1:{function.name}+{row.new_offset}\n", append=True)
+        scene.host.write(KPROBE_EVENTS, f"p:b/a{number} v1:{function.symbol}+{row.new_offset}\n", append=True)
         scene.host.write(f"{TRACING}/events/b/a{number}/enable", "1")
     for calls in (1, 2):
         if calls == 2:
@@ -279,7 +300,10 @@ def test_events_by_address_are_followed_each_into_the_next_version(scene: Simula
     assert outcome.reports == () and len([row for row in outcome.moved if " v2:" in row.line]) == 4
     scene.host.call("version_proc_show", file, 0)
     shown = {event.event: event.places for event in survey(scene.host).events if event.event.startswith("b/a")}
-    assert shown["b/a0"] == (f"version_proc_show+{rows[0].old_offset}", f"v2:{function.name}+{rows[0].new_offset}")
+    assert shown["b/a0"] == (
+        f"version_proc_show+{rows[0].old_offset}",
+        f"v2:{function.name}.livepatch+{rows[0].new_offset}",
+    )
     scene.live().unload("v2")
     scene.host.call("version_proc_show", file, 0)
     assert [scene.host.hits(f"b/a{number}") for number in range(4)] == [4] * 4

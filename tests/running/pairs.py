@@ -40,9 +40,9 @@ class Outcome:
 
     @property
     def replaced(self) -> tuple[tuple[str, str, int], ...]:
-        """(new name, old name, sympos) of every redirected function."""
+        """(symbol of the new version, old name, sympos) of every redirected function."""
         rows = self.module.manifest.redirected if self.module else ()
-        return tuple((r.name, r.old.name, r.old.sympos) for r in rows if r.old is not None)
+        return tuple((r.symbol, r.old.name, r.old.sympos) for r in rows if r.old is not None)
 
     @property
     def verdict(self) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.binary.kernel import Kernel
+from builder.binary.ours import plain_name
 from builder.errors import BespokeError, GuestError
 from builder.image.guest import Guest, MachineConfig, Share, taints
 from builder.image.guest.log import EXPECTED_TAINTS
@@ -149,7 +150,7 @@ class _Visitor:
                 visit.problems.append(f"the command failed: {answer.output.strip()[-200:]}")
         rows = (line.split() for line in guest.check(f"cat {TRACING}/kprobe_profile").splitlines())
         counts = {row[0]: int(row[1]) for row in rows if row}
-        visit.hits = {new: counts.get(f"f{k}", 0) for k, (new, _, _) in enumerate(self.outcome.replaced)}
+        visit.hits = {plain_name(new): counts.get(f"f{k}", 0) for k, (new, _, _) in enumerate(self.outcome.replaced)}
         for function in trigger.reaches if trigger else ():
             # what runs only as the target is loaded has run already where the target came first
             if not visit.hits.get(function):

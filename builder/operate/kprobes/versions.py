@@ -23,7 +23,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class ProbedFunction:
-    """A function of a version and the one that it stands for: `old`, of `object`, the `sympos`-th of that name.
+    """A function of a version, `name` in its module, and the one that it stands for: the `sympos`-th `old` of `object`.
 
     `since` is the module whose version `base` the map begins at, empty where that is the original. `rows` are the
     places of each offset of that: several, where the version has copies of the instruction. `points` are those of
@@ -60,9 +60,9 @@ class Version:
 
     @classmethod
     def of(cls, manifest: Manifest) -> Version:
-        names = [row.name for row in manifest.functions]
+        names = [row.symbol for row in manifest.functions]
         functions = tuple(function for row in manifest.functions for function in _functions(row))
-        late = {row.name: frozenset(row.late) for row in manifest.functions}
+        late = {row.symbol: frozenset(row.late) for row in manifest.functions}
         return cls(manifest.name, functions, frozenset(n for n in names if names.count(n) > 1), late)
 
     @cached_property
@@ -98,7 +98,7 @@ def _functions(row: CarriedFunction) -> Iterator[ProbedFunction]:
     if row.map is None or row.old is None:
         return
     whole = ProbedFunction(
-        name=row.name,
+        name=row.symbol,
         size=row.new_size,
         object=row.object,
         old=row.old.name,
@@ -107,20 +107,20 @@ def _functions(row: CarriedFunction) -> Iterator[ProbedFunction]:
         redirected=row.redirected,
         since=row.since,
         base=row.base or row.old.name,
-        rows=_rows(row.name, row.map),
-        points=_rows(row.name, row.points),
+        rows=_rows(row.symbol, row.map),
+        points=_rows(row.symbol, row.points),
     )
     yield whole
     for part in row.parts:
         yield replace(
             whole,
             old=part.name,
-            base=part.name,
+            base=part.base or part.name,
             sympos=part.sympos,
             old_size=part.size,
             redirected=False,
-            rows=_rows(row.name, part.map),
-            points=_rows(row.name, part.points),
+            rows=_rows(row.symbol, part.map),
+            points=_rows(row.symbol, part.points),
         )
 
 
