@@ -147,26 +147,27 @@ class _Job:
                 how = Compiling(options.limit, options.jobs, shown.count)
                 made = patch(patches, self.tree, self.objects, plan, how)
         except PatchRefusedError as refused:
-            self._write(path, refused.objects, refused.diffs, refusals=refused.refusals)
+            self._write(path, patches, refused.objects, refused.diffs, refusals=refused.refusals)
             raise
         except RefusedError as refused:
-            self._write(path, refusals=refused.refusals)
+            self._write(path, patches, refusals=refused.refusals)
             raise
         if made.module is not None:
             write_output(path, signed(made.module.content, self.key))
-        self._write(path, made.objects, made.diffs, module=made.module)
+        self._write(path, patches, made.objects, made.diffs, module=made.module)
         return made
 
     def _write(
         self,
         path: Path,
+        patches: Sequence[Path],
         objects: PatchObjects | None = None,
         diffs: Sequence[Diff] = (),
         *,
         module: Module | None = None,
         refusals: Sequence[Refusal] = (),
     ) -> None:
-        """The page, where one is wanted; `objects` were compiled and compared."""
+        """The page, where one is wanted (`--each`: one called as the module); `objects` were compiled and compared."""
         if self.options.html is None:
             return
         from builder.cli.page import ModulePage, write_build  # here, for a page is slow to import
@@ -174,8 +175,11 @@ class _Job:
         labelled = tuple((p.path, found) for p, found in zip(objects.pairs, diffs, strict=True)) if objects else ()
         notes = objects.warnings if objects else ()
         given, release = tuple(self.options.object), self.objects.kernel.release
-        page = ModulePage(labelled, release, path, given, module, tuple(refusals), notes)
-        write_build(self.options.html, page, verbose=self.output.verbose)
+        facts = (("source patch", ", ".join(patch.name for patch in patches)),)
+        page = ModulePage(labelled, release, path, given, module, tuple(refusals), notes, facts)
+        html = self.options.html
+        place = html / f"{path.stem}.html" if self.options.each else html
+        write_build(place, page, verbose=self.output.verbose)
 
 
 def _outputs(options: argparse.Namespace, patches: list[Path]) -> list[Path]:

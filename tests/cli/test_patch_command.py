@@ -137,8 +137,13 @@ def test_one_module_each(bespoke: Bespoke, tree: SourceTree, release_61: str, tm
     assert "fs/aio.c" in rows["c"]["detail"] and "more than the limit" in rows["d"]["refusals"][0]["message"]
     assert [path.name for path in out.parent.iterdir()] == ["a_good.ko"]
     (folder / "series").write_text("a-good.patch\n")
-    ran = bespoke("patch", folder, "--each", "--kernel", release_61, "-o", out.parent)
+    pages = tmp_path / "pages"
+    words = ("patch", folder, "--each", "--kernel", release_61, "-o", out.parent, "--html", pages)
+    assert "takes a directory for the pages" in bespoke(*words).err
+    pages.mkdir()
+    ran = bespoke(*words)
     assert ran.status == 0 and ran.out.splitlines()[-1].startswith("next: bespoke try ")
+    assert "a-good.patch" in (pages / "a_good.html").read_text()
 
 
 def test_in_a_series_each_patch_is_applied_on_those_before_it(
