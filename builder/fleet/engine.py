@@ -181,6 +181,7 @@ class FleetRun:
         self._submitted: dict[str, int] = {}
         self._since: dict[str, tuple[str, float]] = {}
         self._of_kernel: dict[str, list[CellResult]] = {}
+        self._renewed = 0
         self._seconds: list[float] = []
         self._done: list[CellResult] = []
         self._resources = self._offered()
@@ -222,9 +223,13 @@ class FleetRun:
             self._send(by_kernel[kernel.name], priority=-number)
 
     def _source(self, kernel: FleetKernel, priority: int = 0) -> Future[Any]:
-        """The task that makes the kernel's source ready; there is one for each."""
-        if kernel.name not in self._sources:
-            name = f"source-{kernel.name}-{self._plan.orders[0].code}-{kernel.version}{kernel.sha256}"
+        """The task that makes the kernel's source ready; there is one for each, and another where that was lost.
+
+        It is done again with each worker that dies with what came of it, and so Dask may take it for what kills them.
+        """
+        if (known := self._sources.get(kernel.name)) is None or known.status in ("error", "cancelled", "lost"):
+            self._renewed += known is not None
+            name = f"source-{kernel.name}-{self._plan.orders[0].code}-{kernel.version}{kernel.sha256}-{self._renewed}"
             # Later kernels' sources go before earlier kernels' cells: what waits for them is most of the work.
             future = self._client.submit(
                 readied,

@@ -13,6 +13,10 @@ from builder.fleet.orders import CellResult, Order
 
 
 def ready(kernel: FleetKernel) -> Prepared:
+    """That of a kernel `unlucky` takes five workers with it; its version is the folder where each leaves a file."""
+    if kernel.name == "unlucky" and (begun := len(list(Path(kernel.version).iterdir()))) < 5:
+        (Path(kernel.version) / f"{begun}").touch()
+        os._exit(11)
     return Prepared(kernel, 1000, 0.0)
 
 

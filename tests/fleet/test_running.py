@@ -109,6 +109,14 @@ def test_a_worker_that_dies_takes_no_other_cell_with_it(client: Client, tmp_path
     assert [order.fix for order in make_plan(fleet(folder, "dies", *names), store, KERNELS[:1]).to_do] == ["dies"]
 
 
+def test_a_source_that_was_taken_for_a_killer_is_made_again(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "sources").mkdir()
+    kernel = FleetKernel("unlucky", "6.1.0-3-a", str(tmp_path / "sources"))
+    wanted = fleet(tmp_path / "begun", "a", "b")
+    _, found = ran(client, wanted, Store(tmp_path / "out"), kernels=[kernel])
+    assert {row.verdict for row in found.values()} == {"shipped"} and len(list((tmp_path / "sources").iterdir())) == 5
+
+
 def test_a_cell_that_hangs_is_ended(client: Client, tmp_path: Path) -> None:
     store, folder = Store(tmp_path / "out"), tmp_path / "begun"
     how = Crew(retries=1, timeout=2.0)
