@@ -60,18 +60,20 @@ def compared(simulated: SimulatedKernel, livepatch: bytes, owner: str, work: Wor
     """Pairs of instructions that are mapped, those of them that were executed, and those whose counts differ."""
     manifest = json.loads(read_object(livepatch, name="livepatch").by_name[SECTION].data)
     rows = [row for row in manifest["functions"] if "map" in row]
-    parts = {part["name"]: part["map"] for row in rows for part in row.get("parts", ())}
-    maps: dict[tuple[str, str], Sequence[Any]] = {(row["old_name"], row["name"]): row["map"] for row in rows}
-    maps |= {(name, name): table for name, table in parts.items()}
-    olds = counted(simulated, ranges_of(simulated, owner, [old for old, _ in maps]), work)
+    parts = [part for row in rows for part in row.get("parts", ())]
+    maps: list[tuple[str, str, Sequence[Any]]] = []
+    for kind in ("map", "points"):
+        maps += [(row["old_name"], row["name"], row.get(kind, ())) for row in rows]
+        maps += [(part["name"], part["name"], part.get(kind, ())) for part in parts]
+    olds = counted(simulated, ranges_of(simulated, owner, {old for old, _, _ in maps}), work)
     module = load_module(simulated, livepatch)
     run_init(simulated, module)
-    names = {cells[4] if len(cells) > 4 else new for (_, new), table in maps.items() for cells in table}
+    names = {cells[4] if len(cells) > 4 else new for _, new, table in maps for cells in table}
     news = counted(simulated, ranges_of(simulated, module.name, names), work)
     disable_patch(simulated, module.name)
     unload_module(simulated, module.name)
     pairs, executed, wrong = 0, 0, []
-    for (old, new), table in maps.items():
+    for old, new, table in maps:
         places: dict[int, list[tuple[str, int]]] = {}
         for old_offset, new_offset, _, _, *part in table:
             places.setdefault(old_offset, []).append((part[0] if part else new, new_offset))
