@@ -18,7 +18,7 @@ from builder.load import livepatch
 from builder.load.keys import set_static_key, update_static_call
 from builder.load.loader import load_module
 from builder.pipeline import ModulePlan, build, diff
-from builder.preflight.check import check
+from builder.preflight.check import Checker
 from tests.conftest import needed
 from tests.operate.versions import compiled
 from tests.support.kernels import booted, differences, opened, snapshot
@@ -51,7 +51,7 @@ def keyed(release: str) -> Keyed:
 def test_no_part_of_it_is_left_out_or_refused(keyed: Keyed) -> None:
     assert keyed.module.manifest.warnings == ()
     assert {row.name for row in keyed.module.manifest.redirected} == {*TURNED, "ends_in_a_call"}
-    found = check(keyed.module.content, keyed.kernel, ("max", "Skylake-Server"), objects={NAME: keyed.target})
+    found = Checker(keyed.kernel, {NAME: keyed.target}).check(keyed.module.content, ("max", "Skylake-Server"))
     assert (found.refusals, found.problems) == ((), ())
 
 
