@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from builder.binary.kernel import Kernel
 from builder.image.guest import Guest, MachineConfig, Share
 from builder.image.marks import TRACEFS
-from tests.conftest import needed
+from tests.conftest import ROOT, needed
 from tests.guest.marks import build
 from tests.operate.chroot import MOUNTS, PLACE, python
 from tests.support.kernels import opened
@@ -56,6 +57,12 @@ def test_watch_shows_records_and_leaves_everything_as_it_was(kernel: Kernel) -> 
         shown = json.loads(python(guest, "-m", "builder", "status", "--json").output)["patches"][0]
         assert [(m["mark"], m["on"]) for m in shown["marks"]] == [("return_mark", False)]
         assert guest.check(f"ls {TRACEFS}/instances") == ""
+        # Ctrl-C, while records come.
+        words = f"{sys.executable} -m builder watch watched --json"
+        script = f"cd {ROOT} && PYTHONDONTWRITEBYTECODE=1 HOME=/run BESPOKE_CACHE=/run/cache exec {words}"
+        answer = guest.run(f"timeout -s INT 30 chroot {PLACE} /bin/sh -c '{script}'", timeout=120)
+        *records, last = [json.loads(line) for line in answer.output.splitlines()]
+        assert records and not last["totals"][0]["on"] and guest.check(f"ls {TRACEFS}/instances") == ""
         guest.check("kill $(cat /tmp/noisy)")
         # One that somebody has left on is switched off, and its module goes all the same.
         guest.check(f"echo 1 > {TRACEFS}/events/watched/enable")
