@@ -27,19 +27,19 @@ def tree(release_61: str) -> SourceTree:
         return fetch_source(release_61)
 
 
-def changed(old: str, new: str) -> str:
+def changed(name: str, old: str, new: str) -> str:
     assert old != new
     lines = old.splitlines(keepends=True), new.splitlines(keepends=True)
-    return "".join(difflib.unified_diff(*lines, "a/fs/proc/uptime.c", "b/fs/proc/uptime.c"))
+    return "".join(difflib.unified_diff(*lines, f"a/fs/proc/{name}", f"b/fs/proc/{name}"))
 
 
 def test_a_fleet_and_a_single_run(bespoke: Bespoke, tree: SourceTree, release_61: str, tmp_path: Path) -> None:
     fixes, out = tmp_path / "fixes", tmp_path / "out"
     fixes.mkdir()
     shutil.copy(PATCHES / FIX, fixes)
-    uptime, init = (tree.root / "fs/proc/uptime.c").read_text(), "\tpde_make_permanent(pde);\n"
-    (fixes / "had.patch").write_text(changed(uptime.replace("idle_nsec = 0;", ""), uptime))
-    (fixes / "init.patch").write_text(changed(uptime, uptime.replace(init, f'\tpr_info("made\\n");\n{init}')))
+    uptime, makefile = ((tree.root / f"fs/proc/{name}").read_text() for name in ("uptime.c", "Makefile"))
+    (fixes / "had.patch").write_text(changed("uptime.c", uptime.replace("idle_nsec = 0;", ""), uptime))
+    (fixes / "makefile.patch").write_text(changed("Makefile", makefile, f"{makefile}obj-y += more.o\n"))
     shutil.copy(PATCHES / FIX, fixes / "elsewhere.99.1.patch")
     words = ("fleet", "--fixes", fixes, "--kernels", release_61, "-o", out, "--workers", 1)
     planned = bespoke(*words, "--plan", "--json").document
@@ -49,7 +49,7 @@ def test_a_fleet_and_a_single_run(bespoke: Bespoke, tree: SourceTree, release_61
     cells = {row["fix"]: row for row in rows if row["event"] == "cell"}
     verdicts = {fix: row["verdict"] for fix, row in cells.items()}
     assert verdicts == {
-        "01_meminfo_string": "shipped", "had": "has-it", "elsewhere": "not-meant", "init": "refused",
+        "01_meminfo_string": "shipped", "had": "has-it", "elsewhere": "not-meant", "makefile": "refused",
     }, ran.err  # fmt: skip
     assert ran.status == 1 and rows[-1]["event"] == "end" and rows[-1]["counts"]["shipped"] == 1
     assert cells["01_meminfo_string"]["checks"][0]["cpu"] == "max"
@@ -57,7 +57,7 @@ def test_a_fleet_and_a_single_run(bespoke: Bespoke, tree: SourceTree, release_61
     assert bespoke("patch", fixes / FIX, "--kernel", release_61, "-o", alone, timeout=600).status == 0
     assert (out / release_61 / alone.name).read_bytes() == alone.read_bytes()
     subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=out, check=True, capture_output=True)
-    assert "init-changed" in (out / "report/index.html").read_text()
+    assert "patch-makefile" in (out / "report/index.html").read_text()
     again = bespoke("fleet", "--resume", "-o", out, "--plan", "--json").document
     assert (again["cells"], again["to_do"]) == (4, 0)
     assert {order.name for order in Store(out).remembered()[0].fixes} == set(cells)

@@ -1,7 +1,7 @@
 """Twenty fixes for a fleet: the ten samples, and ten that are made of the sources of an older and a newer kernel.
 
-Of these, two are what the newer kernel has over the older one, two need a variant for the older, one changes an init
-function, one is for a driver that not every flavour has, and one is a series.
+Of these, two are what the newer kernel has over the older one, two need a variant for the older, one changes a
+Makefile, one is for a driver that not every flavour has, and one is a series.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHANGES: Final[Mapping[str, tuple[str, str, str]]] = {
                      "\tu32 elapsed;\n\n\tif (WARN_ON_ONCE(!tp))\n\t\treturn;\n\n"
                      "\t/* Only process if socket is not in use. */\n"),
     "14-readahead": ("mm/filemap.c", "\t\tra->size = HPAGE_PMD_NR;\n", "\t\tra->size = HPAGE_PMD_NR | 1;\n"),
-    "15-init": ("fs/proc/meminfo.c", 'proc_create_single("meminfo"', 'proc_create_single("meminfos"'),
+    "15-makefile": ("fs/proc/Makefile", "proc-y\t+= uptime.o\n", "proc-y\t+= uptime.o more.o\n"),
     "16-driver": ("drivers/net/ppp/ppp_async.c", "\tap->tpkt_pos = 0;\n\n\tppp_async_push(ap);\n\treturn 1;\n",
                   "\tap->tpkt_pos = 0;\n\n\tppp_async_push(ap);\n\treturn 2;\n"),
     "17-uptime": ("fs/proc/uptime.c", '"%lu.%02lu %lu.%02lu\\n"', '"%lu.%02lu %lu.%02lu s\\n"'),
