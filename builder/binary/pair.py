@@ -26,7 +26,7 @@ def read_pair(old: Path, new: Path) -> tuple[ObjectFile, ObjectFile]:
 def is_same_file(old: Path, new: Path) -> bool:
     """Whether the objects of a pair have the same bytes, and look fit to be compared: then nothing can have changed.
 
-    By the header, and by what a name says of how they were compiled; an object that looks otherwise is to be read.
+    By the headers, and by what a name says of how they were compiled; an object that looks otherwise is to be read.
     Raises InputError for what cannot be read.
     """
     try:
@@ -37,8 +37,22 @@ def is_same_file(old: Path, new: Path) -> bool:
     data = read_input(old)
     if len(data) < elf.HEADER_SIZE or not data.startswith(_OBJECT) or data != read_input(new):
         return False
-    kind, machine, *_ = elf.LITTLE.header.unpack_from(data, elf.IDENT)
-    return kind == elf.ET_REL and machine in KNOWN and b".text." in data and b".gnu.lto_" not in data
+    kind, machine, _, _, _, table, _, _, _, _, entry, count, _ = elf.LITTLE.header.unpack_from(data, elf.IDENT)
+    fit = kind == elf.ET_REL and machine in KNOWN and b".text." in data and b".gnu.lto_" not in data
+    return fit and entry == elf.LITTLE.section.size and _is_whole(data, table, count)
+
+
+def _is_whole(data: bytes, table: int, count: int) -> bool:
+    """Whether the section headers and what they tell of lie in the file: one that was cut off is to be read and named.
+
+    `count` is e_shnum, which is 0 where there are more sections than it can tell (gABI chapter 4): to be read too.
+    """
+    record = elf.LITTLE.section
+    end = table + count * record.size
+    if not count or end > len(data):
+        return False
+    headers = record.iter_unpack(memoryview(data)[table:end])
+    return all(kind == elf.SHT_NOBITS or at + size <= len(data) for _, kind, _, _, at, size, *_ in headers)
 
 
 _OBJECT = b"\x7fELF\x02\x01"

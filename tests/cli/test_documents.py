@@ -110,6 +110,11 @@ def test_files_of_the_same_bytes_are_settled_without_a_look(row: tuple[Path, Pat
         assert not is_same_file(old, new)
         with pytest.raises(InputError):
             diff_document(old, new)
+    for size in (len(data) // 2, len(data) - 1):  # cut off, both alike
+        old.write_bytes(data[:size])
+        new.write_bytes(data[:size])
+        with pytest.raises(InputError):
+            diff_document(old, new)
 
 
 def test_diff_of_one_pair(bespoke: Bespoke, pair: Path) -> None:
