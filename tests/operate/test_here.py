@@ -82,7 +82,7 @@ def test_what_probe_says(guest: Guest, made: Probed) -> None:
     status, planted = bespoke(guest, "probe", at, "--name", "u/fetching", "kind=%di:u32")
     assert status == 0 and len(planted["places"]) == 2
     answer = python(guest, "-m", "builder", "probe", f"{NAME}:inner+1", "--name", "u/inside")
-    assert answer.status == 1 and "inside an instruction" in answer.output
+    assert answer.status == 2 and "inside an instruction" in answer.output
     lone = f"{NAME}:outer+{behind(made)}"
     status, planted = bespoke(guest, "probe", lone, "--name", "u/lone", "s=$stack1:u64")
     assert status == 1 and not planted["counts"] and [row["code"] for row in planted["reports"]] == ["arguments"]

@@ -59,7 +59,8 @@ def test_places_in_names_of_every_length_come_and_go(named: Probed) -> None:
     with Guest(named.kernel) as guest:
         assert guest.insmod(named.module, TARGET).ok
         host, mark = GuestHost(guest), guest.mark()
-        host.write(KPROBE_EVENTS, "".join(f"{line}\n" for line in sorted(events)))
+        for line in sorted(events):
+            host.write(KPROBE_EVENTS, f"{line}\n", append=True)
         guest.check(f"echo 1 > {TRACING}/events/n/enable")
         runs = 0
         for version in (1, 2, 1):  # builds of one name, in turn
