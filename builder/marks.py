@@ -94,4 +94,5 @@ def mark(
     source = mark_source(marks, tree, KernelLayouts(objects.kernel), wanted)
     with TemporaryDirectory(prefix="bespoke-marks-") as folder:
         made = write_patch(source, Path(folder))
-        return MarkedModule(source, patch([*patches, made], tree, objects, plan, how))
+        # A place that only a copy with all its callers could carry is refused: a mark is not worth a copy of them.
+        return MarkedModule(source, patch([*patches, made], tree, objects, plan, how, callers=False))

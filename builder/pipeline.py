@@ -147,9 +147,12 @@ def patch(
     objects: Objects,
     plan: ModulePlan,
     how: Compiling,
+    *,
+    callers: bool = True,
 ) -> Patched:
     """One module from source patches to the kernel's source or to that of a module, applied one on the other.
 
+    Callers in other files of what cannot be redirected are brought in, unless not `callers`.
     Raises as `build` and, before anything is compared, as `prepare_patch`; refusals
     of what was compiled come as a PatchRefusedError, with what was found until then.
     """
@@ -161,7 +164,7 @@ def patch(
 
     free_module_name(plan.name, objects.kernel)
     # The objects that the patches can change, before and after.
-    outside = isinstance(tree, ModuleSource)
+    inner = not isinstance(tree, ModuleSource)
     found = (
         prepare_module(patches, tree, allowed=plan.allowed)
         if isinstance(tree, ModuleSource)
@@ -176,7 +179,7 @@ def patch(
         owners = [pair.owner for pair in found.pairs]
         parts = running_parts(compared, owners, objects, allowed=plan.allowed, limit=plan.limit)
         # Callers in other files; each round may find that some of theirs cannot be redirected either.
-        found = with_callers(found, () if outside else parts.missing, objects, how)
+        found = with_callers(found, parts.missing if inner and callers else (), objects, how)
         if len(found.pairs) == len(compared):
             break
     diffs = parts.diffs

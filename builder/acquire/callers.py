@@ -1,8 +1,9 @@
 """Where in the source a function of the running kernel may come from, by its name and by what it calls.
 
 A name of the symbol table need not stand in the source: the compiler adds to it (`foo.constprop.0`), and macros make
-it (`__do_sys_foo`). So files with the name come first, those with what looks like its definition before others, then
-all that have the name of what it calls, or of a macro or inline function that is made of it.
+it (`__do_sys_foo`). So files with the name come first, those with what looks like its definition before others; where
+that is not one file, then also all that have the name of what it calls, or of a macro or inline function that is made
+of it.
 """
 
 from __future__ import annotations
@@ -44,11 +45,13 @@ def candidates(
     files = dict(objects.linked())
     named = _files_with({want.word for want in wanted}, tree)
     defined = {word: {path for path, text in rows if _is_definition(word, text)} for word, rows in named.items()}
-    using = {name: _users(name, tree, files.values(), limit) for want in wanted for name in want.calls}
+    # Searching for users reads the source several times for each name: only where the definition is not plain.
+    unsure = [want for want in wanted if len(defined.get(want.word, ())) != 1]
+    using = {name: _users(name, tree, files.values(), limit) for name in sorted({n for w in unsure for n in w.calls})}
     out: dict[Wanted, list[Command]] = {}
     for want in wanted:
         having = {path for path, _ in named.get(want.word, ())}
-        users = set().union(*(using[name] for name in want.calls))
+        users = set().union(*(using[name] for name in want.calls if name in using))
         rank = {
             path: (path not in defined.get(want.word, ()), path not in users, path not in having, path)
             for path in having | users
