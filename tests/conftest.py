@@ -58,6 +58,18 @@ def needed(what: str = "") -> Iterator[None]:
         lacks(f"{what}: {error}" if what else str(error))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also what takes a minute and more of a guest (marked `long`)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What a whole run has no time for is `tox -e long`'s; each of it has a shorter test of its kind beside it."""
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+
+
 def pytest_configure() -> None:
     """Interrupts reach what a test starts, also where the run itself was started in the background (SIGINT ignored)."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():

@@ -109,6 +109,7 @@ def test_a_worker_that_dies_takes_no_other_cell_with_it(client: Client, tmp_path
     assert [order.fix for order in make_plan(fleet(folder, "dies", *names), store, KERNELS[:1]).to_do] == ["dies"]
 
 
+@pytest.mark.long
 def test_a_source_that_was_taken_for_a_killer_is_made_again(client: Client, tmp_path: Path) -> None:
     (tmp_path / "sources").mkdir()
     kernel = FleetKernel("unlucky", "6.1.0-3-a", str(tmp_path / "sources"))
@@ -135,6 +136,7 @@ def test_a_worker_without_room_is_spared(tmp_path: Path) -> None:
     assert row.verdict == "shipped" and row.tries == 2
 
 
+@pytest.mark.long
 def test_a_lost_scheduler_is_told_and_what_was_done_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A scheduler and a worker as separate processes, of which the first is killed."""
     store, folder, address = Store(tmp_path / "out"), tmp_path / "begun", tmp_path / "scheduler.json"

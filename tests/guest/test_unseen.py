@@ -13,7 +13,7 @@ from builder.pipeline import ModulePlan
 from tests.conftest import needed
 from tests.guest.unseen import location_of
 
-pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+pytestmark = [pytest.mark.kernel, pytest.mark.long]
 
 UNSEEN = {
     "vfs_unlink:'detach_mounts(dentry)'": "target",

@@ -75,6 +75,7 @@ def counts(guest: Guest) -> dict[str, int]:
     return {event: histogram(guest.check(f"cat {TRACING}/events/b/{event}/hist")) for event in COUNTED}
 
 
+@pytest.mark.long
 def test_what_probe_says(guest: Guest, made: Probed) -> None:
     guest.put(f"{PLACE}/run/p1.ko", made.build(0, 1, "p1"))
     bespoke(guest, "load", "/run/p1.ko")

@@ -13,7 +13,7 @@ from builder.operate.live import Live
 from tests.conftest import needed
 from tests.operate.versions import LONGEST, Probed, compiled
 
-pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
+pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.long]
 TARGET = "t_".ljust(55, "y")
 LENGTHS = (*range(1, 9), 20, 40, *range(52, 68), 100, 119, 120)
 NAMES = tuple("q" * length for length in LENGTHS)

@@ -19,7 +19,7 @@ from tests.conftest import need, needed
 from tests.operate.chroot import MOUNTS, PLACE
 from tests.support.kernels import opened
 
-pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
+pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.long]
 
 SOURCE = "fs/proc/base.c"
 FUNCTIONS = {

@@ -66,6 +66,7 @@ def test_a_later_livepatch_finds_the_state_of_an_earlier_one(guest: Guest, relea
     assert guest.warnings() == ()
 
 
+@pytest.mark.long
 def test_a_system_call_is_patched(guest: Guest, release_61: str) -> None:
     load(guest, built(release_61, "syscall", "uname"))
     assert guest.check("uname -s") == "Linux (patched)\n"
@@ -74,6 +75,7 @@ def test_a_system_call_is_patched(guest: Guest, release_61: str) -> None:
     assert guest.warnings() == ()
 
 
+@pytest.mark.long
 def test_a_shadow_variable_is_a_new_field(guest: Guest, release_61: str) -> None:
     """Of tasks that are younger than the patch; those that are not have none."""
     order = "sh -c 'sed -n s/^Order:.//p /proc/self/status'"
