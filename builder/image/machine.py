@@ -219,7 +219,13 @@ class GuestHost:
         return self._run(f"cat {shlex.quote(path)}", path)
 
     def write(self, path: str, text: str, *, append: bool = False) -> None:
-        self._run(f"printf %s {shlex.quote(text)} {'>>' if append else '>'} {shlex.quote(path)}", path)
+        to = f"{'>>' if append else '>'} {shlex.quote(path)}"
+        if len(text) < _SHORT:
+            self._run(f"printf %s {shlex.quote(text)} {to}", path)
+            return
+        # In one write(2), as on this machine: the shell's printf would cut lines in two between its buffers.
+        self.guest.put(_DRAFT, text.encode())
+        self._run(f"dd if={_DRAFT} bs={len(text.encode())} count=1 status=none {to}", path)
 
     def names(self, path: str) -> tuple[str, ...]:
         answer = self.guest.run(f"cd {shlex.quote(path)} 2>/dev/null && ls -A")
@@ -274,6 +280,8 @@ class GuestHost:
 
 
 _ENDED = "/run/held.status"
+_DRAFT = "/run/written"
+_SHORT = 1000  # bytes: less than any buffer of the C library's stdio
 
 # What busybox says of init_module's errors in words of its own (modutils/modutils.c, moderror).
 _WORDS = {
