@@ -180,6 +180,7 @@ class FleetRun:
         self._begun: dict[str, int] = {}
         self._submitted: dict[str, int] = {}
         self._since: dict[str, tuple[str, float]] = {}
+        self._late: dict[str, str] = {}
         self._of_kernel: dict[str, list[CellResult]] = {}
         self._renewed = 0
         self._seconds: list[float] = []
@@ -296,7 +297,8 @@ class FleetRun:
             self._told({"event": "begun", "fix": order.fix, "kernel": order.kernel.name, "worker": row["worker"]})
             if self._begun[key] > self._how.retries + 1:
                 self._client.cancel([self._futures[key]])
-                yield from self._ended(self._trouble(key, "the worker died each time that it was begun"))
+                why = self._late.get(key, "the worker died each time that it was begun")
+                yield from self._ended(self._trouble(key, why))
 
     def _has_come(self, key: str, future: Future[Any]) -> Iterator[CellResult]:
         worker, _ = self._since.pop(key, ("", 0.0))
@@ -344,7 +346,9 @@ class FleetRun:
         late = {key: at for key, (at, since) in self._since.items() if now - since > self._how.timeout}
         for key, worker in late.items():
             del self._since[key]
-            result = self._trouble(key, f"did not end within {self._how.timeout:.0f} s (on {worker})")
+            # Its worker may be ended before the scheduler forgets it, and another then begins it once more.
+            self._late[key] = f"did not end within {self._how.timeout:.0f} s (on {worker})"
+            result = self._trouble(key, self._late[key])
             if (future := self._futures.get(key)) is not None:
                 self._client.cancel([future])
             # Before it is sent again: it could come to the worker that is about to end.

@@ -63,7 +63,7 @@ def compared(simulated: SimulatedKernel, livepatch: bytes, owner: str, work: Wor
     parts = [part for row in rows for part in row.get("parts", ())]
     maps: list[tuple[str, str, Sequence[Any]]] = []
     for kind in ("map", "points"):
-        maps += [(row["old_name"], row["name"], row.get(kind, ())) for row in rows]
+        maps += [(row["old_name"], row["symbol"], row.get(kind, ())) for row in rows]
         maps += [(part["name"], part["name"], part.get(kind, ())) for part in parts]
     olds = counted(simulated, ranges_of(simulated, owner, {old for old, _, _ in maps}), work)
     module = load_module(simulated, livepatch)
