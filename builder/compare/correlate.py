@@ -211,7 +211,8 @@ class _References:
     def __init__(self, view: View, matched: Mapping[Atom, Atom]) -> None:
         self.view = view
         self.matched = matched
-        self.statics = {a for a in view.data if _is_open_static(a)}
+        # In order of the object, which is that of the reports.
+        self.statics = dict.fromkeys(a for a in view.data if _is_open_static(a))
         self._sections = {a.section.index for a in self.statics}
 
     def direct(self, atom: Atom) -> list[Atom]:

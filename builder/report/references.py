@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from builder.binary import ObjectFile, SectionIndex, SectionOffset, SymbolIndex, elf, klp
+from builder.binary.ours import copy_of
 from builder.compare import Atom
 from builder.compose.outcome import Diff
 
@@ -41,7 +42,7 @@ class ShownReference:
 
 
 Bindings = Mapping[str, tuple[ShownBinding, ...]]
-"""Function of a module -> what its relocations are bound to."""
+"""Symbol of a function in a module -> what its relocations are bound to."""
 
 
 def references_of(diff: Diff, atom: Atom, bindings: Bindings) -> tuple[ShownReference, ...]:
@@ -49,7 +50,8 @@ def references_of(diff: Diff, atom: Atom, bindings: Bindings) -> tuple[ShownRefe
     selection = diff.selection
     twins = diff.comparison.correlation.twins
     redirected = set(selection.redirected)
-    here = {b.symbol: b for b in bindings.get(atom.name, ())}
+    bound = bindings.get(atom.name) or bindings.get(copy_of(atom.name), ())
+    here = {b.symbol: b for b in bound}
     found: Counter[tuple[Way, str, str, tuple[str, ...]]] = Counter()
     for _, target in selection.view.leads_of(atom):
         if target.kind == "symbol":
@@ -75,7 +77,7 @@ def _kind(atom: Atom) -> str:
 
 
 def bindings_in(module: ObjectFile) -> Bindings:
-    """Function -> bindings, as a written module has them: livepatch symbols, and undefined ones for exports."""
+    """Symbol -> bindings, as a written module has them: livepatch symbols, and undefined ones for exports."""
     functions: dict[SectionIndex, list[tuple[SectionOffset, SectionOffset, str]]] = {}
     for symbol in module.symbols:
         if symbol.is_function and symbol.is_defined:

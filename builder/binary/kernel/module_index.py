@@ -73,7 +73,8 @@ class ModuleIndex:
 
 
 def _open(store: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+    # Whichever thread lets go of it last closes it.
+    connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True, check_same_thread=False)
     connection.text_factory = restored
     return connection
 
