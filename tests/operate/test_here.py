@@ -51,6 +51,7 @@ def test_the_commands(guest: Guest, made: Probed) -> None:
     guest.check(f"echo 0 > {TRACING}/events/b/after/enable && echo -:b/after >> {TRACING}/kprobe_events")
 
 
+@pytest.mark.long
 def test_after_a_plain_insmod(guest: Guest, made: Probed) -> None:
     """The status tells what lost its code and what helps; that takes the livepatch on, and plants the probes."""
     assert guest.insmod(made.build(0, 1, "p1"), "p1").ok
