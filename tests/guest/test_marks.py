@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from builder.acquire.compile import AS_USUAL
 from builder.acquire.marks.words import Mark
 from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.errors import RefusedError
+from builder.image.guest import Guest
+from builder.image.marks import TRACEFS, parse_record
 from builder.marks import mark
-from builder.pipeline import ModulePlan
+from builder.pipeline import ModulePlan, patch
 from tests.conftest import needed
 from tests.guest.marks import build, run
 
@@ -26,6 +31,57 @@ def test_marks_fire_with_the_values_of_the_commands_and_leave_nothing(kernel_61:
     with needed("no source"):
         find_source(None, SourceTarget(kernel_61.release, banner=kernel_61.banner))
     assert run(kernel_61, build(kernel_61, CHOSEN), CHOSEN) == {}
+
+
+FIX = (
+    "--- a/fs/proc/version.c\n+++ b/fs/proc/version.c\n@@ -9,6 +9,8 @@\n \n"
+    " static int version_proc_show(struct seq_file *m, void *v)\n {\n+\tstatic unsigned int shown;\n+\tshown++;\n"
+    " \tseq_printf(m, linux_proc_banner,\n \t\tutsname()->sysname,\n \t\tutsname()->release,\n"
+)
+PLACE = "fs/proc/version.c:version_proc_show"
+
+
+def test_marks_of_a_fix_see_its_variables_and_an_update_takes_their_place(kernel_61: Kernel, tmp_path: Path) -> None:
+    """A fix, marks in its version, marks that replace both while it is called: none of them leaves anything."""
+    with needed("no source"):
+        tree = find_source(None, SourceTarget(kernel_61.release, banner=kernel_61.banner))
+    objects, fix, first = Objects(kernel_61), tmp_path / "fix.patch", tmp_path / "marked_fix.ko"
+    fix.write_text(FIX)
+    fixed = patch([fix], tree, objects, ModulePlan("marked_fix"), AS_USUAL).module
+    assert fixed is not None
+    first.write_bytes(fixed.content)
+    plan = ModulePlan("marks_of_fix", on=first)
+    marks = mark([Mark(f"{PLACE}:seq_printf", ("shown",), name="shown")], tree, objects, plan, patches=[fix])
+    last = mark(
+        [Mark(PLACE, ("m->size",), name="size")], tree, objects, ModulePlan("marks_new", replace=True), armed=True
+    )
+    assert marks.patched.module is not None and last.patched.module is not None
+    with Guest(kernel_61) as guest:
+        start, events = guest.mark(), guest.check(f"ls {TRACEFS}/events")
+        for module in (fixed, marks.patched.module):
+            assert guest.insmod(module.content, module.name).ok
+            guest.wait_transition(module.name)
+            if module is fixed:
+                guest.check("for n in 1 2 3; do cat /proc/version; done")
+        instance = f"{TRACEFS}/instances/update"
+        guest.check(
+            f"mkdir {instance}; echo raw > {instance}/trace_options; echo 1 > {instance}/events/marks_of_fix/enable"
+        )
+        guest.check("cat /proc/version; cat /proc/version")
+        records = list(filter(None, map(parse_record, guest.get(f"{instance}/trace").decode().splitlines())))
+        assert [(r.module, r.generation, r.fields) for r in records] == [
+            ("marks_of_fix", 2, {"shown": 4}), ("marks_of_fix", 2, {"shown": 5}),
+        ]  # fmt: skip
+        guest.check("(while :; do cat /proc/version; done) >/tmp/noise 2>&1 & echo $! > /tmp/noisy")
+        assert guest.insmod(last.patched.module.content, "marks_new").ok
+        guest.wait_transition("marks_new")
+        guest.check(f"kill $(cat /tmp/noisy); echo 0 > {instance}/events/marks_of_fix/enable; rmdir {instance}")
+        guest.check("rmmod marks_of_fix; rmmod marked_fix; cat /proc/version; cat /proc/version")
+        assert int(guest.check(f"grep -c 'size: m_size=' {TRACEFS}/instances/marks_new/trace")) >= 2
+        guest.disable_livepatch("marks_new")
+        guest.check("rmmod marks_new")
+        assert guest.check(f"ls {TRACEFS}/events") == events and guest.check(f"ls {TRACEFS}/instances") == ""
+        assert not guest.run(f"ls {TRACEFS}/*.marks").ok and guest.warnings(start) == ()
 
 
 BAD = [
