@@ -17,6 +17,7 @@ from typing import Final
 
 from builder.acquire import apt
 from builder.acquire.cache import cache_path, published
+from builder.acquire.program import names_loader
 from builder.acquire.suites import Group
 from builder.acquire.whole import write_whole
 from builder.errors import InputError, ToolError
@@ -47,19 +48,15 @@ def fetch_compiler(name: str, version: str, groups: Sequence[Group]) -> Toolset:
     Raises `InputError` where none does, and says which versions there are; `ToolError` where apt fails.
     """
     place = f"{name}_{version}"
-    root = cache_path("toolsets", place)
-    if not root.exists():
+
+    def make(work: Path) -> None:
         package = apt.lookup(name, version, groups)
         found = apt.closure([f"{name}={version}", "binutils"], package.group)
+        apt.unpack_all(found, work)
+        _put_behind(work, cache_path("toolsets", place))
+        write_whole(work / "packages", "".join(f"{package.name}={package.version}\n" for package in found))
 
-        def make(work: Path) -> None:
-            apt.unpack_all(found, work)
-            _put_behind(work, root)
-            write_whole(work / "packages", "".join(f"{package.name}={package.version}\n" for package in found))
-
-        root = published("toolsets", place, make)
-    else:
-        root = published("toolsets", place, lambda work: None)
+    root = published("toolsets", place, make)
     command = root / "usr/bin" / name
     if not command.exists():
         raise ToolError(f"the package holds no program {name}", where=place)
@@ -74,7 +71,7 @@ def _put_behind(work: Path, final: Path) -> None:
     libraries = ":".join(f"{final}/{lib}" for lib in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"))
     path = shlex.quote(str(final / "usr/bin"))
     for program in list(_files(work, PROGRAMS)):
-        if not os.access(program, os.X_OK) or _interpreter(program) is None:
+        if not os.access(program, os.X_OK) or not names_loader(program):
             continue
         behind = program.with_name(program.name + BEHIND)
         os.replace(program, behind)
@@ -92,18 +89,3 @@ def _files(work: Path, folders: Sequence[str]) -> Iterator[Path]:
             for path in top.rglob("*"):
                 if path.is_file() and not path.is_symlink():
                     yield path
-
-
-def _interpreter(path: Path) -> str | None:
-    """The loader that an ELF program asks for (PT_INTERP); None for what is no such program."""
-    with open(path, "rb") as handle:
-        if handle.read(4) != b"\x7fELF":
-            return None
-        handle.seek(0)
-        head = handle.read(4096)
-    start, size, count = (int.from_bytes(head[at : at + width], "little") for at, width in ((32, 8), (54, 2), (56, 2)))
-    for at in range(start, start + size * count, size):
-        if int.from_bytes(head[at : at + 4], "little") == 3:
-            place, length = (int.from_bytes(head[at + offset : at + offset + 8], "little") for offset in (8, 32))
-            return head[place : place + length].rstrip(b"\0").decode("ascii", "replace")
-    return None

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from builder.acquire.program import names_loader
 from builder.errors import InputError, ToolError, UsageError
 
 BUSYBOX_PLACES = ("/bin/busybox", "/usr/bin/busybox", "/bin/busybox.static")
-PT_INTERP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,4 @@ def busybox() -> Path:
 @cache
 def is_static(path: Path) -> bool:
     """An ELF-64 program without PT_INTERP, so that it runs where there is no C library."""
-    data = path.read_bytes()
-    if data[:4] != b"\x7fELF" or data[4] != 2:  # ELFCLASS64
-        return False
-    start = int.from_bytes(data[32:40], "little")
-    size, count = (int.from_bytes(data[at : at + 2], "little") for at in (54, 56))
-    types = (int.from_bytes(data[start + i * size :][:4], "little") for i in range(count))
-    return PT_INTERP not in types
+    return names_loader(path) is False
