@@ -63,7 +63,7 @@ def diff_objects(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = 
 def running_part(diff: Diff, objects: Objects, inside: str | None = None, *, allowed: Allowed = NOTHING) -> Diff:
     """The pair without what the kernel never runs of it: weak functions that another definition overrides.
 
-    `build` does this to all of its pairs; a report of what is built begins with it.
+    `running_parts` does this to all pairs of a module.
     """
     # Here and below, for what looks at a kernel, and what writes a module, is slow to import, and a diff needs neither.
     from builder.compose.overridden import without_overridden
@@ -119,14 +119,21 @@ def build(
     Raises ChangeRefusedError with every reason why the change cannot ship, of all
     pairs together, those that only the kernel tells included.
     """
+    owners = [inside] * len(diffs) if inside is None or isinstance(inside, str) else list(inside)
+    # What of it never runs there, and who else has to travel; no function is left out or added later.
+    parts = running_parts(diffs, owners, objects, allowed=plan.allowed, limit=plan.limit)
+    return build_parts(parts.diffs, owners, objects, plan)
+
+
+def build_parts(
+    diffs: Sequence[Diff], owners: Sequence[str | None], objects: Objects, plan: ModulePlan
+) -> Module | None:
+    """The same of what `running_parts` has found, and of which a report is made too."""
     from builder.compose.below import Earlier
     from builder.compose.bundle import bind
     from builder.emit import emit, free_module_name
 
     name = free_module_name(plan.name, objects.kernel)
-    owners = [inside] * len(diffs) if inside is None or isinstance(inside, str) else list(inside)
-    # What of it never runs there, and who else has to travel; no function is left out or added later.
-    diffs = running_parts(diffs, owners, objects, allowed=plan.allowed, limit=plan.limit).diffs
     require_sets([diff.selection for diff in diffs], plan.allowed)
     refusals = [r for diff in diffs for r in diff.judged.refusals]
     shipping = [(d, owner) for d, owner in zip(diffs, owners, strict=True) if not d.selection.is_empty]
@@ -185,7 +192,7 @@ def patch(
     diffs = parts.diffs
     try:
         used = found.tree.compiler
-        module = build(diffs, objects, replace(plan, compiler=(used.version, *used.packages)), inside=owners)
+        module = build_parts(diffs, owners, objects, replace(plan, compiler=(used.version, *used.packages)))
     except RefusedError as refused:
         raise PatchRefusedError(refused.refusals, found, diffs) from None
     return Patched(found, diffs, module)
@@ -203,6 +210,7 @@ __all__: Sequence[str] = (
     "Diff",
     "ModulePlan",
     "build",
+    "build_parts",
     "diff",
     "diff_document",
     "diff_objects",

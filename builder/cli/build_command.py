@@ -28,7 +28,7 @@ from builder.compose.owner import Objects
 from builder.emit import free_module_name
 from builder.emit.module import Module
 from builder.errors import Allowed, Refusal, RefusedError, UsageError
-from builder.pipeline import ModulePlan, build, diff, running_parts
+from builder.pipeline import ModulePlan, build_parts, diff, running_parts
 from builder.report.following import next_command
 
 
@@ -74,10 +74,11 @@ def run(options: argparse.Namespace, output: Output) -> int:
     diffs = [diff(old, new, shifts=shifts, allowed=allowed) for old, new in pairs]
     objects = Objects(kernel, given)
     # So the kernel runs the pairs; all that is said of them is said of these.
-    diffs = list(running_parts(diffs, [options.inside] * len(diffs), objects, allowed=allowed).diffs)
+    owners = [options.inside] * len(diffs)
+    diffs = list(running_parts(diffs, owners, objects, allowed=allowed).diffs)
     plan = ModulePlan(name, replace=options.replace, on=options.on, allowed=allowed)
     try:
-        module = build(diffs, objects, plan, inside=options.inside)
+        module = build_parts(diffs, owners, objects, plan)
     except RefusedError as refused:
         if options.html:
             _write_page(options, pairs, diffs, kernel.release, None, refused.refusals)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Final, NamedTuple
 
 from builder.compare import Atom
@@ -109,6 +108,7 @@ class _Carrying:
         """Those of `kept` whose address code that travels would hand out anew."""
         self.problems: list[list[Refusal]] = [[] for _ in pairs]
         self.noted: list[list[Refusal]] = [[] for _ in pairs]
+        self._matchers: dict[int, Matcher] = {}
         self._parents: list[Mapping[Atom, Atom]] = [
             {part: parent for parent, parts in diff.comparison.old_children.items() for part in parts}
             for diff in self.diffs
@@ -279,10 +279,6 @@ class _Carrying:
         assert owner is not None
         matcher = self._matchers.setdefault(number, Matcher(self.diffs[number].comparison.old, owner))
         return isinstance(matcher.match(old, holder.start, name=holder.name, sympos=0), Match)
-
-    @cached_property
-    def _matchers(self) -> dict[int, Matcher]:
-        return {}
 
     def _select(self) -> None:
         """Each pair again, with what it was found to have to carry."""
