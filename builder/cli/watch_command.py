@@ -1,9 +1,10 @@
-"""`bespoke watch [X...]`: the records of loaded marks, until Ctrl-C."""
+"""`bespoke watch [X...]`: the records of loaded marks, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -33,6 +34,8 @@ def run(options: argparse.Namespace, output: Output) -> int:
         raise UsageError("no module with marks is loaded: bespoke mark makes one, bespoke load loads it")
     until = None if options.seconds is None else time.monotonic() + options.seconds
     seen = 0
+    # Ended by `timeout` or a service manager, it leaves everything as it was, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with watching(modules, options.filter) as watch, suppress(KeyboardInterrupt):
         for record in watch.records(until=until):
             if record is None:

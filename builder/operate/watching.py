@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from builder.errors import UsageError
 from builder.image.marks import (
@@ -23,6 +24,9 @@ from builder.image.marks import (
     parse_record,
     parse_totals,
 )
+
+_INSTANCE: Final = "bespoke-"
+"""What the names of our instances begin with; the process that looks follows."""
 
 
 def marked_modules(tracefs: Path = Path(TRACEFS)) -> dict[str, tuple[MarkTotals, ...]]:
@@ -71,9 +75,10 @@ def watching(modules: Sequence[str], condition: str = "", tracefs: Path = Path(T
         if module not in known:
             there = f"there are {', '.join(known)}" if known else "no module here has any"
             raise UsageError(f"{module} has no marks: {there}")
-    instance = tracefs / "instances" / f"bespoke-{os.getpid()}"
-    instance.mkdir()
+    _remove_abandoned(tracefs / "instances")
+    instance = tracefs / "instances" / f"{_INSTANCE}{os.getpid()}"
     try:
+        instance.mkdir()
         (instance / "trace_options").write_text("raw")
         for module in modules:
             events = instance / "events" / module
@@ -88,6 +93,14 @@ def watching(modules: Sequence[str], condition: str = "", tracefs: Path = Path(T
         _remove(instance)
 
 
+def _remove_abandoned(instances: Path) -> None:
+    """Take away what a killed process has left: its marks would stay on for nobody."""
+    for instance in instances.glob(f"{_INSTANCE}*"):
+        if not Path("/proc", instance.name.removeprefix(_INSTANCE)).exists():
+            with suppress(OSError):  # in the hands of somebody else meanwhile
+                instance.rmdir()
+
+
 def _filter(events: Path, condition: str) -> None:
     for event in sorted(path for path in events.iterdir() if path.is_dir()):
         try:
@@ -100,6 +113,8 @@ def _remove(instance: Path) -> None:
     for _ in range(50):
         try:
             instance.rmdir()
+            return
+        except FileNotFoundError:  # interrupted before it was made
             return
         except OSError:  # who reads it now is done soon
             time.sleep(0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -57,12 +58,12 @@ def test_watch_shows_records_and_leaves_everything_as_it_was(kernel: Kernel) -> 
         shown = json.loads(python(guest, "-m", "builder", "status", "--json").output)["patches"][0]
         assert [(m["mark"], m["on"]) for m in shown["marks"]] == [("return_mark", False)]
         assert guest.check(f"ls {TRACEFS}/instances") == ""
-        # Ctrl-C, while records come.
-        words = f"{sys.executable} -m builder watch watched --json"
-        script = f"cd {ROOT} && PYTHONDONTWRITEBYTECODE=1 HOME=/run BESPOKE_CACHE=/run/cache exec {words}"
-        answer = guest.run(f"timeout -s INT 30 chroot {PLACE} /bin/sh -c '{script}'", timeout=120)
-        *records, last = [json.loads(line) for line in answer.output.splitlines()]
-        assert records and not last["totals"][0]["on"] and guest.check(f"ls {TRACEFS}/instances") == ""
+        # Ctrl-C and SIGTERM, while records come.
+        for sign in ("INT", "TERM"):
+            answer = guest.run(_interrupted(sign), timeout=300)
+            assert answer.ok, answer.output
+            *records, last = [json.loads(line) for line in answer.output.splitlines()]
+            assert records and not last["totals"][0]["on"] and guest.check(f"ls {TRACEFS}/instances") == ""
         guest.check("kill $(cat /tmp/noisy)")
         # One that somebody has left on is switched off, and its module goes all the same.
         guest.check(f"echo 1 > {TRACEFS}/events/watched/enable")
@@ -70,3 +71,17 @@ def test_watch_shows_records_and_leaves_everything_as_it_was(kernel: Kernel) -> 
         guest.check("rmmod watched")
         assert "watched" not in guest.check(f"ls {TRACEFS}/events; ls {TRACEFS}")
         assert guest.warnings(start) == ()
+
+
+def _interrupted(sign: str) -> str:
+    """A script that watches until the first record is there, then sends `sign`; its status and output are watch's.
+
+    A guest's commands ignore SIGINT as all do that a shell runs in the background, hence `env`.
+    """
+    words = f"env --default-signal=INT {sys.executable} -m builder watch watched --json"
+    waiting = f"until [ -s /run/records ]; do sleep 0.1; done; kill -{sign} $!; wait $!; status=$?"
+    script = (
+        f"cd {ROOT} && export PYTHONDONTWRITEBYTECODE=1 HOME=/run BESPOKE_CACHE=/run/cache && rm -f /run/records && "
+        f"{{ {words} > /run/records & {waiting}; cat /run/records; exit $status; }}"
+    )
+    return f"chroot {PLACE} /bin/sh -c {shlex.quote(script)}"
