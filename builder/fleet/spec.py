@@ -18,6 +18,7 @@ from builder.acquire.bounds import read_input
 from builder.acquire.series import PATCH_SUFFIXES, expand, read_series
 from builder.emit import module_name
 from builder.errors import Allowed, InputError, UsageError
+from builder.image.derive import cpu_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,11 @@ def read_fleet(path: Path) -> Fleet:
 
 
 def made(fixes: Sequence[FleetFix], kernels: Sequence[str], demands: Demands, *, where: str | Path) -> Fleet:
-    """The fleet of these parts; InputError where one lacks, two fixes have one name, or a name cannot be a module's."""
+    """The fleet of these parts.
+
+    Raises InputError where one lacks, two fixes have one name, or a name cannot be a module's; UsageError for a CPU
+    model or a refusal that is not known.
+    """
     if not fixes:
         raise InputError("there is no fix", where=where)
     if not kernels:
@@ -154,6 +159,8 @@ def made(fixes: Sequence[FleetFix], kernels: Sequence[str], demands: Demands, *,
         if names.count(name) > 1:
             raise InputError(f"two fixes are called {name}", where=where)
         module_name(name)
+    for cpu in demands.cpus:
+        cpu_model(cpu)
     for fix in fixes:
         Allowed.parse([*fix.allow, *demands.allow])
     return Fleet(tuple(fixes), tuple(kernels), demands)
@@ -165,16 +172,27 @@ def _check(row: Mapping[str, Any], keys: Mapping[str, type | UnionType], path: P
             raise InputError(f"{place}{key} is not known; known are: {', '.join(sorted(keys))}", where=path)
         items = value if isinstance(value, list) and key != "fix" else []
         if not isinstance(value, keys[key]) or not all(isinstance(item, str) for item in items):
-            raise InputError(f"{place}{key} is of another kind than it should be", where=path)
+            kind = "tables, [[fix]]" if key == "fix" else _KINDS[keys[key]]
+            raise InputError(f"{place}{key} is of another kind than it should be: {kind}", where=path)
+
+
+_KINDS: Final[Mapping[type | UnionType, str]] = {
+    str: "a text",
+    bool: "true or false",
+    list: "a list of texts",
+    dict: "a table",
+    str | list: "a text or a list of texts",
+}
 
 
 def _fix(row: Mapping[str, Any], folder: Path, place: str, path: Path) -> FleetFix:
     variants = dict(row.get("variants", {}))
+    _check(variants, dict.fromkeys(variants, str | list), path, f"{place}: variants: ")
     if "patch" in row:
         variants[""] = row["patch"]
-    if not variants:
-        raise InputError(f"{place} has no patch", where=path)
     named = {kernels: [folder / word for word in _words(given)] for kernels, given in variants.items()}
+    if not named or not all(named.values()):
+        raise InputError(f"{place} has no patch", where=path)
     main = next(iter(named.values()))[0]
     return fix_of(
         str(row.get("name") or plain_name(main)),
@@ -209,8 +227,8 @@ def fix_of(
 ) -> FleetFix:
     """A fix from the files of its variants (by kernels, `""` for all others).
 
-    What is not given is read from the head of its first patch: the first line or a mail's subject, a CVE, and the
-    lines `Run:` and `Load:`.
+    What is not given is read from the head of the first patch, that for all other kernels if there is one: the first
+    line or a mail's subject, a CVE, and the lines `Run:` and `Load:`.
     """
     texts = {
         kernels: tuple(PatchText(file.name, read_input(file)) for file in expand(files))
@@ -219,7 +237,7 @@ def fix_of(
     for kernels, patches in texts.items():
         if not patches:
             raise InputError("there is no patch", where=str(variants[kernels]))
-    first = next(iter(texts.values()))[0]
+    first = texts.get("", next(iter(texts.values())))[0]
     head = re.split(r"^(?:---|diff|Index:) ", first.content.decode("utf-8", "replace"), maxsplit=1, flags=re.M)[0]
     head = head.replace("\\\n", "")
     fields: dict[str, list[str]] = {}

@@ -63,6 +63,15 @@ def cpu_models() -> Mapping[str, Leaves]:
     }
 
 
+def cpu_model(cpu: str) -> Leaves:
+    """The CPUID of the model that `cpu` names, without its flags; UsageError, with what is known, for another."""
+    model = cpu.split(",")[0]
+    known = cpu_models()
+    if model not in known:
+        raise UsageError(f"unknown CPU model {model!r}; known are {', '.join(sorted(known))}")
+    return known[model]
+
+
 def _leaf(key: str) -> tuple[int, int]:
     leaf, _, sub = key.partition(".")
     return int(leaf, 16), int(sub, 16)
@@ -108,13 +117,7 @@ def derive_state(
     (paging_prepare, arch/x86/boot/compressed/pgtable_64.c, v6.1); a PVH start leaves it off.
     Raises UsageError for an unknown model and LoadError where the kernel's code cannot be executed.
     """
-    model, *flags = cpu.split(",")
-    if leaves is None:
-        known = cpu_models()
-        if model not in known:
-            raise UsageError(f"unknown CPU model {model!r}; known are {', '.join(sorted(known))}")
-        leaves = known[model]
-    leaves = with_flags(kernel, leaves, flags)
+    leaves = with_flags(kernel, cpu_model(cpu) if leaves is None else leaves, cpu.split(",")[1:])
     simulated = SimulatedKernel(kernel, BootState(cpu, (0,) * (CAPABILITY_WORDS + BUG_WORDS), Address(0)))
     keys: dict[Address, int] = {}
     calls: dict[Address, Address] = {}

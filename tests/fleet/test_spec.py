@@ -40,7 +40,7 @@ def test_a_directory(tmp_path: Path) -> None:
     assert (cve.name, cve.cve, cve.run, cve.load) == (
         "CVE_2026_12345_uaf", "CVE-2026-12345", ("cat /proc/x",), ("dummy", "zram"),
     )  # fmt: skip
-    assert (b.name, b.subject, len(b.variants)) == ("b", "of b.6.12.30.patch", 3)
+    assert (b.name, b.subject, len(b.variants)) == ("b", "of b.patch", 3)
     chosen = [b.patches_for(release)[0].name for release in ("6.1.0-50-amd64", "6.12.1-a", "6.12.30-a")]
     assert chosen == ["b.patch", "b.6.12.patch", "b.6.12.30.patch"]
     assert [patch.name for patch in more.patches_for("6.1")] == ["two.patch", "one.patch"]
@@ -90,7 +90,20 @@ def test_a_fleet(tmp_path: Path) -> None:
         ("kernels = ['6.1.0-1-amd64']", "there is no fix"),
         ("fix = [{patch = 'a.patch'}]", "there is no kernel"),
         ("kernels = [1]\nfix = [{patch = 'a.patch'}]", "kernels is of another kind"),
-        ("kernels = 'x'", "kernels is of another kind"),
+        ("kernels = 'x'", "kernels is of another kind than it should be: a list of texts"),
+        ("try = 1", "try is of another kind than it should be: true or false"),
+        ("fix = {patch = 'a.patch'}", "fix is of another kind than it should be: tables"),
+        ("kernels = ['x']\nfix = [{patch = []}]", "fix 1 has no patch"),
+        ("kernels = ['x']\nfix = [{variants = {}}]", "fix 1 has no patch"),
+        (
+            "kernels = ['x']\nfix = [{variants = {'6.12' = 3}}]",
+            "fix 1: variants: 6.12 is of another kind.*a text or a list",
+        ),
+        ("kernels = ['x']\nfix = [{variants = {'6.12' = []}}]", "fix 1 has no patch"),
+        (
+            "kernels = ['x']\ncheck = ['Nehalm']\nfix = [{patch = 'a.patch'}]",
+            "unknown CPU model 'Nehalm'; known are .*Nehalem",
+        ),
         ("kernels = ['x']\nfix = [{patch = 3}]", "fix 1: patch is of another kind"),
         ("kernels = ['x']\nfix = [{name = 'x'}]", "fix 1 has no patch"),
         ("kernels = ['x']\nfix = [{patch = 'a.patch', cvss = 3}]", "fix 1: cvss is not known"),
