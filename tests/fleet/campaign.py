@@ -2,9 +2,9 @@
 
     python -m tests.fleet.campaign OUT [--scheduler ADDRESS] [--compare] [KERNEL ...]
 
-The first two kernels are the older and the newer of one series, whose sources the fixes are made of. With `--compare`
-each module that is there is made once more, alone, and nothing else is done. A summary tells what each phase took, and
-what a run takes over the sum of its cells.
+The first two kernels are the older and the newer of one series, whose sources the fixes are made of; one of Linux 6.12
+has variants of its own. With `--compare` each module that is there (or of so many, evenly chosen) is made once more,
+alone, and nothing else is done. A summary tells what each phase took, and what a run takes over the sum of its cells.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from typing import Any, Final
 from builder import patch
 from builder.acquire.source import fetch_source
 from builder.fleet.spec import fixes_of
-from tests.fleet.fixes import HAD, write_fixes
+from tests.fleet.fixes import HAD, OTHER, write_fixes
 
-KERNELS: Final = ("6.1.0-50-amd64", "6.1.0-56-amd64", "6.1.0-56-cloud-amd64", "6.1.0-56-rt-amd64")
+KERNELS: Final = ("6.1.0-50-amd64", "6.1.0-56-amd64", "6.1.0-56-cloud-amd64", "6.12.117+deb13-amd64")
+
+CUMULATIVE: Final = "all_fixes"
 
 
 def expected(fix: str, kernel: str, older: str) -> str:
@@ -44,21 +46,23 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("kernels", nargs="*", default=KERNELS)
     parser.add_argument("--scheduler", default="")
-    parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--compare", type=int, nargs="?", const=10**6, metavar="N")
     options = parser.parse_args()
     fixes = options.out / "fixes"
     older, newer = options.kernels[:2]
     if not fixes.is_dir():
-        write_fixes(fixes, fetch_source(older), fetch_source(newer), older.rpartition("-")[0])
+        other = next((fetch_source(kernel) for kernel in options.kernels if kernel.startswith(f"{OTHER}.")), None)
+        write_fixes(fixes, fetch_source(older), fetch_source(newer), older.rpartition("-")[0], other)
     out = options.out / "out"
-    if not options.compare:
+    if options.compare is None:
         where = ["--scheduler", options.scheduler] if options.scheduler else []
         command = [sys.executable, "-m", "builder", "fleet", "--fixes", fixes, "--kernels", *options.kernels]
         started = time.monotonic()
-        subprocess.run([*command, "-o", out, "--cumulative", "all_fixes", *where], check=False)
+        subprocess.run([*command, "-o", out, "--cumulative", CUMULATIVE, *where], check=False)
         print(f"took {time.monotonic() - started:.0f} s")
     index = json.loads((out / "index.json").read_text())
-    return summary(index, older) | (alone(index, out, fixes) if options.compare else 0)
+    wrong = summary(index, older)
+    return wrong if options.compare is None else wrong | alone(index, out, fixes, options.compare)
 
 
 def summary(index: Mapping[str, Any], older: str) -> int:
@@ -71,31 +75,39 @@ def summary(index: Mapping[str, Any], older: str) -> int:
         if cell["verdict"] not in wanted.split(" or "):
             wrong = 1
             print(f"{cell['kernel']}/{cell['fix']}: {cell['verdict']}, not {wanted}: {cell['detail'][:200]}")
+    workers = len({cell["worker"] for cell in index["cells"] if cell["worker"]})
+    busy = sum(phases.values())
     print(index["counts"], {name: round(seconds, 1) for name, seconds in phases.items()})
-    print(f"cells together {sum(phases.values()):.0f} s, the run {index['seconds']:.0f} s")
+    print(f"cells together {busy:.0f} s, the run {index['seconds']:.0f} s on {workers} workers", end="")
+    print(f": {100 * (index['seconds'] * workers / busy - 1):.1f} % over the cells" if busy else "")
     return wrong
 
 
-def alone(index: Mapping[str, Any], out: Path, fixes: Path) -> int:
-    """Make each module once more, alone, and compare the bytes; 1 where one differs."""
+def alone(index: Mapping[str, Any], out: Path, fixes: Path, most: int) -> int:
+    """Make modules once more, alone, and compare the bytes; 1 where one differs or none is there."""
     by_name = {fix.name: fix for fix in fixes_of(fixes)}
-    work = out.parent / "alone"
-    different = count = 0
-    for cell in index["cells"]:
-        if not cell["sha256"] or cell["fix"] not in by_name:
-            continue
+    cells = [cell for cell in index["cells"] if cell["sha256"]]
+    different = 0
+    chosen = cells[:: max(1, len(cells) // most)]
+    for cell in chosen:
+        parts = [cell["fix"]] if cell["fix"] != CUMULATIVE else shipped(index, cell["kernel"])
         files = []
-        for number, text in enumerate(by_name[cell["fix"]].patches_for(cell["kernel"])):
-            files.append(work / cell["kernel"] / cell["fix"] / str(number) / text.name)
+        for number, text in enumerate(t for name in parts for t in by_name[name].patches_for(cell["kernel"])):
+            files.append(out.parent / "alone" / cell["kernel"] / cell["fix"] / str(number) / text.name)
             files[-1].parent.mkdir(parents=True, exist_ok=True)
             files[-1].write_bytes(text.content)
         made = patch(files, cell["kernel"], name=cell["fix"])
-        count += 1
         if made.module is None or made.module.content != (out / cell["kernel"] / f"{cell['fix']}.ko").read_bytes():
             different += 1
             print(f"{cell['kernel']}/{cell['fix']}: the module of a single run is another one")
-    print(f"{count} modules compared with those of single runs, {different} differ")
-    return int(different > 0)
+    print(f"{len(chosen)} modules compared with those of single runs, {different} differ")
+    return int(different > 0 or not chosen)
+
+
+def shipped(index: Mapping[str, Any], kernel: str) -> list[str]:
+    """The fixes that a kernel's module of all fixes holds."""
+    rows = [c["fix"] for c in index["cells"] if (c["kernel"], c["verdict"]) == (kernel, "shipped")]
+    return [name for name in rows if name != CUMULATIVE]
 
 
 if __name__ == "__main__":

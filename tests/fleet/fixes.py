@@ -1,7 +1,7 @@
 """Twenty fixes for a fleet: the ten samples, and ten that are made of the sources of an older and a newer kernel.
 
 Of these, two are what the newer kernel has over the older one, two need a variant for the older, one changes a
-Makefile, one is for a driver that not every flavour has, and one is a series.
+Makefile, one is for a driver that not every flavour has, and one is a series. Four need a variant for Linux 6.12.
 """
 
 from __future__ import annotations
@@ -38,9 +38,25 @@ HAD: Final = {"11-auxv": "kernel/sys.c", "12-ipip-drop": "net/ipv4/ipip.c"}
 
 VARIED: Final = ("13-keepalive", "14-readahead")
 
+OTHER: Final = "6.12"
+"""The releases of another series that have variants of their own."""
 
-def write_fixes(folder: Path, older: SourceTree, newer: SourceTree, release: str) -> None:
-    """Write all twenty into `folder`; `release` is that of the older kernel."""
+CHANGES_OTHER: Final[Mapping[str, tuple[str, str, str]]] = {
+    "01-meminfo-string": ("fs/proc/meminfo.c", '"Percpu:         "', '"PerCpu:         "'),
+    "03-driver-override-null": ("drivers/base/bus.c", 'sysfs_emit(buf, "%s\\n", dev->driver_override.name)',
+                                'sysfs_emit(buf, "%s\\n", dev->driver_override.name ?: "")'),
+    "07-compact-memory-error": ("mm/compaction.c", "\tif (sysctl_compact_memory != 1)\n",
+                                "\tif (write && sysctl_compact_memory != 1)\n"),
+}  # fmt: skip
+
+HAD_OTHER: Final = {
+    "12-ipip-drop": ("net/ipv4/ipip.c", "\t\t\tif (!tun_dst)\n\t\t\t\treturn 0;\n",
+                     "\t\t\tif (!tun_dst)\n\t\t\t\tgoto drop;\n"),
+}  # fmt: skip
+
+
+def write_fixes(folder: Path, older: SourceTree, newer: SourceTree, release: str, other: SourceTree | None) -> None:
+    """Write all twenty into `folder`; `release` is that of the older kernel, `other` a source of Linux 6.12."""
     folder.mkdir(parents=True)
     for sample in sorted(PATCHES.glob("*.patch")):
         shutil.copy(sample, folder)
@@ -51,6 +67,12 @@ def write_fixes(folder: Path, older: SourceTree, newer: SourceTree, release: str
     for name, path in HAD.items():
         before, after = ((tree.root / path).read_text() for tree in (older, newer))
         (folder / f"{name}.patch").write_text(_first_hunk(_diff(path, before, after)))
+    if other is not None:
+        for name, (path, old, new) in CHANGES_OTHER.items():
+            _write(folder / f"{name}.{OTHER}.patch", other, path, old, new, head=_head(folder / f"{name}.patch"))
+        for name, (path, old, new) in HAD_OTHER.items():
+            text = (other.root / path).read_text()
+            (folder / f"{name}.{OTHER}.patch").write_text(_diff(path, _once(text, new, old), text))
     series = folder / "19-cmdline"
     series.mkdir()
     text = (newer.root / SERIES[0][0]).read_text()
@@ -61,9 +83,14 @@ def write_fixes(folder: Path, older: SourceTree, newer: SourceTree, release: str
     (series / "series").write_text("0.patch\n1.patch\n")
 
 
-def _write(place: Path, tree: SourceTree, path: str, old: str, new: str) -> None:
+def _head(patch: Path) -> str:
+    """What a patch says of itself, for its variants."""
+    return patch.read_text().partition("--- ")[0]
+
+
+def _write(place: Path, tree: SourceTree, path: str, old: str, new: str, head: str = "") -> None:
     text = (tree.root / path).read_text()
-    place.write_text(_diff(path, text, _once(text, old, new)))
+    place.write_text(head + _diff(path, text, _once(text, old, new)))
 
 
 def _once(text: str, old: str, new: str) -> str:
