@@ -158,8 +158,23 @@ def _write(tree: Tree, root: Path) -> None:
             os.utime(place, (_epoch(), _epoch()))
 
 
+_PROGRAMS: Final[Mapping[PackageKind, str]] = {"deb": "dpkg-deb", "rpm": "rpmbuild"}
+
+
+def need_packager(kind: PackageKind) -> None:
+    """MissingToolError where the program is lacking that makes packages of that kind."""
+    if kind in _PROGRAMS:
+        tools.need([_PROGRAMS[kind]], purpose=f"making a package ({kind})")
+
+
+def usual_maintainer(kind: PackageKind) -> str:
+    """That of the environment, as Debian's tools take it; a tree of files names nobody."""
+    name, mail = os.environ.get("DEBFULLNAME", ""), os.environ.get("DEBEMAIL", "")
+    return f"{name} <{mail}>" if kind != "dir" or (name and mail) else "nobody <nobody@localhost>"
+
+
 def _deb(place: Path, tree: Tree, plan: PackagePlan, values: Mapping[str, Any], out: Path) -> None:
-    tools.need(["dpkg-deb"], purpose="making a .deb")
+    need_packager("deb")
     docs = f"usr/share/doc/{plan.name}"
     text = render("package.changelog.j2", **values).encode()
     tree = {
@@ -179,7 +194,7 @@ _SCRIPTS = ("postinst", "prerm", "postrm")
 
 
 def _rpm(place: Path, tree: Tree, plan: PackagePlan, values: Mapping[str, Any], out: Path) -> None:
-    tools.need(["rpmbuild"], purpose="making an .rpm")
+    need_packager("rpm")
     root = place / "root"
     _write(tree, root)
     spec = place / f"{plan.name}.spec"

@@ -14,6 +14,7 @@ import builder
 import builder.load
 from builder.arch import x86_64
 from builder.fleet.simulate import Simulation
+from builder.fleet.workers import EndsWhole
 from builder.image.guest import qemu
 from builder.report.html import PageOutcome
 from tests.access import CheckedPages
@@ -30,6 +31,8 @@ def _(
     x86_64._disassembler().syntax  # capstone reads it
     connection.text_factory  # sqlite3 calls it
     simulation.overhead_ms  # as_json() takes the whole row
+    EndsWhole.setup  # Dask calls it
+    EndsWhole.teardown  # and this
     distributed.scheduler.heartbeat_interval  # the simulation sets it, the scheduler calls it
     builder.__getattr__  # PEP 562: Python calls it for names that a module lacks
     builder.load.__class__  # what makes a package that can be called

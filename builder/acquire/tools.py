@@ -10,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +59,11 @@ def clean_environment() -> dict[str, str]:
     return {**inherited, "LC_ALL": "C"}
 
 
+#: programs that run, for `end_programs`; once that was called nothing is started any more
+_running: set[subprocess.Popen[bytes]] = set()
+_ending = threading.Event()
+
+
 @contextlib.contextmanager
 def started(
     argv: Sequence[str | Path],
@@ -90,9 +97,13 @@ def started(
         raise MissingToolError(f"{words[0]} is not installed: apt-get install {package_of(words[0])}") from error
     except OSError as error:
         raise ToolError(f"{words[0]} cannot be run: {error.strerror}") from error
+    _running.add(process)
     try:
+        if _ending.is_set():  # looked at after it was added: either it is ended there, or here
+            raise ToolError(f"{words[0]} is not run: this process is ending")
         yield process
     finally:
+        _running.discard(process)
         if process.poll() is None:
             _end(process)
         for pipe in (process.stdout, process.stderr):
@@ -213,3 +224,20 @@ def _failure(words: Sequence[str], status: int, out: str, err: str, log: Path | 
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
     text = f"{Path(words[0]).name} failed ({how}): {' | '.join(told) or 'no message'}"
     return (SpaceError if full else ToolError)(f"{text} (log: {log})" if log is not None else text)
+
+
+def end_programs() -> None:
+    """End what runs, and start nothing any more: for a process that ends while threads of it wait for programs.
+
+    Each is in a group of its own, and would outlive the process. Who waits for one finds that it was ended by a signal.
+    """
+    _ending.set()
+    processes = list(_running)
+    until = time.monotonic() + 1.0
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, sign)
+        while any(process.poll() is None for process in processes) and time.monotonic() < until:
+            time.sleep(0.01)

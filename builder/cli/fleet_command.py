@@ -17,15 +17,17 @@ from typing import Any
 from builder.cli.common import Output
 from builder.cli.signing import add_signing, signing_key
 from builder.errors import MissingToolError, UsageError
-from builder.fleet.board import Board
+from builder.fleet.board import Board, trouble_line
 from builder.fleet.document import counted, exit_status, index_of
 from builder.fleet.kernels import FleetKernel
 from builder.fleet.orders import VERDICTS, CellResult
 from builder.fleet.pages import write_report
 from builder.fleet.plan import Plan, make_plan
+from builder.fleet.shipping import FOLDER, Packing, check_packing, write_packages
 from builder.fleet.spec import Demands as FleetDemands
 from builder.fleet.spec import Fleet, fixes_of, made, read_fleet
 from builder.fleet.store import Store
+from builder.packages import usual_maintainer
 from builder.report.fleet_plan import render_plan, render_simulation
 from builder.report.spelled import one_line
 
@@ -63,6 +65,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
     parser.add_argument("--again", action="store_true", help="do everything, also what is done")
     add_signing(parser)
+    for kind, text in (("deb", "Debian packages"), ("rpm", "RPMs")):
+        parser.add_argument(
+            f"--{kind}", dest="kinds", action="append_const", const=kind, help=f"{text} of what ships, one for each fix"
+        )
+    parser.add_argument("--package-version", default="1", metavar="V", help="the packages' version (default: 1)")
+    parser.add_argument(
+        "--maintainer", metavar="'NAME <MAIL>'", help="the packages' maintainer (default: $DEBFULLNAME <$DEBEMAIL>)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -75,12 +85,16 @@ def run(options: argparse.Namespace, output: Output) -> int:
         return _simulate(options, output, None)
     fleet, kernels = _asked(options, store)
     fleet = replace(fleet, demands=replace(fleet.demands, signer=key.fingerprint if key else ""))
+    packing = Packing(
+        tuple(options.kinds or ()), options.package_version, options.maintainer or usual_maintainer("deb")
+    )
     plan = make_plan(fleet, store, kernels, again=options.again)
+    check_packing(packing, plan.names, plan.kernels)
     if options.simulate is not None:
         return _simulate(options, output, plan)
     if options.plan:
         return _show(options, output, plan)
-    return _run(options, output, plan, store)
+    return _run(options, output, plan, store, packing)
 
 
 def _asked(options: argparse.Namespace, store: Store) -> tuple[Fleet, tuple[FleetKernel, ...] | None]:
@@ -112,19 +126,19 @@ def _asked(options: argparse.Namespace, store: Store) -> tuple[Fleet, tuple[Flee
     return made(fleet.fixes, kernels, demands, where=options.fleet or options.fixes), None
 
 
-def _dask() -> Any:
-    """The engine, which needs the extra: MissingToolError says how to get it."""
+def _dask() -> tuple[Any, Any]:
+    """The engine and its workers, which need the extra: MissingToolError says how to get it."""
     try:
-        from builder.fleet import engine
+        from builder.fleet import engine, workers
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("dask", "distributed"):
             raise
         raise MissingToolError("a fleet needs Dask: pip install 'bespoke-livepatch[fleet]'") from error
-    return engine
+    return engine, workers
 
 
 def _show(options: argparse.Namespace, output: Output, plan: Plan) -> int:
-    found = plan.estimate(_dask().local_workers() if options.workers is None else options.workers)
+    found = plan.estimate(_dask()[1].local_workers() if options.workers is None else options.workers)
     if output.json:
         output.document(found)
     elif output.plain:
@@ -155,36 +169,38 @@ def _simulate(options: argparse.Namespace, output: Output, plan: Plan | None) ->
     return 0
 
 
-def _run(options: argparse.Namespace, output: Output, plan: Plan, store: Store) -> int:
-    engine = _dask()
-    how = engine.Crew(options.scheduler, options.workers, options.retries, options.timeout)
-    engine.check_crew(how)
+def _run(options: argparse.Namespace, output: Output, plan: Plan, store: Store, packing: Packing) -> int:
+    engine, workers = _dask()
+    how = workers.Crew(options.scheduler, options.workers, options.retries, options.timeout)
+    workers.check_crew(how)
     started = time.monotonic()
     results: list[CellResult] = []
+    packages: list[dict[str, Any]] = []
     missing = "is not finished"
     try:
         with (
-            engine.crew(how) as client,
+            workers.crew(how) as client,
             _shown(output, plan, len(client.scheduler_info(n_workers=-1)["workers"])) as told,
         ):
             for result in engine.run_fleet(plan, store, client, how, told):
                 results.append(result)
         missing = ""
+        packages = write_packages(packing, results, options.output)
     finally:
         # Also of what an interrupt leaves: everything that is done has its place.
         if results:
-            index = index_of(plan, results, time.monotonic() - started)
+            index = index_of(plan, results, time.monotonic() - started, packages)
             store.finish(index)
             report = write_report(index, options.output / "report")
             if output.plain:
-                _tell(output, results, report, missing)
+                _tell(output, results, report, len(packages), missing)
     counts = counted(results)
     if output.json:
         _line({"event": "end", "counts": counts, "seconds": index["seconds"], "report": str(report)})
     return exit_status(counts)
 
 
-def _tell(output: Output, results: Sequence[CellResult], report: Path, missing: str) -> None:
+def _tell(output: Output, results: Sequence[CellResult], report: Path, packages: int, missing: str) -> None:
     counts = counted(results)
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
     output.out.print(one_line(f"{len(results)} cells{f' (the run {missing})' if missing else ''}: {told}"))
@@ -192,6 +208,8 @@ def _tell(output: Output, results: Sequence[CellResult], report: Path, missing: 
         if result.row.status in (1, 2):
             words = f" {result.kernel}/{result.fix}: {result.detail}"
             output.out.print(one_line((f"{result.verdict:<10}", VERDICTS[result.verdict].style), words))
+    if packages:
+        output.out.print(one_line(f"{packages} packages in {report.parent.parent / FOLDER}"))
     output.out.print(one_line(f"report: {report}", style="dim"))
 
 
@@ -225,5 +243,5 @@ def _line(row: Mapping[str, Any]) -> None:
 def _plain_line(output: Output, row: Mapping[str, Any]) -> None:
     if row["event"] == "cell":
         output.err.print(one_line(f"{row['verdict']:<10} {row['kernel']}/{row['fix']} {row['detail']}"))
-    elif row["event"] in ("again", "retired"):
-        output.err.print(one_line(f"{row['event']}: {row.get('fix', row.get('worker'))}: {row['why']}"))
+    elif "why" in row:
+        output.err.print(one_line(trouble_line(row)))

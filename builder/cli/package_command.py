@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from builder.cli.common import Output
-from builder.packages import PackagedModule, PackagePlan, package
+from builder.packages import PackagedModule, PackagePlan, package, usual_maintainer
 from builder.report.spelled import one_line
 
 
@@ -36,7 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, output: Output) -> int:
     modules = [PackagedModule.read(path) for path in options.modules]
     name = options.name or f"livepatch-{modules[0].name.lower().replace('_', '-')}"
-    plan = PackagePlan(name, options.package_version, options.maintainer or _maintainer(options.kind))
+    plan = PackagePlan(name, options.package_version, options.maintainer or usual_maintainer(options.kind))
     written = package(modules, plan, options.kind, options.output)
     if output.json:
         rows = [{"module": m.name, "kernel": m.release, "functions": list(m.functions)} for m in modules]
@@ -46,9 +45,3 @@ def run(options: argparse.Namespace, output: Output) -> int:
             output.out.print(one_line(f"{module.name} for {module.release}: {', '.join(module.functions)}"))
         output.out.print(one_line((str(written), "bold")))
     return 0
-
-
-def _maintainer(kind: str) -> str:
-    """That of the environment, as Debian's tools take it; a tree of files names nobody."""
-    name, mail = os.environ.get("DEBFULLNAME", ""), os.environ.get("DEBEMAIL", "")
-    return f"{name} <{mail}>" if kind != "dir" or (name and mail) else "nobody <nobody@localhost>"

@@ -4,7 +4,8 @@
 
 `spec` reads what is wanted, `kernels` finds what its words mean, `plan` makes an `Order` of each cell and looks which
 of them are done. `cell` does one order, with the functions that `bespoke patch`, `check` and `try` call: the same
-bytes come of it, wherever it runs. `engine` lets a Dask scheduler hand out the orders; `store` keeps what came back.
+bytes come of it, wherever it runs. `workers` has a Dask cluster, `engine` lets its scheduler hand out the orders;
+`store` keeps what came back, and `shipping` makes packages of it.
 
     fleet = read_fleet(Path("fleet.toml"))
     store = Store(Path("out"))
@@ -12,5 +13,5 @@ bytes come of it, wherever it runs. `engine` lets a Dask scheduler hand out the 
         for row in run_fleet(make_plan(fleet, store), store, client):
             print(row.fix, row.kernel, row.verdict)
 
-Only `engine` and `simulate` import Dask (the extra `fleet`).
+Only `workers`, `engine` and `simulate` import Dask (the extra `fleet`).
 """

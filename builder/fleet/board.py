@@ -18,16 +18,22 @@ from builder.report.spelled import one_line
 _WORKING = ("…", "bold blue")
 
 
+def trouble_line(row: Mapping[str, Any]) -> str:
+    """An event that has a reason, in a line: who is tried again, retired or waited for, and why."""
+    about = "/".join(row[key] for key in ("kernel", "fix", "worker") if key in row)
+    return f"{row['event']}: {about}{': ' * bool(about)}{row['why']}"
+
+
 class Board:
     """What is known of a run so far; it is told each event, and drawn whenever somebody looks."""
 
     def __init__(self, plan: Plan, workers: int) -> None:
         self._plan, self._workers = plan, max(workers, 1)
-        together = plan.fleet.demands.cumulative
-        self._fixes = [fix.name for fix in plan.fleet.fixes] + [together] * bool(together)
+        self._fixes = plan.names
         self._cells: dict[tuple[str, str], str] = {}
         self._left = {(order.fix, order.kernel.name): plan.seconds(order) for order in plan.to_do}
         self._began = time.monotonic()
+        self._trouble = ""
 
     def told(self, row: Mapping[str, Any]) -> None:
         if row["event"] in ("begun", "cell"):
@@ -35,6 +41,9 @@ class Board:
             self._cells[place] = row.get("verdict", "")
             if row["event"] == "cell":
                 self._left.pop(place, None)
+
+        elif "why" in row:
+            self._trouble = trouble_line(row)
 
     def drawn(self, width: int, height: int) -> RenderableType:
         """The board in so many columns and lines."""
@@ -45,7 +54,8 @@ class Board:
         told = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
         left = sum(self._left.values()) / self._workers
         ended = time.monotonic() - self._began
-        return Group(table, one_line(f"{told or 'nothing yet'} · {ended:.0f} s, about {left:.0f} s to go", style="dim"))
+        lines = [one_line(f"{told or 'nothing yet'} · {ended:.0f} s, about {left:.0f} s to go", style="dim")]
+        return Group(table, *lines, *([one_line(self._trouble, style="yellow")] if self._trouble else []))
 
     def _matrix(self, kernels: list[str]) -> Table:
         table = Table("fix", *kernels, box=None, padding=(0, 1))

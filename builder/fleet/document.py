@@ -11,8 +11,10 @@ from builder.fleet.orders import VERDICTS, CellResult
 from builder.fleet.plan import Plan
 
 
-def index_of(plan: Plan, results: Sequence[CellResult], seconds: float) -> dict[str, Any]:
-    """The document: fixes and kernels in their order, a row for each cell, how often each verdict came."""
+def index_of(
+    plan: Plan, results: Sequence[CellResult], seconds: float, packages: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The document: fixes and kernels in their order, a row for each cell, counts of verdicts, the packages."""
     order = {kernel.name: number for number, kernel in enumerate(plan.kernels)}
     fixes = {fix.name: number for number, fix in enumerate(plan.fleet.fixes)}
     rows = sorted(results, key=lambda row: (order[row.kernel], fixes.get(row.fix, len(fixes))))
@@ -31,6 +33,7 @@ def index_of(plan: Plan, results: Sequence[CellResult], seconds: float) -> dict[
         "counts": counted(results),
         "seconds": round(seconds, 1),
         "cells": [row.as_json() for row in rows],
+        "packages": list(packages),
     }
 
 

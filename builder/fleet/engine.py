@@ -11,25 +11,23 @@ begun (a worker that dies takes others down with it that only waited there), and
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-import dask
-from distributed import Client, Future, LocalCluster, get_worker
+from distributed import Client, Future, get_worker
 
-from builder.acquire.cache import scratch
-from builder.errors import ToolError, UsageError
+from builder.errors import ToolError
 from builder.fleet.cell import Prepared, prepare, work
 from builder.fleet.kernels import FleetKernel
 from builder.fleet.orders import CellResult, Order
 from builder.fleet.plan import Plan, cumulative_order, record
 from builder.fleet.store import Store
+from builder.fleet.workers import RESOURCE, Crew, local_workers
 
 Told: TypeAlias = Callable[[Mapping[str, Any]], None]
 """Is told what happens, as rows of a document: `event` says what it is (see `FleetRun`)."""
@@ -37,90 +35,14 @@ Told: TypeAlias = Callable[[Mapping[str, Any]], None]
 #: topic of the events by which workers say what they begin
 TOPIC: Final = "bespoke-fleet"
 
-#: what a worker has one of for each cell that it does at once; not asked for where no worker offers any
-RESOURCE: Final = "compile"
-
-#: bytes of memory that a worker needs: the compiler, a kernel's tables, two simulated kernels, a guest
-WORKER_MEMORY: Final = 3 << 30
-
 #: seconds until what a worker says has left it: a cell may take the process down with it at once
 ON_ITS_WAY: Final = 0.1
 
 #: seconds to wait for a result that is there
 PATIENCE: Final = 20.0
 
-#: what is not left to Dask's defaults: results are small
-SETTINGS: Final = {
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.profile.enabled": False,
-    # How long a machine that is busy may take to begin a worker anew, before it is given up.
-    "distributed.deploy.lost-worker-timeout": "5 minutes",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """Who does the work: the workers of the scheduler at `scheduler`, or so many processes of this machine.
-
-    A cell that failed for no reason of its own is tried `retries` times more, one that takes longer than `timeout`
-    seconds is ended.
-    """
-
-    scheduler: str = ""
-    workers: int | None = None
-    retries: int = 2
-    timeout: float = 1800.0
-
-
-def local_workers() -> int:
-    """How many workers this machine can have: one for each processor, as far as its memory goes."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(len(os.sched_getaffinity(0)), memory // WORKER_MEMORY))
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """While Dask's own log is not shown: what it says of a lost scheduler, with tracebacks, we say in a line."""
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in ("distributed", "tornado")]
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-@contextmanager
-def crew(how: Crew) -> Iterator[Client]:
-    """A client of the scheduler that is there, or of one on this machine, which ends with this block.
-
-    Raises ToolError where there is no scheduler at the address.
-    """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_silent())
-        stack.enter_context(dask.config.set(SETTINGS))
-        if how.scheduler:
-            try:
-                client = Client(how.scheduler, timeout=20, set_as_default=False)
-            except (OSError, ValueError) as error:
-                raise ToolError(f"no scheduler answers: {error}", where=how.scheduler) from error
-        else:
-            place = str(stack.enter_context(scratch("workers")))
-            stack.enter_context(dask.config.set({"temporary-directory": place}))
-            cluster = LocalCluster(
-                n_workers=how.workers or local_workers(),
-                threads_per_worker=1,
-                memory_limit=0,
-                resources={RESOURCE: 1},
-                dashboard_address="127.0.0.1:0",
-                local_directory=place,
-                silence_logs=logging.CRITICAL,
-            )
-            client = Client(stack.enter_context(cluster), set_as_default=False)
-        yield stack.enter_context(client)
+#: seconds without any worker after which it is said
+DESERTED: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +59,10 @@ AS_ALONE: Final = Doing()
 
 def readied(kernel: FleetKernel, doing: Doing) -> Prepared:
     """Make a kernel ready, and say so: who waits for it needs it, we only its seconds."""
+    worker = get_worker()
+    worker.log_event(TOPIC, {"event": "preparing", "kernel": kernel.name, "worker": worker.address})
     prepared = doing.ready(kernel)
-    get_worker().log_event(TOPIC, {"event": "kernel", "kernel": kernel.name, "seconds": round(prepared.seconds, 1)})
+    worker.log_event(TOPIC, {"event": "kernel", "kernel": kernel.name, "seconds": round(prepared.seconds, 1)})
     return prepared
 
 
@@ -168,7 +92,10 @@ def run_fleet(
 
 
 class FleetRun:
-    """A fleet while it runs. Its events are `kernel`, `begun`, `again` and `cell`."""
+    """A fleet while it runs.
+
+    Its events are `preparing`, `kernel`, `begun`, `again`, `retired`, `waiting` and `cell`.
+    """
 
     def __init__(self, plan: Plan, store: Store, client: Client, how: Crew, told: Told, doing: Doing) -> None:
         self._doing = doing
@@ -179,8 +106,12 @@ class FleetRun:
         self._sources: dict[str, Future[Any]] = {}
         self._begun: dict[str, int] = {}
         self._submitted: dict[str, int] = {}
+        #: by the key of a cell or the name of a kernel: the worker that is at it, and since when
         self._since: dict[str, tuple[str, float]] = {}
+        self._preparing: dict[str, tuple[str, float]] = {}
         self._late: dict[str, str] = {}
+        self._late_sources: Counter[str] = Counter()
+        self._deserted = time.monotonic()
         self._of_kernel: dict[str, list[CellResult]] = {}
         self._renewed = 0
         self._seconds: list[float] = []
@@ -278,27 +209,49 @@ class FleetRun:
         except queue.Empty:
             if self._client.status not in ("running", "connecting"):
                 raise self._gone() from None
+            self._look_for_workers()
             return
-        if what == "kernel":
-            self._seconds.append(about["seconds"])
-            self._told(about)
+        if what in ("kernel", "preparing"):
+            self._has_prepared(about)
         elif what == "begun":
             yield from self._is_begun(about)
         elif self._futures.get(about[0]) is about[1]:  # else it was sent once more meanwhile
             yield from self._has_come(*about)
 
+    def _look_for_workers(self) -> None:
+        """Say, once, that for some time there has been nobody to do the work."""
+        now = time.monotonic()
+        if self._workers():
+            self._deserted = now
+        elif 0 <= now - self._deserted > DESERTED:
+            self._told({"event": "waiting", "why": "the scheduler has no worker"})
+            self._deserted = float("inf")
+
+    def _has_prepared(self, row: Mapping[str, Any]) -> None:
+        """A worker makes a kernel's source ready, or has done so."""
+        kernel = row["kernel"]
+        if kernel not in self._sources:  # another client's, of the same scheduler
+            return
+        if row["event"] == "preparing":
+            self._preparing[kernel] = row["worker"], time.monotonic()
+        else:
+            self._preparing.pop(kernel, None)
+            self._seconds.append(row["seconds"])
+        self._told(row)
+
     def _is_begun(self, row: Mapping[str, str]) -> Iterator[CellResult]:
         """A worker begins a cell; more often than it may, where those died that began it before."""
         key = row["key"]
+        if key not in self._futures:  # another client's, or one that has ended meanwhile
+            return
         self._begun[key] = self._begun.get(key, 0) + 1
         self._since[key] = row["worker"], time.monotonic()
-        if key in self._futures:
-            order = self._orders[key]
-            self._told({"event": "begun", "fix": order.fix, "kernel": order.kernel.name, "worker": row["worker"]})
-            if self._begun[key] > self._how.retries + 1:
-                self._client.cancel([self._futures[key]])
-                why = self._late.get(key, "the worker died each time that it was begun")
-                yield from self._ended(self._trouble(key, why))
+        order = self._orders[key]
+        self._told({"event": "begun", "fix": order.fix, "kernel": order.kernel.name, "worker": row["worker"]})
+        if self._begun[key] > self._how.retries + 1:
+            self._client.cancel([self._futures[key]])
+            why = self._late.get(key, "the worker died each time that it was begun")
+            yield from self._ended(self._trouble(key, why))
 
     def _has_come(self, key: str, future: Future[Any]) -> Iterator[CellResult]:
         worker, _ = self._since.pop(key, ("", 0.0))
@@ -342,20 +295,41 @@ class FleetRun:
 
     def _overdue(self) -> Iterator[CellResult]:
         """End what takes longer than it may, and its worker with it: nothing else ends a thread."""
-        now = time.monotonic()
-        late = {key: at for key, (at, since) in self._since.items() if now - since > self._how.timeout}
-        for key, worker in late.items():
-            del self._since[key]
+        for kernel, worker in self._late_of(self._preparing):
+            self._late_sources[kernel] += 1
+            self._restart(worker)
+            if self._late_sources[kernel] > self._how.retries:
+                yield from self._without(kernel)
+        for key, worker in self._late_of(self._since):
             # Its worker may be ended before the scheduler forgets it, and another then begins it once more.
             self._late[key] = f"did not end within {self._how.timeout:.0f} s (on {worker})"
             result = self._trouble(key, self._late[key])
             if (future := self._futures.get(key)) is not None:
                 self._client.cancel([future])
             # Before it is sent again: it could come to the worker that is about to end.
-            if worker in self._workers():
-                self._client.restart_workers([worker], raise_for_error=False)
+            self._restart(worker)
             if future is not None:
                 yield from self._again(result, without="")
+
+    def _late_of(self, since: dict[str, tuple[str, float]]) -> list[tuple[str, str]]:
+        """What takes longer than it may, with the worker that is at it; taken out of what is looked at."""
+        now = time.monotonic()
+        late = [(what, worker) for what, (worker, begun) in since.items() if now - begun > self._how.timeout]
+        for what, _ in late:
+            del since[what]
+        return late
+
+    def _restart(self, worker: str) -> None:
+        if worker in self._workers():
+            self._client.restart_workers([worker], raise_for_error=False)
+
+    def _without(self, kernel: str) -> Iterator[CellResult]:
+        """Give up the cells of a kernel whose source cannot be had in time."""
+        keys = [key for key in self._futures if self._orders[key].kernel.name == kernel]
+        self._client.cancel([self._sources[kernel], *(self._futures[key] for key in keys)])
+        for key in keys:
+            why = f"the kernel's source was not ready within {self._how.timeout:.0f} s"
+            yield from self._ended(self._trouble(key, why))
 
     def _ended(self, result: CellResult) -> Iterator[CellResult]:
         result = replace(result, tries=max(self._begun.get(result.key, 1), 1))
@@ -385,16 +359,3 @@ class FleetRun:
     def _gone(self) -> ToolError:
         missing = len(self._futures)
         return ToolError(f"the scheduler is gone, and {missing} cells are not done: --resume goes on with them")
-
-
-def check_crew(how: Crew) -> None:
-    """UsageError for numbers that cannot be."""
-    if how.workers is not None and how.workers < 1:
-        raise UsageError("--workers takes a number from 1 on")
-    if how.retries < 0:
-        raise UsageError("--retries takes a number from 0 on")
-    if how.timeout <= 0:
-        raise UsageError("--timeout takes a number of seconds above 0")
-
-
-__all__ = ["Crew", "check_crew", "crew", "local_workers", "run_fleet"]

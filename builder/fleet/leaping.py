@@ -59,7 +59,7 @@ async def _simulate(workers: int, sources: Sequence[float], cells: Sequence[Sequ
     import dask
     from distributed import Client, LocalCluster, scheduler
 
-    from builder.fleet.engine import RESOURCE, SETTINGS
+    from builder.fleet.workers import RESOURCE, SETTINGS
 
     async def source(seconds: float) -> float:
         await asyncio.sleep(seconds)

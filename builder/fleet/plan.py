@@ -83,6 +83,12 @@ class Plan:
     known: Mapping[str, CellResult] = field(default_factory=dict)
     costs: Costs = field(default_factory=Costs)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the fixes, and of the module of all of them together."""
+        together = self.fleet.demands.cumulative
+        return [*(fix.name for fix in self.fleet.fixes), *([together] if together else [])]
+
     @cached_property
     def to_do(self) -> tuple[Order, ...]:
         return tuple(order for order in self.orders if order.key not in self.known)

@@ -1,7 +1,8 @@
 """The output folder of a fleet: modules and manifests as they come, an index with checksums, what a next run needs.
 
     out/KERNEL/FIX.ko, FIX.json      a module that may be shipped, and its manifest
-    out/index.json, SHA256SUMS       every cell, every module's checksum (`sha256sum -c SHA256SUMS`)
+    out/index.json, SHA256SUMS       every cell, every checksum of modules and packages (`sha256sum -c SHA256SUMS`)
+    out/packages/                    for each fix one with its modules, where packages are asked for (`shipping`)
     out/SHA256SUMS.p7s               its signature, where there is a key (a detached PKCS#7 message)
     out/report/index.html            the matrix
     out/.fleet/                      the results by the keys of their orders, and what was asked for
@@ -14,6 +15,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,8 +90,10 @@ class Store:
         return None
 
     def finish(self, index: Mapping[str, Any]) -> None:
-        """Write the index and the checksums; modules of the last index that are no part of this one are taken away."""
+        """Write the index and the checksums; what the last ones list and is no part of these is taken away."""
         names = {f"{cell['kernel']}/{cell['fix']}.ko": cell["sha256"] for cell in index["cells"] if cell["sha256"]}
+        for row in index["packages"]:
+            names[row["file"]] = hashlib.sha256((self.root / row["file"]).read_bytes()).hexdigest()
         for name in _listed(self.root / "SHA256SUMS") - names.keys():
             for stale in (self.root / name, (self.root / name).with_suffix(".json")):
                 stale.unlink(missing_ok=True)

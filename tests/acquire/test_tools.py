@@ -99,3 +99,28 @@ def test_a_list_that_ended_early_is_no_list(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="none of them part of the kernel"):
         record(tmp_path, ["sh", "-c", f"echo '; {line.replace(chr(39), '')}'"], tmp_path / "objects.db")
     assert not (tmp_path / "objects.db").exists()
+
+
+def test_programs_end_with_the_process() -> None:
+    """Which is one of its own: afterwards nothing is started any more."""
+    text = """
+import threading, time
+from builder.acquire.tools import _running, end_programs, ended
+told = []
+def wait():
+    told.append(ended(["sh", "-c", "trap '' TERM; sleep 4321 & wait; sleep 4321"]).status)
+    try:
+        ended(["true"])
+    except Exception as error:
+        told.append(str(error))
+thread = threading.Thread(target=wait)
+thread.start()
+while not _running:
+    time.sleep(0.01)
+time.sleep(0.2)
+end_programs()
+thread.join(10)
+print(told)
+"""
+    left = ended(python(text), timeout=60)
+    assert left.out == b"[-9, 'true is not run: this process is ending']\n", left.err

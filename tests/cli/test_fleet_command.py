@@ -41,7 +41,8 @@ def test_a_fleet_and_a_single_run(bespoke: Bespoke, tree: SourceTree, release_61
     (fixes / "had.patch").write_text(changed("uptime.c", uptime.replace("idle_nsec = 0;", ""), uptime))
     (fixes / "makefile.patch").write_text(changed("Makefile", makefile, f"{makefile}obj-y += more.o\n"))
     shutil.copy(PATCHES / FIX, fixes / "elsewhere.99.1.patch")
-    words = ("fleet", "--fixes", fixes, "--kernels", release_61, "-o", out, "--workers", 1)
+    packed = ("--deb", "--maintainer", "A Person <a.person@example.com>")
+    words = ("fleet", "--fixes", fixes, "--kernels", release_61, "-o", out, "--workers", 1, *packed)
     planned = bespoke(*words, "--plan", "--json").document
     assert (planned["cells"], planned["to_do"], planned["kernels"][0]["prepared"]) == (4, 3, True)
     ran = bespoke(*words, "--json", timeout=600)
@@ -57,6 +58,8 @@ def test_a_fleet_and_a_single_run(bespoke: Bespoke, tree: SourceTree, release_61
     assert bespoke("patch", fixes / FIX, "--kernel", release_61, "-o", alone, timeout=600).status == 0
     assert (out / release_61 / alone.name).read_bytes() == alone.read_bytes()
     subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=out, check=True, capture_output=True)
+    package = out / "packages/livepatch-01-meminfo-string_1_amd64.deb"
+    assert package.is_file() and package.name in (out / "SHA256SUMS").read_text()
     assert "patch-makefile" in (out / "report/index.html").read_text()
     again = bespoke("fleet", "--resume", "-o", out, "--plan", "--json").document
     assert (again["cells"], again["to_do"]) == (4, 0)

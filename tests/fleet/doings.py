@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from builder.acquire.tools import ended
 from builder.fleet.cell import Prepared
 from builder.fleet.engine import Doing
 from builder.fleet.kernels import FleetKernel
@@ -13,7 +14,12 @@ from builder.fleet.orders import CellResult, Order
 
 
 def ready(kernel: FleetKernel) -> Prepared:
-    """That of a kernel `unlucky` takes five workers with it; its version is the folder where each leaves a file."""
+    """That of a kernel `unlucky` takes five workers with it, its version is the folder where each leaves a file.
+
+    That of a kernel `endless` is never ready.
+    """
+    if kernel.name == "endless":
+        time.sleep(60)
     if kernel.name == "unlucky" and (begun := len(list(Path(kernel.version).iterdir()))) < 5:
         (Path(kernel.version) / f"{begun}").touch()
         os._exit(11)
@@ -30,6 +36,8 @@ def work(order: Order, prepared: Prepared, jobs: int) -> CellResult:
         os._exit(11)
     if name.startswith("hangs"):
         time.sleep(60)
+    if name.startswith("runs"):
+        ended(["sh", "-c", "sleep 4321 & wait", f"sleep of {folder}"])
     if name.startswith("full") and begun == 0:
         return CellResult(order.key, name, kernel, "trouble", f"cache: {os.strerror(28)}")
     if name.startswith("refused"):

@@ -43,6 +43,7 @@ def synthetic(fixes: int, kernels: int) -> dict[str, Any]:
         "counts": {name: sum(row["verdict"] == name for row in cells) for name in VERDICTS},
         "seconds": 1.0,
         "cells": cells,
+        "packages": [{"file": "packages/fix-0.deb", "fix": "fix_0", "kernels": names}] if kernels else [],
     }
 
 
@@ -57,6 +58,7 @@ def test_the_matrix_and_a_place_for_each_cell(tmp_path: Path) -> None:
         assert page.broken == [] and page.count("script") == 1
         assert set(page.values("id")) >= {kernel["name"] for kernel in index["kernels"]}
         assert all((tmp_path / "fixes" / link).exists() for link in page.values("href") if "index" in link)
+    assert "../packages/fix-0.deb" in read.values("href")
     (again,) = repeated(index["cells"])
     assert again.cells == index["counts"]["refused"] and again.code == "init-changed"
 

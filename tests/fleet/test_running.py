@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,12 +20,13 @@ from distributed import Client
 
 from builder.errors import ToolError, UsageError
 from builder.fleet.document import exit_status, index_of
-from builder.fleet.engine import Crew, crew, run_fleet
+from builder.fleet.engine import run_fleet
 from builder.fleet.kernels import FleetKernel
 from builder.fleet.orders import CellResult
 from builder.fleet.plan import Plan, make_plan
 from builder.fleet.spec import Demands, Fleet, FleetFix, PatchText, Variant
 from builder.fleet.store import Store
+from builder.fleet.workers import Crew, crew
 from tests.conftest import ROOT
 from tests.fleet.doings import DOING
 
@@ -127,6 +130,16 @@ def test_a_cell_that_hangs_is_ended(client: Client, tmp_path: Path) -> None:
     assert found["good", "6.1.0-1-a"].verdict == found["fine", "6.1.0-1-a"].verdict == "shipped"
 
 
+@pytest.mark.long
+def test_a_source_that_is_never_ready_is_given_up(client: Client, tmp_path: Path) -> None:
+    wanted = fleet(tmp_path / "begun", "a", "b", cumulative="all_of_it")
+    kernels = [FleetKernel("endless", "6.1.0-3-a", "1"), KERNELS[0]]
+    _, found = ran(client, wanted, Store(tmp_path / "out"), Crew(retries=1, timeout=3.0), kernels)
+    assert {place for place, row in found.items() if row.verdict == "trouble"} == {("a", "endless"), ("b", "endless")}
+    assert "source was not ready within 3 s" in found["a", "endless"].detail
+    assert found["all_of_it", "6.1.0-1-a"].verdict == "shipped" and len(found) == 5
+
+
 def test_a_worker_without_room_is_spared(tmp_path: Path) -> None:
     store, folder = Store(tmp_path / "out"), tmp_path / "begun"
     with crew(Crew(workers=2)) as client:
@@ -164,7 +177,7 @@ def test_a_lost_scheduler_is_told_and_what_was_done_stays(tmp_path: Path, capfd:
 
 
 @contextmanager
-def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def ended(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
     try:
         yield process
     finally:
@@ -186,3 +199,41 @@ def test_an_end_in_between_leaves_what_is_done(client: Client, tmp_path: Path) -
     assert first.key in plan.known and len(plan.known) + len(plan.to_do) == 12
     _, found = ran(client, known, store)
     assert {row.verdict for row in found.values()} == {"shipped"} and not list(store.root.rglob(".*.ko.*"))
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+def test_an_interrupt_leaves_no_process(tmp_path: Path, sign: signal.Signals) -> None:
+    """At a terminal SIGINT goes to all processes of a run, SIGTERM comes to its client alone."""
+    out, folder = tmp_path / "out", tmp_path / "begun"
+    folder.mkdir()
+    command = [sys.executable, "-m", "tests.fleet.interrupted", f"{out}", f"{folder}", "good", "runs", "runs_too"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as client, ended(client):
+        while client.poll() is None and len(programs(folder)) < 2:
+            time.sleep(0.1)
+        started = time.monotonic()
+        if sign == signal.SIGINT:
+            os.killpg(client.pid, sign)
+        else:
+            client.send_signal(sign)
+        said, errors = client.communicate(timeout=60)
+    assert time.monotonic() - started < 30
+    assert said == "good shipped\n" and "Dask" not in errors and errors.count("Traceback") == (sign == signal.SIGINT)
+    assert not programs(folder)
+    # What keeps account of the processes' semaphores ends a moment after them.
+    until = time.monotonic() + 10
+    while (left := processes("-g", client.pid)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left
+    kept = [path for path in out.rglob("*") if path.is_file() and path.name not in ("lock", "fleet.json")]
+    assert sorted(path.suffix for path in kept) == [".json", ".json", ".ko"]
+
+
+def programs(folder: Path) -> list[str]:
+    """Those that cells of `folder` run."""
+    return processes("-f", f"sleep of {folder}")
+
+
+def processes(*words: object) -> list[str]:
+    found = subprocess.run(["pgrep", *map(str, words)], capture_output=True, text=True, check=False)
+    return found.stdout.split()
