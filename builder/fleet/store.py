@@ -44,8 +44,11 @@ class Store:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """For the time of a run; UsageError where another run writes here."""
-        self._own.mkdir(parents=True, exist_ok=True)
+        """For the time of a run; UsageError where another run writes here, or nobody can."""
+        try:
+            self._own.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"nothing can be written there: {error.strerror}", where=self.root) from error
         with open(self._own / "lock", "ab") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,7 +73,9 @@ class Store:
 
     def get(self, order: Order) -> CellResult | None:
         """The result of an order, with its module as it was made; None where it has to be done."""
-        row = _document(self._cell(order.key))
+        row = None
+        with contextlib.suppress(InputError):  # what is damaged is made again
+            row = _document(self._cell(order.key))
         if row is None or row.get("format") != FORMAT or row.get("verdict") not in VERDICTS:
             return None
         sha256 = row.pop("sha256")

@@ -95,6 +95,10 @@ def test_what_is_done_is_not_done_again(client: Client, tmp_path: Path) -> None:
     assert [(order.fix, order.kernel.name) for order in plan.to_do] == [("a", "6.1.0-1-a")]
     assert sorted(path.name for path in store.root.glob("*/*.ko")) == ["a.ko", "a.ko"]
     assert make_plan(fleet(folder, "a"), store, KERNELS, again=True).to_do == plan.orders
+    # So is a cell whose result is damaged.
+    (kept,) = [path for path in store.root.glob(".fleet/cells/*/*") if path.stem == plan.orders[1].key]
+    kept.write_text("{")
+    assert make_plan(fleet(folder, "a"), store, KERNELS).to_do == plan.orders[1:]
     # Other content, another cell.
     other = replace(KERNELS[0], version="3")
     assert len(make_plan(fleet(folder, "a"), store, (other,)).to_do) == 1
@@ -201,6 +205,12 @@ def test_an_end_in_between_leaves_what_is_done(client: Client, tmp_path: Path) -
     assert {row.verdict for row in found.values()} == {"shipped"} and not list(store.root.rglob(".*.ko.*"))
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file: nothing can be written there: Not a"), Store(tmp_path / "file").held():
+        pass
+
+
 @pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_interrupt_leaves_no_process(tmp_path: Path, sign: signal.Signals) -> None:
     """At a terminal SIGINT goes to all processes of a run, SIGTERM comes to its client alone."""
@@ -227,6 +237,24 @@ def test_an_interrupt_leaves_no_process(tmp_path: Path, sign: signal.Signals) ->
     assert not left
     kept = [path for path in out.rglob("*") if path.is_file() and path.name not in ("lock", "fleet.json")]
     assert sorted(path.suffix for path in kept) == [".json", ".json", ".ko"]
+
+
+@pytest.mark.long
+def test_a_client_that_is_killed_takes_its_workers_with_it(client: Client, tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "out"), tmp_path / "begun"
+    wanted = fleet(folder, "good", "hangs", "hangs_too")
+    command = [sys.executable, "-m", "tests.fleet.interrupted", f"{store.root}", f"{folder}"]
+    names = [fix.name for fix in wanted.fixes]
+    with subprocess.Popen([*command, *names], cwd=ROOT, start_new_session=True) as killed, ended(killed):
+        while killed.poll() is None and len(beginnings(folder)) < 3:
+            time.sleep(0.1)
+    until = time.monotonic() + 20
+    while (left := processes("-g", killed.pid)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left
+    # And what it has written is whole: the next run does what is missing.
+    plan = make_plan(wanted, store, KERNELS[:1])
+    assert [order.fix for order in plan.to_do] == ["hangs", "hangs_too"]
 
 
 def programs(folder: Path) -> list[str]:
