@@ -78,21 +78,23 @@ class String(NamedTuple):
         return self.data.decode(_ENCODINGS[self.width], "replace")
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """One section; `size` equals `len(data)` except for SHT_NOBITS, whose data is empty."""
 
-    index: SectionIndex
+    index: SectionIndex  # type: ignore[assignment]  # the table's own numbering, not tuple.index
     name: str
     type: int
     flags: int
     size: int
-    data: bytes = field(repr=False)
+    data: bytes
     link: SectionIndex = SectionIndex(0)
     info: int = 0
     align: int = 1
     entsize: int = 0
     addr: int = 0
+
+    def __repr__(self) -> str:
+        return f"<section {self.index} {self.name} of {self.size:#x} bytes>"
 
     @property
     def alignment(self) -> int:

@@ -171,24 +171,18 @@ class _Reader:
             raise self.fail(f"names section {names} of {count} as its section-name table")
         self._require_room(headers)
         strings = self._content(headers[names], names)
-        out = []
+        out: list[Section] = []
+        make = tuple.__new__
         for index, header in cast("Iterable[tuple[SectionIndex, tuple[Any, ...]]]", enumerate(headers)):
             sh_name, kind, flags, addr, _, size, link, info, align, entsize = header
-            out.append(
-                Section(
-                    index=index,
-                    name=self._string(strings, sh_name, f"section {index}"),
-                    type=kind,
-                    flags=flags,
-                    size=size if index and kind != elf.SHT_NULL else 0,
-                    data=self._content(header, index) if index else b"",
-                    link=link if index else SectionIndex(0),
-                    info=info,
-                    align=align,
-                    entsize=entsize,
-                    addr=addr,
-                )
-            )
+            name = self._string(strings, sh_name, index)
+            if not index or kind == elf.SHT_NULL:
+                size = 0
+            content = self._content(header, index) if index else b""
+            if not index:
+                link = SectionIndex(0)
+            # tuple.__new__, here and below, makes a named tuple without a Python frame for each row.
+            out.append(make(Section, (index, name, kind, flags, size, content, link, info, align, entsize, addr)))
         for section in out:
             if section.type in (elf.SHT_RELA, elf.SHT_SYMTAB) and section.link >= count:
                 raise self.fail(f"section {section.name} links to section {section.link} of {count}")
@@ -208,7 +202,9 @@ class _Reader:
                 continue
             if align & (align - 1):
                 raise self.fail(f"section {index} is aligned to {align:#x} bytes, no power of two")
-            self._take(size + align, f"section {index} of {size:#x} bytes, aligned to {align:#x},")
+            if size + align > self.room:
+                self._take(size + align, f"section {index} of {size:#x} bytes, aligned to {align:#x},")
+            self.room -= size + align
             if flags & elf.SHF_COMPRESSED and kind != elf.SHT_NOBITS:
                 if size < self.layout.compressed.size or offset + size > len(self.data):
                     raise self.fail(f"is truncated: section {index} has no room for the header of its compression")
@@ -231,11 +227,14 @@ class _Reader:
             )
         return self.data[offset : offset + size]
 
-    def _string(self, strings: bytes, offset: int, what: str) -> str:
+    def _string(self, strings: bytes, offset: int, index: int) -> str:
+        """The name of a section."""
         end = strings.find(b"\0", offset)
         if end < 0:
-            raise self.fail(f"the name of {what} lies outside its string table")
-        self._take(end - offset, f"the name of {what}")
+            raise self.fail(f"the name of section {index} lies outside its string table")
+        if end - offset > self.room:
+            self._take(end - offset, f"the name of section {index}")
+        self.room -= end - offset
         return strings[offset:end].decode("utf-8", "surrogateescape")
 
     def _symbols(self, sections: tuple[Section, ...]) -> tuple[Symbol, ...]:
@@ -251,8 +250,8 @@ class _Reader:
         strings = sections[table.link].data
         wide = self._wide_indices(sections, table)
         find, count = strings.find, len(sections)
-        room = self.room
-        out = []
+        room, make = self.room, tuple.__new__
+        out: list[Symbol] = []
         rows = cast("Iterable[tuple[SymbolIndex, tuple[Any, ...]]]", enumerate(row.iter_unpack(table.data)))
         for index, (st_name, info, other, shndx, value, size) in rows:
             if shndx >= elf.SHN_LORESERVE:
@@ -273,7 +272,7 @@ class _Reader:
             if room < 0:  # many names may be the ends of a long one
                 self._take(self.room - room, f"the name of symbol {index}")
             text = strings[st_name:end].decode("utf-8", "surrogateescape")
-            out.append(Symbol(index, text, value, size, info & 15, info >> 4, other, shndx))
+            out.append(make(Symbol, (index, text, value, size, info & 15, info >> 4, other, shndx)))
         return tuple(out)
 
     def _wide_indices(self, sections: tuple[Section, ...], table: Section) -> tuple[int, ...]:

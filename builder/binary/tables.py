@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count, repeat
 from typing import Final, Literal, NamedTuple
 
 from builder.binary.kinds import SectionIndex, SectionOffset
@@ -253,13 +254,15 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
     if row.lengths and stride not in dict(row.lengths):
         known = " or ".join(str(size) for size, _ in row.lengths)
         raise UnknownError(f"section {section.name}: entries of {stride} bytes, not {known}", where=obj.name)
+    if row.most == 1 and [r.offset // stride for r in relocations] == list(range(section.size // stride)):
+        return _single(section, row, stride, relocations)
     _require_whole(obj, section, stride, relocations)
     out: list[Entry] = []
-    position, count, (_, last) = 0, len(relocations), section.extent
+    position, total, (_, last) = 0, len(relocations), section.extent
     for index, start in enumerate(map(SectionOffset, range(0, section.size, stride))):
         end = min(start + stride, last)
         first = position
-        while position < count and relocations[position].offset < end:
+        while position < total and relocations[position].offset < end:
             position += 1
         own = tuple(relocations[first:position])
         if not row.relocs <= len(own) <= row.most:
@@ -270,6 +273,13 @@ def entries(obj: ObjectFile, section: Section, row: TableRow) -> tuple[Entry, ..
             )
         out.append(Entry(row, section.index, index, start, end, own))
     return tuple(out)
+
+
+def _single(section: Section, row: TableRow, stride: int, relocations: Sequence[Relocation]) -> tuple[Entry, ...]:
+    """The entries of a table in which each has one relocation, as of the largest: made without a step for each."""
+    starts, ends = range(0, section.size, stride), range(stride, section.size + 1, stride)
+    rows = zip(repeat(row), repeat(section.index), count(), starts, ends, zip(relocations), strict=False)
+    return tuple(map(tuple.__new__, repeat(Entry), rows))
 
 
 def _require_whole(obj: ObjectFile, section: Section, stride: int, relocations: Sequence[Relocation]) -> None:
@@ -302,6 +312,8 @@ def table_stride(obj: ObjectFile, section: Section, row: TableRow, relocations: 
     """Size of one entry in bytes, from sh_entsize or from how the relocations repeat."""
     if section.entsize and section.size % section.entsize == 0:
         return section.entsize
+    if row.most == 1 and (plain := _plain_stride(obj, section, relocations)):
+        return plain
     shape = [(r.offset, r.type, _target_class(obj, r)) for r in relocations]
     if len(shape) < row.relocs:
         raise UnknownError(f"section {section.name} has no relocations that name its owners", where=obj.name)
@@ -314,6 +326,20 @@ def table_stride(obj: ObjectFile, section: Section, row: TableRow, relocations: 
     if not fitting or any(stride % fitting[0] for stride in fitting):
         raise UnknownError(f"section {section.name}: the size of its entries cannot be told", where=obj.name)
     return fitting[0]
+
+
+def _plain_stride(obj: ObjectFile, section: Section, relocations: Sequence[Relocation]) -> int:
+    """The same of a table in which each entry has one relocation, all of them alike and to code; 0 for any other."""
+    if len(relocations) < 2:
+        return 0
+    first, second = relocations[0].offset, relocations[1].offset
+    stride = second - first
+    end = len(relocations) * stride
+    if not first < stride or section.size != end or [r.offset for r in relocations] != list(range(first, end, stride)):
+        return 0
+    targets = {r.symbol: r for r in relocations}.values()
+    alike = len({r.type for r in relocations}) == 1
+    return stride if alike and all(_target_class(obj, r) == "code" for r in targets) else 0
 
 
 def _target_class(obj: ObjectFile, relocation: Relocation) -> str:

@@ -73,6 +73,10 @@ class CodeComparer:
         key = (r.type, r.symbol, r.addend, s.symbol, s.addend)
         found = self._agreed.get(key)
         if found is None:
+            found = self.meanings.plain.agree(old.section, r, s)
+            if found is not None:
+                self._agreed[key] = found
+        if found is None:
             anywhere = self._is_told(self.old, old, r) and self._is_told(self.new, new, s)
             found = self._same(old, r, new, s, lines=False, exact=None if not anywhere else False)
             if anywhere:

@@ -175,10 +175,10 @@ def _compare_data(correlation: Correlation, meanings: Meanings, old: Atom, new: 
         return SAME
     if is_readonly(old.section) != is_readonly(new.section):
         return Difference(Verdict.CHANGED, f"moved from {old.section.name} to {new.section.name}")
+    if meanings.is_same_content(old, new):
+        return SAME
     first = meanings.content(correlation.old, old, False)
     second = meanings.content(correlation.new, new, False)
-    if first == second:
-        return SAME
     without = meanings.content(correlation.old, old, True), meanings.content(correlation.new, new, True)
     if without[0] == without[1] and not proof.knows_lines:
         return LINES

@@ -19,6 +19,7 @@ from builder.compare import naming
 from builder.compare.atoms import Atom
 from builder.compare.correlate import Correlation
 from builder.compare.own_entries import entry_at
+from builder.compare.plain import PlainReferences
 from builder.compare.storage import is_private
 from builder.compare.view import Target, View
 from builder.errors import UnknownError
@@ -50,6 +51,29 @@ class Meanings:
         """The meaning of one relocation in `place` (None for table entries and unnamed data)."""
         bias = view.bias(place, relocation, exact=exact) if place is not None else 0
         return self.of_target(view, view.target(relocation, bias), lines=lines)
+
+    @cached_property
+    def plain(self) -> PlainReferences:
+        return PlainReferences(self.correlation)
+
+    def is_same_content(self, old: Atom, new: Atom) -> bool:
+        """Whether a datum and its twin say the same, relocated fields left out."""
+        if self._is_plainly_same(old, new):
+            return True
+        return self.content(self.correlation.old, old, False) == self.content(self.correlation.new, new, False)
+
+    def _is_plainly_same(self, old: Atom, new: Atom) -> bool:
+        views = self.correlation.old, self.correlation.new
+        if old.section.is_nobits or new.section.is_nobits or views[0].code(old) != views[1].code(new):
+            return False
+        if old.section.is_exec or new.section.is_exec:
+            return False
+        first, second = views[0].relocations(old), views[1].relocations(new)
+        shift = new.start - old.start
+        return len(first) == len(second) and all(
+            r.type == s.type and s.offset - r.offset == shift and self.plain.agree(old.section, r, s)
+            for r, s in zip(first, second, strict=True)
+        )
 
     def of_target(self, view: View, target: Target, *, lines: bool, above: Above = (), exact: bool = False) -> Meaning:
         """What a target means; with `exact` places in code are told apart among NOPs too."""

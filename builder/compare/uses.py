@@ -31,7 +31,7 @@ def led_to(view: View, atom: Atom, sections: Container[SectionIndex] | None = No
         if len(atoms) == 1:
             yield atoms[0]  # wherever in it: nothing has to be decoded
             continue
-        found = view.target(relocation, view.bias(atom, relocation)).atom
+        found = view.reached(atom, relocation)
         if found is not None:
             yield found
 

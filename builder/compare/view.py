@@ -8,14 +8,14 @@ that is mostly a whole section; in `.init.text`, `.ref.text` or
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
 from operator import attrgetter
 from pathlib import PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from builder import arch as architectures
-from builder.arch import Architecture, Instruction, RelocationRow
+from builder.arch import Instruction, RelocationRow
 from builder.binary import (
     ObjectFile,
     Relocation,
@@ -29,8 +29,12 @@ from builder.binary import (
 )
 from builder.compare import naming
 from builder.compare.atoms import Atom, cut
+from builder.compare.decoded import decoded, holder, ordinals, to_the_end
 from builder.compare.storage import is_private
 from builder.errors import UnknownError
+
+BEHIND: Final = 8
+"""Bytes of an instruction that may follow a relocated field of it, at most."""
 
 
 class Target(NamedTuple):
@@ -64,8 +68,8 @@ class View:
         self.obj = obj
         self.arch = architectures.by_machine(obj.machine, where=obj.name)
         self._relocations = cache(partial(_by_offset, obj))
-        self._decoded = cache(partial(_decoded, self.arch))
-        self._ordinals = cache(partial(_ordinals, self._decoded))
+        self._decoded = cache(partial(decoded, self.arch))
+        self._ordinals = cache(partial(ordinals, self._decoded))
         self._leads = cache(self._leads_of)
         self._targets = cache(self._target)
         self._owned = cache(self._entries_by_owner)
@@ -225,11 +229,22 @@ class View:
             return 0
         if not exact or relocation.type in self.arch.branch_types:
             return row.size
-        return _to_the_end(self.instructions(atom), relocation.offset, row.size)
+        return to_the_end(self.instructions(atom), relocation.offset, row.size)
+
+    def reached(self, atom: Atom, relocation: Relocation) -> Atom | None:
+        """The atom that a relocation of a function or datum leads into: nothing is decoded where its one end is as
+        good as another."""
+        row = self.row(atom.section, relocation)
+        if row.pc_relative and atom.section.is_exec:
+            found = self.target(relocation, row.size).atom
+            if found is None or self.target(relocation, row.size + BEHIND).atom is not found:
+                found = self.target(relocation, self.bias(atom, relocation)).atom
+            return found
+        return self.target(relocation).atom
 
     def instruction_at(self, atom: Atom, offset: int) -> Instruction | None:
         """The instruction whose bytes hold `offset`."""
-        return _holder(self.instructions(atom), offset)
+        return holder(self.instructions(atom), offset)
 
     def references(self, atom: Atom, insn: Instruction) -> list[tuple[Relocation, Target]]:
         """Relocations of one instruction of a function, and where they lead."""
@@ -249,7 +264,7 @@ class View:
         for r in relocations:
             row = self.row(section, r)
             relative = bool(insns) and row.pc_relative
-            yield r, self.target(r, _to_the_end(insns, r.offset, row.size) if relative else 0)
+            yield r, self.target(r, to_the_end(insns, r.offset, row.size) if relative else 0)
 
     def masked(self, section: Section, start: SectionOffset, end: SectionOffset) -> bytes:
         """Bytes [start, end) of a section with the relocated fields cleared."""
@@ -265,10 +280,9 @@ class View:
             out[at : at + size] = bytes(size)
         return bytes(out[: len(code)])
 
-    @cached_property
-    def entries(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
-        """Function -> the special-table entries that it owns, by table and order."""
-        return _grouped(map(self.owned, tables.TABLES))
+    def entries(self, atom: Atom) -> tuple[tables.Entry, ...]:
+        """The special-table entries that a function owns, by table and order."""
+        return tuple(entry for row in tables.TABLES for entry in self.owned(row).get(atom, ()))
 
     @cached_property
     def label_tables(self) -> Mapping[Atom, tuple[Atom, ...]]:
@@ -279,16 +293,23 @@ class View:
                 out.setdefault(function, []).append(datum)
         return {function: tuple(found) for function, found in out.items()}
 
+    @cached_property
+    def _code(self) -> frozenset[SymbolIndex]:
+        """The symbols that lie in code."""
+        sections = self.obj.sections
+        return frozenset(s.index for s in self.obj.symbols if s.is_defined and sections[s.shndx].is_exec)
+
     def label_owners(self, datum: Atom) -> tuple[Atom, ...]:
         """Functions whose inner addresses a datum holds."""
-        targets = (self.target(r) for r in self.relocations(datum))
+        code = self._code
+        targets = [self.target(r) for r in self.relocations(datum) if r.symbol in code]
         return tuple(
             dict.fromkeys(t.atom for t in targets if t.atom is not None and t.atom.is_function and t.offset > 0)
         )
 
     @cached_property
     def telling(self) -> Mapping[Atom, tuple[tables.Entry, ...]]:
-        """As `entries`, for the tables that say more than the instructions do."""
+        """Function -> its entries in the tables that say more than the instructions do, by table and order."""
         return _grouped(self.owned(row) for row in tables.TABLES if not row.derived)
 
     def owned(self, row: tables.TableRow) -> Mapping[Atom | None, tuple[tables.Entry, ...]]:
@@ -298,9 +319,22 @@ class View:
     def _entries_by_owner(self, row: tables.TableRow) -> Mapping[Atom | None, tuple[tables.Entry, ...]]:
         owners: dict[Atom | None, list[tables.Entry]] = {}
         for section in self.sections_named(row.name):
+            alone: dict[SymbolIndex, tuple[int, int, Atom] | None] = {}
             for entry in tables.entries(self.obj, section, row):
-                owners.setdefault(self.owner(entry), []).append(entry)
+                site = entry.relocations[0]
+                if site.symbol not in alone:
+                    alone[site.symbol] = self._alone(site.symbol)
+                reach = alone[site.symbol]
+                inside = reach is not None and reach[0] <= site.addend <= reach[1]
+                owner = reach[2] if reach is not None and inside else self.owner(entry)
+                owners.setdefault(owner, []).append(entry)
         return {owner: tuple(rows) for owner, rows in owners.items()}
+
+    def _alone(self, index: SymbolIndex) -> tuple[int, int, Atom] | None:
+        """The atom that is alone in a symbol's section, and from where to where a symbol's addends lead into it."""
+        symbol = self.obj.symbols[index]
+        atoms = self.atoms_in(symbol.shndx) if symbol.is_defined else []
+        return (atoms[0].start - symbol.value, atoms[0].end - symbol.value, atoms[0]) if len(atoms) == 1 else None
 
     def owner(self, entry: tables.Entry) -> Atom | None:
         """The atom that an entry's site lies in; None for code without a symbol."""
@@ -352,7 +386,7 @@ class View:
                     bias = self.bias(atom, r)
                 elif place.is_exec and self.row(place, r).pc_relative:
                     code = code or self.arch.decode(place.data, 0)
-                    bias = _to_the_end(code, r.offset, self.row(place, r).size)
+                    bias = to_the_end(code, r.offset, self.row(place, r).size)
                 else:
                     bias = 0
                 out.setdefault(symbol.shndx, set()).add(symbol.value + r.addend + bias)
@@ -380,21 +414,6 @@ def _by_offset(obj: ObjectFile, section: SectionIndex) -> tuple[list[SectionOffs
     return [r.offset for r in rows], rows
 
 
-def _decoded(arch: Architecture, atom: Atom) -> list[Instruction]:
-    return arch.decode(atom.section.data[atom.entry : atom.end], atom.entry)
-
-
-def _ordinals(instructions: Callable[[Atom], list[Instruction]], atom: Atom) -> Mapping[int, int]:
-    """Section offset of each instruction, and of the atom's end -> how many that are no NOPs precede it."""
-    out: dict[int, int] = {}
-    count = 0
-    for insn in instructions(atom):
-        out[insn.offset] = count
-        count += not insn.is_nop
-    out[atom.end] = count
-    return out
-
-
 def _grouped(
     parts: Iterable[Mapping[Atom | None, tuple[tables.Entry, ...]]],
 ) -> Mapping[Atom, tuple[tables.Entry, ...]]:
@@ -405,15 +424,3 @@ def _grouped(
             if owner is not None:
                 out[owner] = out.get(owner, ()) + found
     return out
-
-
-def _holder(rows: Sequence[Instruction], offset: int) -> Instruction | None:
-    """The instruction whose bytes hold `offset`."""
-    at = bisect_right(rows, offset, key=attrgetter("offset")) - 1
-    return rows[at] if at >= 0 and offset < rows[at].end else None
-
-
-def _to_the_end(rows: Sequence[Instruction], offset: int, size: int) -> int:
-    """Distance from `offset` to the end of the instruction that holds it; `size` where none does."""
-    insn = _holder(rows, offset)
-    return insn.end - offset if insn else size

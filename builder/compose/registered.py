@@ -80,8 +80,7 @@ def _family(atom: Atom) -> tuple[str, str]:
 def _differs(selection: Selection, atom: Atom) -> bool:
     """For data that the comparison does not judge."""
     comparison = selection.comparison
-    content, old = comparison.meanings.content, comparison.correlation.twins[atom]
-    return content(comparison.old, old, False) != content(comparison.new, atom, False)
+    return not comparison.meanings.is_same_content(comparison.correlation.twins[atom], atom)
 
 
 def _behind(selection: Selection, atom: Atom) -> Iterator[Atom]:

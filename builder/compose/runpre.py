@@ -134,7 +134,7 @@ class _Attempt:
     def _label_sites(self) -> frozenset[int]:
         return frozenset(
             e.site.addend + self.view.obj.symbols[e.site.symbol].value
-            for e in self.view.entries.get(self.atom, ())
+            for e in self.view.entries(self.atom)
             if e.table.name == "__jump_table"
         )
 

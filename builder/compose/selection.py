@@ -305,7 +305,7 @@ class _Selector:
         return bool(found)
 
     def _take_entries(self, atom: Atom) -> None:
-        self.entries[atom] = self.view.entries.get(atom, ())
+        self.entries[atom] = self.view.entries(atom)
         for entry in self.entries[atom]:
             for r, target in references.of_entry(self.view, entry):
                 if r is not entry.site:

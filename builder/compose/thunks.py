@@ -136,7 +136,7 @@ class Thunks:
     def _unwound_by(self, atom: Atom, at: int) -> bytes:
         """The unwinder's row that holds at an offset; empty where there is none."""
         view = self.view
-        rows = [e for e in view.entries.get(atom, ()) if e.table.paired]
+        rows = [e for e in view.entries(atom) if e.table.paired]
         before = [(p, e) for e in rows if (p := view.target(e.site).place) <= at]
         if not before:
             return b""
@@ -179,7 +179,7 @@ class Thunks:
         found += [tuple(references.of_piece(view, piece)) for piece in self.selection.pieces]
         led |= {t.place for rows in found for _, t in rows if t.section is not None and t.section.index == section}
         fixed, unwound = set[int](), set[int]()
-        for entry in view.entries.get(atom, ()):
+        for entry in view.entries(atom):
             for r, target in references.of_entry(view, entry):
                 if target.section is None or target.section.index != section:
                     continue

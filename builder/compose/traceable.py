@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from builder.binary import tables
 from builder.compare import Atom, View
 
 _LOCATIONS = "__mcount_loc"
@@ -12,7 +13,7 @@ _PATCHABLE = "__patchable_function_entries"
 
 def has_fentry(view: View, atom: Atom) -> bool:
     """Whether ftrace knows the function (an entry in its table, or a call of __fentry__ at the start)."""
-    if any(_locates(view, e.table.name) for e in view.entries.get(atom, ())):
+    if any(atom in view.owned(row) for row in tables.TABLES if _locates(view, row.name)):
         return True
     return any(
         view.obj.symbols[r.symbol].name == view.arch.fentry

@@ -83,7 +83,7 @@ def test_what_cannot_be_told_is_said(compiled: Build) -> None:
     """A damaged module is shown as far as it can be read, with what is wrong."""
     cut = compiled(KPATCH)
     rows = cut.by_name[".kpatch.funcs"]
-    sections = tuple(replace(s, size=100, data=s.data[:100]) if s is rows else s for s in cut.sections)
+    sections = tuple(s._replace(size=100, data=s.data[:100]) if s is rows else s for s in cut.sections)
     relocations = {i: tuple(r for r in rs if r.offset < 100) for i, rs in cut.relocations.items()}
     found = inspected(replace(cut, sections=sections, relocations=relocations))
     assert found.patch is None and found.name == "kpatch_fix"

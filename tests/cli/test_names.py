@@ -82,7 +82,7 @@ def renamed(obj: ObjectFile, name: str) -> bytes:
     """The object with functions, variables, a source file and sections of that name."""
     kept = {"", "__fentry__"}
     symbols = [s if s.name in kept or s.is_section else s._replace(name=_changed(s.name, name)) for s in obj.symbols]
-    sections = [replace(s, name=f"{s.name}{name}") if s.name == ".text.work" else s for s in obj.sections]
+    sections = [s._replace(name=f"{s.name}{name}") if s.name == ".text.work" else s for s in obj.sections]
     return write_object(replace(obj, symbols=tuple(symbols), sections=tuple(sections)))
 
 
@@ -224,8 +224,10 @@ def test_a_build_that_is_refused_and_a_check(say: Say, hostile: Pair, tmp_path: 
 def test_what_a_module_says_of_itself(hostile: Pair, plain: tuple[ObjectFile, ObjectFile]) -> None:
     """Its .modinfo comes back as it is; through a newly written file too."""
     raw = hostile.name.encode("utf-8", "surrogateescape")
-    texts = replace(
-        plain[0].sections[-1], name=".modinfo", type=elf.SHT_PROGBITS, data=b"name=" + raw + b"\0depends=" + raw
+    texts = (
+        plain[0]
+        .sections[-1]
+        ._replace(name=".modinfo", type=elf.SHT_PROGBITS, data=b"name=" + raw + b"\0depends=" + raw)
     )
     modinfo = read_modinfo(replace(plain[0], sections=(*plain[0].sections[:-1], texts)))
     assert modinfo == {"name": (hostile.name,), "depends": (hostile.name,)}

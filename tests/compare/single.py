@@ -74,7 +74,7 @@ def _bytes_of(obj: ObjectFile, rng: Random, wanted: Callable[[Section], bool]) -
     data = bytearray(section.data)
     data[at] ^= 1 << rng.randrange(8)
     what = f"{section.name}+{at:#x}: {section.data[at]:02x} -> {data[at]:02x}"
-    return what, _with_section(obj, replace(section, data=bytes(data)))
+    return what, _with_section(obj, section._replace(data=bytes(data)))
 
 
 def _byte(obj: ObjectFile, rng: Random) -> tuple[str, ObjectFile] | None:
@@ -170,11 +170,11 @@ def _attribute(obj: ObjectFile, rng: Random, change: Callable[[Section], Section
 
 
 def _flag(obj: ObjectFile, rng: Random) -> tuple[str, ObjectFile] | None:
-    return _attribute(obj, rng, lambda s: replace(s, flags=s.flags ^ rng.choice(FLAGS)))
+    return _attribute(obj, rng, lambda s: s._replace(flags=s.flags ^ rng.choice(FLAGS)))
 
 
 def _alignment(obj: ObjectFile, rng: Random) -> tuple[str, ObjectFile] | None:
-    return _attribute(obj, rng, lambda s: replace(s, align=rng.choice((1, 2, 4, 8, 16, 32, 64))))
+    return _attribute(obj, rng, lambda s: s._replace(align=rng.choice((1, 2, 4, 8, 16, 32, 64))))
 
 
 KINDS: Final = {

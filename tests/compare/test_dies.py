@@ -16,7 +16,7 @@ SOURCE = "struct s { int a; }; int f(struct s *p) { return p->a; }"
 
 def with_section(obj: ObjectFile, name: str, data: bytes) -> ObjectFile:
     """The object with other content of one section."""
-    sections = tuple(replace(s, data=data, size=len(data)) if s.name == name else s for s in obj.sections)
+    sections = tuple(s._replace(data=data, size=len(data)) if s.name == name else s for s in obj.sections)
     return replace(obj, sections=sections)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,7 +90,7 @@ def test_damaged_debug_information_is_unknown_and_never_a_crash(build: Build) ->
     for size in (1, 13, 40, 200, 400):
         for fill in (b"", b"\xff" * 64):
             data = good.sections[info].data[:size] + fill
-            sections = tuple(replace(s, size=len(data), data=data) if s.index == info else s for s in good.sections)
+            sections = tuple(s._replace(size=len(data), data=data) if s.index == info else s for s in good.sections)
             bad = ObjectFile(good.name, good.machine, good.type, sections, good.symbols, good.relocations)
             assert struct_changes(good, bad) == ()
             assert types_unknown(bad)

@@ -77,7 +77,7 @@ def test_entries_and_their_owners(build: Build, table: str, row: tuple[str, str,
     found = tables.entries(obj, obj.by_name[table], tables.BY_NAME[table])
     assert [e.end - e.start for e in found] == [row[2]] * len(labels)
     view = View(obj)
-    owners = {name: sum(e.table.name == table for e in view.entries.get(view.by_name[name], ())) for name in "fg"}
+    owners = {name: sum(e.table.name == table for e in view.entries(view.by_name[name])) for name in "fg"}
     assert owners == {"f": sum(n != "4" for n in labels), "g": labels.count("4")}
 
 

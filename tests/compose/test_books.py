@@ -72,7 +72,7 @@ def byte(name: str, at: int, value: int) -> Change:
         data = bytearray(found.data)
         assert data[at] != value
         data[at] = value
-        return replace(found, data=bytes(data))
+        return found._replace(data=bytes(data))
 
     return section(name, changed)
 
@@ -93,7 +93,7 @@ TAKEN: dict[str, tuple[str, Change]] = {
     "symbol-size": ("g", symbol("g", lambda s: s._replace(size=s.size - 1))),
     "symbol-type": ("g", symbol("g", lambda s: s._replace(type=elf.STT_NOTYPE))),
     "linkage": ("g", symbol("g", lambda s: s._replace(bind=elf.STB_WEAK))),
-    "alignment": (".text.g", section(".text.g", lambda s: replace(s, align=64))),
+    "alignment": (".text.g", section(".text.g", lambda s: s._replace(align=64))),
     "discarded": (".modinfo", byte(".modinfo", 8, ord("L"))),
     "own": (".data.once", byte(".data.once", 0, 1)),
     "relocated-field": ("__mcount_loc", byte("__mcount_loc", 0, 5)),
@@ -165,13 +165,13 @@ def test_bytes_that_nothing_leads_to_are_named(intact: ObjectFile) -> None:
 
 
 REFUSED: dict[str, tuple[str, Change]] = {
-    "a flag": ("unaccounted", section(".text.g", lambda s: replace(s, flags=s.flags | elf.SHF_WRITE))),
+    "a flag": ("unaccounted", section(".text.g", lambda s: s._replace(flags=s.flags | elf.SHF_WRITE))),
     "a type": ("unaccounted", symbol("g", lambda s: s._replace(type=10))),
     "code that is data now": ("unaccounted", symbol("g", lambda s: s._replace(type=elf.STT_OBJECT))),
     "a section of no known kind": ("unknown-table", byte(".strange", 0, 8)),
     "an alignment that code may count on": (
         "storage-changed",
-        section(".data..read_mostly", lambda s: replace(s, align=64)),
+        section(".data..read_mostly", lambda s: s._replace(align=64)),
     ),
 }
 
@@ -208,7 +208,7 @@ def test_a_section_may_be_aligned_to_nothing(made: Build) -> None:
     data = '__attribute__((section(".data..read_mostly"))) ='
     old = made(f"int a {data} 1; int f(void) {{ return a; }}")
     new = made(f"int a {data} 1; int b {data} 2; int f(void) {{ return a + b; }}")
-    assert diff_objects(old, section(".data..read_mostly", lambda s: replace(s, align=0))(new)).comparison.changed
+    assert diff_objects(old, section(".data..read_mostly", lambda s: s._replace(align=0))(new)).comparison.changed
 
 
 def test_each_rule_is_tried_above() -> None:

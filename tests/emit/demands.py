@@ -91,7 +91,7 @@ def vmlinux_symbol_for_module(obj: ObjectFile, kernel: Kernel) -> ObjectFile:
 
 def no_klp_flag(obj: ObjectFile, kernel: Kernel) -> ObjectFile:
     (section,) = klp_sections(obj)
-    return with_section(obj, replace(section, flags=elf.SHF_ALLOC))
+    return with_section(obj, section._replace(flags=elf.SHF_ALLOC))
 
 
 def nonzero_target(obj: ObjectFile, kernel: Kernel) -> ObjectFile:

@@ -22,7 +22,7 @@ def with_section(obj: ObjectFile, changed: Section) -> ObjectFile:
 
 
 def with_data(obj: ObjectFile, name: str, data: bytes) -> ObjectFile:
-    return with_section(obj, replace(obj.by_name[name], data=data, size=len(data)))
+    return with_section(obj, obj.by_name[name]._replace(data=data, size=len(data)))
 
 
 def without(obj: ObjectFile, *names: str) -> ObjectFile:

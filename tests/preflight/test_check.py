@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,7 +111,7 @@ def test_a_section_that_is_called_like_a_table_that_was_applied(kernel: Kernel, 
     checker, good = Checker(kernel), read_object(patches["guest_patch_vmlinux"])
     rows = list(checker.check(write_object(good)).bound())
     name = next(s.name for s in good.sections if s.type == elf.SHT_RELA)
-    false = replace(good.by_name[".comment"], name=name, data=b"odd", size=3)
+    false = good.by_name[".comment"]._replace(name=name, data=b"odd", size=3)
     report = checker.check(write_object(with_section(good, false)))
     assert rows and list(report.bound()) == rows
 

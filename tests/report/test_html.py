@@ -122,7 +122,7 @@ def renamed(obj: ObjectFile, name: str) -> ObjectFile:
     """The object with a function, a variable and a section of that name."""
     names = {"work": name, "counter": f"counter{name}", "outside": f"outside{name}"}
     symbols = tuple(s._replace(name=names.get(s.name, s.name)) for s in obj.symbols)
-    sections = tuple(replace(s, name=f".text.{name}") if s.name == ".text.work" else s for s in obj.sections)
+    sections = tuple(s._replace(name=f".text.{name}") if s.name == ".text.work" else s for s in obj.sections)
     return replace(obj, symbols=symbols, sections=sections)
 
 

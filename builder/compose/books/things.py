@@ -39,14 +39,9 @@ def _paired(pair: Pair, new: Atom, old: Atom) -> Iterator[Note]:
         elif verdict is not None and new not in pair.selection and pair.selection.macros.ignores(new):
             yield Ignored("author", new.name)
     elif new not in pair.selection.comparison.data and not (
-        old.section.name == new.section.name and _same_data(pair, old, new)
+        old.section.name == new.section.name and pair.meanings.is_same_content(old, new)  # the comparison judges others
     ):
         yield Ignored(section_rule(new.section.name), new.name)
-
-
-def _same_data(pair: Pair, old: Atom, new: Atom) -> bool:
-    """For data that the comparison does not judge."""
-    return pair.meanings.content(pair.old, old, False) == pair.meanings.content(pair.new, new, False)
 
 
 def _new(pair: Pair, atom: Atom) -> Iterator[Note]:
