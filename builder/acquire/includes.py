@@ -31,6 +31,7 @@ class Includes:
     """
 
     def __init__(self, by_name: dict[str, list[str]]) -> None:
+        self._by_name = by_name
         self._by_tail: defaultdict[str, list[tuple[str, list[str]]]] = defaultdict(list)
         for name, files in by_name.items():
             self._by_tail[name.lstrip('<"=').rpartition("/")[2]].append((name, files))
@@ -54,6 +55,10 @@ class Includes:
                     by_name[f"={beside}" if resolved else name].append(path)
             sums.write_json(saved, by_name)
         return cls(by_name)
+
+    def ending(self, end: str) -> dict[str, list[str]]:
+        """The lines that include a file whose name ends so, in the form that this is made of."""
+        return {name: files for name, files in self._by_name.items() if name.endswith(end)}
 
     def including(self, path: str) -> set[str]:
         """Files that may include `path` directly: it stands beside them, or may be found on a search path."""

@@ -24,7 +24,7 @@ from builder.acquire.kbuild import Command, ListedObjects
 from builder.acquire.kit import kit_for
 from builder.acquire.pairs import ObjectPair, empty_object
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
-from builder.acquire.readers import Readers, beyond, find_readers, read_includes
+from builder.acquire.readers import Readers, beyond, find_readers, read_source_includes
 from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.source import SourceTree
 from builder.acquire.whole import write_whole
@@ -260,7 +260,7 @@ def _split(
         elif others:
             what = f"is also part of {', '.join(others)}, which cannot be patched (vDSO, real-mode code, purgatory)"
             refusals.append(refusal_row("patch-not-linked", path, what, _WITHOUT_USER))
-        if not commands or (path.endswith(".c") and read_includes(tree, objects).including(path)):
+        if not commands or (path.endswith(".c") and read_source_includes(tree, objects).including(path)):
             shared.append(path)
     return direct, shared, refusals
 

@@ -55,6 +55,19 @@ def read_includes(tree: SourceTree, objects: ListedObjects) -> Includes:
     return Includes.of_tree(tree.root, tree.root / INCLUDES, beyond(objects))
 
 
+def read_source_includes(tree: SourceTree, objects: ListedObjects) -> Includes:
+    """The lines among them that include a `.c` file, which is asked of every source: a few hundred of 400,000, and so
+    kept beside the others."""
+    whole = tree.root / INCLUDES
+    saved = whole.with_name(f"sources-{whole.name}")
+    known = sums.read_json(saved)
+    if known is None or not whole.is_file() or known["made"] != whole.stat().st_mtime_ns:
+        by_name = read_includes(tree, objects).ending(".c")
+        known = {"made": whole.stat().st_mtime_ns, "by_name": by_name}
+        sums.write_json(saved, known)
+    return Includes(known["by_name"])
+
+
 def find_readers(
     shared: Sequence[str], changed: Mapping[str, bytes | None], tree: SourceTree, objects: ListedObjects, limit: int
 ) -> list[Readers]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.acquire.bounds import read_input
 from builder.acquire.compile import OBJECT_LIMIT, Compiling
-from builder.acquire.marks.source import MarkPlan, mark_source
+from builder.acquire.marks.source import MarkedSource, MarkPlan, mark_source
 from builder.acquire.marks.words import Mark
 from builder.acquire.patch import PatchObjects
 from builder.acquire.sources import find_source
@@ -36,10 +36,12 @@ from builder.emit.patched import PatchRefusedError
 from builder.errors import Allowed, InputError, Refusal, RefusedError, UsageError
 from builder.marks import KernelLayouts, mark
 from builder.pipeline import ModulePlan, source_target
-from builder.preflight.marked import call_arguments, check_marks
 from builder.report.following import next_command
 from builder.report.marks import effect_facts, effects_document, marks_document, render_mark_check, render_marks
 from builder.report.patch import patch_document
+
+if TYPE_CHECKING:
+    from builder.preflight.marked import MarkCheck
 
 _OF_A_MARK = {
     "if": ("condition", "EXPR", "record only where this is true"),
@@ -131,7 +133,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     kernel = open_kernel(options, fetch=True)
     objects = Objects(kernel, named_paths(options.object))
     free_module_name(name, kernel)
-    arguments = call_arguments(options.check, kernel) if options.check is not None else None
+    check = _check(options, kernel)
     tree = find_source(options.tree, source_target(kernel), allowed=allowed)
     if options.source:
         made = mark_source(marks, tree, KernelLayouts(kernel), MarkPlan(name, 1, options.armed, tuple(options.patch)))
@@ -160,9 +162,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     following = next_command(options.output, options.kernel, options.object)
     facts = effect_facts(effects)
     _write_page(options, output, kernel, patched.objects, patched.diffs, module=patched.module, facts=facts)
-    tried = None
-    if arguments is not None:
-        tried = check_marks(patched.module.content, found.source, kernel, arguments, named_paths(options.object))
+    tried = check(patched.module.content, found.source) if check is not None else None
     if output.json:
         document = patch_document(patched, options.output, following)
         document |= {"marks": marks_document(found.source), "effects": effects}
@@ -175,6 +175,16 @@ def run(options: argparse.Namespace, output: Output) -> int:
         if tried is not None:
             output.out.print(render_mark_check(tried))
     return 0
+
+
+def _check(options: argparse.Namespace, kernel: Kernel) -> Callable[[bytes, MarkedSource], MarkCheck] | None:
+    """What `--check` does with the module, where it is wanted; its arguments are read at once."""
+    if options.check is None:
+        return None
+    from builder.preflight.marked import call_arguments, check_marks  # here, for a simulated kernel is slow to import
+
+    arguments = call_arguments(options.check, kernel)
+    return lambda module, source: check_marks(module, source, kernel, arguments, named_paths(options.object))
 
 
 def _write_page(

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from rich.console import Group
+from typing import TYPE_CHECKING, Any
 
 from builder.acquire.marks.place import call_name
 from builder.acquire.marks.source import MarkedSource
 from builder.compare.effect import effect_of
 from builder.emit.patched import Patched
-from builder.preflight.marked import MarkCheck
-from builder.report.build import render_build
-from builder.report.records import shown_value
-from builder.report.spelled import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from builder.preflight.marked import MarkCheck
 
 
 def marks_document(source: MarkedSource) -> list[dict[str, Any]]:
@@ -88,6 +87,12 @@ def render_marks(
 ) -> Group:
     """Each mark, then the functions that changed by them and what became of their code, as `effects_document` has it;
     where more is to be said, the module as any other."""
+    # Here, for what people are shown is slow to import, and a document needs none of it.
+    from rich.console import Group
+
+    from builder.report.build import render_build
+    from builder.report.spelled import one_line
+
     assert patched.module is not None
     lines = []
     for row in marks_document(source):
@@ -100,8 +105,8 @@ def render_marks(
         size = f"{found['old_size']} -> {found['new_size']} bytes"
         text = f"  changed  {found['function']} ({found['object']}): {size}; {_effect(found)}"
         lines.append(one_line(text, style="dim"))
-    documents = [d.as_json() for d in patched.diffs]
     if verbose:
+        documents = [d.as_json() for d in patched.diffs]
         return Group(*lines, render_build(patched.module.manifest, documents, path, verbose, following))
     title = one_line(("built ", "bold green"), (str(path), "bold"), f"  for {patched.module.manifest.kernel.release}")
     return Group(title, *lines, one_line(f"next: {following}", style="dim"))
@@ -109,6 +114,11 @@ def render_marks(
 
 def render_mark_check(tried: MarkCheck) -> Group:
     """The records of a call in the simulated kernel, and how it ended."""
+    from rich.console import Group
+
+    from builder.report.records import shown_value
+    from builder.report.spelled import one_line
+
     lines = [one_line(f"{tried.function}() in the simulated kernel:")]
     for record in tried.records:
         fields = " ".join(f"{name}={shown_value(value)}" for name, value in record.fields.items())

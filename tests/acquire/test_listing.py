@@ -18,7 +18,7 @@ import pytest
 
 from builder.acquire.kbuild import VMLINUX, Command, ListedObjects, record
 from builder.acquire.packages import KernelTree, fetch_kernel
-from builder.acquire.readers import read_includes
+from builder.acquire.readers import read_includes, read_source_includes
 from builder.acquire.source import SourceTree, fetch_source
 from builder.binary.kernel import Kernel
 from builder.binary.reader import read_object
@@ -173,3 +173,13 @@ def test_every_source_of_a_module_is_listed_as_its(
         if absent := unlisted(running, sources[name], evidence):
             missing[name] = absent
     assert missing == {}
+
+
+def test_the_sources_that_others_include_are_known_without_the_rest(listing: ListedObjects, tree: SourceTree) -> None:
+    """Kept from all include lines, and made anew with them."""
+    whole = read_includes(tree, listing).ending(".c")
+    for _ in range(2):  # made, and read again
+        found = read_source_includes(tree, listing)
+        assert found.ending("") == whole and len(whole) < 1000
+        assert "kernel/sched/build_utility.c" in found.including("kernel/sched/clock.c")
+        assert not found.including("fs/open.c")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from builder.acquire.marks.edits import applied, file_edits
-from builder.acquire.marks.expressions import field_name
+from builder.acquire.marks.expressions import field_name, parse_expression, read_through
 from builder.acquire.marks.place import MarkPlace, find_spots
 from builder.acquire.marks.syntax import SourceText
 from builder.acquire.marks.words import Mark, understood
@@ -155,7 +157,10 @@ def test_a_place_that_cannot_be_marked_is_refused_with_the_nearest_that_can(
     assert row.code == "mark-place" and message in row.message and advice in row.advice
 
 
-@pytest.mark.parametrize("text", ["", "17", "a b", "fs/open.c:", "f%leave", "f+", "../x.S:3", "f+-1"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "17", "a b", "fs/open.c:", "f%leave", "f+", "../x.S:3", "f+-1", "fs/open.c:0", "f:''", "f:' '", "f" * 5000],
+)
 def test_what_is_no_place_is_bad_usage_that_says_the_forms(text: str) -> None:
     with pytest.raises(BespokeError, match="FUNCTION%return"):
         MarkPlace.parse(text)
@@ -192,6 +197,11 @@ def test_what_is_no_place_is_bad_usage_that_says_the_forms(text: str) -> None:
         (("%d\\n%d", "a", "b"), "mark-format", "has several lines"),
         (("%d \\x41", "a"), "mark-format", "is no escape here"),
         (("100%%", "b"), "mark-format", "0 conversions, and 1 expression follows"),
+        (("opens %d %s", "a"), "mark-format", "2 conversions, and 1 expression follows"),
+        (("opens %d",), "mark-format", "1 conversion, and 0 expressions follow"),
+        (("%d " * 400, *(["a"] * 400)), "mark-format", "has 1200 characters"),
+        (("+a" * 5000,), "mark-expression", "has 10000 characters"),
+        (("größe=a",), "mark-expression", "'größe' is no name of a field"),
         (("a, b",), "mark-expression", "several expressions with commas"),
         (("a ? b, c : d",), "mark-expression", "several expressions with commas"),
         (("a * 1.5",), "mark-expression", "no floating point"),
@@ -231,7 +241,8 @@ def test_a_format_is_told_from_an_expression() -> None:
         and said.format.text == "size %lu of %-10s"
         and [f.name for f in said.fields] == ["p_n", "p_name"]
     )
-    assert understood(Mark("f", ("a % b", "c"))).format is None
+    for divided in ("a % b", "a % d", "a%d", "a %size"):
+        assert understood(Mark("f", (divided, "c", "e"))).format is None
     assert said.format.parts == ("size ", " of ", "")
     here = understood(Mark("f", ('"here it is"',))).format
     assert here is not None and here.plain == "here it is"
@@ -285,3 +296,19 @@ def test_times_have_two_places() -> None:
     for mark in (Mark("f", aggregate="time", value="p"), Mark("f", aggregate="count", until="g")):
         with pytest.raises(BespokeError, match="belong together"):
             understood(mark)
+
+
+def test_what_is_nested_deeply_is_read_in_a_moment() -> None:
+    (field,) = understood(Mark("f", (f"{'(' * 400}*p{')' * 400}",))).fields
+    started = time.process_time()
+    assert list(read_through(parse_expression(field.code))) == [("p", "*p")]
+    assert time.process_time() - started < 1
+
+
+def test_a_head_with_an_annotation_names_its_function() -> None:
+    source = SourceText("f.c", b"asmlinkage __visible void __softirq_entry __do_it(void)\n{\n\trun();\n}\n")
+    assert [f.name for f in source.functions] == ["__do_it"] and source.functions[0].is_void
+
+
+def test_a_place_is_the_same_however_its_file_is_written() -> None:
+    assert MarkPlace.parse("./fs/../fs/open.c:17").file == MarkPlace.parse("fs/open.c:17").file == "fs/open.c"

@@ -46,6 +46,19 @@ def test_what_is_changed_gone_or_new(tmp_path: Path) -> None:
     assert disturbed(tmp_path) == []
 
 
+def test_what_nothing_is_made_of_is_left_out(tmp_path: Path) -> None:
+    """Other architectures than the one that was prepared, documentation and tests: a third of a kernel's files."""
+    read = ("arch/x86/mm/init.c", "arch/x86/include/generated/asm/a.h", "tools/objtool/objtool", "include/linux/fs.h")
+    unread = ("arch/arm/mm/init.c", "Documentation/index.rst", "tools/testing/run.c", ".bespoke/config")
+    for name in (*read, *unread):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    keep_state(tmp_path)
+    for name in (*read, *unread):
+        (tmp_path / name).write_text("another")
+    assert sorted(disturbed(tmp_path)) == sorted(read)
+
+
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that can be prepared, in a cache of its own."""

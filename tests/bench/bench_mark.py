@@ -1,7 +1,9 @@
 """What a hit of a mark costs beside other ways to record two fields, and what a mark costs that is off.
 
 All in one guest, on the same function (vfs_write), by the same loop of system calls; the guest is emulated, so that
-the ratios count and not the nanoseconds. And how much CPU it takes from the command to the module.
+the ratios count and not the nanoseconds. A mark stands in a new version of its function, and to get there costs what
+it costs every livepatch: so marks are measured against the same livepatch without one, everything else against the
+kernel as it is. And how much CPU it takes from the command to the module.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
+from builder.acquire.compile import AS_USUAL
+from builder.acquire.marks.edits import as_patch
 from builder.acquire.marks.words import Mark
 from builder.acquire.packages import newest_kernel
+from builder.acquire.source import SourceTree
 from builder.acquire.sources import SourceTarget, find_source
 from builder.acquire.tools import run
 from builder.binary.kernel import Kernel
@@ -28,7 +33,7 @@ from builder.errors import BespokeError
 from builder.image.guest import Guest, MachineConfig, Share
 from builder.image.marks import TRACEFS
 from builder.marks import mark
-from builder.pipeline import ModulePlan
+from builder.pipeline import ModulePlan, patch
 from tests.conftest import ROOT
 from tests.operate.chroot import MOUNTS, PLACE
 
@@ -36,6 +41,10 @@ SERIES = "6.1"
 COUNT = 40_000
 RUNS = 5
 MODULE = "bench_mark"
+PLAIN = "bench_plain"
+CHANGED = "fs/read_write.c"
+FIRST = b"\tif (!(file->f_mode & FMODE_WRITE))\n\t\treturn -EBADF;\n\tif (!(file->f_mode & FMODE_CAN_WRITE))"
+"""How vfs_write begins."""
 INSTANCE = f"{TRACEFS}/instances/bench"
 PROBE = "vfs_write+5"  # behind the ftrace location
 FIELDS = "count=%dx file=%di"
@@ -58,17 +67,19 @@ def main() -> int:
         console.print(f"not measured: {error}", markup=False)
         return 0
     table = Table(title="write(2) of one byte, nanoseconds in an emulated guest", box=None, title_justify="left")
-    for title in ("", "each", "to nothing", "per hit", "to an optimized kprobe"):
+    for title in ("", "each", "to its base", "per hit", "to an optimized kprobe"):
         table.add_column(title, justify="right" if title else "left")
     nothing, optimized = rows["nothing"], rows.get("kprobe event, optimized")
     for name, each in rows.items():
-        per_hit = each - nothing
+        base = rows[LIVEPATCH] if name.startswith("mark") else nothing
+        per_hit = each - base
         ratio = f"{per_hit / (optimized - nothing):.2f}" if optimized and name.endswith(_RECORDING) else ""
-        table.add_row(name, f"{each:.0f}", f"{each / nothing:.2f}", f"{per_hit:.0f}", ratio)
+        table.add_row(name, f"{each:.0f}", f"{each / base:.2f}", f"{per_hit:.0f}", ratio)
     console.print(table)
     return 0
 
 
+LIVEPATCH = "livepatch without a mark"
 _RECORDING = ("optimized", "breakpoint", "ftrace", "bpftrace", "mark, on")
 
 
@@ -87,6 +98,7 @@ def _measured(kernel: Kernel) -> Iterator[tuple[str, float]]:
     """(what, nanoseconds for each write); the best of several runs."""
     tree = find_source(None, SourceTarget(kernel.release, banner=kernel.banner))
     built = mark([Mark("vfs_write", ("count", "file"))], tree, Objects(kernel), ModulePlan(MODULE)).patched.module
+    plain = _plain(tree, kernel)
     assert built is not None
     with Guest(kernel, MachineConfig(memory_mb=2048), shares=[Share(Path("/"), PLACE)]) as guest:
         guest.check(MOUNTS)
@@ -107,15 +119,37 @@ def _measured(kernel: Kernel) -> Iterator[tuple[str, float]]:
                     yield name, each()
         with suppress(BespokeError):
             yield "bpftrace", _bpftrace(guest, each)
-        assert guest.insmod(built.content, MODULE).ok
-        guest.wait_transition(MODULE)
-        yield "mark, off", each()
-        guest.check(f"echo 1 > {INSTANCE}/events/{MODULE}/enable")
-        yield "mark, on", each()
-        guest.check(f"echo 0 > {INSTANCE}/events/{MODULE}/enable")
-        guest.disable_livepatch(MODULE)
-        guest.check(f"rmmod {MODULE}")
+        with _loaded(guest, PLAIN, plain):
+            yield LIVEPATCH, each()
+        with _loaded(guest, MODULE, built.content):
+            yield "mark, off", each()
+            guest.check(f"echo 1 > {INSTANCE}/events/{MODULE}/enable")
+            yield "mark, on", each()
+            guest.check(f"echo 0 > {INSTANCE}/events/{MODULE}/enable")
         yield "nothing, again", each()
+
+
+def _plain(tree: SourceTree, kernel: Kernel) -> bytes:
+    """A livepatch of the same function that does what it did: with an instruction more, that does nothing."""
+    before = (tree.root / CHANGED).read_bytes()
+    at = before.index(FIRST, before.index(b"\nssize_t vfs_write("))
+    after = before[:at] + b'\tasm volatile("nop"); ' + before[at + 1 :]
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / "plain.patch"
+        made.write_text(as_patch({CHANGED: (before, after)}, "nothing"))
+        module = patch([made], tree, Objects(kernel), ModulePlan(PLAIN), AS_USUAL).module
+    assert module is not None
+    return module.content
+
+
+@contextmanager
+def _loaded(guest: Guest, name: str, module: bytes) -> Iterator[None]:
+    """While a livepatch is in force."""
+    assert guest.insmod(module, name).ok
+    guest.wait_transition(name)
+    yield
+    guest.disable_livepatch(name)
+    guest.check(f"rmmod {name}")
 
 
 @contextmanager

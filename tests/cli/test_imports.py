@@ -56,7 +56,7 @@ def test_a_diff_loads_what_it_needs(gcc: str, tmp_path: Path) -> None:
     assert not (SHOWN | KERNEL | {"builder.compare.dwarf", "capstone"}) & loaded("diff", old, old, "--json")
 
 
-@pytest.mark.parametrize("command", ["build", "patch"])
+@pytest.mark.parametrize("command", ["build", "mark", "patch"])
 def test_what_makes_a_module_loads_no_page(command: str) -> None:
     assert not (SHOWN | {"builder.preflight", "unicorn"}) & loaded(command, "--help")
 

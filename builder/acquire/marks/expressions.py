@@ -63,6 +63,8 @@ _TYPE_NAME: Final = re.compile(
 )
 _LITERALS: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _FLOAT: Final = re.compile(r"(?!0[xX])(?:\d+\.\d*|\.\d+|\d+[eE][+-]?\d)[\w.]*")
+LONGEST: Final = 1000
+"""Characters of an expression or format: more is a mistake, and takes parsers long."""
 ONE_EXPRESSION: Final = "say one expression, as you would write it on that line"
 
 
@@ -76,6 +78,8 @@ class NoExpressionError(Exception):
 
 def parse_expression(code: str) -> Node:
     """The node of one expression, in parentheses. Raises NoExpressionError."""
+    if len(code) > LONGEST:
+        raise NoExpressionError(f"has {len(code)} characters, more than {LONGEST}", "say less of it")
     plain = _LITERALS.sub("", code)
     if "??" in plain or not code.strip():
         raise NoExpressionError("is no C expression")
@@ -150,8 +154,6 @@ def read_through(node: Node) -> Iterable[tuple[str, str]]:
     """(name, what is read) of each pointer that is a plain name and that the expression reads through."""
     for found in walk(node):
         base = None
-        if _is_address(found):
-            continue
         if (
             found.type == "subscript_expression"
             or (found.type == "pointer_expression" and spelled(found).startswith("*"))
@@ -160,7 +162,7 @@ def read_through(node: Node) -> Iterable[tuple[str, str]]:
             base = found.child_by_field_name("argument")
         while base is not None and base.type in ("parenthesized_expression", "cast_expression", "binary_expression"):
             base = base.child_by_field_name("value") or base.child_by_field_name("left") or base.named_child(0)
-        if base is not None and base.type == "identifier":
+        if base is not None and base.type == "identifier" and not _is_address(found):
             yield spelled(base), spelled(found)
 
 

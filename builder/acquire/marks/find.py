@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Final
 
 from builder.acquire.kbuild import ListedObjects
 from builder.acquire.marks.heads import files_with_head
@@ -13,6 +14,9 @@ from builder.acquire.marks.place import FORMS, MarkPlace, MarkSpot, call_name, f
 from builder.acquire.marks.syntax import Function, SourceText
 from builder.acquire.readers import beyond, read_includes
 from builder.acquire.source import SourceTree
+
+_PROGRAMS: Final = ("scripts", "tools", "samples", "usr")
+"""Folders whose headers are of programs that run beside the kernel, not in it."""
 
 
 class Finder:
@@ -85,7 +89,9 @@ class Finder:
         """Whether something that can be patched is compiled from it, or may include it."""
         if commands := self.objects.of_source(path):
             return any(command.owners for command in commands)
-        return path.endswith(".h") or bool(read_includes(self.tree, self.objects).including(path))
+        if path.endswith(".h"):
+            return path.partition("/")[0] not in _PROGRAMS
+        return bool(read_includes(self.tree, self.objects).including(path))
 
     def _defining(self, name: str) -> Iterator[SourceText]:
         """The files in which a line looks like the head of that function."""

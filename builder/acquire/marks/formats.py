@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from builder.acquire.marks.expressions import LONGEST
 from builder.errors import Refusal, RefusedError
 
 _CONVERSION: Final = re.compile(
@@ -16,7 +17,9 @@ _CONVERSION: Final = re.compile(
 #: forms of %p that print what a pointer leads to (Documentation/core-api/printk-formats.rst, v6.1): said at the hit
 _POINTED: Final = re.compile(r"(?:[IiMmUdDEeChRrbgGtaVOfsSBN]\w*|4cc)")
 _ESCAPES: Final = {"t": "\t", "\\": "\\", '"': '"', "'": "'"}
-_KNOWN: Final = "the kernel's are in Documentation/core-api/printk-formats.rst: %d %u %x %lld %s %p %pI4 %pS"
+_KNOWN: Final = (
+    "the kernel's are in Documentation/core-api/printk-formats.rst: %d %u %x %lld %s %p %pI4 %pS, and %% a percent sign"
+)
 _WHY_NOT: Final = {
     "n": "is no conversion: it would write to memory",
     "*": "is no conversion here: it takes its width from an argument: write the number",
@@ -58,8 +61,21 @@ def conversions_in(text: str) -> int:
     return sum(found["kind"] != "%" for found in _CONVERSION.finditer(text))
 
 
+def conversion_words(text: str) -> bool:
+    """Whether a conversion stands in a text as a word of its own."""
+    return any(
+        found["kind"] != "%"
+        and " " not in found["flags"]  # `a % d` divides
+        and text[: found.start()][-1:].strip() == ""
+        and not re.match(r"\w", text[found.end() :])
+        for found in _CONVERSION.finditer(text)
+    )
+
+
 def read_format(place: str, text: str) -> Format:
     """A format; RefusedError for a conversion that the kernel's printf has not, or more than one line."""
+    if len(text) > LONGEST:
+        raise _refused(place, f"the format {text[:60] + '...'!r} has {len(text)} characters", f"say at most {LONGEST}")
     parts, found, at = [""], [], 0
     line = _unescaped(place, text)
     while at < len(line):

@@ -14,7 +14,7 @@ from builder.acquire.marks.edits import Found, Tagged, Text, applied, file_edits
 from builder.acquire.marks.expressions import parse_expression, read_through
 from builder.acquire.marks.place import MarkSpot
 from builder.acquire.marks.types import PROBE, CType, JudgedText, Layouts, TextPiece, judge
-from builder.acquire.marks.words import Expression, Mark, Said, unique
+from builder.acquire.marks.words import RETVAL, RETVAL_NAME, Expression, Mark, Said, unique
 from builder.acquire.readers import read_includes
 from builder.acquire.source import SourceTree
 from builder.errors import InputError, Refusal, RefusedError
@@ -95,8 +95,9 @@ class Judging:
             for one in self.placed:
                 opened = [part for field in fields[one.number] for part in self._opened(one, field)]
                 if len(opened) > MOST_FIELDS:
-                    raise _wrong(one, one.mark.words[-1], f"has {len(opened)} members, more than {MOST_FIELDS}",
-                                 "say the members that you want to see")  # fmt: skip
+                    raise _wrong(one, one.mark.words[-1], f"would make a record with {len(opened)} fields, more than "
+                                 f"{MOST_FIELDS}", "say only those that you want to see, members of structures one by "
+                                 "one")  # fmt: skip
                 asked[one.number] = [f for f in opened if (one.number, f) not in self.known]
                 fields[one.number] = opened
             if not any(asked.values()):
@@ -218,7 +219,7 @@ class Judging:
         is_until = expression.name == _UNTIL
         place, spot = (one.mark.until, one.until[0]) if is_until else (one.mark.place, one.spots[0])
         names = [*spot.function.parameters, *spot.function.locals_before(spot.start)]
-        text = re.sub(r"__bespoke_retval", "$retval", text)
+        text = re.sub(r"\\U([0-9a-f]{8})", lambda sign: chr(int(sign[1], 16)), text.replace(RETVAL_NAME, RETVAL))
         if not expression.code:
             return Refusal("mark-format", place, "", f"{place}: {expression.text!r}: {text}",
                            "say another conversion, or cast the expression")  # fmt: skip

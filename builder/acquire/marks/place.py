@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ _PLACE = re.compile(
     r"(?:(?P<file>[\w./+-]+\.[ch]):)?"
     r"(?:(?P<line>\d+)|(?P<function>[A-Za-z_]\w*)(?:\+(?P<plus>\d+)|(?P<returns>%return)|:(?P<text>.+))?)"
 )
+_LONGEST = 300
 FORMS = "FILE:LINE, FUNCTION, FUNCTION+LINES, FUNCTION%return or FUNCTION:'text on the line'"
 
 #: words of a function's head that say why nothing in it can be marked
@@ -45,15 +47,21 @@ class MarkPlace:
     @classmethod
     def parse(cls, text: str) -> MarkPlace:
         """UsageError for what is none of the FORMS."""
+        if len(text) > _LONGEST:
+            raise UsageError(f"{text[:40] + '...'!r} is no place, with {len(text)} characters: say {FORMS}")
         found = _PLACE.fullmatch(text)
         if found is None or (found["line"] and not found["file"]):
             raise UsageError(f"{text!r} is no place: say {FORMS}")
+        if found["line"] and not int(found["line"]):
+            raise UsageError(f"{text!r} is no place, lines are counted from 1: say {FORMS}")
         wanted = found["text"] or ""
         if len(wanted) > 1 and wanted[0] == wanted[-1] and wanted[0] in "'\"":
             wanted = wanted[1:-1]
+        if found["text"] and not wanted.strip():
+            raise UsageError(f"{text!r} is no place, no text stands behind the colon: say {FORMS}")
         return cls(
             text,
-            found["file"] or "",
+            posixpath.normpath(found["file"]) if found["file"] else "",
             int(found["line"] or 0),
             found["function"] or "",
             int(found["plus"] or 0),

@@ -78,7 +78,8 @@ _ANNOTATIONS = re.compile(
     rb"\b(?:__(?:user|kernel|iomem|percpu|rcu|force|must_check|always_unused|maybe_unused|sched|init|exit|cold|net_init|"
     rb"net_exit|latent_entropy|visible|ref|meminit|init_memblock|init_or_module|cpuidle|weak|pure|always_inline|hot|"
     rb"kprobes|lockfunc|noreturn|used|malloc|flatten|private|bpf_kfunc|nocfi|no_kcsan|no_sanitize_or_inline|"
-    rb"no_kcsan_or_inline|no_profile|no_fgcse|read_mostly|ro_after_init|initdata)|"
+    rb"no_kcsan_or_inline|no_profile|no_fgcse|read_mostly|ro_after_init|initdata|"
+    rb"softirq_entry|irq_entry|head|noclone|attribute_const__)|"
     rb"noinline(?:_for_stack|_for_tracing)?|asmlinkage|nokprobe_inline|INDIRECT_CALLABLE_SCOPE|notrace|noinstr)\b|"
     rb"^STATIC\b(?=[ \w\n*]*\()|\b__(?:free|counted_by|releases|acquires|must_hold|cond_acquires|printf|scanf|"
     rb"no_sanitize\w*|aligned|section|alias)\([^()\n]*\)",

@@ -146,8 +146,8 @@ def _sorted(rows: Sequence[dict[str, object]], text: bytes, path: str, pieces: S
     for row in rows:
         said = str(row["message"])
         place = _place(row, path, starts)
-        # The parentheses around a piece count: an error may be said at them.
-        number = next((n for n, p in enumerate(pieces) if place is not None and p.start - 1 <= place <= p.end), None)
+        # What stands before a piece counts, `= (`: that it has no value is said at the sign.
+        number = next((n for n, p in enumerate(pieces) if place is not None and p.start - 3 <= place <= p.end), None)
         found = _FROM.search(said) if PROBE in said else None
         if found is not None and number is not None:
             types.setdefault(number, CType.of(found["type"], found["aka"] or found["type"]))

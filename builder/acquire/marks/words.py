@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from builder.acquire.marks.expressions import NoExpressionError, field_name, parse_expression, side_effects
-from builder.acquire.marks.formats import Format, check_values, conversions_in, read_format
+from builder.acquire.marks.expressions import LONGEST, NoExpressionError, field_name, parse_expression, side_effects
+from builder.acquire.marks.formats import Format, check_values, conversion_words, conversions_in, read_format
 from builder.errors import Refusal, RefusedError, UsageError
 
 Aggregate = Literal["", "count", "sum", "hist", "time"]
@@ -92,14 +92,16 @@ def _plain(mark: Mark, text: str, at: str = "") -> Expression | None:
 
 
 def _split(mark: Mark) -> tuple[Format | None, Sequence[str]]:
-    """A format stands in double quotes, or has a % and is no expression, or as many conversions as words follow."""
+    """A format stands in double quotes, or has a % and is no expression, or a conversion as a word of its own (`a %d`,
+    which nobody who divides writes so), or as many conversions as words follow."""
     if not mark.words:
         return None, ()
     first, rest = mark.words[0], mark.words[1:]
     if len(first) > 1 and first[0] == first[-1] == '"':
         return read_format(mark.place, first[1:-1]), rest
     count = conversions_in(first)
-    if (count and count == len(rest)) or ("%" in first and not _is_expression(first)):
+    is_format = "%" in first and (conversion_words(first) or not _is_expression(first))
+    if is_format or (count and count == len(rest)):
         return read_format(mark.place, first), rest
     return None, mark.words
 
@@ -112,7 +114,8 @@ def _is_expression(text: str) -> bool:
     return True
 
 
-_NAME = re.compile(r"([A-Za-z_]\w*)=(?!=)(.+)", re.DOTALL)
+_NAME = re.compile(r"([^\W\d]\w*)=(?!=)(.+)", re.DOTALL)
+_LONGEST_NAME = 40
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -131,6 +134,9 @@ def read_expression(mark: Mark, text: str, taken: set[str], *, at: str = "") -> 
     at = at or mark.place
     name, expression = _named(text)
     code = _renamed(expression.strip())
+    if not name.isascii() or len(name) > _LONGEST_NAME:
+        raise _refused(at, f"{_brief(name)!r} is no name of a field", f"say at most {_LONGEST_NAME} of a-z, 0-9 and _",
+                       code="mark-expression")  # fmt: skip
     if RETVAL in expression and not at.endswith("%return"):
         raise _refused(at, f"{RETVAL} in {text!r} is there at a return only", "say FUNCTION%return for the place",
                        code="mark-expression")  # fmt: skip
@@ -143,7 +149,7 @@ def read_expression(mark: Mark, text: str, taken: set[str], *, at: str = "") -> 
     try:
         node = parse_expression(code)
     except NoExpressionError as error:
-        raise _refused(at, f"{text!r} {_shown(error.what)}", error.advice, code="mark-expression") from None
+        raise _refused(at, f"{_brief(text)!r} {_shown(error.what)}", error.advice, code="mark-expression") from None
     if not mark.unsafe:
         for found_, why in side_effects(node):
             raise _refused(
@@ -153,6 +159,11 @@ def read_expression(mark: Mark, text: str, taken: set[str], *, at: str = "") -> 
                 code="mark-side-effect",
             )
     return Expression(text, unique(name or field_name(expression), taken), code)
+
+
+def _brief(text: str) -> str:
+    """What was said, or its beginning: a message is to be read."""
+    return text if len(text) <= LONGEST else f"{text[:60]}..."
 
 
 def _shown(text: str) -> str:
