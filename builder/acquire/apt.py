@@ -22,7 +22,7 @@ from functools import cmp_to_key
 from pathlib import Path
 
 from builder.acquire import sums
-from builder.acquire.cache import cache_root, locked, published, remove_tree, scratch
+from builder.acquire.cache import cache_root, locked, published, remove_tree, scratch, use, use_path
 from builder.acquire.suites import OWN, Group, configured, fetching, options, refresh, refreshable
 from builder.acquire.tools import ended, run
 from builder.acquire.whole import write_whole
@@ -212,6 +212,7 @@ def download_all(packages: Sequence[Package]) -> list[Path]:
 
 
 def _place(package: Package) -> Path:
+    use("packages", package.file_name)
     target = cache_root() / "packages" / package.file_name
     target.parent.mkdir(exist_ok=True)
     return target
@@ -335,4 +336,8 @@ def cached(name: str, version: str | None = None) -> tuple[str, Path] | None:
         lines = record.read_text().split()
         if len(lines) in (3, 4) and lines[0] == name and version in (None, lines[1]):
             found[lines[1]] = record.parent
-    return (best := newest(found), found[best]) if found else None
+    if not found:
+        return None
+    best = newest(found)
+    use_path(found[best])
+    return best, found[best]

@@ -119,6 +119,54 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+#: the cache and its entries that this process uses, and the descriptors of the locks that say so until it ends
+_used: tuple[Path, dict[str, int]] = (Path(), {})
+
+
+def use(kind: str, name: str) -> None:
+    """Note that an entry of the cache is used now: this process holds its lock until it ends, and nobody prunes it.
+
+    The time of the lock file is that of the last use. Of what a kind keeps by trees (`objects/TREE`) the entry is all
+    that belongs to one tree.
+    """
+    global _used
+    root, entry = cache_root(), entry_of(kind, name)
+    if _used[0] != root:
+        left, _used = _used[1], (root, {})
+        for descriptor in left.values():
+            os.close(descriptor)
+    if entry in _used[1]:
+        return
+    lock = entry_lock(root, entry)
+    try:
+        lock.parent.mkdir(exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return  # a cache that only can be read is pruned by nobody
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.utime(descriptor)
+    if _used[1].setdefault(entry, descriptor) != descriptor:  # another thread was first
+        os.close(descriptor)
+
+
+def use_path(path: Path) -> None:
+    """The same of the entry that a path lies in, if it is one of the cache."""
+    root = cache_root()
+    if path.is_relative_to(root) and len(parts := path.relative_to(root).parts) > 1:
+        use(parts[0], parts[1])
+
+
+def entry_of(kind: str, name: str) -> str:
+    """KIND/NAME of what `cache_path(kind, name)` is a part of, which is pruned as one."""
+    kind, _, tree = kind.partition("/")
+    return f"{kind}/{clean_name(tree or name)}"
+
+
+def entry_lock(root: Path, entry: str) -> Path:
+    """The lock of an entry: shared by those who use it, and held alone by who takes it away."""
+    return root / "locks" / f"entry-{clean_name(entry)}.lock"
+
+
 def kept(kind: str, name: str) -> Path | None:
     """The cached directory `kind/name` where it is there and each file in it as it was made.
 
@@ -168,5 +216,6 @@ def published_unlocked(kind: str, name: str, make: Callable[[Path], None]) -> Pa
 
 
 def cache_path(kind: str, name: str) -> Path:
-    """Where `published(kind, name, ...)` puts its directory."""
+    """Where `published(kind, name, ...)` puts its directory; who asks uses it (`use`)."""
+    use(kind, name)
     return cache_root() / kind / clean_name(name)

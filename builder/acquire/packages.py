@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire import apt
-from builder.acquire.cache import cache_root, published
+from builder.acquire.cache import cache_root, published, use_path
 from builder.acquire.suites import OWN, Group, group_of, groups_for
 from builder.acquire.tools import run
 from builder.acquire.whole import write_whole
@@ -217,6 +217,7 @@ def _cached_headers(release: str) -> HeadersTree | None:
     if not roots:
         return None
     best = apt.newest(roots)
+    use_path(roots[best])
     return _headers_tree(release, best, roots[best])
 
 

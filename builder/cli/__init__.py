@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from textwrap import fill
 from typing import Final, NoReturn
@@ -29,6 +30,7 @@ COMMANDS: Final = {
     "inspect": "what a module contains, ours or anybody's; with a second one, what that does otherwise",
     "completion": "what a shell completes these commands by",
     "explain": "what the code of a refusal, a warning or a finding means, with an example and the way out",
+    "cache": "what the cache holds, how much room it takes, and when it was last used; prunes it",
     "kernels": "which kernels were tried, and what is proven on each",
     "package": "a .deb, an .rpm or a tree of files that loads livepatches at boot, on the kernels that they are for",
     "fidelity": "compare what the simulated loader makes of modules with what a kernel's own makes",
@@ -55,7 +57,7 @@ def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None)
     output = Output(json=options.json, verbose=options.verbose, quiet=options.quiet)
     try:
         _check_words(arguments)
-        with output.logged():
+        with output.logged(), _within_its_room():
             return int(options.run(options, output))
     except RefusedError as refused:
         output.refused(refused)
@@ -86,6 +88,21 @@ def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None)
             "run again with BESPOKE_DEBUG=1 to see where, and please report it"
         )
         return 2
+
+
+@contextmanager
+def _within_its_room() -> Iterator[None]:
+    """Whatever a command comes to, the cache is then no larger than BESPOKE_CACHE_SIZE says, where that is set."""
+    if not os.environ.get("BESPOKE_CACHE_SIZE"):
+        yield
+        return
+    from builder.acquire.room import keep_within, wanted_size
+
+    wanted_size()  # what is no size is said before anything is done
+    try:
+        yield
+    finally:
+        keep_within()
 
 
 def _is_of_a_database(problem: Exception) -> bool:

@@ -49,6 +49,10 @@ EXAMPLES: Final = {
     ),
     "watch": (("bespoke watch opens", "the records of its marks, until Ctrl-C"),),
     "probe": (("bespoke probe do_sys_openat2+0x1c --name inside", "counts whichever version runs"),),
+    "cache": (
+        ("bespoke cache -v", "each entry, the last used first"),
+        ("bespoke cache --prune 10G", "away with what was used least recently"),
+    ),
     "completion": (("bespoke completion bash > ~/.local/share/bash-completion/completions/bespoke", "for bash"),),
 }
 

@@ -251,6 +251,7 @@ def test_an_argument_that_leads_nowhere(say: Say, command: str, name: str, tmp_p
         "package": (path, "--dir", "-o", tmp_path / "out"),
         "completion": (f"x{name}",),
         "explain": (f"x{name}",),
+        "cache": ("--prune", f"x{name}"),
         "kernels": (f"x{name}",),
         "fidelity": ("--kernel", kernel, path),
         "try": (path, "--kernel", kernel),

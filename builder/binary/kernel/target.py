@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from builder.acquire import sums
-from builder.acquire.cache import cache_root
+from builder.acquire.cache import cache_root, use_path
 from builder.binary import Address
 from builder.binary.kernel import modules
 from builder.binary.kernel.btf import Btf, Index
@@ -82,7 +82,10 @@ class Kernel:
                 if "/" in str(kernel):
                     raise KernelError("no such file", where=path)
                 path = modules.find_image(str(kernel), root)
-            return cls(path, image_hash(path, root), root)
+            use_path(path.resolve())
+            found = image_hash(path, root)
+            use_path(root / "kernels" / found)
+            return cls(path, found, root)
         except OSError as error:
             raise KernelError(f"cannot be read: {error.strerror or error}", where=path) from error
 
