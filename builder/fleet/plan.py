@@ -113,12 +113,19 @@ class Plan:
         return tuple(kernel for kernel in self.kernels if kernel.name in wanted and not _is_prepared(kernel))
 
     def estimate(self, workers: int) -> dict[str, Any]:
-        """The plan in figures: cells, what is cached, seconds of work and of the run on `workers`, bytes of disk."""
-        busy = sum(self.seconds(order) for order in self.to_do) + len(self.unprepared) * self.costs.prepare
+        """The plan in figures: cells, what is cached, seconds of work and of the run on `workers`, bytes of disk.
+
+        Modules of all fixes together follow from what ships: `cumulative` is their number at most, beside the cells.
+        """
+        changing = {order.kernel.name for order in self.to_do}
+        together = len(changing) if self.fleet.demands.cumulative else 0
+        busy = sum(self.seconds(order) for order in self.to_do) + together * self.costs.cell
+        busy += len(self.unprepared) * self.costs.prepare
         return {
             "cells": len(self.orders),
             "done": len(self.orders) - len(self.to_do),
             "to_do": len(self.to_do),
+            "cumulative": together,
             "kernels": [
                 {
                     "kernel": kernel.name,
@@ -133,7 +140,7 @@ class Plan:
             "work_seconds": round(busy, 1),
             "seconds": round(busy / workers, 1),
             "download_bytes": sum(not _is_here(kernel) for kernel in self.unprepared) * DOWNLOAD,
-            "disk_bytes": len(self.unprepared) * (PREPARED_SIZE + DOWNLOAD) + len(self.to_do) * CELL_SIZE,
+            "disk_bytes": len(self.unprepared) * (PREPARED_SIZE + DOWNLOAD) + (len(self.to_do) + together) * CELL_SIZE,
         }
 
 

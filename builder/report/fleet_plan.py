@@ -19,13 +19,19 @@ def render_plan(plan: Mapping[str, Any]) -> RenderableType:
         table.add_row(row["kernel"], row["version"], *here, str(row["to_do"]))
     return Group(
         table,
-        one_line(f"{plan['cells']} cells, {plan['done']} of them done, {plan['to_do']} to do"),
+        one_line(
+            f"{plan['cells']} cells, {plan['done']} of them done, {plan['to_do']} to do{_together(plan['cumulative'])}"
+        ),
         one_line(
             f"about {duration(plan['seconds'])} on {plan['workers']} worker{'s' * (plan['workers'] != 1)} "
             f"({duration(plan['work_seconds'])} of work), {plan['download_bytes'] / 1e9:.1f} GB to download, "
             f"{plan['disk_bytes'] / 1e9:.1f} GB of disk"
         ),
     )
+
+
+def _together(count: int) -> str:
+    return f", and a module of all fixes for {count} kernel{'s' * (count != 1)}" if count else ""
 
 
 def render_simulation(found: Mapping[str, Any]) -> RenderableType:
