@@ -13,7 +13,7 @@ from builder.cli import run
 from builder.errors import InputError, UsageError
 from builder.packages import PackagedModule, PackagePlan, package
 from tests.conftest import need
-from tests.docs.examples import broken_livepatch
+from tests.docs.forms import broken_livepatch
 
 pytestmark = pytest.mark.kernel
 

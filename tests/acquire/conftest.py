@@ -86,8 +86,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tree(tmp_path: Path, cache: Path) -> SourceTree:
     """The miniature tree, prepared; skips without gcc and make."""
+    return mini_tree(tmp_path / "mini")
+
+
+def mini_tree(root: Path) -> SourceTree:
+    """The miniature tree, made at `root`; its cache is that of the environment."""
     need("gcc", "make")
-    root = tmp_path / "mini"
     for name, text in {**FILES, "Makefile": makefile()}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)

@@ -5,12 +5,16 @@ A comment `<!-- example: KIND WORDS -->` stands before the fences that it is abo
     diff FLAGS...    a diff of a C file: both versions are compiled and compared
     build [6.12] [alone] FLAGS...
                      the same, then bound to a kernel (the newest 6.1) on which a module `target` runs, which is the old
-                     version unless a fence "what runs" says otherwise; `alone` there is no such module
-    patch            a source patch: the command of the console's fence is run on it
+                     version unless fences "what runs" (one for each of its files) say otherwise; `alone` there is no
+                     such module. A fence "first.ko" is a difference that an earlier livepatch has made, which this one
+                     is built on, and replaces
+    patch            a source patch: the command of the console's fence is run on it, beside the kernel's image with a
+                     configuration of its own where a fence "config" has lines of one
+    source           the same, where the kernel's source is unpacked and compiled for it: a long test
+    tree [FILE]      the same in the small tree of tests/acquire/conftest.py, from which FILE is gone
     run              only a command
-    check FORM [6.12]
-                     a livepatch of the sample module in a form of tests/preflight/broken.py
-    by FILE          what no fence can hold: that test is about it
+    check FORM [6.12|7]
+                     a module in a form of tests/docs/forms.py, or a livepatch in one of tests/preflight/broken.py
 """
 
 from __future__ import annotations
@@ -20,24 +24,30 @@ import io
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from unittest import mock
 
+from builder.acquire.packages import fetch_kernel
+from builder.acquire.patch import prepare_patch
+from builder.binary import ObjectFile
 from builder.cli import run
 from builder.codes import CODES
 from builder.compose.owner import Objects
 from builder.errors import Refusal, RefusedError
 from builder.guide import docs, sections
 from builder.pipeline import ModulePlan, build, diff_objects
+from tests.acquire.conftest import mini_tree
 from tests.compose.conftest import PRELUDE
-from tests.preflight.test_broken import of_a_module
+from tests.docs.forms import WrongModules
 from tests.support.compiling import TRACED, builder
 from tests.support.kernels import opened
 
 RELEASE = "6.1.0-50-amd64"
 """What the pages call the kernel; the tests take the newest of its series."""
+FIRST, CONFIG, SOURCE = 'diff title="first.ko"', 'text title="config"', 'c title="twice.c"'
 _COMMENT = re.compile(r"<!-- example: (\w+) ?(.*?) -->\n")
 _FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 _COMMANDS = {
@@ -67,10 +77,14 @@ class Example:
         """What the page says that it prints."""
         return self.fences["console"].splitlines()[1:]
 
-    @property
-    def versions(self) -> tuple[str, str]:
+    def fits(self, said: Sequence[str]) -> bool:
+        """Whether the page shows what was said; addresses and checksums are each kernel's own, `...` is anything."""
+        patterns = (re.escape(_plain(line)).replace(re.escape("..."), ".*") for line in self.shown)
+        return bool(said) and len(said) == len(self.shown) and all(map(re.fullmatch, patterns, map(_plain, said)))
+
+    def versions(self, fence: str = "diff") -> tuple[str, str]:
         """The old and the new version of what the page shows as a difference."""
-        lines = self.fences["diff"].splitlines(keepends=True)
+        lines = self.fences[fence].splitlines(keepends=True)
         assert {line[0] for line in lines if line.strip()} <= set(" +-")
         old, new = ("".join(line[1:] for line in lines if line[0] in mark) for mark in ("- \n", "+ \n"))
         return PRELUDE + old, PRELUDE + new
@@ -90,20 +104,27 @@ class Surroundings:
 
     def _diff(self, example: Example) -> Iterator[str]:
         compiled = builder(self.gcc, self.place, TRACED)
-        found = diff_objects(*(compiled(text, *example.words) for text in example.versions))
+        found = diff_objects(*(compiled(text, *example.words) for text in example.versions()))
         yield from _lines(example.code, found.judged.refusals, found.judged.warnings)
 
     def _build(self, example: Example) -> Iterator[str]:
         words = [word for word in example.words if word not in ("6.12", "alone")]
         release = self.releases["6.12" if "6.12" in example.words else "6.1"]
         compiled = builder(self.gcc, self.place, TRACED)
-        old, new = (compiled(text, *words) for text in example.versions)
-        running = example.fences.get('c title="what runs"')
-        target = compiled(PRELUDE + running, *words) if running else old
-        alone = "alone" in example.words
-        objects = Objects(opened(release), {} if alone else {"target": Path(target.name)})
+        old, new = (compiled(text, *words) for text in example.versions())
+        running = [text for fence, text in example.fences.items() if fence.startswith('c title="what runs')]
+        target = self._joined([compiled(PRELUDE + text, *words) for text in running] or [old])
+        inside = None if "alone" in example.words else "target"
+        objects = Objects(opened(release), {inside: target} if inside else {})
+        plan = ModulePlan("fix")
+        if FIRST in example.fences:
+            before = diff_objects(*(compiled(text, *words) for text in example.versions(FIRST)))
+            earlier, on = build([before], objects, ModulePlan("first"), inside=inside), self.place / "first.ko"
+            assert earlier is not None
+            on.write_bytes(earlier.content)
+            plan = ModulePlan("fix", on=on, replace=True)
         try:
-            made = build([diff_objects(old, new)], objects, ModulePlan("fix"), inside=None if alone else "target")
+            made = build([diff_objects(old, new)], objects, plan, inside=inside)
         except RefusedError as error:
             lines = list(_lines(example.code, error.refusals, error.warnings))
         else:
@@ -111,22 +132,51 @@ class Surroundings:
             lines = list(_lines(example.code, (), made.manifest.warnings))
         yield from (line.replace(release, RELEASE) for line in lines)
 
+    def _joined(self, files: Sequence[ObjectFile]) -> Path:
+        """What is linked of the objects."""
+        if len(files) == 1:
+            return Path(files[0].name)
+        linked = self.place / "target.o"
+        subprocess.run(["ld", "-r", *(file.name for file in files), "-o", linked], check=True)
+        return linked
+
     def _check(self, example: Example) -> Iterator[str]:
         form, *series = example.words
-        subject = broken_livepatch(self.releases[series[0] if series else "6.1"])
-        report = subject.checker().check(subject.forms[form])
+        release = self.releases[series[0] if series else "6.1"]
+        report = WrongModules(self.place, self.releases, example.fences.get(SOURCE, "")).check(form, release)
         for word, rows in (("refused", report.refusals), ("problem", report.problems)):
             errno = f" (errno {rows[0].errno})" if word == "refused" and rows else ""
             found = [f"{word}: {row.code}: {row.message}{errno}" for row in rows if row.code == example.code]
-            yield from (line.replace(subject.kernel.release, RELEASE) for line in found[:1])
+            yield from (self._as_shown(line, release) for line in found[:1])
 
     def _patch(self, example: Example) -> Iterator[str]:
         (self.place / "fix.patch").write_text(example.fences["diff"])
+        if CONFIG in example.fences:
+            kernel = fetch_kernel(self.releases["6.1"])
+            (self.place / "vmlinuz").symlink_to(kernel.image)
+            # A later line of an option counts.
+            (self.place / "config").write_text(kernel.config.read_text() + example.fences[CONFIG])
         yield from self._run(example)
+
+    _source = _patch
+
+    def _tree(self, example: Example) -> Iterator[str]:
+        with mock.patch.dict(os.environ, BESPOKE_CACHE=str(self.place / "cache")):
+            tree = mini_tree(self.place / "tree")
+            for name in example.words:
+                (tree.root / name).unlink()
+            (self.place / "fix.patch").write_text(example.fences["diff"])
+            try:
+                rows = prepare_patch([self.place / "fix.patch"], tree).warnings
+            except RefusedError as error:
+                yield from _lines(example.code, error.refusals, error.warnings)
+            else:
+                yield from _lines(example.code, (), rows)
 
     def _run(self, example: Example) -> Iterator[str]:
         release = self.releases["6.1"]
-        program, *words = shlex.split(example.command.replace(RELEASE, release))
+        # Also of another flavour.
+        program, *words = shlex.split(example.command.replace(_base(RELEASE), _base(release)))
         assert program == "bespoke"
         told = io.StringIO()
         with contextlib.chdir(self.place), contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
@@ -134,11 +184,19 @@ class Surroundings:
         for line in told.getvalue().splitlines():
             text = line.strip().removeprefix("bespoke: ")
             if re.match(rf"(\w+: )?{example.code}: ", text):
-                yield text.replace(release, RELEASE).replace(str(self.place) + os.sep, "")
+                yield self._as_shown(text, release)
+
+    def _as_shown(self, line: str, release: str) -> str:
+        """With the page's name of the kernel, and files by their names."""
+        return line.replace(_base(release), _base(RELEASE)).replace(str(self.place) + os.sep, "")
 
 
-broken_livepatch = cache(of_a_module)
-"""Of the sample module, for a kernel's release."""
+def _base(release: str) -> str:
+    return release.removesuffix("-amd64")
+
+
+def _plain(line: str) -> str:
+    return re.sub(r"\b0x[0-9a-f]+", "0x_", line)
 
 
 def _lines(code: str, refusals: Iterable[Refusal], warnings: Iterable[Refusal]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from builder.errors import InputError, UsageError
 from builder.preflight.check import Checker
 from builder.preflight.signed import check_signature
 from tests.conftest import need
-from tests.docs.examples import broken_livepatch
+from tests.docs.forms import broken_livepatch
 from tests.support.kernels import opened
 
 Openssl = Callable[..., str]
