@@ -118,7 +118,7 @@ def _write_page(
     from builder.cli.page import ModulePage, write_build  # here, for a page is slow to import
 
     labelled = tuple((str(new), found) for (_, new), found in zip(pairs, diffs, strict=True))
-    page = ModulePage(labelled, release, options.output, tuple(options.object), module, tuple(refusals))
+    page = ModulePage(labelled, release, options.output, options, module, tuple(refusals))
     write_build(options.html, page, verbose=options.verbose)
 
 

@@ -38,7 +38,7 @@ from builder.marks import KernelLayouts, mark
 from builder.pipeline import ModulePlan, source_target
 from builder.report.following import next_command
 from builder.report.marks import effect_facts, effects_document, marks_document, render_mark_check, render_marks
-from builder.report.patch import patch_document
+from builder.report.patch import patch_document, source_facts
 
 if TYPE_CHECKING:
     from builder.preflight.marked import MarkCheck
@@ -161,7 +161,16 @@ def run(options: argparse.Namespace, output: Output) -> int:
     effects = effects_document(found.source, patched)
     following = next_command(options.output, options.kernel, options.object)
     facts = effect_facts(effects)
-    _write_page(options, output, kernel, patched.objects, patched.diffs, module=patched.module, facts=facts)
+    _write_page(
+        options,
+        output,
+        kernel,
+        patched.objects,
+        patched.diffs,
+        module=patched.module,
+        facts=facts,
+        patches=(("the marks", found.source.patch),),
+    )
     tried = check(patched.module.content, found.source) if check is not None else None
     if output.json:
         document = patch_document(patched, options.output, following)
@@ -197,6 +206,7 @@ def _write_page(
     module: Module | None = None,
     refusals: Sequence[Refusal] = (),
     facts: tuple[tuple[str, str], ...] = (),
+    patches: tuple[tuple[str, str], ...] = (),
 ) -> None:
     """The page, where one is wanted; `objects` were compiled and compared."""
     if options.html is None:
@@ -204,8 +214,10 @@ def _write_page(
     from builder.cli.page import ModulePage, write_build  # here, for a page is slow to import
 
     labelled = tuple((p.path, found) for p, found in zip(objects.pairs, diffs, strict=True)) if objects else ()
-    notes, given = objects.warnings if objects else (), tuple(options.object)
-    page = ModulePage(labelled, kernel.release, options.output, given, module, tuple(refusals), notes, facts)
+    notes = objects.warnings if objects else ()
+    if objects:
+        facts = (*facts, *source_facts(objects.tree))
+    page = ModulePage(labelled, kernel.release, options.output, options, module, tuple(refusals), notes, facts, patches)
     write_build(options.html, page, verbose=output.verbose)
 
 

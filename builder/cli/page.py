@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from builder.cli.trees import Describe
 from builder.compose.outcome import Diff
 from builder.emit import Module
 from builder.errors import Refusal
-from builder.report.html import MOST_ROWS, Advice, PageOutcome, PagePair, describe, render_page
+from builder.report.html import MOST_ROWS, Advice, PageOutcome, PagePair, ShownPatch, describe, render_page
 from builder.report.references import bindings_in
 
 
@@ -53,19 +54,21 @@ def write_diff(path: Path, old: Path, new: Path, pairs: Sequence[PagePair], unpa
 class ModulePage:
     """What came of building a module for the kernel `release`, to be written to `output`.
 
-    `objects` are what `--object` said: the commands that follow need them too.
+    `options` are those of the command: the commands that follow need its kernel and `--object` too.
     `diffs` have labels; refusals that no diff has made are those of the kernel. Without module and
-    refusals nothing changed. `notes` are about no single diff.
+    refusals nothing changed. `notes` are about no single diff. `patches` are the source patches that the objects were
+    compiled for, whose own places then say nothing, by (name, text).
     """
 
     diffs: tuple[tuple[str, Diff], ...]
     release: str
     output: Path
-    objects: tuple[str, ...]
+    options: argparse.Namespace
     module: Module | None = None
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[Refusal, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    patches: tuple[tuple[str, str], ...] = ()
 
 
 def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None:
@@ -74,17 +77,19 @@ def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None
     bindings = bindings_in(read_object(module.content, name=module.name)) if module else {}
     most = None if verbose else MOST_ROWS
     pairs = [describe(diff, label, bindings, most) for label, diff in diffs]
+    if built.patches:
+        pairs = [replace(pair, old="", new="") for pair in pairs]
     verdict = "refused" if built.refusals else "built" if module else "unchanged"
     own = {r for _, diff in diffs for r in diff.judged.refusals}
     further = tuple(Advice.of(r) for r in built.refusals if r not in own)
     noted = [Advice.of(note) for note in built.notes]
-    facts = [("kernel", built.release)]
+    facts = [("kernel", built.release), *built.facts]
     following = []
     if module:
         manifest = module.manifest
-        facts = [("module", str(built.output)), *facts, ("patches", ", ".join(manifest.objects)), *built.facts]
-        given = (word for row in built.objects for word in ("--object", row))
-        arguments = [str(built.output), "--kernel", built.release, *given]
+        facts = [("module", str(built.output)), ("patches", ", ".join(manifest.objects)), *facts]
+        given = (word for row in built.options.object for word in ("--object", row))
+        arguments = [str(built.output), "--kernel", str(built.options.kernel), *given]
         following.append(
             (shlex.join(["bespoke", "check", *arguments]), "See without a virtual machine whether it loads")
         )
@@ -97,7 +102,10 @@ def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None
     accept = [a.accept for a in (*further, *(a for pair in pairs for a in pair.refusals))]
     if built.refusals and accept and all(accept):
         following.append(
-            (" ".join(accept), "If each of the reasons below is acceptable, give the same command again with")
+            (
+                " ".join([shlex.join(["bespoke", *built.options.words]), *dict.fromkeys(accept)]),
+                "If each of the reasons below is acceptable, accept them and build the module",
+            )
         )
     outcome = PageOutcome(
         title=module.name if module else built.output.name.removesuffix(".ko"),
@@ -108,6 +116,7 @@ def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None
         following=tuple(following),
         sentence=_BUILT if module else "",
         bound=module is not None,
+        patches=tuple(ShownPatch.of(*row) for row in built.patches),
     )
     write_output(path, render_page(outcome, pairs))
 

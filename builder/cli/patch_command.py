@@ -40,7 +40,7 @@ from builder.emit.signing import SigningKey
 from builder.errors import Allowed, BespokeError, Refusal, RefusedError, UsageError
 from builder.pipeline import ModulePlan, patch, source_target
 from builder.report.following import next_command
-from builder.report.patch import patch_document, render_patch
+from builder.report.patch import patch_document, render_patch, source_facts
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -174,9 +174,14 @@ class _Job:
 
         labelled = tuple((p.path, found) for p, found in zip(objects.pairs, diffs, strict=True)) if objects else ()
         notes = objects.warnings if objects else ()
-        given, release = tuple(self.options.object), self.objects.kernel.release
-        facts = (("source patch", ", ".join(patch.name for patch in patches)),)
-        page = ModulePage(labelled, release, path, given, module, tuple(refusals), notes, facts)
+        facts = (
+            ("source patch", ", ".join(patch.name for patch in patches)),
+            *(source_facts(objects.tree) if objects else ()),
+        )
+        texts = tuple((patch.name, patch.read_text(errors="replace")) for patch in patches)
+        page = ModulePage(
+            labelled, self.objects.kernel.release, path, self.options, module, tuple(refusals), notes, facts, texts
+        )
         html = self.options.html
         place = html / f"{path.stem}.html" if self.options.each else html
         write_build(place, page, verbose=self.output.verbose)

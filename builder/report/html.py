@@ -25,6 +25,8 @@ from builder.report.references import Bindings, ShownReference, references_of
 
 MOST_ROWS: Final = 600
 """Instructions listed of one function, unless all are asked for."""
+MOST_LINES: Final = 2000
+"""Lines shown of one source patch."""
 _MOST_PAGE: Final = 60_000
 _MANY_FUNCTIONS: Final = 8
 
@@ -108,13 +110,44 @@ class PagePair:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownPatch:
+    """A source patch by its lines: (kind, text), where kind is `file`, `hunk`, `added`, `removed` or empty."""
+
+    name: str
+    lines: tuple[tuple[str, str], ...]
+    left_out: int = 0
+
+    @classmethod
+    def of(cls, name: str, text: str) -> ShownPatch:
+        """The patch as it was written; of a long one the beginning."""
+        rows = text.splitlines()
+        return cls(name, tuple((_kind(row), row) for row in rows[:MOST_LINES]), max(len(rows) - MOST_LINES, 0))
+
+    def count(self, kind: str) -> int:
+        return sum(row == kind for row, _ in self.lines)
+
+
+def _kind(line: str) -> str:
+    """Headers before signs: `--- a/FILE` takes nothing away."""
+    for kind, starts in (
+        ("file", ("diff ", "--- ", "+++ ")),
+        ("hunk", ("@@ ",)),
+        ("added", ("+",)),
+        ("removed", ("-",)),
+    ):
+        if line.startswith(starts):
+            return kind
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
 class PageOutcome:
     """What a page says above its pairs.
 
     `facts` are rows of a term and its value, `refusals` those that belong to no
     pair, `following` the commands to run next, each with what it does. With
     `bound` the pairs tell what a module binds. `sentence` explains the verdict
-    where the usual one does not.
+    where the usual one does not. `patches` are those that the objects were compiled for.
     """
 
     title: str
@@ -126,6 +159,7 @@ class PageOutcome:
     following: tuple[tuple[str, str], ...] = ()
     sentence: str = ""
     bound: bool = False
+    patches: tuple[ShownPatch, ...] = ()
 
 
 def describe(diff: Diff, label: str = "", bindings: Bindings | None = None, most: int | None = MOST_ROWS) -> PagePair:

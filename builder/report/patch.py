@@ -10,6 +10,8 @@ from builder.emit.patched import Patched
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from builder.acquire.source import SourceTree
+
 
 def patch_document(patched: Patched, path: Path, following: str) -> dict[str, Any]:
     """The module's manifest (where there is one), where it was written, and where it comes from."""
@@ -59,6 +61,14 @@ def render_patch(patched: Patched, path: Path, verbose: bool, following: str) ->
     head = [one_line(line, style="dim") for line in lines]
     documents = [d.as_json() for d in patched.diffs]
     return Group(*head, *notes, render_build(manifest, documents, path, verbose, following))
+
+
+def source_facts(tree: SourceTree) -> tuple[tuple[str, str], ...]:
+    """What objects were compiled from and by, as rows of a page: the source's name and version, without places."""
+    return (
+        ("source", f"{' '.join(tree.identity.split('_')[:2])} (Linux {tree.kernel_version})"),
+        ("compiler", tree.compiler.version),
+    )
 
 
 def _compiled(patched: Patched) -> int:

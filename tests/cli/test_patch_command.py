@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import shutil
+from html import unescape
 from pathlib import Path
 
 import pytest
 
+from builder.acquire.cache import cache_root
 from builder.acquire.patch import prepare_patch
 from builder.acquire.source import SourceTree, fetch_source
 from samples.fixes import PATCHES
@@ -111,9 +113,12 @@ def test_a_file_of_another_machine_is_refused(
     """No object comes from it: that is no change which leaves everything as it was."""
     patch = tmp_path / "machine.patch"
     patch.write_text(inserted(tree, "arch/arm64/kernel/process.c", "#include <linux/compat.h>", ""))
-    ran = bespoke("patch", patch, "--kernel", release_61, "-o", out, "--json", timeout=600)
+    page, words = tmp_path / "page.html", ("patch", patch, "--kernel", release_61, "-o", out, "--json")
+    ran = bespoke(*words, "--html", page, timeout=600)
     assert ran.status == 1 and list(out.parent.iterdir()) == []
     rows = [(row["code"], row["symbol"]) for row in ran.document["refusals"]]
+    again = " ".join(map(str, ("bespoke", *words, "--html", page, "--allow", ":".join(rows[0]))))
+    assert f"<pre><code>{again}</code></pre>" in page.read_text()
     assert rows == [("patch-not-built", "arch/arm64/kernel/process.c")]
     ran = bespoke(
         *("patch", patch, FIX, "--kernel", release_61, "-o", out, "--json", "--allow", ":".join(rows[0])), timeout=600
@@ -143,7 +148,11 @@ def test_one_module_each(bespoke: Bespoke, tree: SourceTree, release_61: str, tm
     pages.mkdir()
     ran = bespoke(*words)
     assert ran.status == 0 and ran.out.splitlines()[-1].startswith("next: bespoke try ")
-    assert "a-good.patch" in (pages / "a_good.html").read_text()
+    page = unescape((pages / "a_good.html").read_text())
+    for line in (line for line in FIX.read_text().splitlines() if line.startswith(("+", "-"))):
+        assert f">{line}\n</span>" in page, "the source patch stands there as it was written"
+    assert all(word in page for word in ("a-good.patch", tree.kernel_version, tree.compiler.version))
+    assert str(cache_root()) not in page and f"bespoke check {rows['a']['module']} --kernel {release_61}" in page
 
 
 def test_in_a_series_each_patch_is_applied_on_those_before_it(
