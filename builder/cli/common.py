@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,15 +94,46 @@ class Output:
                 self.err.print(f"         {warning.advice}", style="dim")
 
 
+_WIDTH = 120
+
+
 def compact(value: Any, depth: int = 0) -> str:
-    """JSON to be read: an entry a line, and a list of plain values on one (the rows of a map are thousands)."""
+    """JSON to be read: an entry a line, and a list of plain values on one, as a short row of a list of objects; lists
+    of lists fill lines (the rows of a map are thousands)."""
     within, end = "\n" + " " * (depth + 1), "\n" + " " * depth
     if isinstance(value, Mapping) and value:
         rows = (f"{json.dumps(str(key))}: {compact(item, depth + 1)}" for key, item in value.items())
         return "{" + within + f",{within}".join(rows) + end + "}"
+    if isinstance(value, list | tuple) and value and all(map(_is_row, value)):
+        return "[" + within + within.join(_filled([json.dumps(item) for item in value], _WIDTH - depth)) + end + "]"
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
-        return "[" + within + f",{within}".join(compact(item, depth + 1) for item in value) + end + "]"
+        return "[" + within + f",{within}".join(_item(item, depth + 1) for item in value) + end + "]"
     return json.dumps(value)
+
+
+def _item(value: Any, depth: int) -> str:
+    """An item of a list: an object of plain values on a line, if it is short."""
+    if isinstance(value, Mapping) and _is_row([*value.values()]) and len(line := json.dumps(value)) <= _WIDTH - depth:
+        return line
+    return compact(value, depth)
+
+
+def _is_row(value: Any) -> bool:
+    """A list of plain values."""
+    return isinstance(value, list | tuple) and not any(isinstance(item, Mapping | list | tuple) for item in value)
+
+
+def _filled(rows: Sequence[str], width: int) -> Iterator[str]:
+    """The rows with commas, as many on a line as fit."""
+    line = ""
+    for number, row in enumerate(rows):
+        text = row + ("," if number < len(rows) - 1 else "")
+        if line and len(line) + 1 + len(text) > width:
+            yield line
+            line = text
+        else:
+            line = f"{line} {text}".lstrip()
+    yield line
 
 
 def refused_rows(refused: RefusedError) -> dict[str, Any]:

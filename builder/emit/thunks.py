@@ -180,7 +180,7 @@ class _Woven:
         ours: Key = (thunk, _UNWIND, offset)
         site = replace(site, to=thunk, addend=offset - entry)
         self.fragments[ours] = replace(place, key=ours, references=(site,))
-        self.fragments[ours, "paired"] = replace(paired, key=(ours, "paired"))
+        self.fragments[*ours, "paired"] = replace(paired, key=(*ours, "paired"))
 
 
 def _jump(code: bytes, at: int, to: int) -> bytes:

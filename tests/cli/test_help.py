@@ -69,10 +69,15 @@ def test_a_document_has_a_list_of_plain_values_in_a_line() -> None:
         "names": ["a\0b", '"0"'],
         "none": [],
         "deep": [{"a": [1]}],
+        "long": [[k, k] for k in range(100)],
+        "rows": [{"name": "x", "size": 3}, {"name": "y" * 120, "size": 4}],
     }
     text = compact(value)
     assert json.loads(text) == value
-    assert text.splitlines()[2] == "  [0, 0, 100, 7],"
+    lines = text.splitlines()
+    assert lines[2] == '  [0, 0, 100, 7], [5, 0, 60, 1, "x.cold"]'
+    assert '  {"name": "x", "size": 3},' in lines and max(map(len, lines)) < 140 and len(lines) < 36
+    assert sum("[7, 7]" in line and "[8, 8]" in line for line in lines) == 1
     assert (
         compact({"x": [], "y": (1, True, None, 2.5), "z": {}})
         == '{\n "x": [],\n "y": [1, true, null, 2.5],\n "z": {}\n}'

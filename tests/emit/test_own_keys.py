@@ -19,8 +19,9 @@ from builder.load.keys import set_static_key, update_static_call
 from builder.load.loader import load_module
 from builder.pipeline import ModulePlan, build, diff
 from builder.preflight.check import Checker
+from samples.objects import TARGET_NAME, target_objects
 from tests.conftest import needed
-from tests.operate.versions import compiled
+from tests.operate.versions import Probed, compiled
 from tests.support.kernels import booted, differences, opened, snapshot
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -38,10 +39,14 @@ class Keyed:
     module: Module
 
 
+def compiled_keyed(release: str) -> Probed:
+    with needed():
+        return compiled(release, NAME, sorted((Path(__file__).parent / "module").iterdir()))
+
+
 @pytest.fixture(scope="module")
 def keyed(release: str) -> Keyed:
-    with needed():
-        made = compiled(release, NAME, sorted((Path(__file__).parent / "module").iterdir()))
+    made = compiled_keyed(release)
     kernel = opened(release)
     module = build([diff(*made.objects[:2])], Objects(kernel, {NAME: made.module}), ModulePlan("keyed"))
     assert module is not None
@@ -52,6 +57,18 @@ def test_no_part_of_it_is_left_out_or_refused(keyed: Keyed) -> None:
     assert keyed.module.manifest.warnings == ()
     assert {row.name for row in keyed.module.manifest.redirected} == {*TURNED, "ends_in_a_call"}
     found = Checker(keyed.kernel, {NAME: keyed.target}).check(keyed.module.content, ("max", "Skylake-Server"))
+    assert (found.refusals, found.problems) == ((), ())
+
+
+def test_thunks_in_two_files_of_one_module(keyed: Keyed, release: str) -> None:
+    """Those of the second file are woven into what those of the first have left."""
+    made, other = compiled_keyed(release), target_objects(release, own_key=True)
+    objects = Objects(keyed.kernel, {NAME: made.module, TARGET_NAME: other.module})
+    module = build([diff(*made.objects[:2]), diff(other.old, other.new)], objects, ModulePlan("both"))
+    assert module is not None
+    symbols = {symbol.name for symbol in read_object(module.content).symbols if symbol.name.endswith(".keys")}
+    assert len(symbols) > len(TURNED) and f"{min(TURNED)}.livepatch.keys" in symbols
+    found = Checker(keyed.kernel, {NAME: made.module, TARGET_NAME: other.module}).check(module.content)
     assert (found.refusals, found.problems) == ((), ())
 
 

@@ -19,7 +19,7 @@ from builder.compare.structs import FieldChange, StructChange
 from builder.compose.outcome import Diff
 from builder.errors import Refusal
 from builder.pipeline import diff, diff_objects
-from builder.report.html import Advice, Datum, PageFunction, PageOutcome, PagePair, describe, render_page
+from builder.report.html import MOST_LINES, Advice, Datum, PageFunction, PageOutcome, PagePair, ShownPatch, describe, render_page
 from builder.report.listing import Line, Listing, Row, Stretch
 from builder.report.references import ShownBinding, ShownReference, bindings_in
 from builder.templates import render
@@ -245,6 +245,7 @@ def example() -> tuple[PageOutcome, PagePair]:
         (("old", "old/a.o"), ("new", "new/a.o")),
         following=(("bespoke build old new", "Build it"),),
         bound=True,
+        patches=(ShownPatch.of("fix.patch", "Of <me>\n--- a/a.c\n+++ b/a.c\n@@ -2,2 +2,2 @@\n x\n-1\n+2 & 3\n"),),
     )
     return outcome, pair
 
@@ -264,6 +265,12 @@ def test_the_example_is_as_it_was() -> None:
     if os.environ.get("BESPOKE_GOLDEN"):
         EXAMPLE.write_text(body(text))
     assert body(text) == EXAMPLE.read_text()
+
+
+def test_a_source_patch_by_its_lines() -> None:
+    patch = ShownPatch.of("x", "--- a/x\n+++ b/x\n@@ -1 +1 @@\n---y\n+++z\n" + "+more\n" * MOST_LINES)
+    assert [kind for kind, _ in patch.lines[:5]] == ["file", "file", "hunk", "removed", "added"]
+    assert (len(patch.lines), patch.left_out, patch.count("removed")) == (MOST_LINES, 5, 1)
 
 
 def test_an_index_of_pairs() -> None:
