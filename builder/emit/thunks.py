@@ -177,7 +177,7 @@ class _Woven:
         _, place, paired = row
         entry = self.fragments[thunk].entry
         (site,) = place.references
-        ours: Key = (thunk, _UNWIND, offset)
+        ours = (thunk, _UNWIND, offset)
         site = replace(site, to=thunk, addend=offset - entry)
         self.fragments[ours] = replace(place, key=ours, references=(site,))
         self.fragments[*ours, "paired"] = replace(paired, key=(*ours, "paired"))

@@ -79,8 +79,8 @@ class Example:
 
     def fits(self, said: Sequence[str]) -> bool:
         """Whether the page shows what was said; addresses and checksums are each kernel's own, `...` is anything."""
-        patterns = (re.escape(_plain(line)).replace(re.escape("..."), ".*") for line in self.shown)
-        return bool(said) and len(said) == len(self.shown) and all(map(re.fullmatch, patterns, map(_plain, said)))
+        pattern = re.escape(_plain("\n".join(self.shown))).replace(re.escape("..."), ".*")
+        return bool(said) and re.fullmatch(pattern, _plain("\n".join(said)), re.DOTALL) is not None
 
     def versions(self, fence: str = "diff") -> tuple[str, str]:
         """The old and the new version of what the page shows as a difference."""

@@ -57,7 +57,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     assert module is not None
     key, certificate = place / "key.pem", place / "key.crt"
     words = ["req", "-x509", "-nodes", "-newkey", *KEYS[request.param], "-subj", "/CN=Our livepatches"]
-    command = ["openssl", *words, "-days", "2", "-keyout", key, "-out", certificate]
+    command = ["openssl", *words, "-days", "2", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
     signed = SigningKey.read(key, certificate).sign(module.content)
     return Signed(kernel, {"unsigned": module.content, "signed": signed}, read_certificate(certificate))

@@ -19,7 +19,17 @@ from builder.compare.structs import FieldChange, StructChange
 from builder.compose.outcome import Diff
 from builder.errors import Refusal
 from builder.pipeline import diff, diff_objects
-from builder.report.html import MOST_LINES, Advice, Datum, PageFunction, PageOutcome, PagePair, ShownPatch, describe, render_page
+from builder.report.html import (
+    MOST_LINES,
+    Advice,
+    Datum,
+    PageFunction,
+    PageOutcome,
+    PagePair,
+    ShownPatch,
+    describe,
+    render_page,
+)
 from builder.report.listing import Line, Listing, Row, Stretch
 from builder.report.references import ShownBinding, ShownReference, bindings_in
 from builder.templates import render
