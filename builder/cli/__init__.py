@@ -54,7 +54,7 @@ def run(arguments: Sequence[str], *, ready: Callable[[], object] = lambda: None)
     if chosen is None:
         parser.print_help(sys.stderr)
         return 2
-    options.words = tuple(arguments)
+    options.command_line = tuple(arguments)
     output = Output(json=options.json, verbose=options.verbose, quiet=options.quiet)
     try:
         _check_words(arguments)

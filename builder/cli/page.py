@@ -103,7 +103,7 @@ def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None
     if built.refusals and accept and all(accept):
         following.append(
             (
-                " ".join([shlex.join(["bespoke", *built.options.words]), *dict.fromkeys(accept)]),
+                " ".join([shlex.join(["bespoke", *built.options.command_line]), *dict.fromkeys(accept)]),
                 "If each of the reasons below is acceptable, accept them and build the module",
             )
         )
