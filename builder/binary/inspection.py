@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,8 @@ from builder.errors import InputError, UnknownError
 
 _T = TypeVar("_T")
 _MAKERS: Final = {"kpatch": "kpatch", "klp-build": "klp-build", "klp_patch": "hand or another tool"}
+_MARK: Final = re.compile(r"bespoke_mark_\d+")
+"""The record of a mark (templates/marks.c.j2)."""
 _TOLD: Final = ("description", "author", "version", "license", "vermagic", "depends", "srcversion", "intree")
 """Keys of .modinfo that tell a person what a module is."""
 
@@ -47,7 +50,7 @@ class Inspection:
 
     `tables` maps the name of each special table to its entries, None where these cannot be counted; `checksums` the
     name of a sum to its value. `manifest` is that of a module of ours. `code` has, by the name of a new function, a
-    sum of its instructions and of what they refer to.
+    sum of its instructions and of what they refer to. `marks` counts those of a module of ours.
     """
 
     where: str
@@ -66,6 +69,7 @@ class Inspection:
     problems: tuple[str, ...]
     manifest: Manifest | None = field(repr=False, default=None)
     code: Mapping[str, str] = field(repr=False, default_factory=dict)
+    marks: int = 0
 
     @property
     def functions(self) -> tuple[ReplacedFunction, ...]:
@@ -117,6 +121,7 @@ class Inspection:
             "on": list(self.manifest.on) if self.manifest else [],
             "accepted": [r.as_json() for r in self.manifest.accepted] if self.manifest else [],
             "warnings": [r.as_json() for r in self.manifest.warnings] if self.manifest else [],
+            "marks": self.marks,
             "problems": list(self.problems),
         }
 
@@ -156,6 +161,7 @@ def inspect(source: str | Path | bytes) -> Inspection:
         problems=tuple(dict.fromkeys(problems)),
         manifest=manifest,
         code=_codes(obj, patch.functions) if patch is not None else {},
+        marks=sum(bool(_MARK.fullmatch(symbol.name)) for symbol in obj.symbols) if manifest is not None else 0,
     )
 
 

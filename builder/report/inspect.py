@@ -17,7 +17,7 @@ _MOST = 20
 
 
 def sentence(found: Inspection) -> str:
-    """What loading it would change, in one sentence."""
+    """What loading it would change, in one sentence, or two where it has marks."""
     if "livepatch" not in found.info:
         return "It is no livepatch: loading it replaces no function."
     patch = found.patch
@@ -29,8 +29,20 @@ def sentence(found: Inspection) -> str:
     what = f"{count} function{'' if count == 1 else 's'}"
     *others, last = dict.fromkeys(row.object for row in patch.functions)
     where = f"{', '.join(others)} and {last}" if others else last
-    before = ", and takes the place of every livepatch before it" if patch.replace else ""
-    return f"It replaces {what} in {where}{f', for {found.kernel}' if found.kernel else ''}{before}."
+    more = []
+    if found.callbacks and not found.marks:
+        own = len(found.callbacks)
+        more.append(f"runs {own} of its own when it comes or goes (callbacks)")
+    if patch.replace:
+        more.append("takes the place of every livepatch before it")
+    said = f"It replaces {what} in {where}{f', for {found.kernel}' if found.kernel else ''}"
+    said += "".join(f"{', and' if text is more[-1] else ','} {text}" for text in more) + "."
+    if found.marks:
+        marks = f"{found.marks} mark{'' if found.marks == 1 else 's'}"
+        said += (
+            f" The new code has {marks}: trace events in events/{found.name}, which record nothing until they are on."
+        )
+    return said
 
 
 def facts(found: Inspection) -> Iterator[tuple[str, str]]:
@@ -113,7 +125,7 @@ def render_inspection(found: Inspection, *, verbose: bool = False) -> Renderable
         more = f" and {len(names) - _MOST} more (-v)" if len(names) > _MOST and not verbose else ""
         parts.append(one_line(f"imports: {text}{more}"))
     if found.tables:
-        parts.append(one_line(f"tables: {told_tables(found)}"))
+        parts.append(one_line(f"entries in the kernel's tables: {told_tables(found)}"))
     if found.manifest is not None:
         for word, notes in (("accepted", found.manifest.accepted), ("warning", found.manifest.warnings)):
             parts += [one_line(f"{word}: {note.code}: {note.message}", style="yellow") for note in notes]
