@@ -48,7 +48,7 @@ EXAMPLES: Final = {
         ("bespoke status --repair", "after something was killed"),
     ),
     "watch": (("bespoke watch opens", "the records of its marks, until Ctrl-C"),),
-    "probe": (("bespoke probe do_sys_openat2+0x1c --name inside", "counts whichever version runs"),),
+    "probe": (("bespoke probe do_sys_openat2+0x5 --name inside", "counts whichever version runs"),),
     "cache": (
         ("bespoke cache -v", "each entry, the last used first"),
         ("bespoke cache --prune 10G", "away with what was used least recently"),
