@@ -65,6 +65,7 @@ class Machine:
 
     def run(self, command: str, *, timeout: float = 300.0) -> str:
         """A command on the machine, which must succeed."""
+        command = f"export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; {command}"
         return self.guest.check(f"{self._enter}chroot {PLACE} /bin/sh -c {shlex.quote(command)}", timeout=timeout)
 
     def boot(self) -> None:
