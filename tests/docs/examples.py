@@ -79,8 +79,7 @@ class Example:
 
     def fits(self, said: Sequence[str]) -> bool:
         """Whether the page shows what was said; addresses and checksums are each kernel's own, `...` is anything."""
-        pattern = re.escape(_plain("\n".join(self.shown))).replace(re.escape("..."), ".*")
-        return bool(said) and re.fullmatch(pattern, _plain("\n".join(said)), re.DOTALL) is not None
+        return bool(said) and fits("\n".join(self.shown), "\n".join(said))
 
     def versions(self, fence: str = "diff") -> tuple[str, str]:
         """The old and the new version of what the page shows as a difference."""
@@ -193,6 +192,12 @@ class Surroundings:
 
 def _base(release: str) -> str:
     return release.removesuffix("-amd64")
+
+
+def fits(shown: str, said: str) -> bool:
+    """Whether a page shows what was said; `...` is anything, also some lines."""
+    pattern = re.escape(_plain(shown)).replace(re.escape("..."), ".*?")
+    return re.fullmatch(pattern, _plain(said), re.DOTALL) is not None
 
 
 def _plain(line: str) -> str:

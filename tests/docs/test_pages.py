@@ -6,6 +6,7 @@ A comment before commands says what becomes of them in these tests:
     guest     they are run too, in a guest or for one: a long test
     machine   they set a machine up, as a newcomer does: not run
     yours     an example with files that only the reader has: not run
+    shown     what they print is compared with the page (tests/docs/test_inspect.py)
 
 Each command of bespoke is held against the options that there are, whatever becomes of it.
 """
@@ -34,7 +35,7 @@ from tests.support.kernels import opened
 PAGES = sorted(path for path in docs().rglob("*.md"))
 README = ROOT / "README.md"
 OTHERS = [*(path for path in PAGES if path.parent.name != "codes"), README]
-WAYS = ("run", "guest", "machine", "yours")
+WAYS = ("run", "guest", "machine", "yours", "shown")
 BRIEF = ("tour.md", "marks.md")
 """Pages whose commands are run each time; those of the others by the long tests."""
 ON_THE_MACHINE = ("load", "unload", "status", "probe", "watch")

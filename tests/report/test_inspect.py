@@ -27,11 +27,15 @@ SAMPLES = ("livepatch-sample", "livepatch-callbacks-demo", "livepatch-shadow-fix
 
 @pytest.fixture(scope="module")
 def kernel_samples(release_61: str) -> Mapping[str, Path]:
-    """The kernel's own samples/livepatch, compiled against the headers of the release; kept in the cache."""
+    return {name: kernel_sample(release_61, name) for name in SAMPLES}
+
+
+def kernel_sample(release_61: str, name: str) -> Path:
+    """One of the kernel's own samples/livepatch, compiled against the headers of the release; kept in the cache."""
     with needed():
         folder = fetch_source(release_61).root / "samples/livepatch"
     kbuild = "obj-m := " + " ".join(f"{name}.o" for name in SAMPLES) + "\n"
-    return compiled_modules("livepatch-samples", release_61, [folder / f"{name}.c" for name in SAMPLES], kbuild)
+    return compiled_modules("livepatch-samples", release_61, [folder / f"{name}.c" for name in SAMPLES], kbuild)[name]
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
