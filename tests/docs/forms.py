@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -37,11 +37,9 @@ class WrongModules:
     source: str
 
     def check(self, form: str, release: str) -> CheckReport:
-        """What is said of the module in a form: that of a method here, or of broken.py."""
-        method = getattr(self, form.replace(" ", "_").replace(".", ""), None)
-        if method is not None:
-            found: CheckReport = method(release)
-            return found
+        """What is said of the module in a form: one of FORMS, or of broken.py."""
+        if form in FORMS:
+            return FORMS[form](self, release)
         subject = broken_livepatch(release)
         return subject.checker().check(subject.forms[form])
 
@@ -115,3 +113,19 @@ def _own(release: str, name: str) -> ModuleFile:
     path = opened(release).find_module(name)
     assert path is not None
     return ModuleFile.read_named(path)
+
+
+FORMS: Mapping[str, Callable[[WrongModules, str], CheckReport]] = {
+    "two .modinfo": WrongModules.two_modinfo,
+    "a table of calls": WrongModules.a_table_of_calls,
+    "a late table": WrongModules.a_late_table,
+    "no livepatches": WrongModules.no_livepatches,
+    "versions of nothing": WrongModules.versions_of_nothing,
+    "an import taken away": WrongModules.an_import_taken_away,
+    "of 6.12": WrongModules.of_612,
+    "changed after signing": WrongModules.changed_after_signing,
+    "without its target": WrongModules.without_its_target,
+    "a target that does not fit": WrongModules.a_target_that_does_not_fit,
+    "two tables for one place": WrongModules.two_tables_for_one_place,
+}
+"""What the comments of docs/codes/module.md call them."""

@@ -16,7 +16,7 @@ from builder.fleet.shipping import Packing, check_packing, write_packages
 from builder.fleet.spec import Fleet, FleetFix, PatchText, Variant
 from builder.fleet.store import Store
 from tests.conftest import need
-from tests.docs.examples import broken_livepatch
+from tests.docs.forms import broken_livepatch
 
 NAME = "broken_patch"
 
