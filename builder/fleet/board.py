@@ -55,7 +55,9 @@ class Board:
         left = sum(self._left.values()) / self._workers
         ended = time.monotonic() - self._began
         lines = [one_line(f"{told or 'nothing yet'} · {ended:.0f} s, about {left:.0f} s to go", style="dim")]
-        return Group(table, *lines, *([one_line(self._trouble, style="yellow")] if self._trouble else []))
+        if self._trouble:
+            lines.append(one_line(self._trouble[:width], style="yellow"))
+        return Group(table, *lines)
 
     def _matrix(self, kernels: list[str]) -> Table:
         table = Table("fix", *kernels, box=None, padding=(0, 1))
@@ -70,10 +72,12 @@ class Board:
         return (VERDICTS[verdict].sign, VERDICTS[verdict].style) if verdict else _WORKING
 
     def _counts(self, kernels: list[str]) -> Table:
-        table = Table("kernel", "done", *VERDICTS, box=None, padding=(0, 1))
+        came = set(self._cells.values())
+        names = [name for name in VERDICTS if name in came]
+        table = Table("kernel", "done", *names, box=None, padding=(0, 1))
         for kernel in kernels:
             counts = Counter(self._cells.get((fix, kernel)) or "" for fix in self._fixes)
             done = sum(n for verdict, n in counts.items() if verdict)
-            cells = (one_line((str(counts[name]), VERDICTS[name].style) if counts[name] else "") for name in VERDICTS)
+            cells = (one_line((str(counts[name]), VERDICTS[name].style) if counts[name] else "") for name in names)
             table.add_row(kernel, f"{done}/{len(self._fixes)}", *cells)
         return table

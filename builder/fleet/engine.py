@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from distributed import Client, Future, get_worker
+from distributed import Client, Future, KilledWorker, get_worker
 
 from builder.errors import ToolError
 from builder.fleet.cell import Prepared, prepare, work
@@ -268,7 +268,10 @@ class FleetRun:
                 yield from self._again(result, without=worker)
         elif future.status == "error":
             error = future.exception()
-            yield from self._again(self._trouble(key, f"{type(error).__name__}: {error}"), without="")
+            # It, or its source, was with each of them; that is no reason to suspect it (see `_is_begun`).
+            died = isinstance(error, KilledWorker)
+            why = "workers died that it was given to" if died else f"{type(error).__name__}: {error}"
+            yield from self._again(self._trouble(key, why), without="")
         else:
             raise self._gone()
 
