@@ -19,6 +19,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from builder.acquire.tools import started
@@ -228,11 +229,15 @@ class ListedObjects:
 
     def live(self) -> list[tuple[str, str]]:
         """(object, file) of everything that may run: what `linked` says, and what is `Command.unreachable`."""
+        return self._live
+
+    @cached_property
+    def _live(self) -> list[tuple[str, str]]:
         rows = self._connection.execute(
             "SELECT object, file FROM objects WHERE owners != '' OR substr(object, 1, ?) != ? ORDER BY object",
             (len(_ENDED), _ENDED),
         )
-        return [(str(a), str(b)) for a, b in rows]
+        return list(rows)
 
     def named(self, name: str) -> list[Command]:
         """The command of one object, none where there is none of that name."""

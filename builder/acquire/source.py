@@ -107,7 +107,7 @@ class SourceTree:
         """
 
         def absent() -> dict[str, str]:
-            return {file: name for name, file in objects.live() if not (self.root / file).is_file()}
+            return {file: name for name, file in objects.live() if not os.path.isfile(f"{self.root}/{file}")}
 
         if not absent():
             return []

@@ -24,7 +24,7 @@ _EACH: Final = ("-type", "f", "-printf", "%P\\0%s %Ts\\0")
 """Of each regular file: its name, a zero, its size and its time in s, a zero."""
 
 _ZONE: Final = {"TZ": "UTC"}
-"""No time is shown by the zone, and without this the C library looks three times for each file whether it has changed."""
+"""Without it the C library looks three times for each file whether the zone has changed, though none is shown."""
 
 
 def keep_state(root: Path) -> None:

@@ -49,11 +49,11 @@ def same_registers(
     trusted = {i for i, js in pairs.items() if all(old.lines[i].keys[0] == new.lines[j].keys[0] for j in js)}
     while True:
         slots = stack if _same_slots(old.lines, new.lines, back, trusted) else 0
-        to_new = {defined_by(i): sum(map(defined_by, pairs[i])) for i in trusted} | callers
+        translation = _Translation({defined_by(i): sum(map(defined_by, pairs[i])) for i in trusted} | callers)
 
-        def sets(rows: Mapping[int, Sequence[int]], to_new: Mapping[int, int] = to_new, slots: int = slots) -> Sets:
+        def sets(rows: Mapping[int, Sequence[int]], to: _Translation = translation, slots: int = slots) -> Sets:
             return {
-                (i, j): _same(before[i][:-1], after[j][:-1], to_new, copied=len(js) > 1) | slots
+                (i, j): to.same(before[i][:-1], after[j][:-1], copied=len(js) > 1) | slots
                 for i, js in rows.items()
                 for j in js
             }
@@ -84,22 +84,36 @@ def _same_slots(old: Sequence[UnitLine], new: Sequence[UnitLine], back: Mapping[
     )
 
 
-def _same(before: Sequence[int], after: Sequence[int], to_new: Mapping[int, int], *, copied: bool) -> int:
-    """The registers whose old definitions (`before`) are, translated, the new ones (`after`).
+class _Translation:
+    """Old definitions and their counterparts (`to_new`): which registers hold the same by them."""
 
-    Of a definition that has several counterparts, or before one of several (`copied`), not each comes everywhere.
-    """
-    mask = 0
-    for register, left in enumerate(before):
-        there, every = 0, not copied
+    def __init__(self, to_new: Mapping[int, int]) -> None:
+        self._to_new = to_new
+        self._known: dict[tuple[int, int, bool], bool] = {}
+        """Found once: from one line to the next few registers have other definitions."""
+
+    def same(self, before: Sequence[int], after: Sequence[int], *, copied: bool) -> int:
+        """The registers whose old definitions (`before`) are, translated, the new ones (`after`).
+
+        Of a definition that has several counterparts, or before one of several (`copied`), not each comes everywhere.
+        """
+        mask, known = 0, self._known
+        for register, (old, new) in enumerate(zip(before, after, strict=True)):
+            key = old, new, copied
+            found = known.get(key)
+            if found is None:
+                found = known[key] = self._is_same(old, new, every=not copied)
+            mask |= found << register
+        return mask
+
+    def _is_same(self, old: int, new: int, *, every: bool) -> bool:
+        there, left = 0, old
         while left:
             lowest = left & -left
-            found = to_new.get(lowest)
+            found = self._to_new.get(lowest)
             if found is None:
-                break
+                return False
             there |= found
             every = every and not found & (found - 1)
             left ^= lowest
-        if not left and after[register] and not after[register] & ~there and (not every or there == after[register]):
-            mask |= 1 << register
-    return mask
+        return bool(new) and not new & ~there and (not every or there == new)

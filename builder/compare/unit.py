@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from operator import itemgetter
 
 from builder.arch import Instruction, Operation
-from builder.binary import Relocation, tables
+from builder.binary import Relocation, SectionIndex, tables
 from builder.compare.atoms import Atom
 from builder.compare.comparison import Comparison
 from builder.compare.meaning import Meaning
@@ -102,6 +103,7 @@ _Place = tuple[Atom, int]
 def _tabled(view: View, parts: Sequence[Atom]) -> tuple[set[_Place], dict[_Place, list[_Place]]]:
     """Places inside the unit that data refer to; of those, what special tables lead to, by where they lead from."""
     sections = {part.section.index for part in parts}
+    from_data = sorted((row for section in sections for row in _leading_to(view).get(section, ())), key=itemgetter(0))
 
     def inside(r: Relocation) -> _Place | None:
         symbol = view.obj.symbols[r.symbol]
@@ -112,13 +114,25 @@ def _tabled(view: View, parts: Sequence[Atom]) -> tuple[set[_Place], dict[_Place
 
     found: set[_Place] = set()
     leads: dict[_Place, list[_Place]] = {}
-    for r, source in _from_data(view):
+    for _, r, source in from_data:
         to = inside(r)
         if to is not None and to[1] != to[0].entry:
             found.add(to)
             if source is not None and (place := inside(source)) is not None:
                 leads.setdefault(place, []).append(to)
     return found, leads
+
+
+@lru_cache(maxsize=2)
+def _leading_to(view: View) -> Mapping[SectionIndex, list[tuple[int, Relocation, Relocation | None]]]:
+    """What `_from_data` finds, each with its place in that order, by the section that it leads to; of the two objects
+    that are compared."""
+    symbols = view.obj.symbols
+    out: dict[SectionIndex, list[tuple[int, Relocation, Relocation | None]]] = {}
+    for number, (r, source) in enumerate(_from_data(view)):
+        if symbols[r.symbol].is_defined:
+            out.setdefault(symbols[r.symbol].shndx, []).append((number, r, source))
+    return out
 
 
 def _from_data(view: View) -> Iterator[tuple[Relocation, Relocation | None]]:
