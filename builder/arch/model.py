@@ -133,8 +133,9 @@ class Architecture:
 
     `decode` covers all of the code it is given: what is no instruction becomes rows of one byte with mnemonic 0. What
     the other functions answer stands at those of x86_64.py; they are given the bytes of one instruction.
-    `absolute` is the relocation of a whole address. A relocation of `branch_types` is only ever the last field of a
-    call or jump. The call of `fentry` begins within `entry_reach` bytes of a function's entry; it is empty where
+    `absolute` is the relocation of a whole address, `pc8` that of a short branch, which the kernel does not know. A
+    relocation of `branch_types` is only ever the last field of a call or jump. The call of `fentry` begins within
+    `entry_reach` bytes of a function's entry; it is empty where
     `__patchable_function_entries` tells what is traced.
     `nops` are by their length; `filler` stands between functions. A kprobe may run a copy of `probe_copy` bytes.
     Features go by their names in `builder.binary.kernel.Features`.
@@ -148,6 +149,7 @@ class Architecture:
     machine: int
     relocations: Mapping[int, RelocationRow]
     pc32: int
+    pc8: int
     absolute: int
     call_types: frozenset[int]
     branch_types: frozenset[int]

@@ -27,6 +27,7 @@ _ROWS = {
     4: RelocationRow("R_X86_64_PLT32", 4, True),
     10: RelocationRow("R_X86_64_32", 4, False),
     11: RelocationRow("R_X86_64_32S", 4, False),
+    15: RelocationRow("R_X86_64_PC8", 1, True),
     24: RelocationRow("R_X86_64_PC64", 8, True),
 }
 
@@ -238,9 +239,10 @@ X86_64 = Architecture(
     machine=62,
     relocations=_ROWS,
     pc32=2,
+    pc8=15,
     absolute=1,
-    call_types=frozenset({2, 4}),
-    branch_types=frozenset({4}),
+    call_types=frozenset({2, 4, 15}),
+    branch_types=frozenset({4, 15}),
     fentry=_FENTRY,
     entry_reach=24,  # ENDBR64, five bytes of call, and what -fpatchable-function-entry puts before them
     entry_mark=EntryMark(

@@ -23,12 +23,19 @@ PUT: Final = "bespoke_put"
 PUT_BACK: Final = "bespoke_put_back"
 """with `_NUMBER`: what puts new initial values into the variables of an object, and what takes them back (`_after`: a
 callback of the patch's own before)"""
+LEAD_EXIT: Final = "bespoke_lead_exit"
+LEAD_BACK: Final = "bespoke_lead_exit_back"
+LED_EXIT: Final = "bespoke_led_exit"
+WAS_EXIT: Final = "bespoke_was_exit"
+"""with `_NUMBER`: what leads the exit of a patched module to its new version and what leads it back, where it leads to
+meanwhile, and where it led before"""
 THIS_MODULE, INIT, EXIT = "__this_module", "init_module", "cleanup_module"
 """what the kernel's loader looks for (scripts/mod/modpost.c writes them for other modules)"""
 _COPY: Final = ".livepatch"
 """What the symbol of a copy ends with, so that the plain name is the original's alone."""
 _OURS = re.compile(
-    rf"({PRE_PATCH}|{PUT}|{PUT_BACK}(_after)?)(_\d+)?|{'|'.join((PATCH, HOLD, SWAP, THIS_MODULE, INIT, EXIT))}"
+    rf"({PRE_PATCH}|{PUT}|{PUT_BACK}(_after)?|{LEAD_EXIT}|{LEAD_BACK}|{LED_EXIT}|{WAS_EXIT})(_\d+)?|"
+    rf"{'|'.join((PATCH, HOLD, SWAP, THIS_MODULE, INIT, EXIT))}"
 )
 
 

@@ -29,6 +29,7 @@ from builder.binary import (
 )
 from builder.compare import naming
 from builder.compare.atoms import Atom, cut
+from builder.compare.branches import resolved
 from builder.compare.decoded import decoded, holder, ordinals, to_the_end
 from builder.compare.storage import is_private
 from builder.errors import UnknownError
@@ -67,7 +68,7 @@ class View:
     def __init__(self, obj: ObjectFile) -> None:
         self.obj = obj
         self.arch = architectures.by_machine(obj.machine, where=obj.name)
-        self._relocations = cache(partial(_by_offset, obj))
+        self._relocations = cache(self._by_offset)
         self._decoded = cache(partial(decoded, self.arch))
         self._ordinals = cache(partial(ordinals, self._decoded))
         self._leads = cache(self._leads_of)
@@ -139,6 +140,16 @@ class View:
         if not rows:
             return rows
         return rows[bisect_left(offsets, start) : bisect_left(offsets, end)]
+
+    def _by_offset(self, section: SectionIndex) -> tuple[list[SectionOffset], list[Relocation]]:
+        """The relocations of a section in the order of their offsets, with the offsets beside them; also those of
+        branches that the assembler has resolved itself."""
+        rows = list(self.obj.relocations_of(section))
+        found = self.obj.sections[section]
+        if found.is_exec:
+            rows += resolved(self.arch, found, self.atoms_in(section), {r.offset for r in rows})
+        rows.sort()
+        return [r.offset for r in rows], rows
 
     def relocations(self, atom: Atom) -> list[Relocation]:
         return self.relocations_in(atom.section.index, atom.start, atom.end)
@@ -406,12 +417,6 @@ class View:
         start = cuts[at - 1] if at > (not section.is_exec) else first
         end = cuts[at] if at < len(cuts) else last
         return max(start, first), min(end, last)
-
-
-def _by_offset(obj: ObjectFile, section: SectionIndex) -> tuple[list[SectionOffset], list[Relocation]]:
-    """The relocations of a section in the order of their offsets, with the offsets beside them."""
-    rows = sorted(obj.relocations_of(section))
-    return [r.offset for r in rows], rows
 
 
 def _grouped(

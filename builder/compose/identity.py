@@ -11,6 +11,7 @@ from builder.compare import Atom, View, naming
 from builder.compare.calls import given_to
 from builder.compare.storage import Lifetime, kind, lifetime
 from builder.compare.view import Target
+from builder.compose import thunks
 from builder.compose.selection import Selection
 from builder.errors import Refusal
 
@@ -162,6 +163,28 @@ def borders(selection: Selection) -> Findings:
                 f"{atom.name} uses the address where {ending.name} ends and {target.atom.name} begins "
                 f"({target.atom.section.name}), and may mean either",
                 "keep the things apart: compile with -fdata-sections, or take them out of their shared section",
+            )
+
+
+def out_of_reach(selection: Selection) -> Findings:
+    """Branches to a neighbour in the same section that cannot be led to where it is, or to a long jump behind the
+    function, which is what becomes of short ones."""
+    view = selection.view
+    for atom in selection.functions:
+        for insn in view.instructions(atom):
+            if insn.target is None or atom.entry <= insn.target <= atom.end:
+                continue
+            goal = view.goal(atom, insn)
+            rows = view.relocations_at(atom, insn)
+            if goal is None or goal is atom or (rows and not thunks.is_beyond(view, atom, rows[0])):
+                continue
+            yield Refusal(
+                "unaccounted",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} leads into {goal.name}, which lies beside it in {atom.section.name}, by a branch that "
+                "the assembler has resolved and that cannot be led elsewhere",
+                f"declare {goal.name} without static, so that a relocation stays",
             )
 
 

@@ -48,7 +48,7 @@ def judge(
     accepted = [f for f in found if allowed.covers(f) or threads.is_forced(selection, f)]
     refused = [f for f in found if f not in accepted]
     # A warning stops nothing, whatever it is of.
-    told = (() if beside else over, *(rule(selection) for rule in _WARNINGS))
+    told = (() if beside else over, transient.left(selection), *(rule(selection) for rule in _WARNINGS))
     warnings = list(dict.fromkeys(replace(f, fatal=False) for rows in told for f in rows))
     warnings += noted
     return Judged(tuple(refused), tuple(warnings), tuple(accepted), books.ignored, allowed, noted)
@@ -58,7 +58,7 @@ def _unredirectable(selection: Selection) -> Findings:
     comparison = selection.comparison
     whole_file = not file_has_fentry(comparison.old)
     for atom, role in selection.functions.items():
-        if role not in (Role.CHANGED, Role.CARRIER) or is_redirectable(comparison, atom):
+        if role not in (Role.CHANGED, Role.CARRIER) or is_redirectable(comparison, atom) or atom in selection.exits:
             continue
         section = atom.section.name
         if section.startswith((".noinstr", ".entry", ".cpuidle")):
@@ -391,8 +391,8 @@ def _scheduler(selection: Selection) -> Findings:
 
 _REFUSALS: tuple[Callable[[Selection], Findings], ...] = (
     _unredirectable, _changed_data, _grown, statics.lost, _labels, _comdat, _unnamed_data, _unknown_tables,
-    _removed_exports, identity.storage, identity.aliases, identity.borders, identity.gone_memory, identity.left_init,
-    identity.unwritten, threads.never_left, registered.refused,
+    _removed_exports, identity.storage, identity.aliases, identity.borders, identity.out_of_reach,
+    identity.gone_memory, identity.left_init, identity.unwritten, threads.never_left, registered.refused,
 )  # fmt: skip
 _WARNINGS: tuple[Callable[[Selection], Findings], ...] = (
     _layouts, _not_compared, _added_exports, _kept_exports, _scheduler, registered.left_out, identity.seldom_written,

@@ -20,7 +20,7 @@ from builder.compare.own_entries import entry_of
 from builder.compare.storage import is_private, is_readonly
 from builder.compare.verdict import Difference
 from builder.compare.view import Target, View
-from builder.compose import constants, references
+from builder.compose import constants, exits, references
 from builder.compose.macros import Macros, is_author_data
 from builder.compose.references import Piece
 from builder.compose.traceable import file_has_fentry, has_fentry
@@ -51,6 +51,7 @@ class Selection:
     `forced` are callers that travel because the running code calls a copy, with the names of those copies;
     `everywhere` are functions that cannot be redirected and whose callers have been looked for in the running code.
     `sets` are variables whose new initial values are put into the running ones (see `initial`).
+    `exits` are functions that run when the patched module is unloaded, the first one by the kernel (see `exits`).
     """
 
     comparison: Comparison
@@ -65,6 +66,7 @@ class Selection:
     forced: Mapping[Atom, tuple[str, ...]] = field(default_factory=dict)
     everywhere: frozenset[Atom] = frozenset()
     sets: tuple[Atom, ...] = ()
+    exits: tuple[Atom, ...] = ()
 
     @property
     def view(self) -> View:
@@ -106,7 +108,8 @@ class Selection:
     def unredirected(self) -> tuple[Atom, ...]:
         """Functions that the kernel has and that travel without being redirected: who calls them must travel too."""
         wanted = (Role.CHANGED, Role.CARRIER)
-        return tuple(a for a, role in self.functions.items() if role in wanted and a not in self._redirected)
+        led = {*self.redirected, *self.exits}
+        return tuple(a for a, role in self.functions.items() if role in wanted and a not in led)
 
     def all_references(self) -> Iterator[tuple[Atom | Piece | tables.Entry, Target]]:
         """Every place that travels, with where its relocations lead."""
@@ -187,6 +190,7 @@ class _Selector:
         if self._is_for_start_or_end_only():
             self.functions.clear()
             self._work.clear()
+        leaving = self._exits()
         self._close()
         order = {a: None for a in self.view.atoms}
         functions = {a: self.functions[a] for a in order if a in self.functions}
@@ -206,7 +210,19 @@ class _Selector:
             macros=self.macros,
             left_out=self.left_out,
             forced=self.forced,
+            exits=leaving,
         )
+
+    def _exits(self) -> tuple[Atom, ...]:
+        """Exit code of the module that changed, with who leads to it, where functions of its object are redirected."""
+        comparison = self.comparison
+        if not any(is_redirectable(comparison, atom) for atom in self.functions):
+            return ()
+        changed = frozenset(a for a in comparison.changed if exits.is_exit(a) and not self.macros.ignores(a))
+        found = exits.carried(comparison, changed)
+        for atom in found:
+            self._add(atom, Role.CHANGED if atom in changed else Role.CARRIER)
+        return found
 
     def _add(self, atom: Atom, role: Role) -> None:
         if atom in self.functions:

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Final
 
 from builder.arch import Instruction
-from builder.binary import SectionOffset, tables
+from builder.binary import Relocation, SectionOffset, tables
 from builder.compare import Atom, View
 from builder.compose import references
 from builder.compose.references import Piece
@@ -192,6 +192,13 @@ class Thunks:
         return frozenset(place for place in led if place is not None), frozenset(fixed), frozenset(unwound)
 
 
+def is_beyond(view: View, atom: Atom, r: Relocation) -> bool:
+    """Whether a short branch cannot reach a long jump behind its function, with those of all others before it."""
+    shorts = [row for row in view.relocations(atom) if row.type == view.arch.pc8]
+    last = atom.end + len(view.arch.thunks.jump) * (len(shorts) - 1)
+    return r.type == view.arch.pc8 and last - (r.offset + 1) >= _NEAR
+
+
 def moved_size(view: View, atom: Atom, insns: Sequence[Instruction]) -> int:
     """Bytes of instructions that have moved: a jump to another place of its function becomes a long one."""
     return sum(len(moved_branch(view, atom, i)) if i.target is not None else i.length for i in insns)
@@ -213,5 +220,8 @@ def thunk_size(view: View, atom: Atom, test: KeyTest) -> int:
 
 
 def thunk_offset(view: View, atom: Atom, tests: Sequence[KeyTest]) -> int:
-    """Where the thunk of the last of `tests` begins, as an offset in the section: behind a filler that is no code."""
-    return atom.end + len(view.arch.filler) + sum(thunk_size(view, atom, test) for test in tests[:-1])
+    """Where the thunk of the last of `tests` begins, as an offset in the section: behind a filler that is no code, and
+    behind the long jumps that short branches lead to."""
+    shorts = sum(r.type == view.arch.pc8 for r in view.relocations(atom))
+    before = atom.end + len(view.arch.thunks.jump) * shorts + len(view.arch.filler)
+    return before + sum(thunk_size(view, atom, test) for test in tests[:-1])

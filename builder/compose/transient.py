@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from builder.compare import Atom, Comparison, View, naming
+from builder.compose import exits
 from builder.compose.identity import Findings
 from builder.compose.selection import Role, Selection, is_transient
 from builder.errors import Refusal
@@ -18,10 +19,13 @@ def changed(selection: Selection) -> Findings:
 
     Where nothing else ships this is why nothing does; beside shipped code it is a refusal that says what that misses.
     """
+    built_in = exits.is_built_in(selection.view) and not selection.is_empty
     for atom in selection.comparison.changed:
-        if not is_transient(atom) or selection.macros.ignores(atom):
+        if not is_transient(atom) or selection.macros.ignores(atom) or atom in selection.exits:
             continue
-        ends = atom.section.name.startswith(".exit")
+        ends = exits.is_exit(atom)
+        if ends and built_in:
+            continue  # never to run, so that what ships misses nothing
         yield Refusal(
             "exit-changed" if ends else "init-changed",
             atom.name,
@@ -41,6 +45,34 @@ def changed(selection: Selection) -> Findings:
                 target.section.name,
                 f"{target.name} is to be called at start (an initcall), which is over: nothing would call it",
                 "do its work in a callback (pre_patch), or accept that it is left out",
+                fatal=False,
+            )
+
+
+def left(selection: Selection) -> Findings:
+    """What comes of changed exit code beside what ships, where that need not be refused."""
+    comparison = selection.comparison
+    for atom in comparison.changed:
+        if not exits.is_exit(atom) or selection.macros.ignores(atom) or selection.is_empty:
+            continue
+        if atom in selection.exits:
+            yield Refusal(
+                "exit-changed",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} changed, which runs when the module is unloaded: while the livepatch is enabled the "
+                f"module's exit leads to the new {selection.exits[0].name}",
+                "nothing to do",
+                fatal=False,
+            )
+        elif exits.is_built_in(selection.view):
+            yield Refusal(
+                "exit-changed",
+                atom.name,
+                atom.section.name,
+                f"{atom.name} changed, which is for a module that is unloaded, and this is built into the kernel: it "
+                "never runs, and is left out",
+                "nothing to do",
                 fatal=False,
             )
 

@@ -50,13 +50,15 @@ class GlueSets:
 @dataclass(frozen=True, slots=True)
 class GlueObject:
     """One klp_object; `name` is None for vmlinux. `callbacks` map pre_patch etc. to symbols of the patch's own;
-    `at_exit` is what runs when the module is taken out, `sets` are exchanged before and after."""
+    `at_exit` is what runs when the module is taken out, `sets` are exchanged before and after; `leaving` is the new
+    version of what the patched module runs when it is unloaded."""
 
     name: str | None
     functions: Sequence[GlueFunction]
     callbacks: Mapping[str, str] = field(default_factory=dict)
     at_exit: Sequence[str] = ()
     sets: Sequence[GlueSets] = ()
+    leaving: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,17 @@ class GlueParts:
     states: int = 0
 
 
+def exit_imports(kernel: Kernel) -> tuple[str, ...]:
+    """What the glue takes from the kernel where it leads the exit of a patched module to a new version."""
+    return "__module_get", "module_put", wait_for_tasks(kernel)
+
+
+def wait_for_tasks(kernel: Kernel) -> str:
+    """What waits until no task is between the load of a pointer and the call that goes by it: where a task that runs
+    in the kernel is never put aside for another, each grace period does (kernel/rcu/tasks.h, v6.1)."""
+    return "synchronize_rcu_tasks" if kernel.export("synchronize_rcu_tasks") is not None else "synchronize_rcu"
+
+
 def assemble(kernel: Kernel, machine: Glue, parts: GlueParts) -> ObjectFile:
     """The glue as an object file. Raises ToolError when `as` is missing or fails."""
     return _run_assembler(glue_source(kernel, machine, parts), machine.assembler)
@@ -129,6 +142,12 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
         after = item.callbacks.get("post_unpatch", "")
         if item.sets:
             callbacks["post_unpatch"] = f"{ours.PUT_BACK}{'_after' if after else ''}_{number}"
+        put_back = callbacks.get("post_unpatch", "")
+        if item.leaving:
+            callbacks |= {
+                "pre_patch": f"{ours.LEAD_EXIT}_{number}",
+                "post_unpatch": f"{ours.LEAD_BACK}_{number}",
+            }
         rows.append(
             {
                 "funcs": [
@@ -144,10 +163,15 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
                 "pre_patch": own,
                 "before": before,
                 "post_unpatch": after,
-                "after": callbacks.get("post_unpatch", ""),
+                "after": put_back,
                 "put": f"{ours.PUT}_{number}",
                 "put_back": f"{ours.PUT_BACK}_{number}",
                 "sets": item.sets,
+                "leaving": item.leaving,
+                "lead_exit": f"{ours.LEAD_EXIT}_{number}",
+                "lead_back": f"{ours.LEAD_BACK}_{number}",
+                "led_exit": f"{ours.LED_EXIT}_{number}",
+                "was_exit": f"{ours.WAS_EXIT}_{number}",
             }
         )
     hold = _record(
@@ -203,6 +227,9 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
         hold_milliseconds=_HOLD_MILLISECONDS,
         hold_rounds=_HOLD_ROUNDS,
         row_size=SET_ROW.size,
+        module_exit=module.offset_of("exit"),
+        object_module=obj.offset_of("mod"),
+        wait_for_tasks=wait_for_tasks(kernel),
         features=features,
     )
 

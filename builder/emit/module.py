@@ -63,7 +63,9 @@ def emit(bundle: Bundle) -> Module:
 def _glue_imports(bundle: Bundle, arch: Architecture) -> list[str]:
     """Symbols that the glue itself takes from the kernel."""
     features = bundle.kernel.features
-    return [*glue.IMPORTS, *(name for feature, name in arch.glue.imports if features.has(feature))]
+    leaving = any(bound.diff.selection.exits for bound in bundle.pairs)
+    exits = glue.exit_imports(bundle.kernel) if leaving else ()
+    return [*glue.IMPORTS, *exits, *(name for feature, name in arch.glue.imports if features.has(feature))]
 
 
 def _crc(bundle: Bundle, name: str) -> int | None:
@@ -83,7 +85,7 @@ def _objects(bundle: Bundle) -> tuple[list[glue.GlueObject], dict[str, object]]:
     symbols: dict[str, object] = {}
     rows = []
     for owner in sorted(owners, key=lambda n: (n != "vmlinux", n)):
-        functions, callbacks, at_exit, sets = [], {}, [], []
+        functions, callbacks, at_exit, sets, leaving = [], {}, [], [], ""
         for number, bound in owners[owner]:
             if bound.sets:
                 symbol = f"bespoke_new_{len(symbols)}"
@@ -95,6 +97,9 @@ def _objects(bundle: Bundle) -> tuple[list[glue.GlueObject], dict[str, object]]:
                 symbol = f"bespoke_new_{len(symbols)}"
                 symbols[symbol] = (number, atom)
                 functions.append(glue.GlueFunction(match.name, match.sympos, symbol))
+            if selection.exits:
+                leaving = f"bespoke_new_{len(symbols)}"
+                symbols[leaving] = (number, selection.exits[0])
             for kind, atom in selection.macros.callbacks.items():
                 symbol = f"bespoke_new_{len(symbols)}"
                 symbols[symbol] = (number, atom)
@@ -102,5 +107,7 @@ def _objects(bundle: Bundle) -> tuple[list[glue.GlueObject], dict[str, object]]:
                     at_exit.append(symbol)
                 else:
                     callbacks[kind] = symbol
-        rows.append(glue.GlueObject(None if owner == "vmlinux" else owner, functions, callbacks, at_exit, sets))
+        rows.append(
+            glue.GlueObject(None if owner == "vmlinux" else owner, functions, callbacks, at_exit, sets, leaving)
+        )
     return rows, symbols

@@ -23,6 +23,7 @@ def add(bundle: Bundle, arch: Architecture, fragments: Sequence[Fragment]) -> li
     for number, bound in enumerate(bundle.pairs):
         if bound.thunks is not None:
             woven = _Woven(bundle, arch, number, bound, out)
+            woven.short_branches()
             woven.key_tests()
             woven.late_branches()
     return list(out.values())
@@ -43,6 +44,22 @@ class _Woven:
         self.fragments = fragments
         self.view = bound.diff.selection.view
         self._unwinding = _unwind_rows(fragments)
+
+    def short_branches(self) -> None:
+        """A long jump behind the function for each short branch to a neighbour in the section that it came from."""
+        for atom in self.bound.diff.selection.functions:
+            fragment = self.fragments[self.number, atom]
+            for short in [r for r in fragment.references if r.type == self.arch.pc8]:
+                fragment = self.fragments[fragment.key]
+                code, at = self.arch.thunks.jump, len(fragment.data)
+                distance = (at - short.offset - 1).to_bytes(1, "little", signed=True)
+                data = fragment.data[: short.offset] + distance + fragment.data[short.offset + 1 :] + code
+                meant = Reference(at + len(code) - _FIELD, self.arch.pc32, short.to, short.addend + 1 - _FIELD)
+                references = tuple(r for r in fragment.references if r is not short)
+                self.fragments[fragment.key] = replace(
+                    fragment, data=data, size=len(data), references=(*references, meant)
+                )
+                self._unwind(fragment, short.offset, fragment.key, at)
 
     def key_tests(self) -> None:
         for atom, tests in self.planned.tests.items():

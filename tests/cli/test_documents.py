@@ -146,27 +146,27 @@ def test_nothing_to_build(bespoke: Bespoke, pair: Path, image: Path, tmp_path: P
 
 
 def test_a_refused_pair(bespoke: Bespoke, pair: Path) -> None:
-    folder = pair.parent / "net__tipc__core"
+    folder = pair.parent / "drivers__net__ppp__ppp_async"
     objects = ("diff", folder / "orig.o", folder / "patched.o")
     ran = bespoke(*objects, "--json")
     assert ran.status == 1
     check_contract(ran.document)
     (refusal,) = ran.document["refusals"]
-    assert (refusal["code"], refusal["symbol"]) == ("exit-changed", "tipc_exit")
-    allowed = bespoke(*objects, "--json", "--allow", "exit-changed:tipc_exit")
+    assert (refusal["code"], refusal["symbol"]) == ("data-changed", "ppp_ldisc")
+    allowed = bespoke(*objects, "--json", "--allow", "data-changed:ppp_ldisc")
     assert allowed.status == 0 and allowed.document["verdict"] == "changed"
-    assert bespoke(*objects, "--allow", "exit-changed:another").status == 1
+    assert bespoke(*objects, "--allow", "data-changed:another").status == 1
 
 
 @pytest.mark.kernel
 def test_a_refused_build_says_why_on_both_streams(bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path) -> None:
-    folder, out = pair.parent / "net__tipc__core", tmp_path / "fix.ko"
+    folder, out = pair.parent / "drivers__net__ppp__ppp_async", tmp_path / "fix.ko"
     words = ("build", folder / "orig.o", folder / "patched.o", "--kernel", image, "-o", out)
     ran = bespoke(*words, "--json")
     assert ran.status == 1 and not out.exists()
-    assert [row["code"] for row in ran.document["refusals"]] == ["exit-changed"]
+    assert [row["code"] for row in ran.document["refusals"]] == ["data-changed"]
     assert all(set(row) == {*REFUSAL, "fatal"} for row in ran.document["refusals"])
-    assert "refused: exit-changed" in ran.err and "--allow exit-changed:tipc_exit" in ran.err
+    assert "refused: data-changed" in ran.err and "--allow data-changed:ppp_ldisc" in ran.err
     fatal = pair.parent / "kernel__trace__blktrace"
     ran = bespoke(
         "build",
@@ -195,7 +195,7 @@ def test_the_manifest_is_the_document_of_a_build(bespoke: Bespoke, pair: Path, i
 @pytest.mark.kernel
 def test_a_refused_build_tells_what_a_diff_tells(bespoke: Bespoke, pair: Path, image: Path, tmp_path: Path) -> None:
     """The functions and the warnings too, in the document and as text."""
-    refused = pair.parent / "net__tipc__core"
+    refused = pair.parent / "drivers__net__ppp__ppp_async"
     sides = []
     for name in ("orig.o", "patched.o"):
         sides.append(tmp_path / name)
@@ -232,7 +232,7 @@ def tree(root: Path, **objects: Path) -> Path:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_two_trees(bespoke: Bespoke, pair: Path, tmp_path: Path, jobs: int) -> None:
     """One pair of each kind; the exit status is the worst, and what cannot be read stops no other."""
-    refused = pair.parent / "net__tipc__core"
+    refused = pair.parent / "drivers__net__ppp__ppp_async"
     text = tmp_path / "text"
     text.write_text("no object")
     rows = {"fs__changed": pair, "net__refused": refused}

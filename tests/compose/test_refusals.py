@@ -52,6 +52,71 @@ def test_what_shipped_code_misses_of_the_start(judged: Judge) -> None:
     assert "it now uses" in message and "take (ready)" in message and "printk" in message
 
 
+LEAVING = """
+int tidy;
+static noinline void __exit sweep(void) { tidy = 8; printk("swept"); }
+static void __exit end(void) { sweep(); printk("gone"); }
+void cleanup_module(void) __attribute__((alias("end")));
+"""
+
+
+def test_the_exit_code_of_a_module_beside_what_ships(judged: Judge) -> None:
+    """It travels from the module's own exit function down to what changed; that is told and not refused."""
+    both = (("= 8", "= 9"), ("x * 3", "x * 4"))
+    found = judged(BASE + LEAVING, *both)
+    assert (found.verdict, codes(found)) == ("changed", [])
+    assert roles(found) == {"helper": "changed", "sweep": "changed", "end": "carrier"}
+    assert [atom.name for atom in found.selection.exits] == ["end", "sweep"]
+    assert [atom.name for atom in found.selection.redirected] == ["helper"] and not found.selection.unredirected
+    (warning,) = (w for w in found.judged.warnings if w.code == "exit-changed")
+    assert "the module's exit leads to the new end" in warning.message
+    alone = judged(BASE + LEAVING, both[0])
+    assert alone.verdict == "unchanged" and roles(alone) == {}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "void (*const table[])(void) = {sweep};",  # as a driver's remove()
+        "void elsewhere(void) { sweep(); }",
+    ],
+    ids=["table", "live code"],
+)
+def test_exit_code_that_something_else_leads_to(judged: Judge, other: str) -> None:
+    found = judged(BASE + LEAVING + other, ("= 8", "= 9"), ("x * 3", "x * 4"))
+    assert codes(found) == [("exit-changed", "sweep")] and roles(found) == {"helper": "changed"}
+
+
+def test_exit_code_of_what_is_never_unloaded(judged: Judge) -> None:
+    built_in = LEAVING.replace('void cleanup_module(void) __attribute__((alias("end")))', "")
+    built_in += 'void (*called)(void) __used __section(".exitcall.exit") = end;'
+    found = judged(BASE + built_in, ("= 8", "= 9"), ("x * 3", "x * 4"))
+    assert (codes(found), roles(found)) == ([], {"helper": "changed"})
+    (warning,) = (w for w in found.judged.warnings if w.code == "exit-changed")
+    assert "never runs" in warning.message
+
+
+TOGETHER = """
+#define together __attribute__((__section__(".sched.text")))
+static noinline together int inner(int x) { printk("inner"); return x * 3; }
+together int outer(int x) { return inner(x + 8) + 1; }
+"""
+
+
+def test_branches_that_the_assembler_has_resolved(judged: Judge) -> None:
+    """A call has a field that can be led to the original, and a short jump gets a long one that it reaches; not so one
+    that is too far from the function's end."""
+    found = judged(TOGETHER, ("+ 8", "+ 9"))
+    assert codes(found) == [] and roles(found) == {"outer": "changed"}
+    (outer,) = found.selection.functions
+    assert "inner" in [target.name for _, target in found.selection.view.leads_of(outer)]
+    short = TOGETHER.replace("return inner(x + 8) + 1", "TAIL return inner(x + 8)")
+    found = judged(short.replace("TAIL", ""), ("+ 8", "+ 9"))
+    assert codes(found) == [] and roles(found) == {"outer": "changed"}
+    far = short.replace("TAIL", 'if (x > 4) { asm volatile(".skip 130, 0x90"); return x; }')
+    assert codes(judged(far, ("+ 8", "+ 9"))) == [("unaccounted", "outer")]
+
+
 def test_a_new_initcall(judged: Judge) -> None:
     """Nothing would call it any more; one that was there is nothing new."""
     call = "int __init begin(void) { return helper(1); }"

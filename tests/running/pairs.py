@@ -19,7 +19,6 @@ RELEASE: Final = "6.1.0-50-amd64"
 ACCEPTED: Final = {
     "drivers__net__ppp__ppp_async": ("data-changed", "ppp_ldisc"),
     "net__core__pktgen": ("never-returns", "pktgen_thread_worker"),
-    "net__tipc__core": ("exit-changed", "tipc_exit"),
 }
 """Refusals of judgement that a person who has read the fix can accept."""
 

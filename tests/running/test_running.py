@@ -19,7 +19,6 @@ REFUSED = {
     "drivers__net__ppp__ppp_async": "data-changed",
     "kernel__trace__blktrace": "no-ftrace-file",
     "net__core__pktgen": "never-returns",
-    "net__tipc__core": "exit-changed",
 }
 """What cannot ship as it is; everything else must."""
 
