@@ -101,6 +101,20 @@ def nonzero_target(obj: ObjectFile, kernel: Kernel) -> ObjectFile:
     return with_data(obj, target.name, target.data[:at] + b"\x01" + target.data[at + 1 :])
 
 
+def nonzero_in(symbol: str) -> Break:
+    """The first field of a thunk that is bound late is not zero before; of several thunks of a name, of the first."""
+
+    def breaks(obj: ObjectFile, kernel: Kernel) -> ObjectFile:
+        thunk = next(s for s in obj.symbols if s.name == symbol)
+        inside = range(thunk.value, thunk.value + thunk.size)
+        sections = [s for s in klp_sections(obj) if s.info == thunk.shndx]
+        at = min(r.offset for s in sections for r in obj.relocations[s.index] if r.offset in inside)
+        data = obj.sections[thunk.shndx].data
+        return with_data(obj, obj.sections[thunk.shndx].name, data[:at] + b"\x01" + data[at + 1 :])
+
+    return breaks
+
+
 def _late(table: str, offset: int) -> Break:
     """The field at `offset` of the table's first entry is written when the patched module is loaded."""
 
@@ -191,3 +205,15 @@ ROWS: Final = (
     Row("late-jump-table", _late("__jump_table", 8), _same(Answer(warns="jump_label_del_module"))),
     Row("late-static-call", _late(".static_call_sites", 4), _same(Answer(oops="NULL pointer dereference"))),
 )  # fmt: skip
+
+THUNKS: Final = {
+    "key, beside its site": "far.livepatch.keys",
+    "key, where others make room": "looped.livepatch.keys",
+    "key, by a landing": "near.livepatch.keys",
+    "key of a tracepoint": "called.livepatch.keys",
+    "call that an alternative replaces": "called.livepatch.late",
+    "call that an alternative puts there": "alternative.0.late",
+}
+"""The forms of thunks that the module of tests/emit/module has, each with the symbol of one."""
+THUNK: Final = Answer(FORMAT, "existing value is nonzero")
+"""Of a thunk that is not zero where it is bound."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.binary import read_object
+from builder.binary import read_object, write_object
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.emit import Module
@@ -21,6 +21,7 @@ from builder.pipeline import ModulePlan, build, diff
 from builder.preflight.check import Checker
 from samples.objects import TARGET_NAME, target_objects
 from tests.conftest import needed
+from tests.emit.demands import THUNK, THUNKS, nonzero_in
 from tests.operate.versions import Probed, compiled
 from tests.support.kernels import booted, differences, opened, snapshot
 
@@ -90,6 +91,32 @@ def test_every_thunk_is_known_to_who_unwinds_the_stack(keyed: Keyed) -> None:
         pushed = 13 if function == "called" and name.endswith(".keys") else 0  # its site is behind its push
         led_from = starts.get(function, starts["near"]) + pushed
         assert rows[value] == rows[max(place for place in rows if place <= led_from)], name
+
+
+@pytest.fixture(scope="module")
+def broken(keyed: Keyed) -> dict[str, bytes]:
+    obj = read_object(keyed.module.content)
+    return {form: write_object(nonzero_in(symbol)(obj, keyed.kernel)) for form, symbol in THUNKS.items()}
+
+
+def test_check_knows_what_a_kernel_answers_to_a_broken_thunk(keyed: Keyed, broken: dict[str, bytes]) -> None:
+    checker = Checker(keyed.kernel, {NAME: keyed.target})
+    for form, content in broken.items():
+        assert content != keyed.module.content
+        found = checker.check(content)
+        assert not found.kernel_accepts and any(THUNK.log in row.message for row in found.refusals), form
+
+
+@pytest.mark.guest
+def test_what_a_kernel_answers_to_a_broken_thunk(keyed: Keyed, broken: dict[str, bytes]) -> None:
+    with Guest(keyed.kernel, modules={NAME: keyed.target}) as guest:
+        guest.modprobe(NAME)
+        for form, content in broken.items():
+            mark = guest.mark()
+            said = guest.insmod(content, "keyed")
+            assert not said.ok and THUNK.refused in said.output, form
+            assert THUNK.log in str(guest.log().since(mark)) and "keyed" not in guest.loaded()
+        assert guest.insmod(keyed.module.content, "keyed").ok
 
 
 def test_old_and_new_code_agree_in_the_simulated_kernel(keyed: Keyed) -> None:

@@ -42,10 +42,10 @@ TRAMPOLINES = "kfunc:{0} {{ @fentry = count(); }} kretfunc:{0} {{ @fexit = count
 
 
 @pytest.fixture(scope="module")
-def module(release_61: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def module(release: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """One instruction more in each of the functions."""
     with needed("no source"):
-        tree = fetch_source(release_61)
+        tree = fetch_source(release)
     before = (tree.root / SOURCE).read_text()
     head = rf"^static [^\n;={{}}]*?\b(?:{'|'.join(FUNCTIONS)})\([^;{{}}=]*\)\n\{{\n"
     after, count = re.subn(head, r'\g<0>\tasm volatile("pause");\n', before, flags=re.MULTILINE)
@@ -53,16 +53,16 @@ def module(release_61: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     rows = difflib.unified_diff(before.splitlines(True), after.splitlines(True), f"a/{SOURCE}", f"b/{SOURCE}")
     place = tmp_path_factory.mktemp("ten") / "ten.patch"
     place.write_text("".join(rows))
-    made = patch([place], tree, Objects(opened(release_61)), ModulePlan("ten"), AS_USUAL)
+    made = patch([place], tree, Objects(opened(release)), ModulePlan("ten"), AS_USUAL)
     assert made.module is not None and set(made.functions) == set(FUNCTIONS)
     return made.module.content
 
 
 @pytest.fixture(scope="module")
-def guest(release_61: str) -> Iterator[Guest]:
+def guest(release: str) -> Iterator[Guest]:
     need("perf", "bpftrace")
     config = MachineConfig(memory_mb=1024)
-    with Guest(opened(release_61), config, shares=[Share(Path("/"), PLACE)]) as running:
+    with Guest(opened(release), config, shares=[Share(Path("/"), PLACE)]) as running:
         running.check(MOUNTS)
         running.check(f"mount -t tmpfs tmpfs {PLACE}/tmp")
         yield running
