@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from builder.compare import Atom
@@ -260,19 +262,31 @@ class _Carrying:
 
     def _atom(self, holder: Holder) -> tuple[int | None, Atom | None]:
         """The pair that has the function around a place, and that function in its new object."""
-        for number, owner in enumerate(self.owners):
-            if owner is None or owner.name != holder.object:
+        owner = next((row for row in self.owners if row is not None and row.name == holder.object), None)
+        if owner is None:
+            return None, None
+        names = {holder.name, *(s.name for s in owner.at(holder.start))}
+        rows = [row for name in names for row in self._named.get((owner.name, name), ())]
+        for number, old in sorted(dict.fromkeys(rows), key=itemgetter(0)):
+            if not self._runs(number, old, holder):
                 continue
-            comparison = self.diffs[number].comparison
-            names = {holder.name, *(s.name for s in owner.at(holder.start))}
-            for old in comparison.old.functions:
-                if names.isdisjoint(old.names) or not self._runs(number, old, holder):
-                    continue
-                parent = self._parents[number].get(old, old)
-                new = comparison.correlation.versions.get(parent)
-                if new is not None:
-                    return number, new
+            parent = self._parents[number].get(old, old)
+            new = self.diffs[number].comparison.correlation.versions.get(parent)
+            if new is not None:
+                return number, new
         return None, None
+
+    @cached_property
+    def _named(self) -> Mapping[tuple[str, str], Sequence[tuple[int, Atom]]]:
+        """Name of the owner and of a function -> old functions with the numbers of their pairs."""
+        found: dict[tuple[str, str], list[tuple[int, Atom]]] = {}
+        for number, owner in enumerate(self.owners):
+            if owner is None:
+                continue
+            for old in self.diffs[number].comparison.old.functions:
+                for name in old.names:
+                    found.setdefault((owner.name, name), []).append((number, old))
+        return found
 
     def _runs(self, number: int, old: Atom, holder: Holder) -> bool:
         owner = self.owners[number]

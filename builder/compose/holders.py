@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 from builder import arch as architectures
 from builder.arch import Architecture, Instruction
@@ -62,8 +63,16 @@ OF_ENTRIES: Final = frozenset({".altinstr_replacement"})
 
 
 def in_image(image: RunningImage, entries: Collection[int]) -> list[Holder]:
-    """Everything in vmlinux that leads to one of `entries` (addresses)."""
-    return list(_ImageScan(image.kernel, entries).holders())
+    """Everything in vmlinux that leads to one of `entries` (addresses); an image is looked through once for each."""
+    known = _KNOWN.setdefault(image, {})
+    new = {entry: list[Holder]() for entry in entries if entry not in known}
+    for holder in _ImageScan(image.kernel, new).holders() if new else ():
+        new[holder.entry].append(holder)
+    known |= new
+    return [holder for entry in entries for holder in known[entry]]
+
+
+_KNOWN: Final[WeakKeyDictionary[RunningImage, dict[int, list[Holder]]]] = WeakKeyDictionary()
 
 
 def in_module(module: RunningModule, entries: Collection[int], names: Collection[str] = ()) -> list[Holder]:
@@ -77,10 +86,11 @@ class _ImageScan:
         self.kernel = kernel
         self.entries = sorted(set(entries))
         self.arch = architectures.by_machine(elf.EM_X86_64, where=str(kernel.path))
-        self._low = {entry & 0xFFFFFFFF: entry for entry in self.entries}
+        self._low = {entry & _LOW: entry for entry in self.entries}
 
     def holders(self) -> Iterator[Holder]:
         image = self.kernel.image
+        absolute = _absolute(self.kernel)
         sections = [s for s in image.sections.values() if s.in_file and s.flags & elf.SHF_ALLOC and s.size]
         for section in sections:
             if section.name in _PLACES or section.name.startswith("__kcrctab"):
@@ -93,19 +103,10 @@ class _ImageScan:
                 yield from self._judge(section.address + at, entry, section.name, is_code, relative=True)
             for at, entry in holding(code, self._low):
                 place = section.address + at
-                if self._absolute is None or place in self._absolute:
+                if absolute is None or place in absolute:
                     yield from self._judge(place, entry, section.name, is_code, relative=False)
         if not sections:
             raise KernelError("has no section headers, so what leads to a function cannot be told", where=image.where)
-
-    @cached_property
-    def _absolute(self) -> frozenset[int] | None:
-        """Every field that holds an address; None where the image does not list them."""
-        try:
-            found = self.kernel.kaslr_relocations()
-        except KernelError:
-            return None
-        return frozenset((*found.add64, *found.add32))
 
     def _judge(self, place: int, entry: int, section: str, is_code: bool, *, relative: bool) -> Iterator[Holder]:
         symbol = self.kernel.nearest(Address(place))
@@ -123,6 +124,16 @@ class _ImageScan:
                 return
             way = found
         yield Holder("vmlinux", entry, way, name, start, place, section)
+
+
+@lru_cache(maxsize=2)
+def _absolute(kernel: Kernel) -> frozenset[int] | None:
+    """Every field of an image that holds an address; None where the image does not list them."""
+    try:
+        found = kernel.kaslr_relocations()
+    except KernelError:
+        return None
+    return frozenset((*found.add64, *found.add32))
 
 
 _LONGEST: Final = 1 << 20
@@ -155,14 +166,14 @@ def leading(code: bytes, address: int, entries: Sequence[int], *, every: bool) -
     # Here, for it is slow to import and only this needs it.
     import numpy
 
+    wanted = {entry & _LOW: entry for entry in entries}
     for shift in range(4 if every else 1):
         words = _words(code, shift)
-        first = (address + shift + (4 if every else 0)) & 0xFFFFFFFF
+        first = (address + shift + (4 if every else 0)) & _LOW
         # Sums of 32 bits, which wrap as those of the CPU do.
         low = words + numpy.arange(len(words), dtype=numpy.uint32) * numpy.uint32(4) + numpy.uint32(first)
-        for entry in entries:
-            for at in numpy.flatnonzero(low == entry & 0xFFFFFFFF):
-                yield int(at) * 4 + shift, entry
+        for at, value in _among(low, wanted):
+            yield at * 4 + shift, wanted[value]
 
 
 def beside(code: bytes, address: int, entries: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -176,13 +187,27 @@ def beside(code: bytes, address: int, entries: Sequence[int]) -> Iterator[tuple[
 
 def holding(code: bytes, entries: dict[int, int]) -> Iterator[tuple[int, int]]:
     """(offset, entry) of each field of four bytes that holds the low half of an entry; `entries` maps that to it."""
+    for shift in range(4):
+        for at, low in _among(_words(code, shift), entries):
+            yield at * 4 + shift, entries[low]
+
+
+_LOW: Final = 0xFFFFFFFF
+_FEW: Final = 4
+
+
+def _among(words: Any, wanted: Collection[int]) -> list[tuple[int, int]]:
+    """(index, word) of all words that are wanted; many are looked for at once, by their low halves."""
     import numpy
 
-    for shift in range(4):
-        words = _words(code, shift)
-        for low, entry in entries.items():
-            for at in numpy.flatnonzero(words == low):
-                yield int(at) * 4 + shift, entry
+    if len(wanted) <= _FEW:
+        found = [(int(at), word) for word in wanted for at in numpy.flatnonzero(words == word)]
+        return sorted(found)
+    marked = numpy.zeros(1 << 16, dtype=bool)
+    marked[[word & 0xFFFF for word in wanted]] = True
+    places = numpy.flatnonzero(marked[words & numpy.uint32(0xFFFF)])
+    rows = zip(places.tolist(), words[places].tolist(), strict=True)
+    return [(at, word) for at, word in rows if word in wanted]
 
 
 def _words(code: bytes, shift: int) -> Any:
