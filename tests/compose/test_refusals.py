@@ -113,8 +113,14 @@ def test_branches_that_the_assembler_has_resolved(judged: Judge) -> None:
     short = TOGETHER.replace("return inner(x + 8) + 1", "TAIL return inner(x + 8)")
     found = judged(short.replace("TAIL", ""), ("+ 8", "+ 9"))
     assert codes(found) == [] and roles(found) == {"outer": "changed"}
-    far = short.replace("TAIL", 'if (x > 4) { asm volatile(".skip 130, 0x90"); return x; }')
-    assert codes(judged(far, ("+ 8", "+ 9"))) == [("unaccounted", "outer")]
+    assembly = (
+        ".globl outer; .type outer, @function; outer: call __fentry__; movl $8, %eax; jmp inner; .skip FAR, 0x90; ret"
+    )
+    written = TOGETHER.partition("together int outer")[0].replace("static noinline", "static noinline __used")
+    written += f'asm(".pushsection .sched.text, \\"ax\\"; {assembly}; .size outer, . - outer; .popsection");'
+    for distance, refused in (("100", []), ("130", [("unaccounted", "outer")])):
+        found = judged(written.replace("FAR", distance), ("$8", "$9"), flags=("-fno-toplevel-reorder",))
+        assert codes(found) == refused
 
 
 def test_a_new_initcall(judged: Judge) -> None:
