@@ -31,6 +31,7 @@ KINDS: Final = {
     "reads": "what objects read in a source",
     "narrowed": "who uses changed headers of a source",
     "heads": "functions of a source",
+    "maps": "instruction maps",
     "outside": "source of another module",
     "images": "image that was downloaded",
     "samples": "compiled samples",

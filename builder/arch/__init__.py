@@ -7,7 +7,10 @@ machine, but for the files that tests/test_layers.py lists with the reason.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
+
+import iced_x86
 
 from builder.arch.model import (
     Architecture,
@@ -40,6 +43,12 @@ def by_machine(machine: int, *, where: str) -> Architecture:
     return found
 
 
+def decoder() -> str:
+    """What tells the installed decoder of instructions from another: the sizes and times of its files."""
+    files = Path(iced_x86.__file__).parent.glob("*.so")
+    return repr(sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
 __all__ = [
     "KNOWN",
     "TARGET",
@@ -52,4 +61,5 @@ __all__ = [
     "SiteTable",
     "ThunkCode",
     "by_machine",
+    "decoder",
 ]

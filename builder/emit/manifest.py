@@ -20,7 +20,8 @@ from builder.binary.manifest import (
     WrittenBinding,
 )
 from builder.compare import Atom
-from builder.compare.instruction_map import MappedRow, instruction_map
+from builder.compare.instruction_map import MappedRow
+from builder.compare.kept_maps import kept_map
 from builder.compose.bound import Bound
 from builder.compose.bundle import Bundle
 from builder.emit.fragments import Fragment
@@ -107,7 +108,7 @@ def _mapped(row: CarriedFunction, bundle: Bundle, bound: Bound, atom: Atom) -> C
     old = comparison.correlation.twins.get(atom)
     if old is None or old not in bound.matches or atom not in bound.diff.selection.redirected:
         return row
-    found = instruction_map(comparison, atom)
+    found = kept_map(comparison, atom)
     moved = _moved(bound, atom)
     pairs, points = (_by_part(bundle, atom, rows, moved) for rows in (found.pairs, found.points))
     parts = tuple(
