@@ -1,10 +1,11 @@
 """Twenty fixes for at least four kernels: every cell as it should be, its module that of a single run.
 
-    python -m tests.fleet.campaign OUT [--scheduler ADDRESS] [--compare] [KERNEL ...]
+    python -m tests.fleet.campaign OUT [--scheduler ADDRESS] [--compare [--sample N]] [KERNEL ...]
 
 The first two kernels are the older and the newer of one series, whose sources the fixes are made of; one of Linux 6.12
-has variants of its own. With `--compare` each module that is there (or of so many, evenly chosen) is made once more,
-alone, and nothing else is done. A summary tells what each phase took, and what a run takes over the sum of its cells.
+has variants of its own. With `--compare` each module that is there (or N of them, evenly chosen, and those of all
+fixes) is made once more, alone, and nothing else is done. A summary tells what each phase took, and what a run takes
+over the sum of its cells.
 """
 
 from __future__ import annotations
@@ -46,15 +47,16 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("kernels", nargs="*", default=KERNELS)
     parser.add_argument("--scheduler", default="")
-    parser.add_argument("--compare", type=int, nargs="?", const=10**6, metavar="N")
-    options = parser.parse_args()
+    parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--sample", type=int, default=10**6, metavar="N")
+    options = parser.parse_intermixed_args()
     fixes = options.out / "fixes"
     older, newer = options.kernels[:2]
     if not fixes.is_dir():
         other = next((fetch_source(kernel) for kernel in options.kernels if kernel.startswith(f"{OTHER}.")), None)
         write_fixes(fixes, fetch_source(older), fetch_source(newer), older.rpartition("-")[0], other)
     out = options.out / "out"
-    if options.compare is None:
+    if not options.compare:
         where = ["--scheduler", options.scheduler] if options.scheduler else []
         command = [sys.executable, "-m", "builder", "fleet", "--fixes", fixes, "--kernels", *options.kernels]
         started = time.monotonic()
@@ -62,33 +64,40 @@ def main() -> int:
         print(f"took {time.monotonic() - started:.0f} s")
     index = json.loads((out / "index.json").read_text())
     wrong = summary(index, older)
-    return wrong if options.compare is None else wrong | alone(index, out, fixes, options.compare)
+    tell_time(index)
+    return wrong | alone(index, out, fixes, options.sample) if options.compare else wrong
 
 
 def summary(index: Mapping[str, Any], older: str) -> int:
-    """Tell the verdicts that are not as they should be, and the time of each phase; 1 where there is one."""
+    """Tell the verdicts, and those that are not as they should be; 1 where there is one."""
     wrong = 0
-    phases: Counter[str] = Counter()
     for cell in index["cells"]:
-        phases.update(cell["phases"])
         wanted = expected(cell["fix"], cell["kernel"], older)
         if cell["verdict"] not in wanted.split(" or "):
             wrong = 1
             print(f"{cell['kernel']}/{cell['fix']}: {cell['verdict']}, not {wanted}: {cell['detail'][:200]}")
-    workers = len({cell["worker"] for cell in index["cells"] if cell["worker"]})
-    busy = sum(phases.values())
-    print(index["counts"], {name: round(seconds, 1) for name, seconds in phases.items()})
-    print(f"cells together {busy:.0f} s, the run {index['seconds']:.0f} s on {workers} workers", end="")
-    print(f": {100 * (index['seconds'] * workers / busy - 1):.1f} % over the cells" if busy else "")
+    print(index["counts"])
     return wrong
+
+
+def tell_time(index: Mapping[str, Any]) -> None:
+    """Tell what each phase took, and what the run takes over the sum of its cells; of a run that did all of them."""
+    phases: Counter[str] = Counter()
+    for cell in index["cells"]:
+        phases.update(cell["phases"])
+    busy, workers = sum(phases.values()), len({cell["worker"] for cell in index["cells"] if cell["worker"]})
+    print({name: round(seconds, 1) for name, seconds in phases.items()})
+    print(f"cells together {busy:.0f} s, the run {index['seconds']:.0f} s on {workers} workers: "
+          f"{100 * (index['seconds'] * workers / busy - 1):.1f} % over the cells")  # fmt: skip
 
 
 def alone(index: Mapping[str, Any], out: Path, fixes: Path, most: int) -> int:
     """Make modules once more, alone, and compare the bytes; 1 where one differs or none is there."""
     by_name = {fix.name: fix for fix in fixes_of(fixes)}
-    cells = [cell for cell in index["cells"] if cell["sha256"]]
+    together = [cell for cell in index["cells"] if cell["sha256"] and cell["fix"] == CUMULATIVE]
+    cells = [cell for cell in index["cells"] if cell["sha256"] and cell["fix"] != CUMULATIVE]
     different = 0
-    chosen = cells[:: max(1, len(cells) // most)]
+    chosen = together + cells[:: max(1, len(cells) // most)]
     for cell in chosen:
         parts = [cell["fix"]] if cell["fix"] != CUMULATIVE else shipped(index, cell["kernel"])
         files = []
