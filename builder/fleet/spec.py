@@ -260,7 +260,7 @@ def fixes_of(folder: Path) -> list[FleetFix]:
     """The fixes of a directory: each patch one, `NAME.6.12.patch` the variant of NAME for 6.12; a folder with a file
     `series` is a fix of several patches.
 
-    Raises UsageError where there is no such directory or no fix in it.
+    Raises UsageError where there is no such directory or no fix in it, and for two patches of one name.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no directory {folder}")
@@ -272,7 +272,9 @@ def fixes_of(folder: Path) -> list[FleetFix]:
         stem = path.name.removesuffix(path.suffix) if path.suffix in PATCH_SUFFIXES else path.name
         match = _VARIANT.fullmatch(stem)
         name, kernels = (match["name"], match["kernels"]) if match else (stem, "")
-        groups.setdefault(name, {})[kernels] = [path]
+        (known,) = groups.setdefault(name, {}).setdefault(kernels, [path])
+        if known != path:
+            raise UsageError(f"{known.name} and {path.name} are both the fix {name}", where=folder)
     if not groups:
         raise UsageError(f"there are no patches in {folder}")
     names = _distinct(groups)

@@ -155,29 +155,48 @@ def test_a_worker_without_room_is_spared(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_lost_scheduler_is_told_and_what_was_done_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A scheduler and a worker as separate processes, of which the first is killed."""
-    store, folder, address = Store(tmp_path / "out"), tmp_path / "begun", tmp_path / "scheduler.json"
+    store, folder = Store(tmp_path / "out"), tmp_path / "begun"
+    plan = make_plan(fleet(folder, "a", "hangs"), store, KERNELS[:1])
+    with (
+        scheduler_and_worker(tmp_path, PYTHONPATH=str(ROOT)) as (scheduler, where),
+        pytest.raises(ToolError, match="the scheduler is gone, and 1 cells are not done"),
+        crew(Crew(scheduler=where)) as client,
+    ):
+        client.wait_for_workers(1)
+        for result in run_fleet(plan, store, client, Crew(scheduler=where), doing=DOING):
+            assert result.fix == "a"
+            scheduler.kill()
+    assert [order.fix for order in make_plan(fleet(folder, "a", "hangs"), store, KERNELS[:1]).to_do] == ["hangs"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.long
+def test_a_worker_without_the_package_is_told(tmp_path: Path) -> None:
+    (tmp_path / "other/builder").mkdir(parents=True)
+    (tmp_path / "other/builder/__init__.py").touch()
+    with scheduler_and_worker(tmp_path, PYTHONPATH=str(tmp_path / "other")) as (_, where):
+        with Client(where, set_as_default=False) as client:
+            client.wait_for_workers(1)
+        with pytest.raises(ToolError, match=r"a worker there cannot do.*No module named"), crew(Crew(scheduler=where)):
+            pass
+
+
+@contextmanager
+def scheduler_and_worker(folder: Path, **env: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """As processes of their own, with the worker's environment: the scheduler and its address."""
+    address = folder / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
     words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(address)]
-    silent: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
+    silent: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     with ExitStack() as stack:
         scheduler = stack.enter_context(ended(subprocess.Popen([*dask, *words], **silent)))
         while not address.exists():
             time.sleep(0.1)
         where = json.loads(address.read_text())["address"]
-        words = ["worker", where, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path)]
-        stack.enter_context(ended(subprocess.Popen([*dask, *words, "--resources", "compile=1"], **silent)))
-        plan = make_plan(fleet(folder, "a", "hangs"), store, KERNELS[:1])
-        with (
-            pytest.raises(ToolError, match="the scheduler is gone, and 1 cells are not done"),
-            crew(Crew(scheduler=where)) as client,
-        ):
-            client.wait_for_workers(1)
-            for result in run_fleet(plan, store, client, Crew(scheduler=where), doing=DOING):
-                assert result.fix == "a"
-                scheduler.kill()
-    assert [order.fix for order in make_plan(fleet(folder, "a", "hangs"), store, KERNELS[:1]).to_do] == ["hangs"]
-    assert "Traceback" not in capfd.readouterr().err
+        words = ["worker", where, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(folder)]
+        words += ["--resources", "compile=1"]
+        stack.enter_context(ended(subprocess.Popen([*dask, *words], env={**os.environ, **env}, **silent)))
+        yield scheduler, where
 
 
 @contextmanager

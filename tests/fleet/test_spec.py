@@ -46,6 +46,13 @@ def test_a_directory(tmp_path: Path) -> None:
     assert [patch.name for patch in more.patches_for("6.1")] == ["two.patch", "one.patch"]
 
 
+def test_two_patches_of_one_name_are_told(tmp_path: Path) -> None:
+    for name in ("a.patch", "b.6.12.patch", "b.6.12.diff"):
+        (tmp_path / name).write_text(PATCH)
+    with pytest.raises(BespokeError, match=r"b\.6\.12\.diff and b\.6\.12\.patch are both the fix b"):
+        fixes_of(tmp_path)
+
+
 def test_the_order_of_a_series_is_that_of_its_fixes() -> None:
     assert [fix.name for fix in fixes_of(PATCHES)][:2] == ["01_meminfo_string", "02_mtu_bounds"]
 
