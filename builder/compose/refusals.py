@@ -41,14 +41,15 @@ def judge(
     """Apply every rule; a refusal of judgement that is `allowed` is accepted. `noted` are warnings of what only the
     running kernel tells. A pair that is not `alone` is one of several, of which another ships something."""
     books = balance(selection)
-    over, became = list(transient.changed(selection)), list(transient.became(selection))
-    beside = over if became or not (alone and selection.is_empty) else []
+    ships = not (alone and selection.is_empty)
+    over, became = list(transient.changed(selection, beside=ships)), list(transient.became(selection))
+    beside = over if became or ships else []
     rules = (f for rule in _REFUSALS for f in rule(selection))
     found = list(dict.fromkeys((*beside, *became, *rules, *books.refusals)))
     accepted = [f for f in found if allowed.covers(f) or threads.is_forced(selection, f)]
     refused = [f for f in found if f not in accepted]
     # A warning stops nothing, whatever it is of.
-    told = (() if beside else over, transient.left(selection), *(rule(selection) for rule in _WARNINGS))
+    told = (() if beside else over, transient.left(selection, beside=ships), *(rule(selection) for rule in _WARNINGS))
     warnings = list(dict.fromkeys(replace(f, fatal=False) for rows in told for f in rows))
     warnings += noted
     return Judged(tuple(refused), tuple(warnings), tuple(accepted), books.ignored, allowed, noted)

@@ -34,6 +34,7 @@ def reselected(
         left_out=before.left_out if left_out is None else left_out,
         forced=before.forced if forced is None else forced,
         everywhere=before.everywhere if everywhere is None else everywhere,
+        beside=not alone,
     )
     selection = with_sets(again, allowed)
     told = tuple(dict.fromkeys((*diff.judged.noted, *noted)))

@@ -134,10 +134,12 @@ def select(
     left_out: frozenset[Atom] = frozenset(),
     forced: Mapping[Atom, tuple[str, ...]] | None = None,
     everywhere: frozenset[Atom] = frozenset(),
+    beside: bool = False,
 ) -> Selection:
     """The closure. Of changed read-only data that is `allowed` the new version travels, with all that use it;
-    `left_out` are functions of the new object that never run; `forced` and `everywhere` as in Selection."""
-    found = _Selector(comparison, macros, allowed, left_out, forced or {}).run()
+    `left_out` are functions of the new object that never run; `forced` and `everywhere` as in Selection. `beside` says
+    that another pair ships."""
+    found = _Selector(comparison, macros, allowed, left_out, forced or {}, beside=beside).run()
     return replace(found, everywhere=everywhere)
 
 
@@ -156,6 +158,8 @@ class _Selector:
         allowed: Allowed,
         left_out: frozenset[Atom],
         forced: Mapping[Atom, tuple[str, ...]],
+        *,
+        beside: bool,
     ) -> None:
         self.comparison = comparison
         self.view = comparison.new
@@ -167,6 +171,7 @@ class _Selector:
         )
         self.left_out = left_out
         self.forced = forced
+        self.beside = beside
         self.functions: dict[Atom, Role] = {}
         self.data: dict[Atom, None] = {}
         self.pieces: dict[Piece, None] = {}
@@ -214,9 +219,9 @@ class _Selector:
         )
 
     def _exits(self) -> tuple[Atom, ...]:
-        """Exit code of the module that changed, with who leads to it, where functions of its object are redirected."""
+        """Exit code of the module that changed, with who leads to it, beside something that ships."""
         comparison = self.comparison
-        if not any(is_redirectable(comparison, atom) for atom in self.functions):
+        if not (self.functions or self.beside):
             return ()
         changed = frozenset(a for a in comparison.changed if exits.is_exit(a) and not self.macros.ignores(a))
         found = exits.carried(comparison, changed)

@@ -14,12 +14,12 @@ from builder.errors import Refusal
 _NAMED = 4
 
 
-def changed(selection: Selection) -> Findings:
-    """A changed __init or __exit function.
+def changed(selection: Selection, *, beside: bool) -> Findings:
+    """A changed __init or __exit function, `beside` something that ships or not.
 
     Where nothing else ships this is why nothing does; beside shipped code it is a refusal that says what that misses.
     """
-    built_in = exits.is_built_in(selection.view) and not selection.is_empty
+    built_in = exits.is_built_in(selection.view) and beside
     for atom in selection.comparison.changed:
         if not is_transient(atom) or selection.macros.ignores(atom) or atom in selection.exits:
             continue
@@ -49,11 +49,11 @@ def changed(selection: Selection) -> Findings:
             )
 
 
-def left(selection: Selection) -> Findings:
+def left(selection: Selection, *, beside: bool) -> Findings:
     """What comes of changed exit code beside what ships, where that need not be refused."""
     comparison = selection.comparison
     for atom in comparison.changed:
-        if not exits.is_exit(atom) or selection.macros.ignores(atom) or selection.is_empty:
+        if not exits.is_exit(atom) or selection.macros.ignores(atom) or not beside:
             continue
         if atom in selection.exits:
             yield Refusal(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import UnknownError
+from builder.compose.reselect import reselected
+from builder.errors import NOTHING, UnknownError
 from tests.compose.conftest import Judge, codes, data, roles
 
 BASE = """
@@ -72,6 +73,8 @@ def test_the_exit_code_of_a_module_beside_what_ships(judged: Judge) -> None:
     assert "the module's exit leads to the new end" in warning.message
     alone = judged(BASE + LEAVING, both[0])
     assert alone.verdict == "unchanged" and roles(alone) == {}
+    beside = reselected(alone, NOTHING, alone=False)  # as where another file of the patch ships something
+    assert codes(beside) == [] and roles(beside) == {"sweep": "changed", "end": "carrier"}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,8 @@ def test_exit_code_of_what_is_never_unloaded(judged: Judge) -> None:
     assert (codes(found), roles(found)) == ([], {"helper": "changed"})
     (warning,) = (w for w in found.judged.warnings if w.code == "exit-changed")
     assert "never runs" in warning.message
+    beside = reselected(judged(BASE + built_in, ("= 8", "= 9")), NOTHING, alone=False)
+    assert codes(beside) == [] and "never runs" in str(beside.judged.warnings)
 
 
 TOGETHER = """
