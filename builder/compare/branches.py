@@ -11,7 +11,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
 
-from builder.arch import Architecture
+from builder.arch import Architecture, Instruction
 from builder.binary import Relocation, Section, SectionOffset
 from builder.compare.atoms import Atom
 
@@ -31,6 +31,7 @@ def resolved(
     entries = {atom.entry: atom for atom in functions}
     starts = [atom.entry for atom in functions]
     data, found = section.data, []
+    code: dict[Atom, list[Instruction]] = {}
     for match in _branch(arch).finditer(data):
         field = match.end(1)
         size = _FIELD if match["long"] else 1
@@ -42,8 +43,9 @@ def resolved(
         user = functions[at] if at >= 0 else None
         if user is None or user is goal or end > user.end:
             continue
-        insns = arch.decode(data[user.entry : user.end], user.entry)
-        if any(i.offset == match.start() and i.end == end and i.target == goal.entry for i in insns):
+        if user not in code:
+            code[user] = arch.decode(data[user.entry : user.end], user.entry)
+        if any(i.offset == match.start() and i.end == end and i.target == goal.entry for i in code[user]):
             kind = arch.pc32 if match["long"] else arch.pc8
             addend = goal.entry - goal.symbol.value - size
             found.append(Relocation(SectionOffset(field), kind, goal.symbol.index, addend))
