@@ -22,8 +22,9 @@ def render_diff(document: Mapping[str, Any], *, verbose: bool = False) -> Render
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     reasons = document.get("reasons", {})
     carriers = {c for row in document.get("carriers", {}).values() for c in row}
+    ships = document["verdict"] != "unchanged"  # what changed where nothing ships is code for start or end
     for word, names in (
-        ("changed", functions["changed"]),
+        ("changed" if ships else "left out", functions["changed"]),
         ("new", functions["new"]),
         ("carries", sorted(carriers)),
     ):
@@ -54,16 +55,17 @@ def render_refusals(rows: Iterable[Mapping[str, Any]], word: str) -> list[Render
 
 
 def render_tree(document: Mapping[str, Any], *, verbose: bool = False) -> RenderableType:
-    """Two trees: a few lines for each pair, the unchanged ones only when asked for."""
+    """Two trees: a few lines for each pair, those of which nothing is to be said only when asked for."""
     parts: list[RenderableType] = []
     counts: dict[str, int] = {}
     for row in document["pairs"]:
         verdict = row["verdict"]
         counts[verdict] = counts.get(verdict, 0) + 1
-        if verdict == "unchanged" and not verbose:
+        if verdict == "unchanged" and not (verbose or row["warnings"]):
             continue
         parts.append(one_line((f"{verdict:<9} ", f"bold {_STYLE[verdict]}"), (row["path"], "bold")))
-        lines = [("changed", row["functions"]["changed"]), ("new", row["functions"]["new"])]
+        word = "left out" if verdict == "unchanged" else "changed"
+        lines = [(word, row["functions"]["changed"]), ("new", row["functions"]["new"])]
         lines += [("refused", [f"{r['code']}: {r['symbol']}" for r in row["refusals"]])]
         lines += [("warning", [f"{w['code']}: {w['symbol']}" for w in row["warnings"]])]
         lines += [("", [row["message"]])] if "message" in row else []

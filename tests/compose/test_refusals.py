@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console, RenderableType
 
 from builder.compose.reselect import reselected
 from builder.errors import NOTHING, UnknownError
+from builder.report.diff import render_diff, render_tree
 from tests.compose.conftest import Judge, codes, data, roles
 
 BASE = """
@@ -18,6 +20,13 @@ int visits;
 static noinline int helper(int x) { return x * 3 + visits; }
 int entry(int x) { visits++; return helper(x) + 1; }
 """
+
+
+def printed(what: RenderableType) -> str:
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(what)
+    return shown.get()
 
 
 def the_refusal(found: object, code: str, symbol: str) -> str:
@@ -37,6 +46,12 @@ def test_code_that_does_not_run_again(judged: Judge, where: str, code: str) -> N
     assert found.verdict == "unchanged" and codes(found) == []
     (warning,) = (w for w in found.judged.warnings if w.code == code)
     assert warning.symbol == "begin" and "nothing of it ships" in warning.message and not warning.fatal
+    for shown in (
+        render_diff(found.as_json()),
+        render_tree({"pairs": [found.as_json() | {"path": "a.o"}], "unpaired": []}),
+    ):
+        told = printed(shown)
+        assert "left out begin" in " ".join(told.split()) and "changed begin" not in told and f"{code}: begin" in told
     both = (("+ 8", "+ 9"), ("x * 3", "x * 4"))
     assert "nothing that ships uses that" in the_refusal(judged(source, *both), code, "begin")
     found = judged(source, *both, allow=f"{code}:begin")
