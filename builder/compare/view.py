@@ -145,9 +145,9 @@ class View:
         """The relocations of a section in the order of their offsets, with the offsets beside them; also those of
         branches that the assembler has resolved itself."""
         rows = list(self.obj.relocations_of(section))
-        found = self.obj.sections[section]
-        if found.is_exec:
-            rows += resolved(self.arch, found, self.atoms_in(section), {r.offset for r in rows})
+        found, atoms = self.obj.sections[section], self.atoms_in(section)
+        if found.is_exec and len(atoms) > 1:
+            rows += resolved(self.arch, found, atoms, {r.offset for r in rows})
         rows.sort()
         return [r.offset for r in rows], rows
 
