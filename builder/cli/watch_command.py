@@ -7,13 +7,15 @@ import json
 import signal
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from builder.cli.common import Output
 from builder.cli.live import need_root
 from builder.errors import UsageError
+from builder.image.marks import MarkTotals
 from builder.operate.watching import marked_modules, watching
-from builder.report.records import record_line, render_totals
+from builder.report.records import drawn_totals, record_line, render_totals
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +38,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     seen = 0
     # Ended by `timeout` or a service manager, it leaves everything as it was, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with watching(modules, options.filter) as watch, suppress(KeyboardInterrupt):
+    with watching(modules, options.filter) as watch, _drawn(output, modules), suppress(KeyboardInterrupt):
         for record in watch.records(until=until):
             if record is None:
                 continue
@@ -50,9 +52,24 @@ def run(options: argparse.Namespace, output: Output) -> int:
                 break
     if watch.lost:
         output.error(f"{watch.lost} records came too fast to be read")
-    totals = [row for module, rows in marked_modules().items() if module in modules for row in rows]
+    totals = _totals(modules)
     if output.json:
         sys.stdout.write(json.dumps({"totals": [row.as_json() for row in totals], "lost": watch.lost}) + "\n")
     elif output.plain:
         output.out.print(render_totals(totals))
     return 0
+
+
+def _totals(modules: Sequence[str]) -> list[MarkTotals]:
+    return [row for module, rows in marked_modules().items() if module in modules for row in rows]
+
+
+def _drawn(output: Output, modules: Sequence[str]) -> AbstractContextManager[object]:
+    """While what marks add up is drawn, on a terminal; marks that make records are shown by these."""
+
+    def totals() -> list[MarkTotals]:
+        return [row for row in _totals(modules) if row.kind != "records"]
+
+    if not output.plain or not output.out.is_terminal or not totals():
+        return nullcontext()
+    return drawn_totals(output.out, totals)

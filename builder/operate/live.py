@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -174,6 +174,11 @@ class Live:
             raise LoadError(f"{late.message}; it is enabled again") from None
         reports = self._finish_unload(name)
         return OperationOutcome(name, seconds, kept, (*refused, *reports))
+
+    def unload_all(self) -> Iterator[OperationOutcome]:
+        """Take out all that the trail has, the newest first, for it may stand on others; each as `unload` does."""
+        for record in reversed(self.trail.records):
+            yield self.unload(record.module)
 
     def _finish_unload(self, name: str) -> tuple[Report, ...]:
         """No task runs its code any more: take out the places, then the module, then the record."""

@@ -31,10 +31,11 @@ _INSTANCE: Final = "bespoke-"
 
 def marked_modules(tracefs: Path = Path(TRACEFS)) -> dict[str, tuple[MarkTotals, ...]]:
     """The loaded modules that have marks, and what these have seen."""
-    return {
-        path.name.removesuffix(SUFFIX): tuple(parse_totals(path.read_text()))
-        for path in sorted(tracefs.glob(f"*{SUFFIX}"))
-    }
+    found: dict[str, tuple[MarkTotals, ...]] = {}
+    for path in sorted(tracefs.glob(f"*{SUFFIX}")):
+        with suppress(FileNotFoundError):  # unloaded meanwhile
+            found[path.name.removesuffix(SUFFIX)] = tuple(parse_totals(path.read_text()))
+    return found
 
 
 @dataclass(slots=True)

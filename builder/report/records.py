@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Group
+from rich.live import Live
 
 from builder.image.marks import MarkRecord, MarkTotals
-from builder.report.spelled import one_line
+from builder.report.spelled import Screen, one_line
 
 
 def record_line(record: MarkRecord) -> Group:
@@ -30,6 +31,11 @@ def shown_value(value: int | str) -> str:
 
 
 _WIDTH = 40
+
+
+def drawn_totals(screen: Screen, totals: Callable[[], Sequence[MarkTotals]]) -> Live:
+    """What marks that add up have seen, drawn again twice a second below what is printed, and gone at the end."""
+    return Live(console=screen, refresh_per_second=2, transient=True, get_renderable=lambda: render_totals(totals()))
 
 
 def render_totals(totals: Sequence[MarkTotals]) -> Group:

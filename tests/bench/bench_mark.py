@@ -13,7 +13,8 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,8 +39,10 @@ from tests.conftest import ROOT
 from tests.operate.chroot import MOUNTS, PLACE
 
 SERIES = "6.1"
-COUNT = 40_000
-RUNS = 5
+COUNT = 4_000
+RUNS = 50
+ROUNDS = 3
+"""Short runs, and every state again and again: the best of each is one that nothing else on the machine disturbed."""
 MODULE = "bench_mark"
 PLAIN = "bench_plain"
 CHANGED = "fs/read_write.c"
@@ -62,14 +65,14 @@ def main() -> int:
             f"bespoke mark, prepared source to module, its objects not compiled before: {seconds:.1f} s of CPU"
         )
         with console.status("measuring in a guest"):
-            rows = dict(_measured(kernel))
+            rows = _measured(kernel)
     except BespokeError as error:
         console.print(f"not measured: {error}", markup=False)
         return 0
     table = Table(title="write(2) of one byte, nanoseconds in an emulated guest", box=None, title_justify="left")
     for title in ("", "each", "to its base", "per hit", "to an optimized kprobe"):
         table.add_column(title, justify="right" if title else "left")
-    nothing, optimized = rows["nothing"], rows.get("kprobe event, optimized")
+    nothing, optimized = rows["nothing"], rows.get(OPTIMIZED)
     for name, each in rows.items():
         base = rows[LIVEPATCH] if name.startswith("mark") else nothing
         per_hit = each - base
@@ -79,6 +82,7 @@ def main() -> int:
     return 0
 
 
+OPTIMIZED = "kprobe event, optimized"
 LIVEPATCH = "livepatch without a mark"
 _RECORDING = ("optimized", "breakpoint", "ftrace", "bpftrace", "mark, on")
 
@@ -94,8 +98,8 @@ def _command(kernel: Kernel) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _measured(kernel: Kernel) -> Iterator[tuple[str, float]]:
-    """(what, nanoseconds for each write); the best of several runs."""
+def _measured(kernel: Kernel) -> dict[str, float]:
+    """Nanoseconds for each write, by what was done to it."""
     tree = find_source(None, SourceTarget(kernel.release, banner=kernel.banner))
     built = mark([Mark("vfs_write", ("count", "file"))], tree, Objects(kernel), ModulePlan(MODULE)).patched.module
     plain = _plain(tree, kernel)
@@ -106,27 +110,29 @@ def _measured(kernel: Kernel) -> Iterator[tuple[str, float]]:
         guest.check(f"chmod +x /tmp/writes; mkdir {INSTANCE}")
 
         def each() -> float:
-            return min(int(guest.check("/tmp/writes", timeout=120)) for _ in range(RUNS)) / COUNT
+            said = guest.check(f"for n in $(seq {RUNS}); do /tmp/writes; done", timeout=300)
+            return min(map(int, said.split())) / COUNT
 
-        yield "nothing", each()
-        for name, place, optimize in (
-            ("kprobe event, ftrace", "vfs_write", 1),
-            ("kprobe event, breakpoint", PROBE, 0),
-            ("kprobe event, optimized", PROBE, 1),
-        ):
-            with _probed(guest, place, optimize) as is_optimized:
-                if is_optimized == (name == "kprobe event, optimized"):
-                    yield name, each()
+        best: dict[str, float] = {}
+        for _ in range(ROUNDS):
+            for name, state in _states(guest, plain, built.content):
+                with state as is_so:
+                    if is_so:
+                        best[name] = min(each(), best.get(name, inf))
         with suppress(BespokeError):
-            yield "bpftrace", _bpftrace(guest, each)
-        with _loaded(guest, PLAIN, plain):
-            yield LIVEPATCH, each()
-        with _loaded(guest, MODULE, built.content):
-            yield "mark, off", each()
-            guest.check(f"echo 1 > {INSTANCE}/events/{MODULE}/enable")
-            yield "mark, on", each()
-            guest.check(f"echo 0 > {INSTANCE}/events/{MODULE}/enable")
-        yield "nothing, again", each()
+            best["bpftrace"] = _bpftrace(guest, each)
+        return best
+
+
+def _states(guest: Guest, plain: bytes, marked: bytes) -> Iterator[tuple[str, AbstractContextManager[bool]]]:
+    """What is measured, and the guest in that state: whether it could be brought there."""
+    yield "nothing", nullcontext(True)
+    yield "kprobe event, ftrace", _probed(guest, "vfs_write", optimized=False)
+    yield "kprobe event, breakpoint", _probed(guest, PROBE, optimized=False)
+    yield OPTIMIZED, _probed(guest, PROBE, optimized=True)
+    yield LIVEPATCH, _loaded(guest, PLAIN, plain)
+    yield "mark, off", _loaded(guest, MODULE, marked)
+    yield "mark, on", _loaded(guest, MODULE, marked, recording=True)
 
 
 def _plain(tree: SourceTree, kernel: Kernel) -> bytes:
@@ -143,22 +149,26 @@ def _plain(tree: SourceTree, kernel: Kernel) -> bytes:
 
 
 @contextmanager
-def _loaded(guest: Guest, name: str, module: bytes) -> Iterator[None]:
-    """While a livepatch is in force."""
+def _loaded(guest: Guest, name: str, module: bytes, *, recording: bool = False) -> Iterator[bool]:
+    """While a livepatch is in force, and its marks are on where they are `recording`."""
     assert guest.insmod(module, name).ok
     guest.wait_transition(name)
-    yield
+    if recording:
+        guest.check(f"echo 1 > {INSTANCE}/events/{name}/enable")
+    yield True
+    if recording:
+        guest.check(f"echo 0 > {INSTANCE}/events/{name}/enable")
     guest.disable_livepatch(name)
     guest.check(f"rmmod {name}")
 
 
 @contextmanager
-def _probed(guest: Guest, place: str, optimize: int) -> Iterator[bool]:
-    """While a kprobe event of two fields is on; whether it was optimized."""
-    guest.check(f"echo {optimize} > /proc/sys/debug/kprobes-optimization")
+def _probed(guest: Guest, place: str, *, optimized: bool) -> Iterator[bool]:
+    """While a kprobe event of two fields is on; whether it is optimized as wanted."""
+    guest.check(f"echo {int(optimized)} > /proc/sys/debug/kprobes-optimization")
     guest.check(f"echo 'p:bench/one {place} {FIELDS}' > {TRACEFS}/kprobe_events")
     guest.check(f"echo 1 > {INSTANCE}/events/bench/one/enable; sleep 1")
-    yield "[OPTIMIZED]" in guest.check(f"cat {PLACE}/sys/kernel/debug/kprobes/list")
+    yield ("[OPTIMIZED]" in guest.check(f"cat {PLACE}/sys/kernel/debug/kprobes/list")) == optimized
     guest.check(f"echo 0 > {INSTANCE}/events/bench/one/enable; echo > {TRACEFS}/kprobe_events")
 
 

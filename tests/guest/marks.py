@@ -49,6 +49,12 @@ def _same(**wanted: int | str) -> Verdict:
     return lambda found, totals, said: found.count(wanted) == 1
 
 
+def _more(said: str) -> int:
+    """By how much the numbers of the second line are more than those of the first."""
+    first, second = (sum(int(word) for word in line.split() if word.isdigit()) for line in said.splitlines())
+    return second - first
+
+
 TRIALS: dict[str, Trial] = {
     "entry": Trial(
         Mark("do_sys_openat2", ("filename",), "current->pid > 1"), "cat /tmp/entry; :", _same(filename="/tmp/entry")
@@ -71,7 +77,9 @@ TRIALS: dict[str, Trial] = {
     "loop_body": Trial(
         Mark("count:'++i'", ("i", "max")),
         "/bin/busybox true a b c",
-        lambda found, totals, said: [row["i"] for row in found][:5] == [0, 1, 2, 3, 4],
+        # Five arguments, then what is in the environment; the most that there may be (fs/exec.c).
+        lambda found, totals, said: [row["i"] for row in found][:6] == [0, 1, 2, 3, 4, 0]
+        and {row["max"] for row in found} == {0x7FFFFFFF},
     ),
     "string": Trial(
         Mark("__set_task_comm", ('name="%s exec %d"', "buf", "exec"), "!exec"),
@@ -80,10 +88,11 @@ TRIALS: dict[str, Trial] = {
     ),
     "static_variable": Trial(
         Mark("copy_process:'nr_threads >= max_threads'", ("nr_threads", "max_threads")),
-        "cat /proc/sys/kernel/threads-max; sh -c 'true; :' & wait",
+        "cat /proc/sys/kernel/threads-max /proc/loadavg; sh -c 'true; :' & wait",
+        # /proc/loadavg tells how many threads there are: no more than a few come and go meanwhile.
         lambda found, totals, said: len(found) >= 1
         and all(row["max_threads"] == int(said.split()[0]) for row in found)
-        and all(1 < int(row["nr_threads"]) < 500 for row in found),
+        and all(abs(int(row["nr_threads"]) - int(said.split()[4].partition("/")[2])) < 8 for row in found),
     ),
     "histogram": Trial(
         Mark("write_null", condition="count >= 1000", aggregate="hist", value="count"),
@@ -117,8 +126,11 @@ TRIALS: dict[str, Trial] = {
     ),
     "mm": Trial(
         Mark("do_brk_flags", ("addr", "len")),
-        "/bin/busybox true",
-        lambda found, totals, said: bool(found) and all(int(row["len"]) % 4096 == 0 for row in found),
+        "/bin/busybox cat /proc/self/maps",
+        # What was asked for last ends where the heap does.
+        lambda found, totals, said: [
+            int(found[-1]["addr"]) + int(found[-1]["len"])
+        ] == [int(line.split()[0].partition("-")[2], 16) for line in said.splitlines() if line.endswith("[heap]")],
     ),
     "crypto": Trial(
         Mark("crypto/proc.c:c_show", ("alg->cra_driver_name", "alg->cra_priority")),
@@ -146,7 +158,9 @@ TRIALS: dict[str, Trial] = {
     "net_module": Trial(
         Mark("dummy_xmit", ("skb->len", "dev->name")),
         "ifconfig dummy0 10.9.9.9 up; ping -c 1 -W 1 10.9.9.8; :",
-        lambda found, totals, said: bool(found) and {row["dev_name"] for row in found} == {"dummy0"},
+        # Heads of Ethernet, IPv4 and ICMP, and 56 bytes
+        lambda found, totals, said: {"skb_len": 14 + 20 + 8 + 56, "dev_name": "dummy0"} in found
+        and {row["dev_name"] for row in found} == {"dummy0"},
         load="dummy",
     ),
     "sum": Trial(
@@ -182,8 +196,8 @@ TRIALS: dict[str, Trial] = {
     ),
     "retval_pointer": Trial(
         Mark("get_proc_task_net%return", ("$retval",)),
-        "cat /proc/self/net/dev > /tmp/dev",
-        lambda found, totals, said: len({row["retval"] for row in found}) == 1 and int(found[0]["retval"]) > 1 << 63,
+        "cat /proc/self/net/dev > /tmp/dev; grep ' init_net$' /proc/kallsyms",
+        lambda found, totals, said: {row["retval"] for row in found} == {int(said.split()[0], 16)},
     ),
     "system_call": Trial(
         Mark("sys_getpriority%return", ("which", "who", "$retval")),
@@ -193,8 +207,27 @@ TRIALS: dict[str, Trial] = {
     ),
     "interrupt": Trial(
         Mark("__sysvec_apic_timer_interrupt", aggregate="count"),
-        "usleep 200000",
-        lambda found, totals, said: totals.count >= 3,
+        "grep LOC: /proc/interrupts; usleep 200000; grep LOC: /proc/interrupts",
+        # All that came between, and what came while the mark was on before and behind.
+        lambda found, totals, said: 3 <= _more(said) <= totals.count <= _more(said) + 500,
+    ),
+    # The image's own debug information has no location for these variables there (test_unseen.py).
+    "unseen_unlink": Trial(
+        Mark("vfs_unlink:'detach_mounts(dentry)'", ("target->i_ino", "target->i_size")),
+        "echo -n seen > /tmp/unseen; stat -c %i /tmp/unseen; rm /tmp/unseen",
+        lambda found, totals, said: found == [{"target_i_ino": int(said), "target_i_size": 4}],
+    ),
+    "unseen_links": Trial(
+        Mark("vfs_unlink:'fsnotify_link_count(target)'", ("target->i_ino", "target->i_nlink")),
+        "echo > /tmp/one; ln /tmp/one /tmp/two; stat -c %i /tmp/one; rm /tmp/two; stat -c %h /tmp/one; rm /tmp/one",
+        lambda found, totals, said: [(row["target_i_ino"], row["target_i_nlink"]) for row in found]
+        == [(int(said.split()[0]), int(said.split()[1])), (int(said.split()[0]), 0)],
+    ),
+    "unseen_return": Trial(
+        Mark("kill_something_info:'return ret;'", ("sig", "pid", "ret")),
+        "kill -0 -- -99999 2>&1 || kill -0 0",
+        lambda found, totals, said: "No such process" in said
+        and found == [{"sig": 0, "pid": -99999, "ret": -3}, {"sig": 0, "pid": 0, "ret": 0}],
     ),
     "stack": Trial(
         Mark("read_null", ("count",), stack=True),

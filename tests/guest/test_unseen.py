@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from builder.acquire.marks.words import Mark
 from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.marks import mark
 from builder.pipeline import ModulePlan
 from tests.conftest import needed
+from tests.guest.marks import TRIALS
 from tests.guest.unseen import location_of
 
 pytestmark = [pytest.mark.kernel, pytest.mark.long]
 
-UNSEEN = {
-    "vfs_unlink:'detach_mounts(dentry)'": "target",
-    "vfs_unlink:'fsnotify_link_count(target)'": "target",
-    "kill_something_info:'return ret;'": "ret",
-}
+UNSEEN = {"unseen_unlink": "target", "unseen_links": "target", "unseen_return": "ret"}
+"""The marks of tests.guest.marks, which are tried in a guest, and the variable of each that nothing else shows."""
 
 
 def test_a_mark_shows_what_the_debug_information_does_not(kernel_61: Kernel) -> None:
     """The module is built, so the objects' functions were found in the image byte by byte: their DWARF is its own."""
     with needed("no source"):
         tree = find_source(None, SourceTarget(kernel_61.release, banner=kernel_61.banner))
-    marks = [Mark(place, (variable,)) for place, variable in UNSEEN.items()]
+    marks = [TRIALS[name].mark for name in UNSEEN]
+    assert all(variable in one.words[-1] for one, variable in zip(marks, UNSEEN.values(), strict=True))
     made = mark(marks, tree, Objects(kernel_61), ModulePlan("unseen"))
     assert made.patched.module is not None and made.patched.module.manifest.redirected
     objects = {pair.path.removesuffix(".o"): pair.old for pair in made.patched.objects.pairs}

@@ -93,6 +93,19 @@ def test_a_version_that_replaces(scene: SimulatedScene, made: Probed, tmp_path: 
     assert scene.counts() == scene.expected
 
 
+def test_all_that_was_loaded_goes_the_newest_first(scene: SimulatedScene, made: Probed, tmp_path: Path) -> None:
+    first = tmp_path / "p1.ko"
+    first.write_bytes(made.build(0, 1, "p1"))
+    scene.live().load(first.read_bytes(), "p1.ko")
+    scene.live().load(made.build(1, 2, "p2", on=first), "p2.ko")
+    with pytest.raises(LoadError, match="unload that first"):
+        scene.live().unload("p1")
+    assert [outcome.module for outcome in scene.live().unload_all()] == ["p2", "p1"]
+    assert scene.live().trail.records == () and list(scene.live().unload_all()) == []
+    scene.call(3, 5)
+    assert scene.counts() == scene.expected
+
+
 def test_a_probe_planted_on_the_patched_name_follows(scene: SimulatedScene, made: Probed) -> None:
     scene.live().load(made.build(0, 1, "p1"), "p1.ko")
     planting = probe(scene.host, f"{NAME}:inner+{offsets(made)['mid']}", ProbeOptions(name="b/after"))

@@ -130,12 +130,16 @@ def judge(
 
 
 def _diagnostics(said: bytes) -> list[dict[str, object]] | None:
-    for line in said.decode("utf-8", "surrogateescape").splitlines():
-        if line.startswith("["):
-            rows = json.loads(line)
-            assert isinstance(rows, list)
-            return rows
-    return None
+    """The document among what a compiler says: a line up to GCC 13, many since 14."""
+    text = said.decode("utf-8", "surrogateescape")
+    start = re.search(r"^\[", text, re.MULTILINE)
+    if start is None:
+        return None
+    try:
+        rows, _ = json.JSONDecoder().raw_decode(text, start.start())
+    except ValueError:
+        return None
+    return rows if isinstance(rows, list) else None
 
 
 def _sorted(rows: Sequence[dict[str, object]], text: bytes, path: str, pieces: Sequence[TextPiece]) -> JudgedText:
