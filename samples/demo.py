@@ -39,6 +39,8 @@ SERIES = "6.1"
 CPU = "max"
 PROC = f"/proc/{TARGET_NAME}"
 STEPS = f"cd /proc; echo s > {TARGET_NAME}; echo S 2> /dev/null > {TARGET_NAME}; cat {TARGET_NAME}"
+MARK = ("do_sys_openat2%return", "filename", "$retval", "--if", "$retval == -ENOTDIR")
+MARK_COMMAND = "cat /proc/version/none"
 TURN_KEY = f"K=kernel.bpf_stats_enabled; sysctl -q $K=1; head -n 1 {PROC}; sysctl -q $K=0"
 
 
@@ -105,6 +107,10 @@ def tell(stage: Stage, wanted: str | None) -> None:
 
     stage.chapter("5  What cannot be done is refused, with the reason")
     show_refusal(stage, version, kernel)
+
+    stage.chapter("6  And any line of the source recorded, with what the compiler knows there: a mark")
+    with stage.pictured():
+        show_mark(stage, kernel)
     stage.say(
         f"The modules are in [bold]{PLACE}[/]; every command above can be given again "
         "([bold].venv/bin/bespoke[/], or [bold]. .venv/bin/activate[/] first)."
@@ -261,7 +267,7 @@ def show_trial(stage: Stage, sample: Sample, kernel: Kernel) -> None:
     for text in sample.commands:
         command += ["--run", text]
     stage.command(command)
-    report = run_trial(stage, sample, kernel)
+    report = run_trial(stage, sample.output, kernel, TrialPlan(commands=sample.commands, objects=sample.modules))
     for run in report.commands:
         stage.show("")
         stage.versions(f"$ {run.command}", {phase: run.answers[phase].output for phase in PHASES})
@@ -269,13 +275,12 @@ def show_trial(stage: Stage, sample: Sample, kernel: Kernel) -> None:
     stage.say(f"{warned}; taints: {', '.join(f'{k} ({v})' for k, v in report.taints.items())}")
 
 
-def run_trial(stage: Stage, sample: Sample, kernel: Kernel) -> TrialReport:
-    plan = TrialPlan(commands=sample.commands, objects=sample.modules)
+def run_trial(stage: Stage, module: Path, kernel: Kernel, plan: TrialPlan) -> TrialReport:
     # the commands themselves stand above and below
     names = {
         f"{phase}: {command}": f"{phase}: command {number}"
         for phase in PHASES
-        for number, command in enumerate(sample.commands, 1)
+        for number, command in enumerate(plan.commands, 1)
     }
     with stage.console.status("") as status:
 
@@ -285,10 +290,10 @@ def run_trial(stage: Stage, sample: Sample, kernel: Kernel) -> TrialReport:
             elif event.ok:
                 stage.done(names.get(event.name, event.name), event.seconds)
 
-        report = trial(sample.output, kernel, plan, progress=progress)
+        report = trial(module, kernel, plan, progress=progress)
     if report.failure is not None:
         stage.show(Text(report.dmesg, style="dim"))
-        raise GuestError(report.failure, where=sample.output)
+        raise GuestError(report.failure, where=module)
     return report
 
 
@@ -305,6 +310,37 @@ def show_refusal(stage: Stage, sample: Sample, kernel: Kernel) -> None:
         stage.show(Padding(Text(row["advice"], style="dim"), (0, 4)))
     stage.show("")
     stage.say(f"exit status {status}, no output file")
+
+
+def show_mark(stage: Stage, kernel: Kernel) -> None:
+    """A mark at each return of a function, what it did to the code, and what it records in a guest."""
+    output = PLACE / "opens.ko"
+    words: list[str | Path] = ["mark", *MARK, "--kernel", kernel.release, "-o", output]
+    stage.command(["bespoke", *words])
+    started = time.monotonic()
+    status, found = bespoke(*words)
+    if status:
+        raise ToolError(f"bespoke mark: exit status {status}: {reasons_of(found)}")
+    stage.done(f"built {output}", time.monotonic() - started, "from the source of exactly this kernel")
+    stage.show("")
+    stage.table(
+        "What it did to the code",
+        ["function", "marked", ">instructions kept", ">moved", ">gone", ">added"],
+        [
+            [row["function"], f"{found['marks'][0]['file']}:{','.join(map(str, found['marks'][0]['lines']))}",
+             *(row["instructions"][what] for what in ("kept", "moved", "gone", "added"))]
+            for row in found["effects"]
+        ],
+    )  # fmt: skip
+    stage.command(["bespoke", "try", output, "--kernel", kernel.release, "--run", MARK_COMMAND])
+    report = run_trial(stage, output, kernel, TrialPlan(commands=(MARK_COMMAND,)))
+    stage.show("")
+    stage.table(
+        f"$ {MARK_COMMAND}",
+        ["mark", "task", *report.records[0].fields] if report.records else ["nothing was recorded"],
+        [[row.mark, f"{row.comm}-{row.pid}", *row.fields.values()] for row in report.records],
+    )
+    stage.say("No variable is optimized out there, and a mark that nobody watches costs a test and a branch.")
 
 
 def reason_of(function: str, found: Mapping[str, Any]) -> str:
