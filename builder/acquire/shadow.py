@@ -67,7 +67,16 @@ class Shadow:
     def escapes(self, dependencies: Iterable[str]) -> list[str]:
         """Those of the `dependencies` (relative to the shadow) that are a changed file's old version."""
         originals = {str((self.root / path).resolve()) for path in self.changed}
-        return [name for name in dependencies if os.path.realpath(self.place / name) in originals]
+        folders: dict[str, str] = {}  # a thousand files lie in a hundred
+
+        def is_original(name: str) -> bool:
+            folder, base = os.path.split(name)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(self.place / folder)
+            path = f"{folders[folder]}/{base}"
+            return (os.path.realpath(path) if os.path.islink(path) else path) in originals
+
+        return [name for name in dependencies if is_original(name)]
 
     def follow(self, dependencies: Iterable[str]) -> None:
         """Make real every directory on the way to the `dependencies`, so that none can escape."""

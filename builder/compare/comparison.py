@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from builder.acquire.shifts import Shift
 from builder.binary import ObjectFile, tables
@@ -40,6 +41,8 @@ class Comparison:
     removed_data: tuple[Atom, ...]
     shifts: tuple[Shift, ...] = ()
     """What the source patch moves, where it was known."""
+    maps: dict[Atom, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What `instruction_map` has found, which is asked for by who writes a module and by who tells of it."""
 
     @property
     def old(self) -> View:

@@ -73,6 +73,13 @@ class FunctionMap(NamedTuple):
 
 def instruction_map(comparison: Comparison, atom: Atom) -> FunctionMap:
     """That of a function of the new object (its `.cold` parts included) and its old version; empty without a twin."""
+    found: FunctionMap | None = comparison.maps.get(atom)
+    if found is None:
+        found = comparison.maps[atom] = _function_map(comparison, atom)
+    return found
+
+
+def _function_map(comparison: Comparison, atom: Atom) -> FunctionMap:
     old_atom = comparison.correlation.twins.get(atom)
     if old_atom is None:
         return FunctionMap()
