@@ -49,6 +49,11 @@ def _same(**wanted: int | str) -> Verdict:
     return lambda found, totals, said: found.count(wanted) == 1
 
 
+def _has_run(found: Sequence[object], wanted: Sequence[object]) -> bool:
+    """Whether `wanted` stands somewhere in `found`, without anything between: others run the same code."""
+    return any(list(found[n : n + len(wanted)]) == list(wanted) for n in range(len(found)))
+
+
 def _more(said: str) -> int:
     """By how much the numbers of the second line are more than those of the first."""
     first, second = (sum(int(word) for word in line.split() if word.isdigit()) for line in said.splitlines())
@@ -78,7 +83,7 @@ TRIALS: dict[str, Trial] = {
         Mark("count:'++i'", ("i", "max")),
         "/bin/busybox true a b c",
         # Five arguments, then what is in the environment; the most that there may be (fs/exec.c).
-        lambda found, totals, said: [row["i"] for row in found][:6] == [0, 1, 2, 3, 4, 0]
+        lambda found, totals, said: _has_run([row["i"] for row in found], [0, 1, 2, 3, 4, 0])
         and {row["max"] for row in found} == {0x7FFFFFFF},
     ),
     "string": Trial(
@@ -127,10 +132,10 @@ TRIALS: dict[str, Trial] = {
     "mm": Trial(
         Mark("do_brk_flags", ("addr", "len")),
         "/bin/busybox cat /proc/self/maps",
-        # What was asked for last ends where the heap does.
-        lambda found, totals, said: [
-            int(found[-1]["addr"]) + int(found[-1]["len"])
-        ] == [int(line.split()[0].partition("-")[2], 16) for line in said.splitlines() if line.endswith("[heap]")],
+        # What one of them adds ends where the heap does.
+        lambda found, totals, said: {
+            int(line.split()[0].partition("-")[2], 16) for line in said.splitlines() if line.endswith("[heap]")
+        } < {int(row["addr"]) + int(row["len"]) for row in found},
     ),
     "crypto": Trial(
         Mark("crypto/proc.c:c_show", ("alg->cra_driver_name", "alg->cra_priority")),
@@ -215,19 +220,21 @@ TRIALS: dict[str, Trial] = {
     "unseen_unlink": Trial(
         Mark("vfs_unlink:'detach_mounts(dentry)'", ("target->i_ino", "target->i_size")),
         "echo -n seen > /tmp/unseen; stat -c %i /tmp/unseen; rm /tmp/unseen",
-        lambda found, totals, said: found == [{"target_i_ino": int(said), "target_i_size": 4}],
+        lambda found, totals, said: {"target_i_ino": int(said), "target_i_size": 4} in found,
     ),
     "unseen_links": Trial(
         Mark("vfs_unlink:'fsnotify_link_count(target)'", ("target->i_ino", "target->i_nlink")),
         "echo > /tmp/one; ln /tmp/one /tmp/two; stat -c %i /tmp/one; rm /tmp/two; stat -c %h /tmp/one; rm /tmp/one",
-        lambda found, totals, said: [(row["target_i_ino"], row["target_i_nlink"]) for row in found]
-        == [(int(said.split()[0]), int(said.split()[1])), (int(said.split()[0]), 0)],
+        lambda found, totals, said: [
+            row["target_i_nlink"] for row in found if row["target_i_ino"] == int(said.split()[0])
+        ] == [int(said.split()[1]), 0],
     ),
     "unseen_return": Trial(
         Mark("kill_something_info:'return ret;'", ("sig", "pid", "ret")),
-        "kill -0 -- -99999 2>&1 || kill -0 0",
+        "kill -0 -99999 2>&1 || kill -0 0",
         lambda found, totals, said: "No such process" in said
-        and found == [{"sig": 0, "pid": -99999, "ret": -3}, {"sig": 0, "pid": 0, "ret": 0}],
+        and [row for row in found if row["sig"] == 0]
+        == [{"sig": 0, "pid": -99999, "ret": -3}, {"sig": 0, "pid": 0, "ret": 0}],
     ),
     "stack": Trial(
         Mark("read_null", ("count",), stack=True),
