@@ -1,6 +1,7 @@
 """Marks over the kernel: each must fire in a guest, with the values and counts that the command makes by itself.
 
     python -m tests.guest.marks [--kernel K] [--only NAME ...]
+    python -m tests.guest.marks --kernel 6.12.117+deb13-amd64 --only entry return error_path histogram time
 
 All of them go into one module; what each must record follows from its command alone. The module is taken out again,
 and must leave nothing.
