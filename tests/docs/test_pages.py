@@ -105,7 +105,7 @@ def test_what_a_page_says_to_run_succeeds(
     monkeypatch.chdir(tmp_path)
     if page.name not in BRIEF:
         files_of_pages(release_61, tmp_path)
-    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    scene(page, tmp_path)
     for words in to_run(page, "run", release_61):
         if words[0] == "bespoke":
             assert run(words[1:]) == 0, words
@@ -128,7 +128,7 @@ def test_what_takes_a_guest_succeeds(
     """
     monkeypatch.chdir(tmp_path)
     files_of_pages(release_61, tmp_path)
-    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    scene(page, tmp_path)
     assert run(["build", "old.o", "new.o", "--kernel", release_61, "-o", "fix.ko"]) == 0
     for words in to_run(page, "run", release_61):
         if words[1] in ("patch", "mark"):
@@ -144,6 +144,13 @@ def test_what_takes_a_guest_succeeds(
             ended = ("timeout", "--signal=INT", "30") if words[1] == "watch" else ()
             answer = python(guest, "-m", "builder", *files, before=ended)
             assert answer.status == 0, (words, answer.output)
+
+
+def scene(page: Path, place: Path) -> None:
+    """The samples, and the files that the page shows: fences with a title."""
+    (place / "samples").symlink_to(ROOT / "samples")
+    for title, text in re.findall(r'^```\w+ title="([\w.-]+)"\n(.*?)^```$', page.read_text(), re.MULTILINE | re.DOTALL):
+        (place / title).write_text(text)
 
 
 def to_run(page: Path, how: str, release: str) -> Iterator[list[str]]:
