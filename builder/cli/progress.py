@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -56,7 +57,8 @@ def shown(console: Screen | None) -> Iterator[Shown]:
 
 @contextmanager
 def logged(console: Callable[[], Screen], *, steps: bool, quiet: bool) -> Iterator[None]:
-    """What takes time says so on `console`: with `steps` all of it, else what takes long; quiet: nothing."""
+    """What takes time says so on `console`: with `steps` all of it at once, else each step that has taken longer than
+    PATIENCE; quiet: nothing."""
     logger = logging.getLogger("bespoke")
     handler: logging.Handler = logging.NullHandler()
     level = logger.level
@@ -65,14 +67,20 @@ def logged(console: Callable[[], Screen], *, steps: bool, quiet: bool) -> Iterat
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%X"))
         logger.setLevel(logging.INFO)
     elif not quiet:
-        handler = _ToConsole(console)
+        handler = _LateToConsole(console)
         handler.setFormatter(logging.Formatter("bespoke: %(message)s"))
+        logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        handler.close()
         logger.setLevel(level)
+
+
+PATIENCE = 3.0
+"""Seconds for which nobody who reads a CI's log has to be told what is being done."""
 
 
 class _ToConsole(logging.Handler):
@@ -84,3 +92,28 @@ class _ToConsole(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._console().print(self.format(record))
+
+
+class _LateToConsole(_ToConsole):
+    """Tells of a step when it has gone on for PATIENCE, that is without another one; of a warning at once."""
+
+    def __init__(self, console: Callable[[], Screen]) -> None:
+        super().__init__(console)
+        self._waiting: threading.Timer | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._forget()
+        if record.levelno > logging.INFO:
+            super().emit(record)
+            return
+        self._waiting = threading.Timer(PATIENCE, super().emit, [record])
+        self._waiting.daemon = True
+        self._waiting.start()
+
+    def _forget(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def close(self) -> None:
+        self._forget()
+        super().close()

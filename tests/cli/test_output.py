@@ -90,6 +90,20 @@ def test_what_is_said_of_the_log(
     assert not logging.getLogger("bespoke").handlers and not log.isEnabledFor(logging.INFO)
 
 
+def test_a_step_that_goes_on_is_told_of_off_a_terminal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the first run of a CI fetches and prepares a source: it would say nothing for minutes."""
+    monkeypatch.setattr("builder.cli.progress.PATIENCE", 0.1)
+    screen, text = console(False)
+    log = logging.getLogger("bespoke.test")
+    with logged(lambda: screen, steps=False, quiet=False):
+        log.info("a moment")
+        log.info("preparing the source")
+        time.sleep(0.4)
+        log.info("the last moment")
+    time.sleep(0.2)
+    assert text.getvalue().splitlines() == ["bespoke: preparing the source"]
+
+
 def made_trial() -> TrialReport:
     return TrialReport(
         module="m",

@@ -141,7 +141,7 @@ def test_what_takes_a_guest_succeeds(
                 assert run(words[1:]) == 0, words
                 continue
             files = [str(tmp_path / word) if (tmp_path / word).is_file() else word for word in words[1:]]
-            ended = ("timeout", "--signal=INT", "30") if words[1] == "watch" else ()
+            ended = ("timeout", "--preserve-status", "--signal=INT", "30") if words[1] == "watch" else ()
             answer = python(guest, "-m", "builder", *files, before=ended)
             assert answer.status == 0, (words, answer.output)
 
