@@ -13,11 +13,13 @@ from builder.binary import write_object
 from builder.cli import run
 from builder.compose.owner import Objects
 from builder.guide import docs
+from builder.image.guest import Guest, MachineConfig, Share
 from builder.pipeline import ModulePlan, build, diff
 from samples.fixes import PATCHES
 from samples.objects import TARGET_NAME, target_objects
 from tests.docs.examples import fits
 from tests.docs.test_pages import fences
+from tests.operate.chroot import MOUNTS, PLACE, python
 from tests.report.test_inspect import kernel_sample
 from tests.support.compiling import FLAGS, builder
 from tests.support.foreign import KPATCH, vendor
@@ -78,7 +80,7 @@ def shown() -> dict[str, str]:
 def test_the_page_has_all_of_them() -> None:
     assert list(shown()) == [*MODULES]
     commands = [shlex.split(line)[1:] for how, lines in fences(PAGE) for line in lines if how == "shown"]
-    assert commands == [["inspect", name] for name in MODULES]
+    assert commands == [*(["inspect", name] for name in MODULES), ["status"]]
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,22 @@ def test_what_is_said_is_what_the_page_shows(
     assert run(["inspect", name]) == 0
     said = capsys.readouterr().out.replace(release_61, "6.1.0-50-amd64")
     assert fits(shown()[name], said), said
+
+
+@pytest.mark.guest
+@pytest.mark.long
+def test_what_status_says_is_what_the_page_shows(gcc: str, release_61: str, tmp_path: Path) -> None:
+    """One that the kernel's own tool has loaded, and two of ours."""
+    first, *ours = "livepatch-sample.ko", "hostname.ko", "opens.ko"
+    for name in (first, *ours):
+        MODULES[name](release_61, gcc, tmp_path / name)
+    with Guest(opened(release_61), MachineConfig(memory_mb=2048), shares=[Share(Path("/"), PLACE)]) as guest:
+        guest.check(MOUNTS)
+        assert guest.insmod(tmp_path / first).ok
+        guest.wait_transition("livepatch_sample")
+        for name in ours:
+            answer = python(guest, "-m", "builder", "load", str(tmp_path / name))
+            assert answer.ok, answer.output
+        answer = python(guest, "-m", "builder", "status")
+    (shown,) = re.findall(r"^\$ bespoke status\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    assert answer.ok and shown != "...\n" and fits(shown, answer.output), answer.output

@@ -184,6 +184,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
         assert target.exists(), link
+        assert page not in PAGES or target.resolve().is_relative_to(docs().resolve()), f"{link} is not on the site"
         if anchor:
             assert anchor in anchors(target.read_text()), link
 
