@@ -58,7 +58,7 @@ class Machine:
         self.guest = guest
         guest.modprobe("overlay")
         guest.check(MOUNTS)
-        guest.put(f"{PLACE}/root/fix.deb", deb)
+        guest.put(f"{PLACE}/srv/fix.deb", deb)
         guest.put(f"{PLACE}/usr/local/bin/bespoke", BESPOKE.encode())
         guest.check(f"chmod 755 {PLACE}/usr/local/bin/bespoke")
         self._enter = ""
@@ -113,7 +113,7 @@ def machine(release_61: str, release_612: str, tmp_path: Path) -> Iterator[Machi
 def test_a_package_from_its_installation_to_its_removal(machine: Machine, release_61: str) -> None:
     """Installed without systemd, as into an image: nothing is loaded. From then on each boot loads it."""
     before = machine.run("cat /proc/version")
-    machine.run("dpkg -i /root/fix.deb")
+    machine.run("dpkg -i /srv/fix.deb")
     assert not machine.is_patched()
     machine.boot()
     assert machine.unit() == "active" and machine.is_patched()
@@ -124,7 +124,7 @@ def test_a_package_from_its_installation_to_its_removal(machine: Machine, releas
 
     machine.run(f"dpkg -r {PLAN.name}")
     assert not machine.is_patched() and machine.run("cat /proc/version") == before
-    machine.run("dpkg -i /root/fix.deb")
+    machine.run("dpkg -i /srv/fix.deb")
     assert machine.is_patched() and machine.unit() == "active", "installing loads, where systemd runs"
     machine.run(f"systemctl stop {PLAN.name}")
     assert not machine.is_patched()
@@ -134,7 +134,7 @@ def test_a_package_from_its_installation_to_its_removal(machine: Machine, releas
 
 def test_on_another_kernel_nothing_is_loaded(machine: Machine, release_61: str) -> None:
     """The package's folder for this kernel is gone, as for a kernel that was updated: no failure, and no livepatch."""
-    machine.run("dpkg -i /root/fix.deb")
+    machine.run("dpkg -i /srv/fix.deb")
     machine.run(f"mv /usr/lib/{PLAN.name}/{release_61} /usr/lib/{PLAN.name}/6.1.0-1-amd64")
     machine.boot()
     assert machine.unit() == "inactive" and not machine.is_patched()
