@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from builder.acquire.cache import cache_root
 from builder.binary import read_object
 from builder.cli.common import write_output
 from builder.cli.trees import Describe
@@ -89,7 +90,7 @@ def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None
         manifest = module.manifest
         facts = [("module", str(built.output)), ("patches", ", ".join(manifest.objects)), *facts]
         given = (word for row in built.options.object for word in ("--object", row))
-        arguments = [str(built.output), "--kernel", str(built.options.kernel), *given]
+        arguments = [str(built.output), "--kernel", _kernel_word(built), *given]
         following.append(
             (shlex.join(["bespoke", "check", *arguments]), "See without a virtual machine whether it loads")
         )
@@ -119,6 +120,13 @@ def write_build(path: Path, built: ModulePage, *, verbose: bool = False) -> None
         patches=tuple(ShownPatch.of(*row) for row in built.patches),
     )
     write_output(path, render_page(outcome, pairs))
+
+
+def _kernel_word(built: ModulePage) -> str:
+    """The kernel as a command that follows names it: a reader's own file by its path, any other by its release."""
+    given = Path(built.options.kernel)
+    own = given.is_file() and not given.resolve().is_relative_to(cache_root().resolve())
+    return str(given) if own else built.release
 
 
 _BUILT = "The module is written; every function that it replaces was found in the kernel byte by byte."
