@@ -101,6 +101,8 @@ def compare(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = ()) -
     """Compare two relocatable objects of one architecture; `shifts`: what their source patch moves, where known."""
     correlation = correlate(View(old), View(new))
     meanings = Meanings(correlation)
+    if _is_the_same(old, new):
+        return _unchanged(correlation, meanings)
     comparer = CodeComparer(correlation, meanings, shifts)
     verdicts = {
         atom: comparer.compare(correlation.twins[atom], atom)
@@ -125,6 +127,28 @@ def compare(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = ()) -
         new_data=tuple(a for a in correlation.new.data if a not in twins and _has_identity(a)),
         removed_data=tuple(a for a in correlation.old.data if a not in versions and _has_identity(a)),
         shifts=tuple(shifts),
+    )
+
+
+def _is_the_same(old: ObjectFile, new: ObjectFile) -> bool:
+    """Whether two objects have the same content, as those of a caller that only travels with what it calls."""
+    sides = ((side.sections, side.symbols, side.relocations) for side in (old, new))
+    return next(sides) == next(sides)
+
+
+def _unchanged(correlation: Correlation, meanings: Meanings) -> Comparison:
+    """What is found of an object and itself; things that nothing tells apart are no new ones."""
+    twins = correlation.twins
+    return Comparison(
+        correlation=correlation,
+        meanings=meanings,
+        functions={atom: SAME for atom in correlation.new.functions if atom in twins},
+        data={atom: SAME for atom in correlation.new.data if atom in twins and counts(atom)},
+        new_functions=(),
+        removed_functions=(),
+        new_data=tuple(a for a in correlation.new.data if a not in twins and _has_identity(a)),
+        removed_data=(),
+        shifts=(),
     )
 
 

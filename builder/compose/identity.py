@@ -214,8 +214,8 @@ def gone_memory(selection: Selection) -> Findings:
     comparison = selection.comparison
     for place, target in selection.all_references():
         atom = target.atom
-        if atom is None or lifetime(atom.section.name) is not Lifetime.INIT:
-            continue
+        if atom is None or lifetime(atom.section.name) is not Lifetime.INIT or selection.is_local(place, target):
+            continue  # what stays, or what travels itself (`.meminit.text` stays where memory can be plugged in)
         owner = place if isinstance(place, Atom) else None
         if owner is not None and _used_before(selection, owner, atom):
             continue

@@ -68,6 +68,25 @@ def test_what_shipped_code_misses_of_the_start(judged: Judge) -> None:
     assert "it now uses" in message and "take (ready)" in message and "printk" in message
 
 
+CHAINED = """
+struct link { int value; struct link *next; };
+struct link *first = &(struct link){ 1, &(struct link){ 2, 0 } }, *second = &(struct link){ 3, &(struct link){ 4, 0 } };
+"""
+
+
+def test_an_object_and_itself(judged: Judge) -> None:
+    """As of a caller that only travels: what nothing tells apart, such as compound literals, is no change."""
+    found = judged(BASE + CHAINED, BASE + CHAINED)
+    assert (found.verdict, codes(found), found.as_json()["data"]) == ("unchanged", [], {"new": [], "changed": []})
+
+
+def test_code_for_memory_that_is_plugged_in(judged: Judge) -> None:
+    """It travels, and what refers to its new version does not refer to what may be gone."""
+    plugged = '__section(".meminit.text") int plug(int x) { return helper(x) + 8; }'
+    found = judged(BASE + plugged, ("+ 8", "+ 9"))
+    assert codes(found) == [] and roles(found) == {"plug": "changed"}
+
+
 LEAVING = """
 int tidy;
 static noinline void __exit sweep(void) { tidy = 8; printk("swept"); }
