@@ -107,7 +107,9 @@ def chain(build: Build, length: int, value: int, *, back: bool = False) -> Compa
         code = "f: movq .Lc0, %rax\n ret\n.size f, .-f\n"
         return "".join(rows) + '.section .text.f,"ax",@progbits\n.globl f\n.type f,@function\n' + code
 
-    return compare(*(build(text(v), language="assembler") for v in (1, value)))
+    # Something that does not count, or both would be one and the same object.
+    sides = (text(v) + f'.section .discard.side,"a"\n.quad {side}\n' for side, v in enumerate((1, value)))
+    return compare(*(build(source, language="assembler") for source in sides))
 
 
 @pytest.mark.parametrize("back", [False, True])
