@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.errors import LoadError, UsageError
-from builder.image.machine import MODULES, OPTIMIZATION, Host, patch_state
+from builder.image.machine import MODULES, OPTIMIZATION, TRACING, Host, patch_state
+from builder.image.marks import SUFFIX
 from builder.image.transition import LIVEPATCHES, PatchState
 from builder.operate import places
 from builder.operate.adoption import by_age, unrecorded
@@ -184,11 +185,21 @@ class Live:
         """No task runs its code any more: take out the places, then the module, then the record."""
         lost = places.alone(self.host, name)
         self._uproot(name)
+        self._switch_off(name)
         self.say(f"removing {name}")
         self._delete(name)
         self._drop(name)
         text = f"it stood only in {name}, for no instruction elsewhere: the event is removed"
         return tuple(Report("lost-place", event.key, str(event.spot), text) for event in lost)
+
+    def _switch_off(self, name: str) -> None:
+        """Marks that are on hold their module, and a livepatch that another has replaced is not told to let go."""
+        if f"{name}{SUFFIX}" not in self.host.names(TRACING):
+            return
+        instances = (f"{TRACING}/instances/{own}" for own in self.host.names(f"{TRACING}/instances"))
+        for place in (TRACING, *instances):
+            if "enable" in self.host.names(f"{place}/events/{name}"):
+                self.host.write(f"{place}/events/{name}/enable", "0")
 
     def _back_to_originals(self, name: str) -> tuple[tuple[Moved, ...], tuple[Report, ...]]:
         """Give events that stand only in a version that goes a place in what runs afterwards."""
