@@ -131,7 +131,9 @@ class FleetRun:
                 yield from self._next()
         finally:
             with contextlib.suppress(Exception):  # whatever has become of the scheduler
-                self._client.cancel([*self._futures.values(), *self._sources.values()])
+                # Not cancelled: what the scheduler says of that may come when another run wants the same.
+                for future in (*self._futures.values(), *self._sources.values()):
+                    future.release()
                 self._client.unsubscribe_topic(TOPIC)
             record(self._done, self._seconds)
 
