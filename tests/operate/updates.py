@@ -53,11 +53,10 @@ SETS = {
     ),
 }
 """The same calls are counted by both, at other lines; the numbers of all versions are added up."""
-PLANT = f"""\
-for event in {TRACING}/events/s/*/; do
-    [ -d $event ] && echo 'hist:keys=common_type if comm == "{COMMAND}"' > $event/trigger && echo 1 > $event/enable
-done
-"""
+COUNTING = f'hist:keys=common_type if comm == "{COMMAND}"'
+PLANT = f"for e in {TRACING}/events/s/*/; do echo '{COUNTING}' > $e/trigger && echo 1 > $e/enable; done"
+UPROOT = f"for e in {TRACING}/events/s/*/; do echo 0 > $e/enable; echo '!{COUNTING}' > $e/trigger; done"
+"""The trigger holds its event, too."""
 HITS = f"cd {TRACING}/events/s && for e in */; do echo ${{e%/}} $(sed -n 's/.*Hits: //p' $e/hist); done"
 
 
@@ -176,7 +175,7 @@ def main() -> int:
         found = hits() - alone
         assert python(guest, "-m", "builder", "unload", last).ok
         planted = len(guest.check(f"cat {KPROBE_EVENTS}").splitlines())
-        guest.check(f"for e in {TRACING}/events/s/*/enable; do echo 0 > $e; done; echo > {KPROBE_EVENTS}")
+        guest.check(f"{UPROOT}; echo > {KPROBE_EVENTS}")
         left = guest.check(f"ls {LIVEPATCHES} {TRACEFS}/instances {TRACEFS}; cat /proc/modules; :")
         same, warnings = guest.check(f"ls {TRACEFS}/events") == events, guest.warnings(mark_)
     total, numbers = sum(calls), sum(n * (n - 1) // 2 for n in calls)
