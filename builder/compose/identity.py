@@ -20,6 +20,9 @@ Findings = Iterator[Refusal]
 # Code for one of these is wrong for the other: another way of addressing, or memory that cannot be written.
 _FATAL_KINDS = frozenset({"per-CPU", "read-only after init", "read-only", "decrypted", "init", "exit"})
 
+# What sections begin with that are freed once a module is up (module_init_section, kernel/module/main.c, v6.1).
+_GONE_WITH_A_MODULES_START = ".init"
+
 
 def storage(selection: Selection) -> Findings:
     """Things that are of another kind than the running ones: per-CPU, read-only after init, alignment, kind of code."""
@@ -214,8 +217,10 @@ def gone_memory(selection: Selection) -> Findings:
     comparison = selection.comparison
     for place, target in selection.all_references():
         atom = target.atom
-        if atom is None or lifetime(atom.section.name) is not Lifetime.INIT or selection.is_local(place, target):
-            continue  # what stays, or what travels itself (`.meminit.text` stays where memory can be plugged in)
+        if atom is None or lifetime(atom.section.name) is not Lifetime.INIT:
+            continue
+        if selection.is_local(place, target) and not atom.section.name.startswith(_GONE_WITH_A_MODULES_START):
+            continue  # it travels, and stays: `.meminit.text` is thrown away only with the kernel's own start
         owner = place if isinstance(place, Atom) else None
         if owner is not None and _used_before(selection, owner, atom):
             continue

@@ -87,6 +87,14 @@ def test_code_for_memory_that_is_plugged_in(judged: Judge) -> None:
     assert codes(found) == [] and roles(found) == {"plug": "changed"}
 
 
+def test_new_code_that_a_module_throws_away_once_it_is_up(judged: Judge) -> None:
+    """It would travel, but is gone when shipped code calls it."""
+    late = "static noinline int __init late(int x) { return x * helper(x); }"
+    entry = BASE.splitlines()[-1]
+    found = judged(BASE, (entry, f"{late} {entry.replace('helper(x)', 'late(x)')}"))
+    assert set(codes(found)) == {("init-reference", "late")}
+
+
 LEAVING = """
 int tidy;
 static noinline void __exit sweep(void) { tidy = 8; printk("swept"); }
