@@ -9,8 +9,9 @@ script runs but the page's own.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ MOST_ROWS: Final = 600
 """Instructions listed of one function, unless all are asked for."""
 MOST_LINES: Final = 2000
 """Lines shown of one source patch."""
+_HUNK: Final = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _MOST_PAGE: Final = 60_000
 _MANY_FUNCTIONS: Final = 8
 
@@ -121,23 +123,26 @@ class ShownPatch:
     def of(cls, name: str, text: str) -> ShownPatch:
         """The patch as it was written; of a long one the beginning."""
         rows = text.splitlines()
-        return cls(name, tuple((_kind(row), row) for row in rows[:MOST_LINES]), max(len(rows) - MOST_LINES, 0))
+        return cls(name, tuple(zip(_kinds(rows), rows[:MOST_LINES], strict=False)), max(len(rows) - MOST_LINES, 0))
 
     def count(self, kind: str) -> int:
         return sum(row == kind for row, _ in self.lines)
 
 
-def _kind(line: str) -> str:
-    """Headers before signs: `--- a/FILE` takes nothing away."""
-    for kind, starts in (
-        ("file", ("diff ", "--- ", "+++ ")),
-        ("hunk", ("@@ ",)),
-        ("added", ("+",)),
-        ("removed", ("-",)),
-    ):
-        if line.startswith(starts):
-            return kind
-    return ""
+def _kinds(lines: Sequence[str]) -> Iterator[str]:
+    """What each line of a patch is. A hunk is as long as its head says: in it `--- x` takes a line `-- x` away."""
+    old = new = 0
+    for line in lines:
+        if old > 0 or new > 0:
+            sign = line[:1]
+            old -= sign in ("-", " ", "")
+            new -= sign in ("+", " ", "")
+            yield {"+": "added", "-": "removed"}.get(sign, "")
+        elif head := _HUNK.match(line):
+            old, new = (1 if count is None else int(count) for count in head.groups())
+            yield "hunk"
+        else:
+            yield "file" if line.startswith(("diff ", "--- ", "+++ ")) else ""
 
 
 @dataclass(frozen=True, slots=True)

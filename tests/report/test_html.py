@@ -278,8 +278,12 @@ def test_the_example_is_as_it_was() -> None:
 
 
 def test_a_source_patch_by_its_lines() -> None:
-    patch = ShownPatch.of("x", "--- a/x\n+++ b/x\n@@ -1 +1 @@\n---y\n+++z\n" + "+more\n" * MOST_LINES)
-    assert [kind for kind, _ in patch.lines[:5]] == ["file", "file", "hunk", "removed", "added"]
+    patch = ShownPatch.of(
+        "x", f"--- a/x\n+++ b/x\n@@ -1 +1,{MOST_LINES + 1} @@ f()\n--- y\n+++ z\n" + "+more\n" * MOST_LINES
+    )
+    assert [kind for kind, _ in patch.lines[:6]] == ["file", "file", "hunk", "removed", "added", "added"]
+    two = ShownPatch.of("x", "--- a/x\n+++ b/x\n@@ -1,2 +1 @@\n-a\n b\n--- a/y\n+++ b/y\n@@ -1,0 +1 @@\n+c\n")
+    assert [kind for kind, _ in two.lines[3:]] == ["removed", "", "file", "file", "hunk", "added"]
     assert (len(patch.lines), patch.left_out, patch.count("removed")) == (MOST_LINES, 5, 1)
 
 
