@@ -38,6 +38,16 @@ _OURS = re.compile(
     rf"{'|'.join((PATCH, HOLD, SWAP, THIS_MODULE, INIT, EXIT))}"
 )
 
+_OF_MARKS = re.compile(
+    r"bespoke_(busy|self|marks|file|entry|instance|(mark|fields|functions)_\d+|symbols_\d+_\w+)|__bespoke_on_\w+"
+)
+
+
+def is_of_marks(name: str) -> bool:
+    """Whether a variable of a module of ours is what its marks are made with (templates/marks*.c.j2): each module has
+    its own, which none on top of it shares."""
+    return _OF_MARKS.fullmatch(name) is not None
+
 
 def is_glue(name: str) -> bool:
     """Whether a symbol of a module of ours is the glue's."""

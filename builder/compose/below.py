@@ -69,6 +69,7 @@ class Earlier:
             and symbol.type == elf.STT_OBJECT
             and self.running.obj.sections[symbol.shndx].is_write
             and not ours.is_glue(symbol.name)
+            and not ours.is_of_marks(ours.plain_name(symbol.name))
             and not naming.is_never_paired(ours.plain_name(symbol.name), self.running.obj.sections[symbol.shndx].name)
         ]
 
