@@ -84,7 +84,7 @@ def main() -> int:
 
 OPTIMIZED = "kprobe event, optimized"
 LIVEPATCH = "livepatch without a mark"
-_RECORDING = ("optimized", "breakpoint", "ftrace", "bpftrace", "mark, on")
+_RECORDING = ("function tracer", "optimized", "breakpoint", "ftrace", "bpftrace", "mark, on")
 
 
 def _command(kernel: Kernel) -> float:
@@ -127,6 +127,7 @@ def _measured(kernel: Kernel) -> dict[str, float]:
 def _states(guest: Guest, plain: bytes, marked: bytes) -> Iterator[tuple[str, AbstractContextManager[bool]]]:
     """What is measured, and the guest in that state: whether it could be brought there."""
     yield "nothing", nullcontext(True)
+    yield "function tracer", _traced(guest)
     yield "kprobe event, ftrace", _probed(guest, "vfs_write", optimized=False)
     yield "kprobe event, breakpoint", _probed(guest, PROBE, optimized=False)
     yield OPTIMIZED, _probed(guest, PROBE, optimized=True)
@@ -160,6 +161,14 @@ def _loaded(guest: Guest, name: str, module: bytes, *, recording: bool = False) 
         guest.check(f"echo 0 > {INSTANCE}/events/{name}/enable")
     guest.disable_livepatch(name)
     guest.check(f"rmmod {name}")
+
+
+@contextmanager
+def _traced(guest: Guest) -> Iterator[bool]:
+    """While each call makes the smallest record that there is, without a field: what a place in the buffer costs."""
+    guest.check(f"echo vfs_write > {INSTANCE}/set_ftrace_filter && echo function > {INSTANCE}/current_tracer")
+    yield True
+    guest.check(f"echo nop > {INSTANCE}/current_tracer; echo > {INSTANCE}/set_ftrace_filter")
 
 
 @contextmanager
