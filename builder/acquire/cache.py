@@ -92,23 +92,23 @@ def scratch(prefix: str) -> Iterator[Path]:
 def _sweep(base: Path) -> None:
     for path in base.iterdir():
         if path.suffix == ".inuse":
-            if not path.with_suffix("").exists() and _abandoned(path):
+            if not path.with_suffix("").exists() and not is_held(path):
                 path.unlink(missing_ok=True)
-        elif _abandoned(path.with_name(f"{path.name}.inuse")):
+        elif not is_held(path.with_name(f"{path.name}.inuse")):  # which is made under the scratch lock
             remove_tree(path)
             path.with_name(f"{path.name}.inuse").unlink(missing_ok=True)
 
 
-def _abandoned(lock_file: Path) -> bool:
-    """Whether nobody holds `lock_file`; a missing one is nobody's (it is made under the scratch lock)."""
+def is_held(lock_file: Path) -> bool:
+    """Whether somebody holds `lock_file`, shared or alone; a missing one is nobody's."""
     try:
         with open(lock_file, "rb") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
-        return True
-    except BlockingIOError:
         return False
-    return True
+    except BlockingIOError:
+        return True
+    return False
 
 
 def remove_tree(path: Path) -> None:

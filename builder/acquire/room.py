@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from builder.acquire import sums
-from builder.acquire.cache import cache_root, entry_lock, scratch
+from builder.acquire.cache import cache_root, entry_lock, is_held, scratch
 from builder.errors import UsageError
 
 KINDS: Final = {
@@ -98,7 +98,7 @@ def _entries(root: Path, known: Mapping[str, tuple[int, float]]) -> Iterator[Cac
             size, then = known.get(key, (0, None))
             if then is None or (then != used and kind not in _WHOLE):
                 size = _size(path)
-            yield CacheEntry(kind, path.name, size, used, _is_busy(lock))
+            yield CacheEntry(kind, path.name, size, used, is_held(lock))
 
 
 def _size(path: Path) -> int:
@@ -114,17 +114,6 @@ def _size(path: Path) -> int:
                 if row.is_dir(follow_symlinks=False):
                     waiting.append(Path(row.path))
     return total
-
-
-def _is_busy(lock: Path) -> bool:
-    try:
-        with open(lock, "rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def prune(limit: int) -> tuple[list[CacheEntry], list[CacheEntry]]:

@@ -39,7 +39,8 @@ def kept_map(comparison: Comparison, atom: Atom) -> FunctionMap:
     file = cache_path("maps/all", hashlib.sha256(key.encode()).hexdigest()[:32])
     known = sums.read_json(file)
     if known is not None:
-        return FunctionMap(*(_read(rows, olds, news) for rows in known))
+        found = comparison.maps[atom] = FunctionMap(*(_read(rows, olds, news) for rows in known))
+        return found
     made = instruction_map(comparison, atom)
     with contextlib.suppress(OSError):  # a cache that only can be read, or a full disk
         sums.write_json(file, [_written(rows, olds, news) for rows in made])
