@@ -16,16 +16,20 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from builder.acquire.compile import AS_USUAL
+from builder.acquire.outside import ModuleSource
 from builder.acquire.packages import fetch_kernel
+from builder.acquire.patchfile import apply_all, read_patch
+from builder.acquire.source import SourceTree
 from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
-from builder.errors import BespokeError, InputError
+from builder.errors import BespokeError, InputError, ToolError
 from builder.image.guest import Guest
 from builder.image.machine import KPROBE_EVENTS, TRACING, GuestHost
 from builder.image.trial import TrialPlan, trial
@@ -33,9 +37,10 @@ from builder.operate.live import Live
 from builder.pipeline import ModulePlan, patch
 from builder.preflight.check import Checker
 from builder.preflight.fidelity import choose, compare
-from builder.report.kernels import markdown
+from builder.report.kernels import NOT_PROVEN, markdown
 from builder.supported import STEPS, Proven, proven
 from samples.fixes import Fix, all_fixes
+from samples.objects import TARGET, TARGET_NAME, VMLINUX_PATCH, target_objects
 from tests.conftest import ROOT
 
 TABLE: Final = ROOT / "builder/supported.json"
@@ -45,17 +50,36 @@ HEAD: Final = """# Kernels
 What was proven on which kernel of the distribution, by `python -m tests.proven RELEASE...`; `bespoke kernels` shows the
 same table. A kernel of a series that is not listed may work as well: a warning says that nobody has tried.
 
-- *decode*: symbols read from the image. *build*, *patch*: of the sample fixes whose text fits this source, those whose
-  module was built from the source patch by the compiler that built the kernel.
+- *decode*: symbols read from the image.
+- *patch*: of the two samples (a function of vmlinux, a module out of the tree) and the sample fixes whose text fits the
+  source, those whose module was built from the patch by the compiler that built the kernel; "no source" where the
+  suite serves no source of this version.
+- *build*: of those, the modules that the simulated loader accepts without a finding.
 - *check*: of modules of the kernel's own tree, those that the simulated loader accepts without a finding.
 - *identical*: of modules, with all that they need, those that the simulated loader makes as the guest's kernel made
   them, every byte; with the state of that guest (captured), and with what image and CPU model alone tell (derived).
-- *try*: of the fixes, those that did in a guest what they should, before, with and after, without a warning.
+- *try*: of these modules, those that did in a guest what they should, before, with and after, without a warning.
 - *kprobes*: hits of a probe in a replaced function, of the calls before, with and after the livepatch.
 
 """
+NO_SOURCE: Final = "no source"
+OF_BUILT: Final = ("build", "try", "kprobes")
+"""Steps of the modules that were built from source."""
 CHECKED: Final = 100
 """Modules of the kernel's tree that are checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A source patch that is proven: what it shows, the source that it changes, and the module out of the tree."""
+
+    fix: Fix
+    source: SourceTree | ModuleSource
+    objects: Mapping[str, Path] = field(default_factory=dict)
+
+    def read(self, path: str) -> bytes | None:
+        file = self.source.root / path
+        return file.read_bytes() if file.is_file() else None
 
 
 class Proof:
@@ -65,7 +89,7 @@ class Proof:
         self.kernel = kernel
         self.work = work
         self.modules = modules
-        self.built: dict[Path, Fix] = {}
+        self.built: dict[Path, Subject] = {}
         self.fitting = 0
         self.told: list[str] = []
 
@@ -84,28 +108,46 @@ class Proof:
     def decode(self) -> str:
         return f"{sum(1 for _ in self.kernel.all_symbols())} symbols"
 
+    def subjects(self) -> Iterator[Subject]:
+        """The two samples, then the fixes."""
+        release = self.kernel.release
+        tree = find_source(None, SourceTarget(release, banner=self.kernel.banner))
+        yield Subject(Fix(VMLINUX_PATCH, "", "cat /proc/version", (), "^Linux version", "added while"), tree)
+        shown = Fix(TARGET / "next-version.patch", "", f"cat /proc/{TARGET_NAME}", (), "^version *old", "^version *new")
+        objects = {TARGET_NAME: target_objects(release).module}
+        yield Subject(shown, ModuleSource.of(TARGET, [TARGET_NAME], release), objects)
+        for fix in all_fixes(release):
+            yield Subject(fix, tree)
+
     def patch(self) -> str:
-        tree = find_source(None, SourceTarget(self.kernel.release, banner=self.kernel.banner))
-        for fix in all_fixes(self.kernel.release):
-            path = self.work / f"{fix.path.stem.replace('-', '_')}.ko"
+        try:
+            subjects = list(self.subjects())
+        except (InputError, ToolError) as error:
+            self.told.append(f"no source: {error}")
+            return NO_SOURCE
+        for subject in subjects:
+            name = subject.fix.path.stem.replace("-", "_")
+            path, objects = self.work / f"{name}.ko", Objects(self.kernel, subject.objects)
             try:
-                made = patch([fix.path], tree, Objects(self.kernel), ModulePlan(f"fix_{path.stem}"), AS_USUAL)
+                apply_all(read_patch(subject.fix.path), subject.read)
             except InputError as error:
-                self.told.append(f"{fix.path.stem} does not fit this source: {error}")
-                continue
-            except BespokeError as error:
-                self.told.append(f"{fix.path.stem} is not built: {error}")
-                self.fitting += 1
+                self.told.append(f"{name} does not fit this source: {error}")
                 continue
             self.fitting += 1
+            try:
+                made = patch([subject.fix.path], subject.source, objects, ModulePlan(f"fix_{name}"), AS_USUAL)
+            except BespokeError as error:
+                self.told.append(f"{name} is not built: {error}")
+                continue
             if made.module is not None:
                 path.write_bytes(made.module.content)
-                self.built[path] = fix
+                self.built[path] = subject
         return f"{len(self.built)} of {self.fitting}"
 
     def build(self) -> str:
         """The modules that were built, in the simulated kernel."""
-        checker = Checker(self.kernel)
+        objects = {name: path for subject in self.built.values() for name, path in subject.objects.items()}
+        checker = Checker(self.kernel, objects)
         good = 0
         for path in self.built:
             report = checker.check(path)
@@ -130,9 +172,10 @@ class Proof:
 
     def tries(self) -> str:
         good = 0
-        for path, fix in self.built.items():
+        for path, subject in self.built.items():
+            fix, plan = subject.fix, TrialPlan((subject.fix.command,), subject.objects, subject.fix.load)
             try:
-                report = trial(path, self.kernel, TrialPlan(commands=(fix.command,), load=fix.load))
+                report = trial(path, self.kernel, plan)
             except BespokeError as error:
                 self.told.append(f"{path.stem}: {error}")
                 continue
@@ -143,9 +186,9 @@ class Proof:
         return f"{good} of {len(self.built)}"
 
     def kprobes(self) -> str:
-        """A probe some way into the function of the meminfo fix, over load and unload."""
-        path = next(path for path in self.built if "meminfo" in path.stem)
-        function, hits, calls = "meminfo_proc_show", 0, 0
+        """A probe some way into the function of the sample for vmlinux, over load and unload."""
+        path = next(path for path, subject in self.built.items() if subject.fix.path == VMLINUX_PATCH)
+        function, hits, calls = "version_proc_show", 0, 0
         offset = self._offset(function)
         with Guest(self.kernel) as guest:
             host = GuestHost(guest)
@@ -159,7 +202,7 @@ class Proof:
                 lambda: live.unload(f"fix_{path.stem}"),
             ):
                 step()
-                guest.check("cat /proc/meminfo >/dev/null; cat /proc/meminfo >/dev/null")
+                guest.check("cat /proc/version >/dev/null; cat /proc/version >/dev/null")
                 calls += 2
             found = re.search(r"Hits: (\d+)", host.read(f"{TRACING}/events/proof/here/hist"))
             hits = int(found[1]) if found is not None else 0
@@ -167,13 +210,13 @@ class Proof:
         return f"{hits} of {calls}"
 
     def _offset(self, function: str) -> int:
-        """The tenth instruction's."""
+        """That of the instruction in the middle."""
         from iced_x86 import Decoder
 
         symbol = self.kernel.symbol(function)
         code = self.kernel.read(symbol.address, self.kernel.size_of(symbol))
         rows = list(Decoder(64, code))
-        return sum(row.len for row in rows[:10])
+        return sum(row.len for row in rows[: len(rows) // 2])
 
 
 def prove(release: str, suite: str, modules: int, steps: Sequence[str], say: Callable[[str], None]) -> Proven:
@@ -184,7 +227,7 @@ def prove(release: str, suite: str, modules: int, steps: Sequence[str], say: Cal
         for step, made in proof.steps().items():
             if step in steps:
                 try:
-                    found[step] = made()
+                    found[step] = made() if step not in OF_BUILT or proof.built else NOT_PROVEN
                 except (BespokeError, StopIteration) as error:
                     found[step] = "no"
                     proof.told.append(f"{step}: {type(error).__name__}: {error}")
@@ -195,7 +238,10 @@ def prove(release: str, suite: str, modules: int, steps: Sequence[str], say: Cal
     merged = {**before, **found}
     date = datetime.date.today().isoformat()
     return Proven(
-        release, suite or kernel_suite(release), date, {step: merged[step] for step in STEPS if step in merged}
+        release,
+        suite or kernel_suite(release),
+        date,
+        {step: merged[step] for step in STEPS if merged.get(step, NOT_PROVEN) != NOT_PROVEN},
     )
 
 

@@ -255,7 +255,7 @@ def _apt_download(packages: Sequence[Package], group: Group, work: Path) -> None
 def fetch_source_file(name: str, version: str, ending: str, group: Group, work: Path) -> Path:
     """The one file of a source package whose name ends so (`.debian.tar.xz`), verified, in the directory `work`.
 
-    Raises `ToolError` where the package, or the file, is not to be had.
+    Raises `ToolError` that names the package, or the file, that is not to be had.
     """
     sources = Group(group.name, source=True)
     if refreshable(sources):
@@ -263,10 +263,12 @@ def fetch_source_file(name: str, version: str, ending: str, group: Group, work: 
     words = [*options(sources), "-q"]
     with fetching(f"the source package {name} {version}"):
         listed = run(["apt-get", *words, "source", "--print-uris", "--only-source", f"{name}={version}"])
-        rows = [line.split() for line in listed.splitlines() if line.startswith("'")]
-        for uri, file, _, checksum in (row for row in rows if row[1].endswith(ending)):
+    rows = [line.split() for line in listed.splitlines() if line.startswith("'")]
+    for uri, file, _, checksum in (row for row in rows if row[1].endswith(ending)):
+        # An archive may list more versions than it serves.
+        with fetching(f"{file} of the source package, which {group.name} lists,"):
             run(["/usr/lib/apt/apt-helper", *words, "download-file", uri.strip("'"), work / file, checksum])
-            return work / file
+        return work / file
     raise ToolError(f"has no file that ends in {ending}", where=f"{name} {version}")
 
 

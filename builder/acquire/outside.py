@@ -16,15 +16,15 @@ from pathlib import Path
 
 from builder.acquire.cache import cache_root, clean_name, published
 from builder.acquire.makefile import added_names
-from builder.acquire.packages import fetch_headers
+from builder.acquire.packages import fetch_headers, kernel_groups
 from builder.acquire.pairs import ObjectPair, empty_object
 from builder.acquire.patch import PatchObjects, accepted
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
 from builder.acquire.shifts import shifts_of
 from builder.acquire.source import EXTRA_FLAGS, SourceTree, processors
-from builder.acquire.toolchain import Compiler, read_config
+from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import run
-from builder.errors import NOTHING, Allowed, InputError, Refusal, ToolError, UsageError
+from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, ToolError, UsageError
 
 _LEFT_BEHIND = shutil.ignore_patterns(
     ".git", "*.o", "*.ko", "*.mod", "*.mod.c", ".*.cmd", "*.cmd", "*.a", "Module.symvers", "modules.order", ".tmp_*"
@@ -35,12 +35,13 @@ _MAKEFILE = re.compile(r"(.*/)?(Makefile|Kbuild)")
 @dataclass(frozen=True, slots=True)
 class ModuleSource:
     """The directory of an out-of-tree module's source, `owners` the names of modules that are patched, and the
-    kbuild directory of the kernel's `release`."""
+    kbuild directory of the kernel's `release`, called with `variables`."""
 
     root: Path
     owners: tuple[str, ...]
     release: str
     build: Path
+    variables: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, root: Path, owners: Sequence[str], release: str) -> ModuleSource:
@@ -53,8 +54,23 @@ class ModuleSource:
         if not owners:
             raise UsageError("--module-source needs the module as it is loaded: --object NAME=PATH.ko")
         installed = Path("/lib/modules") / release / "build"
-        build = installed if (installed / "Makefile").is_file() else fetch_headers(release).build
-        return cls(root.resolve(), tuple(owners), release, build)
+        if (installed / "Makefile").is_file():
+            return cls(root.resolve(), tuple(owners), release, installed)
+        build = fetch_headers(release).build
+        return cls(root.resolve(), tuple(owners), release, build, fetched_compiler(build, release))
+
+
+def fetched_compiler(build: Path, release: str) -> tuple[str, ...]:
+    """Variables of make for a kbuild directory that was fetched: the compiler that its kernel was built with.
+
+    None where this machine has that compiler, or it is not to be had: then the directory's own makefile says which.
+    Raises ToolError where there is no compiler at all.
+    """
+    try:
+        found = find_compiler(read_config(build / ".config"), groups=kernel_groups(release))
+    except RefusedError:
+        return ()
+    return (f"CC={found.command}", f"LD={found.linker}") if found.linker else ()
 
 
 def prepare_module(patches: Sequence[Path], source: ModuleSource, *, allowed: Allowed = NOTHING) -> PatchObjects:
@@ -185,7 +201,7 @@ def _make(source: ModuleSource, work: Path, log: Path) -> None:
         f"-j{processors()}",
         f"KCFLAGS={EXTRA_FLAGS} {prefixes}",
     ]
-    words += ["CONFIG_DEBUG_INFO_BTF_MODULES=", "KBUILD_MODPOST_WARN=1", "modules"]
+    words += [*source.variables, "CONFIG_DEBUG_INFO_BTF_MODULES=", "KBUILD_MODPOST_WARN=1", "modules"]
     try:
         run(words, cwd=work, log=log)
     except ToolError as error:

@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire import apt
-from builder.acquire.cache import cache_root, published, use_path
+from builder.acquire.cache import cache_path, cache_root, published, use_path
 from builder.acquire.suites import OWN, Group, group_of, groups_for
 from builder.acquire.tools import run
+from builder.acquire.toolset import put_behind
 from builder.acquire.whole import write_whole
 from builder.errors import InputError, ToolError
 
@@ -184,29 +185,35 @@ def newest_kernel(series: str, *, suite: str | None = None) -> str:
 
 
 #: what a headers package is laid on top of
-HEADERS_PARTS = (r"linux-headers-\S+-common", r"linux-kbuild-\S+")
+HEADERS_PARTS = (r"linux-headers-\S+-common(-[a-z]+)?", r"linux-kbuild-\S+")
 
 
 def fetch_headers(release: str) -> HeadersTree:
     """The headers of `release` as one usable kbuild directory in the cache.
 
     The packages refer to each other by absolute /usr/src and /usr/lib paths; in
-    the cached copy these are relative, so nothing need be installed.
+    the cached copy these are relative, so nothing need be installed. The programs of
+    another suite's come with the libraries that they were linked with.
     """
     name = f"linux-headers-{release}"
     cached = _cached_headers(release)
     if cached is not None:
         return cached
-    main = apt.lookup(name, groups=groups_for(release))
+    main = apt.lookup(name, groups=kernel_groups(release))
     parts = [main, *(_dependency(main, pattern) for pattern in HEADERS_PARTS)]
+    place = f"{name}_{main.version}"
 
     def make(root: Path) -> None:
         apt.unpack_all(parts, root)
+        if main.group.name:
+            libraries = re.findall(r"(?:^|,)\s*(lib\S+|zlib1g)", parts[-1].depends)
+            apt.unpack_all(apt.closure(libraries, main.group), root)
+            put_behind(root, cache_path("headers", place), [f"usr/lib/{parts[-1].name}"])
         for folder in (root / "usr/src").iterdir():
             _make_relative(root, folder)
         write_whole(root / ".package", f"{main.name}\n{main.version}\n{main.sha256}\n{main.group.name}\n")
 
-    return _headers_tree(release, main.version, published("headers", f"{name}_{main.version}", make))
+    return _headers_tree(release, main.version, published("headers", place, make))
 
 
 def _cached_headers(release: str) -> HeadersTree | None:
@@ -223,7 +230,7 @@ def _cached_headers(release: str) -> HeadersTree | None:
 
 def _headers_tree(release: str, version: str, root: Path) -> HeadersTree:
     build = root / "usr/src" / f"linux-headers-{release}"
-    common = [path for path in (root / "usr/src").glob("linux-headers-*-common") if path.is_dir()]
+    common = [path for path in (root / "usr/src").glob("linux-headers-*-common*") if path.is_dir()]
     if not build.is_dir() or len(common) != 1:
         raise InputError("not laid out as Debian's kernel headers are", where=build)
     return HeadersTree(
@@ -256,6 +263,8 @@ def _make_relative(root: Path, folder: Path) -> None:
     text = makefile.read_text()
     here = "$(dir $(abspath $(lastword $(MAKEFILE_LIST))))"
     text = re.sub(r"^include /usr/src/", f"include {here}../", text, flags=re.MULTILINE)
+    # Those of 7.2 name an output directory beside the source.
+    text = re.sub(r"^KBUILD_OUTPUT *:?= */usr/src/", f"KBUILD_OUTPUT := {here}../", text, flags=re.MULTILINE)
     write_whole(makefile, text)
-    if re.search(r"^include /", text, flags=re.MULTILINE):
+    if re.search(r"^(include |KBUILD_OUTPUT *:?= *)/", text, flags=re.MULTILINE):
         raise ToolError("a Makefile includes an absolute path of a kind that is not known", where=makefile)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,20 @@ log = logging.getLogger("bespoke.acquire")
 PACKAGE: Final = "linux"
 
 
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The patches of a featureset, in their order."""
+
+    name: str
+    patches: tuple[Path, ...]
+
+    def apply(self, root: Path) -> None:
+        """Apply all to the unpacked source at `root`; `ToolError` where one does not fit."""
+        log.info("applying the %d patches of %s", len(self.patches), self.name)
+        for patch in self.patches:
+            run(["patch", "-p1", "-s", "-f", "-F1", "--no-backup-if-mismatch", "-i", patch], cwd=root)
+
+
 def featureset(release: str, groups: Sequence[Group]) -> str:
     """The featureset of a release (`rt`), empty where its source is that of all others."""
     try:
@@ -35,10 +51,11 @@ def featureset(release: str, groups: Sequence[Group]) -> str:
     return found[1] if found is not None else ""
 
 
-def apply_queue(root: Path, name: str, version: str, groups: Sequence[Group]) -> None:
-    """Apply the queue of the featureset `name` of source package `linux` at `version` to the unpacked source `root`.
+@contextmanager
+def fetched_queue(name: str, version: str, groups: Sequence[Group]) -> Iterator[Queue]:
+    """The queue of the featureset `name` of source package `linux` at `version`, as long as the context lasts.
 
-    Raises `ToolError` where the package cannot be fetched or a patch does not fit, `InputError` where it has no queue.
+    Raises `ToolError` that names the file that cannot be fetched, `InputError` where the package has no such queue.
     """
     need(("patch", "tar", "xz"), purpose="applying a patch queue")
     with scratch("queue") as work:
@@ -46,12 +63,10 @@ def apply_queue(root: Path, name: str, version: str, groups: Sequence[Group]) ->
         run(["tar", "-x", "-f", packed, "-C", work, f"debian/patches-{name}"])
         folder = work / f"debian/patches-{name}"
         rows = (line.partition("#")[0].split() for line in (folder / "series").read_text().splitlines())
-        patches = [row[0] for row in rows if row]
+        patches = tuple(folder / row[0] for row in rows if row)
         if not patches:
             raise InputError(f"has no patch queue for {name}", where=packed.name)
-        log.info("applying the %d patches of %s", len(patches), name)
-        for patch in patches:
-            run(["patch", "-p1", "-s", "-f", "-F1", "--no-backup-if-mismatch", "-i", folder / patch], cwd=root)
+        yield Queue(name, patches)
 
 
 def _fetch(version: str, groups: Sequence[Group], work: Path) -> Path:

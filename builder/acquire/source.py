@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from builder.acquire import apt, sums
 from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch
 from builder.acquire.kbuild import ListedObjects, record
 from builder.acquire.packages import fetch_kernel, kernel_groups
-from builder.acquire.queue import apply_queue, featureset
+from builder.acquire.queue import featureset, fetched_queue
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import need, run
 from builder.acquire.tree_state import STATE, disturbed, keep_state
@@ -181,7 +181,8 @@ def fetch_source(release: str, version: str | None = None, *, allowed: Allowed =
 
     About 150 MB to download and 1.5 GB on disk the first time, then from the
     cache. Raises `InputError` when the archive offers that version no longer,
-    `RefusedError` for another compiler or configuration, `ToolError` for a missing program.
+    `RefusedError` for another compiler or configuration, `ToolError` for a missing program,
+    or a file that the archive lists and does not serve.
     """
     kernel = fetch_kernel(release, version)
     series = ".".join(release.split(".")[:2])
@@ -193,9 +194,10 @@ def fetch_source(release: str, version: str | None = None, *, allowed: Allowed =
 
     def tree(features: str) -> SourceTree:
         def unpack(root: Path) -> None:
-            unpack_package(apt.lookup(name, kernel.version, groups), root)
-            if features:
-                apply_queue(root, features, kernel.version, groups)
+            with fetched_queue(features, kernel.version, groups) if features else nullcontext() as queue:
+                unpack_package(apt.lookup(name, kernel.version, groups), root)
+                if queue is not None:
+                    queue.apply(root)
 
         origin = f"{name}_{kernel.version}" + (f"+{features}" if features else "")
         return prepared(tree_identity(origin, release, compiler), release, kernel.config, compiler, unpack)
@@ -204,6 +206,8 @@ def fetch_source(release: str, version: str | None = None, *, allowed: Allowed =
         try:
             return accepted(tree(features), allowed)
         except (ToolError, InputError) as error:
+            if not allowed.covers(_drift("CONFIG_PREEMPT_RT: y -> n")):
+                raise
             log.warning("without the patches of %s, whose functions will not be those that run: %s", features, error)
     return accepted(tree(""), allowed)
 
@@ -213,20 +217,20 @@ def accepted(tree: SourceTree, allowed: Allowed) -> SourceTree:
 
     Before any code is compared: what differs then would be blamed on the code.
     """
-    refusals = [
-        Refusal(
-            code="config-drift",
-            symbol=row.partition(":")[0],
-            section="",
-            fatal=False,
-            message=f"the source cannot be configured as the kernel is: {row}",
-            advice="name the source that the kernel was built from, with the patches of its flavour (--source)",
-        )
-        for row in tree.drift
-    ]
-    if rest := [refusal for refusal in refusals if not allowed.covers(refusal)]:
+    if rest := [refusal for row in tree.drift if not allowed.covers(refusal := _drift(row))]:
         raise RefusedError(rest)
     return tree
+
+
+def _drift(row: str) -> Refusal:
+    return Refusal(
+        code="config-drift",
+        symbol=row.partition(":")[0],
+        section="",
+        fatal=False,
+        message=f"the source cannot be configured as the kernel is: {row}",
+        advice="name the source that the kernel was built from, with the patches of its flavour (--source)",
+    )
 
 
 def tree_identity(origin: str, release: str, compiler: Compiler) -> str:
@@ -248,7 +252,9 @@ def unpack_package(package: apt.Package, root: Path) -> None:
 def unpack_archive(archive: Path, root: Path) -> None:
     """Unpack a tar archive whose files lie below one top directory into `root`."""
     log.info("unpacking %s", archive.name)
-    run(["tar", "-x", "-f", archive, "--strip-components=1", "--no-same-owner", "-C", root])
+    # The distribution's archives are of many blocks: xz unpacks them with as many threads (since 5.4), if told to.
+    words: list[str | Path] = ["tar", "-x", "-f", archive, "--strip-components=1", "--no-same-owner", "-C", root]
+    run(words, env={"XZ_OPT": f"-T{processors()}"})
     if not (root / "Kconfig").is_file():
         raise InputError("no kernel source (no Kconfig at its top)", where=archive)
 

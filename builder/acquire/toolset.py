@@ -19,6 +19,7 @@ from builder.acquire import apt
 from builder.acquire.cache import cache_path, published
 from builder.acquire.program import names_loader
 from builder.acquire.suites import Group
+from builder.acquire.tools import ended
 from builder.acquire.whole import write_whole
 from builder.errors import InputError, ToolError
 
@@ -53,7 +54,7 @@ def fetch_compiler(name: str, version: str, groups: Sequence[Group]) -> Toolset:
         package = apt.lookup(name, version, groups)
         found = apt.closure([f"{name}={version}", "binutils"], package.group)
         apt.unpack_all(found, work)
-        _put_behind(work, cache_path("toolsets", place))
+        put_behind(work, cache_path("toolsets", place))
         write_whole(work / "packages", "".join(f"{package.name}={package.version}\n" for package in found))
 
     root = published("toolsets", place, make)
@@ -63,19 +64,26 @@ def fetch_compiler(name: str, version: str, groups: Sequence[Group]) -> Toolset:
     return Toolset(str(command), str(root / "usr/bin/ld"), tuple((root / "packages").read_text().split()))
 
 
-def _put_behind(work: Path, final: Path) -> None:
-    """Put each program below `work`, which will be `final`, behind a script that starts it by its own loader."""
+def put_behind(work: Path, final: Path, folders: Sequence[str] = PROGRAMS) -> None:
+    """Put each program in `folders` of `work`, which will be `final`, behind a script that starts it by its own loader.
+
+    Raises `InputError` where no package of its own brought that loader.
+    """
     loader = next((path for path in _files(work, ("usr/lib", "lib")) if path.name == _LOADER), None)
     if loader is None:
         raise InputError(f"none of its packages holds {_LOADER}", where=final)
     libraries = ":".join(f"{final}/{lib}" for lib in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"))
     path = shlex.quote(str(final / "usr/bin"))
-    for program in list(_files(work, PROGRAMS)):
+    # A program that starts others by its own name, as Debian's objtool, must be told that name (glibc 2.33, ld.so(8)).
+    by_name = b"--argv0" in ended([loader, "--help"]).out
+    for program in list(_files(work, folders)):
         if not os.access(program, os.X_OK) or not names_loader(program):
             continue
         behind = program.with_name(program.name + BEHIND)
         os.replace(program, behind)
-        words = [final / loader.relative_to(work), "--library-path", libraries, final / behind.relative_to(work)]
+        words: list[str | Path] = [final / loader.relative_to(work), "--library-path", libraries]
+        words += ["--argv0", final / program.relative_to(work)] if by_name else []
+        words += [final / behind.relative_to(work)]
         line = " ".join(shlex.quote(str(word)) for word in words)
         program.write_text(f'#!/bin/sh\nPATH={path}:"$PATH" exec {line} "$@"\n')
         program.chmod(0o755)

@@ -5,6 +5,7 @@ Of builder/acquire/suites.py, builder/acquire/apt.py, builder/acquire/packages.p
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from dataclasses import replace
@@ -20,7 +21,7 @@ from builder.acquire.source import SourceTree, accepted
 from builder.acquire.suites import OWN, Group, group_of, groups_for
 from builder.acquire.tools import run
 from builder.binary.kernel import Kernel
-from builder.errors import Allowed, InputError, RefusedError
+from builder.errors import Allowed, InputError, RefusedError, ToolError
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,7 @@ def test_programs_are_put_behind_their_own_loader(tmp_path: Path, monkeypatch: p
         for name in ("libc.so.6", "ld-linux-x86-64.so.2"):
             shutil.copy(library.parent / name, root / "usr/lib/x86_64-linux-gnu" / name)
         shutil.copy("/usr/bin/env", root / "usr/bin/tool")
+        shutil.copy("/bin/dash", root / "usr/bin/named")
         (root / "usr/bin/script").write_text("#!/bin/sh\nexit 3\n")
 
     monkeypatch.setattr(apt, "unpack_all", unpack)
@@ -98,10 +100,62 @@ def test_programs_are_put_behind_their_own_loader(tmp_path: Path, monkeypatch: p
     said = dict(line.partition("=")[::2] for line in run([found.command]).splitlines())
     assert said["PATH"] == f"{root}/usr/bin:{os.environ['PATH']}" and found.packages == ("tool=1",)
     assert (root / "usr/bin/script").read_text().startswith("#!/bin/sh\nexit 3")
+    # Its own name is the script's: some programs start others by it.
+    named = root / "usr/bin/named"
+    assert run([named, "-c", "echo $0"]).strip() == str(named)
     # The loader is the copy's own: without it nothing runs.
     (root / "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2").unlink()
     with pytest.raises(Exception, match="ld-linux-x86-64"):
         run([found.command])
+
+
+SOURCES = """Package: linux
+Binary: linux-thing
+Version: 1.2-3
+Directory: pool
+Files:
+ 00000000000000000000000000000000 7 linux_1.2-3.dsc
+Checksums-Sha256:
+ {zeros} 7 linux_1.2-3.dsc
+ {sum} 7 linux_1.2-3.debian.tar.xz
+ {zeros} 9 linux_1.2.orig.tar.xz
+"""
+
+
+def test_a_file_of_a_source_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its ending, verified; one that the archive lists and does not serve is named."""
+    monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path / "cache"))
+    place = tmp_path / "archive"
+    (place / "pool").mkdir(parents=True)
+    (place / "pool/linux_1.2-3.debian.tar.xz").write_text("patches")
+    (place / "Sources").write_text(SOURCES.format(zeros="0" * 64, sum=hashlib.sha256(b"patches").hexdigest()))
+    monkeypatch.setattr(suites, "_line", lambda suite, source: f"deb-src [trusted=yes] file:{place} ./")
+    group = Group("sid")
+    found = apt.fetch_source_file("linux", "1.2-3", ".debian.tar.xz", group, tmp_path)
+    assert found.read_text() == "patches"
+    with pytest.raises(ToolError, match=r"^linux_1\.2\.orig\.tar\.xz of the source package, which sid lists, cannot"):
+        apt.fetch_source_file("linux", "1.2-3", ".orig.tar.xz", group, tmp_path)
+    with pytest.raises(ToolError, match=r"linux 1\.2-3: has no file that ends in \.diff"):
+        apt.fetch_source_file("linux", "1.2-3", ".diff", group, tmp_path)
+    with pytest.raises(ToolError, match=r"the source package linux 1\.2-4 cannot be fetched"):
+        apt.fetch_source_file("linux", "1.2-4", ".debian.tar.xz", group, tmp_path)
+
+
+def test_headers_of_every_layout(tmp_path: Path) -> None:
+    """Real-time kernels have common headers of their own; those of 7.2 name their output directory."""
+    for name in ("linux-headers-7.2-rt-amd64", "linux-headers-7.2-common-rt"):
+        (tmp_path / "usr/src" / name).mkdir(parents=True)
+        (tmp_path / "usr/src" / name / "Makefile").write_text("all:\n\t@echo made in $(notdir $(KBUILD_OUTPUT))\n")
+    build = tmp_path / "usr/src/linux-headers-7.2-rt-amd64"
+    text = "KBUILD_OUTPUT=/usr/src/linux-headers-7.2-rt-amd64\ninclude /usr/src/linux-headers-7.2-common-rt/Makefile\n"
+    (build / "Makefile").write_text(text)
+    packages._make_relative(tmp_path, build)
+    found = packages._headers_tree("7.2-rt-amd64", "1", tmp_path)
+    assert found.common.name == "linux-headers-7.2-common-rt"
+    assert run(["make", "-s", "-C", found.build]) == "made in linux-headers-7.2-rt-amd64\n"
+    (build / "Makefile").write_text("include /elsewhere/Makefile\n")
+    with pytest.raises(ToolError, match="absolute path"):
+        packages._make_relative(tmp_path, build)
 
 
 def test_a_configuration_that_drifts_is_refused_by_option(tree: SourceTree) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from builder.acquire.outside import ModuleSource, prepare_module
 from builder.binary.objects import ObjectFile
 from builder.binary.reader import read_object
 from builder.errors import InputError
 from builder.pipeline import diff
-from samples.objects import TargetObjects, apply_patch, target_objects
+from samples.objects import TARGET, TARGET_NAME, TargetObjects, apply_patch, target_objects
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -127,3 +128,14 @@ def test_a_patch_that_does_not_fit_is_an_error(built: TargetObjects, tmp_path: P
     with pytest.raises(InputError, match="fit"):
         apply_patch(patch, tmp_path)
     assert (tmp_path / "bespoke_target.c").read_text() == "something else\n"
+
+
+@pytest.mark.long
+def test_a_module_of_another_suites_kernel(release_7: str) -> None:
+    """Compiled by that kernel's compiler, for the guest and as a source patch; its tools run by their own loader."""
+    module = target_objects(release_7).module
+    source = ModuleSource.of(TARGET, [TARGET_NAME], release_7)
+    assert [word.partition("=")[0] for word in source.variables] == ["CC", "LD"] and "toolsets" in source.variables[0]
+    (pair,) = prepare_module([TARGET / "next-version.patch"], source).pairs
+    assert pair.path == "bespoke_target.o" and pair.owner == TARGET_NAME
+    assert f"vermagic={release_7} ".encode() in module.read_bytes()
