@@ -26,6 +26,7 @@ from builder.errors import NOTHING, Allowed, RefusedError
 if TYPE_CHECKING:
     from builder.acquire.compile import Compiling
     from builder.acquire.outside import ModuleSource
+    from builder.acquire.patch import PatchObjects
     from builder.acquire.shifts import Shift
     from builder.acquire.source import SourceTree
     from builder.acquire.sources import SourceTarget
@@ -114,12 +115,16 @@ def build(
 ) -> Module | None:
     """One module from compared pairs for the kernel of `objects`; None if nothing in them has to ship.
 
-    `inside` names the owner of all pairs, or of each of them (None where it is to be found).
+    `inside` names the owner of all pairs, or of each of them (None where it is to be found: of an object that several
+    modules are linked with, all of them).
 
     Raises ChangeRefusedError with every reason why the change cannot ship, of all
     pairs together, those that only the kernel tells included.
     """
+    from builder.compose.owner import for_each_owner
+
     owners = [inside] * len(diffs) if inside is None or isinstance(inside, str) else list(inside)
+    diffs, owners = for_each_owner(diffs, owners, objects)
     # What of it never runs there, and who else has to travel; no function is left out or added later.
     parts = running_parts(diffs, owners, objects, allowed=plan.allowed, limit=plan.limit)
     return build_parts(parts.diffs, owners, objects, plan)
@@ -148,6 +153,32 @@ def build_parts(
     return emit(replace(bundle, compiler=plan.compiler)) if shipping else None
 
 
+def with_all_callers(
+    found: PatchObjects,
+    compared: Sequence[Diff],
+    owners: Sequence[str | None],
+    objects: Objects,
+    plan: ModulePlan,
+    how: Compiling,
+) -> tuple[PatchObjects, Sequence[str | None], Carried]:
+    """`running_parts` of compared pairs, with the objects of callers in other files of what cannot be redirected.
+
+    The pairs come with those of the callers behind them, and with the owners of all. Raises as `compile_object`.
+    """
+    from builder.callers import with_callers
+
+    while True:
+        parts = running_parts(compared, owners, objects, allowed=plan.allowed, limit=plan.limit)
+        # Each round may find that some of the callers cannot be redirected either.
+        more = with_callers(found, parts.missing, objects, how)
+        new = more.pairs[len(found.pairs) :]
+        if not new:
+            return more, owners, parts
+        found = more
+        compared = [*compared, *(diff(p.old, p.new, shifts=found.shifts, allowed=plan.allowed) for p in new)]
+        owners = [*owners, *(pair.owner for pair in new)]
+
+
 def patch(
     patches: Sequence[Path],
     tree: SourceTree | ModuleSource,
@@ -165,7 +196,6 @@ def patch(
     """
     from builder.acquire.outside import ModuleSource, prepare_module
     from builder.acquire.patch import prepare_patch
-    from builder.callers import with_callers
     from builder.emit import free_module_name
     from builder.emit.patched import Patched, PatchRefusedError
 
@@ -178,17 +208,12 @@ def patch(
         else prepare_patch(patches, tree, allowed=plan.allowed, how=how)
     )
     # What changed in each, of what the kernel runs.
-    compared: list[Diff] = []
-    while True:
-        compared += [
-            diff(p.old, p.new, shifts=found.shifts, allowed=plan.allowed) for p in found.pairs[len(compared) :]
-        ]
-        owners = [pair.owner for pair in found.pairs]
+    compared = [diff(p.old, p.new, shifts=found.shifts, allowed=plan.allowed) for p in found.pairs]
+    owners: Sequence[str | None] = [pair.owner for pair in found.pairs]
+    if inner and callers:
+        found, owners, parts = with_all_callers(found, compared, owners, objects, plan, how)
+    else:
         parts = running_parts(compared, owners, objects, allowed=plan.allowed, limit=plan.limit)
-        # Callers in other files; each round may find that some of theirs cannot be redirected either.
-        found = with_callers(found, parts.missing if inner and callers else (), objects, how)
-        if len(found.pairs) == len(compared):
-            break
     diffs = parts.diffs
     try:
         used = found.tree.compiler

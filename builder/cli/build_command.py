@@ -24,7 +24,7 @@ from builder.cli.common import (
 )
 from builder.cli.signing import add_signing, signed, signing_key
 from builder.compose.outcome import Diff
-from builder.compose.owner import Objects
+from builder.compose.owner import Objects, for_each_owner
 from builder.emit import free_module_name
 from builder.emit.module import Module
 from builder.errors import Allowed, Refusal, RefusedError, UsageError
@@ -53,6 +53,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--on", type=Path, metavar="V1.ko", help="stack on an earlier module of ours and share its state"
     )
     add_source_diff(parser)
+    parser.add_argument(
+        "--source",
+        metavar="TREE",
+        help="the kernel's source (`linux`: its package), to compile callers in other files of what has no ftrace "
+        "location",
+    )
     add_allow(parser)
     add_signing(parser)
     add_set(parser)
@@ -71,12 +77,16 @@ def run(options: argparse.Namespace, output: Output) -> int:
     name = wanted_name(options.name, options.output)
     kernel = open_kernel(options)
     free_module_name(name, kernel)
-    diffs = [diff(old, new, shifts=shifts, allowed=allowed) for old, new in pairs]
+    compared = [diff(old, new, shifts=shifts, allowed=allowed) for old, new in pairs]
     objects = Objects(kernel, given)
     # So the kernel runs the pairs; all that is said of them is said of these.
-    owners = [options.inside] * len(diffs)
-    diffs = list(running_parts(diffs, owners, objects, allowed=allowed).diffs)
+    diffs, owners = for_each_owner(compared, [options.inside] * len(pairs), objects)
+    pairs = [pair for pair, found in zip(pairs, compared, strict=True) for each in diffs if each is found]
     plan = ModulePlan(name, replace=options.replace, on=options.on, allowed=allowed)
+    if options.source is None:
+        diffs = list(running_parts(diffs, owners, objects, allowed=allowed).diffs)
+    else:
+        pairs, owners, diffs = _with_callers(options.source, pairs, diffs, owners, objects, plan, output)
     try:
         module = build_parts(diffs, owners, objects, plan)
     except RefusedError as refused:
@@ -105,6 +115,35 @@ def run(options: argparse.Namespace, output: Output) -> int:
             )
         )
     return 0
+
+
+def _with_callers(
+    source: str,
+    pairs: Sequence[tuple[Path, Path]],
+    diffs: Sequence[Diff],
+    owners: Sequence[str | None],
+    objects: Objects,
+    plan: ModulePlan,
+    output: Output,
+) -> tuple[list[tuple[Path, Path]], list[str | None], list[Diff]]:
+    """The pairs, their owners and what changed, with those of callers that are compiled from the kernel's source."""
+    # Here, for what compiles is slow to import, and most builds have all that they need.
+    from builder.acquire.cache import cache_root
+    from builder.acquire.compile import Compiling
+    from builder.acquire.pairs import ObjectPair
+    from builder.acquire.patch import PatchObjects
+    from builder.acquire.sources import find_source
+    from builder.pipeline import source_target, with_all_callers
+
+    tree = find_source(source, source_target(objects.kernel), allowed=plan.allowed)
+    given = tuple(ObjectPair(str(new), owner or "", old, new) for (old, new), owner in zip(pairs, owners, strict=True))
+    names = tuple(pair.path for pair in given)
+    found = PatchObjects(tree, names, (), len(given), given, (), cache_root() / "logs")
+    with output.progress() as shown:
+        found, every, parts = with_all_callers(found, diffs, owners, objects, plan, Compiling(progress=shown.count))
+    for warning in found.warnings:
+        output.error(f"{warning.code}: {warning.message}")
+    return [(pair.old, pair.new) for pair in found.pairs], list(every), list(parts.diffs)
 
 
 def _write_page(

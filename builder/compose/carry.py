@@ -334,8 +334,8 @@ class _Carrying:
                 copy,
                 f"{copy.name} has no ftrace location, so whoever calls it must travel with it, and the objects of "
                 f"these are not given: {_listed(f'{c.name} ({c.owner})' for c in callers)}",
-                "give the pairs of their objects too (bespoke patch finds and compiles them), or accept that "
-                f"they go on with the old {copy.name}",
+                "give the pairs of their objects too, or the kernel's source (--source linux), from which they are "
+                f"compiled, or accept that they go on with the old {copy.name}",
             )
         return tuple(Caller(*key, tuple(names)) for key, names in rows.items())
 

@@ -1,7 +1,7 @@
 """Whose code a pair of objects is: vmlinux, or one of the modules.
 
 Found by the functions of the old object, all of them, then by the code that runs, then by the FILE symbol. None or
-several candidates is the refusal `owner-ambiguous`.
+several candidates is the refusal `owner-ambiguous`; an object that several modules are linked with is each one's.
 """
 
 from __future__ import annotations
@@ -79,12 +79,52 @@ class Objects:
         return ModuleIndex(root, cache_root() / "kernels" / self.kernel.sha256) if root is not None else None
 
 
+def for_each_owner(
+    diffs: Sequence[Diff], owners: Sequence[str | None], objects: Objects
+) -> tuple[list[Diff], list[str | None]]:
+    """The pairs with the names of their owners, one of several modules once for each; None stays where it is not plain.
+
+    An object is several modules' where all of them run every function of it, byte by byte (and have its FILE symbol, if
+    they have any): whatever is wrong in one is wrong in the others.
+    """
+    rows: list[tuple[Diff, str | None]] = []
+    for diff, owner in zip(diffs, owners, strict=True):
+        names: Sequence[str | None] = [owner] if owner or diff.selection.is_empty else _all_owners(diff, objects)
+        rows += [(diff, name) for name in names or [None]]
+    return [diff for diff, _ in rows], [name for _, name in rows]
+
+
+def _all_owners(diff: Diff, objects: Objects) -> Sequence[str]:
+    """The names of the several modules that a pair's old object is part of; empty where there is one, or none."""
+    try:
+        find_owner(diff, objects)
+    except RefusedError:
+        functions = _functions(diff)
+        found = _who_has(diff, objects, functions, functions)
+        files = set(_files(diff))
+        modules = [r for r in found if isinstance(r, RunningModule) and (not r.files or r.files & files)]
+        alike = [running for running in modules if _runs(diff, running, functions)]
+        return [running.name for running in alike] if len(alike) == len(found) > 1 else []
+    return []
+
+
+def _functions(diff: Diff) -> list[Atom]:
+    """The functions of the old object that stay in memory."""
+    return [a for a in diff.comparison.old.functions if not is_transient(a) and not is_trampoline(a)]
+
+
+def _runs(diff: Diff, running: Running, functions: Sequence[Atom]) -> bool:
+    """Whether that is the code which runs there, for each of the functions."""
+    matcher = Matcher(diff.comparison.old, running)
+    return all(matcher.all_of(a)[0] for a in functions if a.symbol.bind != elf.STB_WEAK)
+
+
 def find_owner(diff: Diff, objects: Objects, inside: str | None = None) -> Running:
     """The object that the old code of a pair runs in; `inside` is the user's word for it."""
     if inside is not None:
         return objects.get(inside)
     replaced = [diff.comparison.correlation.twins[a] for a in diff.selection.redirected]
-    functions = [a for a in diff.comparison.old.functions if not is_transient(a) and not is_trampoline(a)]
+    functions = _functions(diff)
     wanted = replaced or functions
     # A function may be missing where another compiler inlined it: then those that are replaced have to do.
     found = _who_has(diff, objects, functions, wanted) or _who_has(diff, objects, replaced, wanted)
@@ -120,8 +160,7 @@ def _who_has(diff: Diff, objects: Objects, functions: Sequence[Atom], wanted: Se
         return bool(functions) and all(any(running.named(name) for name in a.names) for a in functions)
 
     def runs(running: Running) -> bool:
-        matcher = Matcher(diff.comparison.old, running)
-        return all(matcher.all_of(a)[0] for a in wanted if a.symbol.bind != elf.STB_WEAK)
+        return _runs(diff, running, wanted)
 
     names = dict.fromkeys(n.replace("-", "_") for n in sorted(objects.given))
     here = [r for r in (objects.image, *map(objects.module, names)) if r is not None and has_all(r)]

@@ -17,8 +17,10 @@ from builder.acquire.source import SourceTree, fetch_source
 from builder.acquire.sources import SourceTarget, find_source
 from builder.acquire.work import Work
 from builder.binary.kernel import Kernel
+from builder.cli import run
 from builder.compose.owner import Objects
 from builder.errors import Allowed, BespokeError, InputError, RefusedError
+from builder.operate.trail import manifest_of
 from builder.pipeline import ModulePlan, build, diff, patch
 from samples.fixes import PATCHES
 from tests.acquire.campaign import campaign, judge
@@ -163,6 +165,20 @@ def test_the_old_code_is_matched_also_where_it_disappears(
     with pytest.raises(RefusedError) as caught:
         build([diff(*made)], Objects(kernel), ModulePlan("fix"), inside="vmlinux")
     assert ("run-pre-mismatch", "get_data_src") in [(row.code, row.symbol) for row in caught.value.refusals]
+
+
+@pytest.mark.long
+def test_a_pair_alone_gets_its_callers_from_the_source(tree: SourceTree, kernel: Kernel, tmp_path: Path) -> None:
+    source, text = "lib/xarray.c", (tree.root / "lib/xarray.c").read_text()
+    (tmp_path / "fix.patch").write_text(_touching(source, text, "xas_split_alloc").replace("nop", "pause"))
+    (pair,) = prepare_patch([tmp_path / "fix.patch"], tree).pairs
+    words = ["build", str(pair.old), str(pair.new), "--kernel", kernel.release, "-o", str(tmp_path / "fix.ko")]
+    assert run([*words, "--html", str(tmp_path / "fix.html")]) == 1  # its callers are not there
+    assert run([*words, "--source", "linux", "--html", str(tmp_path / "fix.html")]) == 0
+    made = patch([tmp_path / "fix.patch"], tree, Objects(kernel), ModulePlan("fix"), AS_USUAL)
+    assert made.module is not None and {"split_huge_page_to_list", "__filemap_add_folio"} <= set(made.functions)
+    built = manifest_of((tmp_path / "fix.ko").read_bytes(), "fix.ko")
+    assert [f.name for f in built.redirected] == [f.name for f in made.module.manifest.redirected]
 
 
 @pytest.fixture

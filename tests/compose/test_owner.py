@@ -1,65 +1,36 @@
-"""Which module a function is looked for in: the index of a release's tree, which changes as the tree does."""
+"""Whose an object is that several modules were linked with (builder/compose/owner.py)."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
-from builder.binary import ObjectFile, write_object
+from builder.binary import ObjectFile
 from builder.binary.kernel import Kernel
-from builder.compose.owner import Objects
+from builder.compose.owner import Objects, for_each_owner
+from builder.pipeline import ModulePlan, build
+from tests.compose.conftest import Judge
+from tests.support.kernels import opened
 
-Compiled = Callable[[str], ObjectFile]
-
-
-@pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path / "cache"))
-    root = tmp_path / "modules"
-    (root / "kernel/deep").mkdir(parents=True)
-    return root
+pytestmark = pytest.mark.kernel
 
 
-def defining(tree: Path, *functions: str) -> list[str]:
-    """What a process that begins now finds."""
-    kernel = SimpleNamespace(modules_root=tree, sha256="0" * 64, release="6.1.0-test")
-    return list(Objects(cast(Kernel, kernel)).modules_with(functions))
+def test_an_object_of_two_modules_is_patched_in_both(
+    release_61: str, judged: Judge, compiled: Callable[..., ObjectFile]
+) -> None:
+    kernel = opened(release_61)
 
+    def objects(kernel: Kernel, **modules: ObjectFile) -> Objects:
+        return Objects(kernel, {name: Path(obj.name) for name, obj in modules.items()})
 
-def module(compiled: Compiled, *functions: str) -> bytes:
-    return write_object(compiled("".join(f"int {name}(int x) {{ return x + 1; }}\n" for name in functions)))
-
-
-def test_modules_are_found_by_all_of_the_functions(tree: Path, compiled: Compiled) -> None:
-    (tree / "kernel/one.ko").write_bytes(module(compiled, "f", "g"))
-    (tree / "kernel/deep/other-name.ko").write_bytes(module(compiled, "f"))
-    assert defining(tree, "f") == ["one", "other_name"]
-    assert defining(tree, "f", "g") == ["one"] and defining(tree, "h") == [] and defining(tree) == []
-
-
-def test_a_module_that_comes_later_is_found(tree: Path, compiled: Compiled) -> None:
-    """The folder at the top stays as old as it was: only one below it changes."""
-    (tree / "kernel/one.ko").write_bytes(module(compiled, "f"))
-    assert defining(tree, "f") == ["one"]
-    age = os.stat(tree).st_mtime_ns
-    (tree / "kernel/deep/late.ko").write_bytes(module(compiled, "f", "g"))
-    assert os.stat(tree).st_mtime_ns == age
-    assert defining(tree, "f") == ["late", "one"]
-    (tree / "kernel/deep/late.ko").write_bytes(module(compiled, "g"))
-    assert defining(tree, "f") == ["one"] and defining(tree, "g") == ["late"]
-    (tree / "kernel/one.ko").unlink()
-    assert defining(tree, "f") == []
-
-
-def test_a_module_that_could_not_be_read_is_not_forgotten(tree: Path, compiled: Compiled) -> None:
-    whole = module(compiled, "f")
-    (tree / "kernel/nowhere.ko").symlink_to(tree / "kernel/deep/gone.ko")
-    (tree / "kernel/one.ko").write_bytes(whole[:100])
-    assert defining(tree, "f") == []
-    (tree / "kernel/one.ko").write_bytes(whole)
-    assert defining(tree, "f") == ["one"]
+    source = "int told_by_name(int x) { return x + 1; } int beside(int x) { return x * 5; }"
+    pair, there = judged(source, ("x + 1", "x + 2")), compiled(source)
+    alike = objects(kernel, one=there, two=there)
+    assert for_each_owner([pair, pair], [None, "two"], alike) == ([pair] * 3, ["one", "two", "two"])
+    made = build([pair], alike, ModulePlan("fix"))
+    assert made is not None and sorted(made.manifest.objects) == ["one", "two"]
+    # Where one of them runs other code in any of the functions, it is not plain that the object is the same.
+    apart = objects(kernel, one=there, two=compiled(source.replace("x * 5", "x * 7")))
+    assert for_each_owner([pair], [None], apart) == ([pair], [None])
