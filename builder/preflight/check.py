@@ -8,6 +8,7 @@ from pathlib import Path
 
 from builder.binary import elf
 from builder.binary.kernel import Kernel, read_module_bytes
+from builder.binary.kernel.modules import absent_module
 from builder.binary.module import ModuleFile
 from builder.errors import InputError, LoadError, UncheckedError
 from builder.image.execute import Fault
@@ -230,7 +231,7 @@ class _Run:
         problems = self._load_objects((*module.depends, *module.bound_objects), "needs")
         refusals = list(accept.symbol_refusals(module, simulated))
         if any(finding.code == "unknown-symbol" for finding in refusals):
-            return _Tried(None, None, refusals, problems)
+            return _Tried(None, None, refusals, [*problems, *self._absent(module.depends)])
         try:
             loaded = load_module(simulated, module, record=True, unknown=True)
         except UncheckedError as error:
@@ -266,6 +267,15 @@ class _Run:
                 except LoadError as error:
                     found.append(Finding("object", f"module {name}, which it {why}, cannot be loaded: {error}"))
         return found
+
+    def _absent(self, names: Iterable[str]) -> list[Finding]:
+        """A finding for each module that is not there and whose file is not to be had."""
+        kernel = self._checker.kernel
+        return [
+            Finding("object", absent_module(name, kernel.release, kernel.modules_root))
+            for name in names
+            if name not in self._simulated.modules and self._checker.find_object(name) is None
+        ]
 
     def result(self, cpu: str, loaded: LoadedModule) -> CpuCheck:
         places = tuple(self._simulated.symbols.describe(site.address) for site in loaded.sites)

@@ -98,6 +98,7 @@ STRANGE = {
         bzimage(b"", packed=b"\x01\x02\x03\x04" + bytes(60)),
         "unknown compression, magic 01 02 03 04",
     ),
+    "package": (b"!<arch>\ndebian-binary   1", "a package of Debian, no kernel image: name the kernel's release"),
     "short elf": (b"\x7fELF\x02\x01\x01", "no ELF file"),
 }
 
@@ -127,3 +128,7 @@ def test_no_such_file(tmp_path: Path) -> None:
 def test_unknown_release(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match=r"9\.9\.9-none: neither a file nor a release .* /boot/vmlinuz-9\.9\.9-none"):
         Kernel.open("9.9.9-none", cache=tmp_path)
+    with pytest.raises(
+        KernelError, match=r"-dbg: a package of debug information.* 9\.9\.9-none, or .*/vmlinux-9\.9\.9-none"
+    ):
+        Kernel.open("9.9.9-none-dbg", cache=tmp_path)

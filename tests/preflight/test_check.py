@@ -18,6 +18,7 @@ from builder.load.booted import booted
 from builder.load.passes.context import NOP5
 from builder.preflight.check import Checker
 from tests.emit.edits import with_section
+from tests.kernel.synthetic import PACKERS
 from tests.preflight.broken import Editor
 
 pytestmark = pytest.mark.kernel
@@ -36,6 +37,30 @@ def test_a_module_of_the_distribution_has_nothing_against_it(kernel: Kernel, nam
     returns = [site.new for site in second.sites if site.step == "apply_returns"]
     assert returns
     assert all(code[0] == 0xE9 or code == b"\xc3\xcc\xcc\xcc\xcc" for code in returns)
+
+
+def test_a_compressed_module_is_checked_as_what_it_holds(kernel: Kernel, tmp_path: Path) -> None:
+    path = kernel.find_module("dummy")
+    assert path is not None
+    content, checker = read_module_bytes(path), Checker(kernel)
+    plain = checker.check(content)
+    assert plain.exit_status == 0
+    for ending, kind in (("xz", "xz"), ("zst", "zstd"), ("gz", "gzip")):
+        packed = tmp_path / f"dummy.ko.{ending}"
+        packed.write_bytes(PACKERS[kind](content))
+        report = checker.check(packed)
+        assert (report.exit_status, report.cpus) == (0, plain.cpus)
+
+
+def test_an_image_without_its_modules_says_what_is_missing(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a symbol that nobody exports, the module that would."""
+    path = kernel.find_module("dm_crypt")
+    assert path is not None
+    monkeypatch.setattr(Kernel, "modules_root", None)
+    report = Checker(Kernel.open(kernel.path)).check(path)
+    assert {finding.code for finding in report.refusals} == {"unknown-symbol"}
+    said = [finding.message for finding in report.problems]
+    assert f"module dm_mod is not here, for there is no module tree of {kernel.release}; give its file " in said[0]
 
 
 def test_a_livepatch_is_shown_with_what_it_replaces(kernel: Kernel, patches: Mapping[str, Path]) -> None:

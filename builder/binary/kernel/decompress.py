@@ -105,6 +105,8 @@ def _strange(data: bytes) -> str:
         return "a kernel for RISC-V; only x86-64 kernels can be targets"
     if data[:2] == b"MZ" and data[4:8] == b"zimg":
         return "an EFI zboot image; only x86-64 kernels can be targets"
+    if data.startswith(b"!<arch>\ndebian-binary"):
+        return "a package of Debian, no kernel image: name the kernel's release, or a file of the package (dpkg-deb -x)"
     if b"\0" not in data[:4096]:
         return "a text file, no kernel image"
     return f"no kernel image (neither bzImage nor ELF; it begins with {data[:8].hex(' ')})"

@@ -14,6 +14,9 @@ from builder.acquire.bounds import read_input
 from builder.binary.kernel.decompress import decompress
 from builder.errors import InputError, KernelError
 
+#: what ends the name of a package with debug information
+_DEBUG: Final = "-dbg"
+
 _SUFFIXES: Final = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 
@@ -43,6 +46,13 @@ def find_image(release: str, cache: Path) -> Path:
         for place in places:
             for found in _roots(escape(place), cache):
                 return mended(found)
+    if release.endswith(_DEBUG):
+        plain = release.removesuffix(_DEBUG)
+        raise KernelError(
+            f"a package of debug information, no release: name the image itself, {plain}, "
+            f"or that which the package has, by its path (usr/lib/debug/boot/vmlinux-{plain})",
+            where=release,
+        )
     here = sorted({path.name.removeprefix("vmlinuz-") for path in _roots("boot/vmlinuz-*", cache)})
     raise KernelError(
         f"neither a file nor a release with an image: looked for /{', /'.join(places[:3])}, "
@@ -87,6 +97,15 @@ def module_places(root: Path) -> Iterator[tuple[str, str]]:
         for file in sorted(files):
             if (name := module_name(file)) is not None:
                 yield below + file, name
+
+
+def absent_module(name: str, release: str, root: Path | None) -> str:
+    """That the tree at `root`, if there is one, has no module `name`, and what helps."""
+    if root is None:
+        why = f"is not here, for there is no module tree of {release}"
+    else:
+        why = f"is not in the tree of {release} ({root})"
+    return f"module {name} {why}; give its file (--object {name}=PATH)"
 
 
 def list_modules(root: Path) -> dict[str, str]:

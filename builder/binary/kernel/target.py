@@ -236,7 +236,8 @@ class Kernel:
         """The kernel's BTF; KernelError where it was built without."""
         if not self.features.btf:
             raise KernelError(
-                "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF), so the layouts of its structures are unknown",
+                "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF), so the layouts of its structures are unknown: "
+                "nothing can be built for it, nor loaded into its image; `diff` and `try` do without",
                 where=self.path,
             )
         index = Index(self._facts.words("btf_names", "I"), self._facts.words("btf_offsets", "I"))

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from builder.binary.kernel.modules import builtin_modules
+from builder.binary.kernel.modules import absent_module, builtin_modules
 from builder.binary.module import ModuleFile, plain
 from builder.errors import InputError
 
@@ -60,7 +60,7 @@ class ModuleTree:
         if name not in self._seen:
             path = self._own.get(name) or self._kernel.find_module(name)
             if path is None and name not in self.builtin:
-                raise InputError(f"module {name} is not in the tree of {self._kernel.release}; give its file")
+                raise InputError(absent_module(name, self._kernel.release, self._kernel.modules_root))
             module = ModuleFile.read_named(path) if path is not None else None
             if module is not None and plain(module.name) != name:
                 raise InputError(f"this is module {module.name}, not {name}", where=module.where)
