@@ -28,9 +28,9 @@ def ours(patches: Mapping[str, Path]) -> list[ModuleFile]:
 @pytest.mark.parametrize(
     ("cpu", "smp", "kaslr", "cmdline"),
     [
-        ("max", 1, False, ""),
-        ("Nehalem", 2, False, ""),
-        ("EPYC-Milan", 1, False, ""),
+        pytest.param("max", 1, False, "", marks=pytest.mark.long),
+        pytest.param("Nehalem", 2, False, "", marks=pytest.mark.long),
+        pytest.param("EPYC-Milan", 1, False, "", marks=pytest.mark.long),
         ("max", 2, True, ""),
         ("Skylake-Client", 1, False, "retbleed=stuff"),  # counts calls (6.2 and later): stubs in other modules too
     ],
