@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from builder.acquire import sums
+from builder.acquire.tools import ended
+from builder.errors import ToolError
 
 #: An include by name, or a macro that stands for one (such as drbd's GENL_MAGIC_INCLUDE_FILE)
 _INCLUDE = re.compile(rb"^[ \t]*#[ \t]*(include|define[ \t]+\w+)[ \t]*([<\"][^>\"\n]+\.[a-zA-Z]+)[>\"]", re.MULTILINE)
+
+#: lines that it may match, as grep(1) is told
+_MAY_INCLUDE = r'^[[:blank:]]*#[[:blank:]]*(include|define[[:blank:]]+[[:alnum:]_]+)[[:blank:]]*[<"]'
 
 #: directories whose files are part of no kernel object, but for single ones that the listing names
 OUTSIDE = frozenset({"tools", "Documentation", "samples", "LICENSES", ".git", ".bespoke", "debian"})
@@ -47,12 +53,10 @@ class Includes:
             by_name = defaultdict(list)
             paths = [*_sources(root), *(path for folder in sorted(beyond) for path in _read(root, folder))]
             known = set(paths)
-            for path in paths:
-                for kind, raw in set(_INCLUDE.findall((root / path).read_bytes())):
-                    name = raw.decode("ascii", "replace")
-                    beside = os.path.normpath(f"{os.path.dirname(path)}/{name[1:]}")
-                    resolved = kind == b"include" and name[0] == '"' and beside in known
-                    by_name[f"={beside}" if resolved else name].append(path)
+            for path, kind, name in sorted(_lines(root, paths)):
+                beside = os.path.normpath(f"{os.path.dirname(path)}/{name[1:]}")
+                resolved = kind == "include" and name[0] == '"' and beside in known
+                by_name[f"={beside}" if resolved else name].append(path)
             sums.write_json(saved, by_name)
         return cls(by_name)
 
@@ -87,6 +91,24 @@ class Includes:
                     reached[path] = reached[near] + 1
                     waiting.append(path)
         return reached
+
+
+def _lines(root: Path, paths: Iterable[str]) -> set[tuple[str, str, str]]:
+    """(path, `include` or `define MACRO`, name with the `<` or `"` before it) of what `_INCLUDE` matches in `paths`.
+
+    grep(1) finds the lines, in a tenth of the time. Raises ToolError where a file cannot be read.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".paths") as listed:
+        listed.write(b"\0".join(map(os.fsencode, paths)))
+        listed.flush()
+        argv = ["xargs", "-r", "-0", "-a", listed.name, "grep", "-aZHE", "-e", _MAY_INCLUDE, "--"]
+        found = ended(argv, cwd=root)
+    if found.status not in (0, 123) or found.err:  # 123: one of its greps found nothing
+        said = found.err.decode(errors="replace").strip().partition("\n")[0]
+        raise ToolError(f"grep failed (exit status {found.status}): {said}", where=root)
+    rows = (line.partition(b"\0") for line in found.out.split(b"\n"))
+    matches = ((os.fsdecode(path), _INCLUDE.match(text)) for path, _, text in rows)
+    return {(path, match[1].decode(), match[2].decode("ascii", "replace")) for path, match in matches if match}
 
 
 def _sources(root: Path) -> Iterator[str]:

@@ -29,6 +29,7 @@ DEBIAN_PACKAGES = {
     "find": "findutils",
     "ld": "binutils",
     "tar": "tar",
+    "xargs": "findutils",
     "xz": "xz-utils",
     "nm": "binutils",
 }
