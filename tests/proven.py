@@ -29,7 +29,7 @@ from builder.acquire.source import SourceTree
 from builder.acquire.sources import SourceTarget, find_source
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
-from builder.errors import BespokeError, InputError, ToolError
+from builder.errors import BespokeError, InputError, RefusedError, ToolError
 from builder.image.guest import Guest
 from builder.image.machine import KPROBE_EVENTS, TRACING, GuestHost
 from builder.image.trial import TrialPlan, trial
@@ -38,7 +38,7 @@ from builder.pipeline import ModulePlan, patch
 from builder.preflight.check import Checker
 from builder.preflight.fidelity import choose, compare
 from builder.report.kernels import NOT_PROVEN, markdown
-from builder.supported import STEPS, Proven, proven
+from builder.supported import STEPS, Proven
 from samples.fixes import Fix, all_fixes
 from samples.objects import TARGET, TARGET_NAME, VMLINUX_PATCH, target_objects
 from tests.conftest import ROOT
@@ -52,8 +52,8 @@ same table. A kernel of a series that is not listed may work as well: a warning 
 
 - *decode*: symbols read from the image.
 - *patch*: of the two samples (a function of vmlinux, a module out of the tree) and the sample fixes whose text fits the
-  source, those whose module was built from the patch by the compiler that built the kernel; "no source" where the
-  suite serves no source of this version.
+  source and whose file is part of this kernel, those whose module was built from the patch by the compiler that built
+  the kernel; "no source" where the suite serves no source of this version.
 - *build*: of those, the modules that the simulated loader accepts without a finding.
 - *check*: of modules of the kernel's own tree, those that the simulated loader accepts without a finding.
 - *identical*: of modules, with all that they need, those that the simulated loader makes as the guest's kernel made
@@ -137,7 +137,11 @@ class Proof:
             try:
                 made = patch([subject.fix.path], subject.source, objects, ModulePlan(f"fix_{name}"), AS_USUAL)
             except BespokeError as error:
-                self.told.append(f"{name} is not built: {error}")
+                if isinstance(error, RefusedError) and {row.code for row in error.refusals} == {"patch-not-built"}:
+                    self.told.append(f"{name} is no part of this kernel: {error}")
+                    self.fitting -= 1
+                else:
+                    self.told.append(f"{name} is not built: {error}")
                 continue
             if made.module is not None:
                 path.write_bytes(made.module.content)
@@ -234,7 +238,7 @@ def prove(release: str, suite: str, modules: int, steps: Sequence[str], say: Cal
                 say(f"{release}: {step}: {found[step]}")
         for line in dict.fromkeys(proof.told):
             say(f"{release}: {line}")
-    before = next((row.steps for row in proven() if row.release == release), {})
+    before = next((row.steps for row in table() if row.release == release), {})
     merged = {**before, **found}
     date = datetime.date.today().isoformat()
     return Proven(
@@ -249,6 +253,11 @@ def kernel_suite(release: str) -> str:
     """The group of suites that the cached kernel came from; those of the machine have no name."""
     record = (fetch_kernel(release).root / ".package").read_text().split()
     return record[3] if len(record) > 3 else "the machine's"
+
+
+def table() -> list[Proven]:
+    """The rows as they are now: another proof may have written its own meanwhile."""
+    return [Proven(**row) for row in json.loads(TABLE.read_text())]
 
 
 def write(rows: Sequence[Proven]) -> None:
@@ -270,16 +279,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", default=",".join(STEPS), help="which steps to make (default: all)")
     parser.add_argument("--page", action="store_true", help="write the page anew, prove nothing")
     options = parser.parse_args(arguments)
-    rows = {row.release: row for row in proven()}
     for release in options.releases:
         try:
-            rows[release] = prove(release, options.suite, options.modules, options.steps.split(","), print)
+            row = prove(release, options.suite, options.modules, options.steps.split(","), print)
         except BespokeError as error:
             print(f"{release}: {error}", file=sys.stderr)
             continue
-        write([*rows.values()])
+        write([row, *(other for other in table() if other.release != release)])
     if options.page:
-        write([*rows.values()])
+        write(table())
     return 0
 
 
