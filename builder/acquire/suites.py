@@ -45,6 +45,12 @@ HELP: Final = (
     "--source DIRECTORY or TARBALL"
 )
 
+#: what helps where the archive says that it has no such file (404)
+NOT_SERVED: Final = (
+    "the archive lists it and serves it no more, or not yet: another release of the series may be had "
+    "(see `bespoke kernels`), or name what is here: --source DIRECTORY or TARBALL"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -171,7 +177,9 @@ def fetching(what: str) -> Iterator[None]:
     except MissingToolError as error:
         raise MissingToolError(f"{what} cannot be fetched: {error.message}; {HELP}") from error
     except ToolError as error:
-        raise ToolError(f"{what} cannot be fetched: {_reason(error.message)}; {HELP}") from error
+        reason = _reason(error.message)
+        helps = NOT_SERVED if re.match(r"404\b", reason) else HELP
+        raise ToolError(f"{what} cannot be fetched: {reason}; {helps}") from error
 
 
 def _reason(said: str) -> str:

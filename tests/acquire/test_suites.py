@@ -141,6 +141,16 @@ def test_a_file_of_a_source_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         apt.fetch_source_file("linux", "1.2-4", ".debian.tar.xz", group, tmp_path)
 
 
+@pytest.mark.parametrize(("reason", "helps"), [("404  Not Found [IP: ::1 80]", "another release of the series"),
+                                               ("Could not resolve 'host'", "with a network once")])  # fmt: skip
+def test_what_helps_where_something_cannot_be_fetched(reason: str, helps: str) -> None:
+    said = f"apt-helper failed (exit status 100): E: Failed to fetch http://host/linux.tar.xz  {reason} | E: Failed"
+    with pytest.raises(ToolError) as caught, suites.fetching("linux.tar.xz"):
+        raise ToolError(said)
+    assert caught.value.message.startswith(f"linux.tar.xz cannot be fetched: {reason}; ")
+    assert helps in caught.value.message and "http:" not in caught.value.message
+
+
 def test_headers_of_every_layout(tmp_path: Path) -> None:
     """Real-time kernels have common headers of their own; those of 7.2 name their output directory."""
     for name in ("linux-headers-7.2-rt-amd64", "linux-headers-7.2-common-rt"):
