@@ -31,11 +31,16 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def render(name: str, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any) -> str:
-    """One template with its values; `filters` are added for this rendering."""
+def render(
+    name: str,
+    filters: Mapping[str, Callable[..., str]] | None = None,
+    kept: jinja2.BytecodeCache | None = None,
+    **values: Any,
+) -> str:
+    """One template with its values; `filters` are added for this rendering, what is compiled is `kept` there."""
     # The environment keeps what it has compiled, an overlay of it does not.
     made = environment()
     if filters:
-        made = made.overlay()
+        made = made.overlay(bytecode_cache=kept)
         made.filters = {**made.filters, **filters}
     return made.get_template(name).render(**values)

@@ -19,7 +19,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from builder.acquire.tools import started
@@ -184,6 +184,12 @@ def _write(database: Path, rows: Iterable[_Row], built_in: set[str], link_option
     connection.close()
 
 
+@cache
+def _words(text: str) -> tuple[str, ...]:
+    """Text as a shell splits it: hundreds of objects have the same flags."""
+    return tuple(shlex.split(text))
+
+
 def _listed(name: str) -> str:
     """A name as `record` reads it from what make says."""
     return name.encode("utf-8", "surrogateescape").decode(errors="replace")
@@ -268,7 +274,7 @@ class ListedObjects:
         # With IBT or LTO kbuild runs objtool when it links (delay-objtool): on vmlinux.o, on a module. The
         # same options on one object give that object's tables; --module because what it lacks is elsewhere.
         options = objtool or (self._link_objtool if owners else "")
-        words = shlex.split(f"{flags} {defines}")
+        words = [*_words(flags), *_words(defines)]
         if not any(word.startswith("-fmacro-prefix-map=") for word in words):
             # Newer kernels strip the source tree from __FILE__ only where they are built elsewhere, as the
             # distribution's are (building_out_of_srctree, Makefile, v7.2).

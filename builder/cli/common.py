@@ -120,7 +120,10 @@ def _item(value: Any, depth: int) -> str:
 
 def _is_row(value: Any) -> bool:
     """A list of plain values."""
-    return isinstance(value, list | tuple) and not any(isinstance(item, Mapping | list | tuple) for item in value)
+    # By their types, of which there are few.
+    return isinstance(value, list | tuple) and not any(
+        issubclass(kind, Mapping | list | tuple) for kind in set(map(type, value))
+    )
 
 
 def _filled(rows: Sequence[str], width: int) -> Iterator[str]:

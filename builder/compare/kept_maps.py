@@ -9,22 +9,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 from builder.acquire import sums
 from builder.acquire.cache import cache_path
-from builder.arch import decoder
 from builder.compare.atoms import Atom
 from builder.compare.comparison import Comparison
+from builder.compare.contents import content_of, program
 from builder.compare.instruction_map import FunctionMap, MappedRow, instruction_map
-from builder.compare.view import View
 
-_SMALL: Final = 256
+_SMALL: Final = 64
 """Bytes of a function up to which a map is made about as quickly as it is found."""
-_MAKERS: Final = ("arch", "binary", "compare")
-"""Where the text of what makes a map stands."""
 
 
 def kept_map(comparison: Comparison, atom: Atom) -> FunctionMap:
@@ -35,7 +30,7 @@ def kept_map(comparison: Comparison, atom: Atom) -> FunctionMap:
     olds = old, *comparison.old_children.get(old, ())
     news = atom, *comparison.children.get(atom, ())
     places = [(part.section.index, part.entry, part.end) for part in (*olds, *news)]
-    key = repr((_program(), _content(comparison.old), _content(comparison.new), places))
+    key = repr((program(), content_of(comparison.old), content_of(comparison.new), places))
     file = cache_path("maps/all", hashlib.sha256(key.encode()).hexdigest()[:32])
     known = sums.read_json(file)
     if known is not None:
@@ -53,22 +48,3 @@ def _written(rows: Sequence[MappedRow], olds: Sequence[Atom], news: Sequence[Ato
 
 def _read(rows: Sequence[Any], olds: Sequence[Atom], news: Sequence[Atom]) -> tuple[MappedRow, ...]:
     return tuple(MappedRow(olds[old], offset, news[new], *rest) for old, offset, new, *rest in rows)
-
-
-@lru_cache(maxsize=2)
-def _content(view: View) -> str:
-    """What tells the object of a view from any other: all its sections, the tables of symbols and relocations too."""
-    digest = hashlib.sha256(repr((view.obj.machine, view.obj.type, view.obj.flags)).encode())
-    for section in view.obj.sections:
-        digest.update(repr((section.name, section.type, section.flags, section.size, *section[6:])).encode())
-        digest.update(section.data)
-    return digest.hexdigest()
-
-
-@cache
-def _program() -> str:
-    root = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256(decoder().encode())
-    for file in sorted(file for folder in _MAKERS for file in (root / folder).rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

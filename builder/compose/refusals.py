@@ -9,6 +9,7 @@ from pathlib import PurePath
 from builder.binary import elf, tables
 from builder.compare import Atom, naming
 from builder.compare.comparison import counts
+from builder.compare.kept_structs import kept_struct_changes
 from builder.compare.own_entries import entry_of
 from builder.compare.storage import is_private, is_readonly
 from builder.compose import identity, initial, registered, statics, threads, transient
@@ -337,11 +338,9 @@ def _layouts(selection: Selection) -> Findings:
     """Structures whose layout changed while objects of the old layout live (DWARF tells)."""
     if selection.is_empty:
         return
-    from builder.compare.structs import struct_changes  # here, for it is slow to import and few changes ship
-
     comparison = selection.comparison
     inside = frozenset(atom.name.partition(".")[0] for atom in comparison.new.functions)
-    for change in struct_changes(comparison.old.obj, comparison.new.obj, inside):
+    for change in kept_struct_changes(comparison, inside):
         size = f"{change.old_size} -> {change.new_size} bytes"
         fields = ", ".join(map(str, change.fields[:_FIELDS])) + (" and more" if len(change.fields) > _FIELDS else "")
         added = [field.name for field in change.fields if field.kind == "added"]

@@ -19,6 +19,7 @@ from builder.arch import Glue
 from builder.binary import ObjectFile, ours, read_object, tables
 from builder.binary.kernel import Kernel, StructLayout
 from builder.binary.names import MODULE_NAME
+from builder.emit.kept_templates import KeptTemplates
 from builder.errors import InputError, ToolError
 from builder.templates import render
 
@@ -199,6 +200,7 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
     return render(
         machine.template,
         {"quoted": _quoted, "record": _rendered},
+        kept=KeptTemplates(),
         ours=ours,
         modinfo=modinfo,
         versions=[(name, crc, MODULE_NAME - len(_octets(name)) - 1) for name, crc in parts.versions],

@@ -55,7 +55,7 @@ def test_another_object_or_program_has_maps_of_its_own(cache: Path, monkeypatch:
     assert first == make(compared())
     second = make(compared("orig.o"))
     assert second > first
-    monkeypatch.setattr(kept_maps, "_program", lambda: "another")
+    monkeypatch.setattr(kept_maps, "program", lambda: "another")
     assert make(compared("orig.o")) == second + (second - first)
 
 

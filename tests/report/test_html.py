@@ -166,7 +166,7 @@ def test_hostile_strings_in_the_code(diffed: Diffed) -> None:
 
 def test_only_pages_are_escaped() -> None:
     """The glue and the guest's script are no HTML: what they say must not be changed."""
-    text = render("guest-init.sh.j2", None, **_init_values())
+    text = render("guest-init.sh.j2", None, None, **_init_values())
     assert "&amp;" not in text and "&#34;" not in text
 
 
