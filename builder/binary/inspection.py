@@ -188,7 +188,7 @@ def _klp_relocations(obj: ObjectFile) -> Iterator[tuple[Section, tuple[Relocatio
 
 
 def _klp_symbols(obj: ObjectFile, problems: list[str]) -> Iterator[BoundSymbol]:
-    counts = Counter(row.symbol for _, rows in _klp_relocations(obj) for row in rows)
+    counts = Counter(row.symbol for rows in obj.relocations.values() for row in rows)
     for symbol in obj.symbols:
         if klp.is_symbol(symbol.name):
             try:

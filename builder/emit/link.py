@@ -2,6 +2,12 @@
 
 Fragments of one kind share an output section. Livepatch relocations come last,
 in sections of their own for each patched object and target section.
+
+Where the kernel walks all of its symbols for each of those (klp_find_object_symbol, kernel/livepatch/core.c, up to
+6.1), each symbol of vmlinux has just one of them. These come first: the loader applies tables of relocations in the
+order of the sections, and a symbol keeps the value that it was given (apply_relocations, kernel/module/main.c), so that
+all other references to it are ordinary relocations. What belongs to another module is written when that is loaded,
+by livepatch alone, and has no such way.
 """
 
 from __future__ import annotations
@@ -46,14 +52,16 @@ class LinkedPlace:
 class Linker:
     """Lays out fragments and glue, then writes the tables."""
 
-    def __init__(self, arch: Architecture, name: str) -> None:
+    def __init__(self, arch: Architecture, name: str, *, bind_once: bool = False) -> None:
         self.arch = arch
         self.name = name
+        self.bind_once = bind_once
         self.places: dict[Key, LinkedPlace] = {}
         self._outputs: dict[str, _Output] = {}
         self._strings: dict[bytes, int] = {}
         self._globals: dict[str, tuple[str, SectionOffset, int, int]] = {}
         self._used: dict[str, None] = {}
+        self._bound: set[str] = set()
         self._size = 0
 
     def add(self, fragments: Sequence[Fragment]) -> None:
@@ -141,10 +149,12 @@ class Linker:
                 if isinstance(r.to, Binding):
                     self._used.setdefault(r.to.symbol)
                     row = (offset, r.type, r.to.symbol, r.addend)
-                    if r.to.kind == "export":
+                    if r.to.kind == "export" or r.to.symbol in self._bound:
                         out.plain.append(row)
                     else:
                         out.late.setdefault(r.to.patched, []).append(row)
+                        if self.bind_once and r.to.patched == klp.VMLINUX:
+                            self._bound.add(r.to.symbol)
                     continue
                 if r.to == ("absolute",):
                     out.plain.append((offset, r.type, "", r.addend))
@@ -176,7 +186,9 @@ class Linker:
             sections.append(Section(here, name, kind, flags, len(content), content, align=align))
         plain = [o for o in ordered if o.plain]
         late = [(o, patched) for o in ordered for patched in sorted(o.late)]
-        symtab, strtab, shstrtab = (SectionIndex(len(sections) + len(plain) + k) for k in range(3))
+        first = [(o, patched) for o, patched in late if self.bind_once and patched == klp.VMLINUX]
+        before = len(sections) + len(first) + len(plain)
+        symtab, strtab, shstrtab = (SectionIndex(before + k) for k in range(3))
         relocations: dict[SectionIndex, tuple[Relocation, ...]] = {}
 
         def add_rela(
@@ -189,6 +201,12 @@ class Linker:
                 Section(here, name, elf.SHT_RELA, flags, size, b"", link=symtab, info=target, align=8, entsize=24)
             )
 
+        def add_klp(rows: Sequence[tuple[_Output, str]]) -> None:
+            flags = elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH
+            for out, patched in rows:
+                add_rela(klp.section_name(patched, out.name), index[out.name], flags, out.late[patched])
+
+        add_klp(first)
         for out in plain:
             add_rela(f".rela{out.name}", index[out.name], elf.SHF_INFO_LINK, out.plain)
         first_global = next((s.index for s in symbols if s.bind != elf.STB_LOCAL), len(symbols))
@@ -196,10 +214,8 @@ class Linker:
         sections.append(Section(symtab, ".symtab", elf.SHT_SYMTAB, 0, 24 * len(symbols), b"", link=strtab, **table))
         sections.append(Section(strtab, ".strtab", elf.SHT_STRTAB, 0, 0, b""))
         sections.append(Section(shstrtab, ".shstrtab", elf.SHT_STRTAB, 0, 0, b""))
-        for out, patched in late:
-            # Last: a later `ld -r` would merge or drop them (Documentation/livepatch/module-elf-format.rst).
-            flags = elf.SHF_ALLOC | elf.SHF_RELA_LIVEPATCH
-            add_rela(klp.section_name(patched, out.name), index[out.name], flags, out.late[patched])
+        # Last: a later `ld -r` would merge or drop them (Documentation/livepatch/module-elf-format.rst).
+        add_klp([row for row in late if row not in first])
         return ObjectFile(self.name, self.arch.machine, elf.ET_REL, tuple(sections), symbols, relocations)
 
     def _symbols(

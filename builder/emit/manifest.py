@@ -151,16 +151,19 @@ def _hash(bound: Bound, atom: Atom, *, new: bool) -> str:
 
 
 def _bindings(linked: ObjectFile) -> Iterator[WrittenBinding]:
-    """Every livepatch relocation: where it is written and what it is resolved to."""
+    """Every reference to a symbol that livepatch resolves: where it is written and what it is resolved to."""
+    rows = []
     for index, relocations in linked.relocations.items():
         section = linked.sections[index]
-        if not section.flags & elf.SHF_RELA_LIVEPATCH:
-            continue
-        target = linked.sections[section.info].name
-        patched = klp.section_object(section.name)
+        late = bool(section.flags & elf.SHF_RELA_LIVEPATCH)
+        # An ordinary relocation may use what one for vmlinux has resolved (builder/emit/link.py).
+        patched = klp.section_object(section.name) if late else klp.VMLINUX
         for r in relocations:
-            symbol = klp.parse_symbol(linked.symbols[r.symbol].name)
-            yield WrittenBinding(target, r.offset, r.type, patched, *symbol, r.addend)
+            symbol = linked.symbols[r.symbol]
+            if late or symbol.shndx == elf.LIVEPATCH:
+                rows.append((section.info, patched, r.offset, r, klp.parse_symbol(symbol.name)))
+    for target, patched, offset, r, bound in sorted(rows, key=lambda row: row[:3]):
+        yield WrittenBinding(linked.sections[target].name, offset, r.type, patched, *bound, r.addend)
 
 
 def _entries(fragments: Sequence[Fragment]) -> dict[str, dict[str, int]]:

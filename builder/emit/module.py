@@ -34,7 +34,8 @@ def emit(bundle: Bundle) -> Module:
     kernel.require_livepatch()
     arch = by_machine(bundle.pairs[0].diff.comparison.new.obj.machine, where=bundle.name)
     parts = derived.derive(bundle, arch, thunks.add(bundle, arch, fragments.collect(bundle)))
-    linker = link.Linker(arch, bundle.name)
+    features = kernel.features
+    linker = link.Linker(arch, bundle.name, bind_once=features.relocs_at_load and not features.finds_by_name)
     linker.add(parts)
     # From here on every fragment has its place.
     objects, symbols = _objects(bundle)
@@ -45,7 +46,7 @@ def emit(bundle: Bundle) -> Module:
     said = glue.GlueParts(
         bundle.name,
         objects,
-        versions=versions if kernel.features.modversions else (),
+        versions=versions if features.modversions else (),
         namespaces=namespaces,
         replace=bundle.replace,
         states=sum(len(bound.diff.selection.macros.states) for bound in bundle.pairs),

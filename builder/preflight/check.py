@@ -21,6 +21,7 @@ from builder.load.loader import load_module, load_with_dependencies
 from builder.load.module import LoadedModule, Site
 from builder.load.relocate import NAMES as RELOCATIONS
 from builder.preflight import problems as problems_of
+from builder.preflight.lookups import Lookups, lookups
 from builder.preflight.signed import SignatureCheck, check_signature
 
 
@@ -60,6 +61,8 @@ class CheckReport:
     cpus: tuple[CpuCheck, ...]
     loaded: LoadedModule | None = field(repr=False, default=None)
     signature: SignatureCheck | None = None
+    lookups: Lookups | None = None
+    """None where it is no livepatch, or one that cannot be loaded."""
 
     def bound(self) -> Iterator[dict[str, object]]:
         """Every relocation that was written: its section and offset, its type, the symbol and where that is."""
@@ -106,6 +109,7 @@ class CheckReport:
             "taints": list(self.taints),
             "signature": self.signature.as_json() if self.signature else None,
             "relocations": dict(self.relocations),
+            "lookups": self.lookups.as_json() if self.lookups else None,
             "bindings": [dict(row) for row in self.bindings],
             "replaced": [dict(row) for row in self.replaced],
             "bound": list(self.bound()),
@@ -195,6 +199,7 @@ class Checker:
             tuple(results),
             loaded,
             signature,
+            lookups(module, described[1], self.kernel) if loaded is not None and module.is_livepatch else None,
         )
 
     def find_object(self, name: str) -> Path | None:

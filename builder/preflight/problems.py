@@ -55,10 +55,10 @@ def _klp_section(module: ModuleFile, section: Section) -> Iterator[Finding]:
 
 
 def _unresolved(module: ModuleFile) -> Iterator[Finding]:
-    """Livepatch symbols that an ordinary relocation uses: nobody gives them a value."""
-    symbols = module.object.symbols
+    """Livepatch symbols that an ordinary relocation uses, and that no table of vmlinux before it has given a value."""
+    symbols, resolved = module.object.symbols, set[int]()
     for section in module.object.sections:
-        if section.type != elf.SHT_RELA or section.flags & elf.SHF_RELA_LIVEPATCH:
+        if section.type != elf.SHT_RELA:
             continue
         target = module.object.sections[section.info]
         try:
@@ -66,8 +66,12 @@ def _unresolved(module: ModuleFile) -> Iterator[Finding]:
         except InputError as error:
             yield Finding("malformed", str(error))
             continue
+        if section.flags & elf.SHF_RELA_LIVEPATCH:
+            if klp.object_named(section.name) == klp.VMLINUX:
+                resolved |= {row.symbol for row in rows}
+            continue
         for row in rows:
-            if symbols[row.symbol].shndx == elf.LIVEPATCH:
+            if symbols[row.symbol].shndx == elf.LIVEPATCH and row.symbol not in resolved:
                 yield Finding("klp-unresolved", f"{symbols[row.symbol].name}, used in {target.name}, is never resolved")
                 break
 

@@ -32,6 +32,11 @@ def render_check(report: CheckReport, *, verbose: bool = False) -> RenderableTyp
     total = sum(report.relocations.values())
     letters = " ".join(report.taints) or "-"
     parts.append(one_line(f"{total} relocations in {len(report.relocations)} sections; taints: {letters}"))
+    found = report.lookups
+    if found is not None and found.walked and found.relocations + found.functions:
+        wanted = f"{found.relocations} symbols and {found.functions} functions of vmlinux"
+        cost = f"about {found.seconds:.1f} s to load it"
+        parts.append(one_line(f"the kernel walks its {found.walked} symbols for each of {wanted}: {cost}"))
     if report.signature is not None and report.signature.signer:
         how = {"": "by a key that this kernel has not built in", "built in": "verified by a key of the kernel's own",
                "given": "verified by the given certificate"}[report.signature.trusted]  # fmt: skip

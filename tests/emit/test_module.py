@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from builder.binary.manifest import SECTION, Manifest
 from builder.emit import Module
 from builder.emit.readback import ReadbackError, verify
 from builder.errors import InputError
+from builder.preflight.check import Checker
 from tests.conftest import ROOT, data_root, need
 from tests.emit.edits import klp_sections, renamed, with_data
 from tests.running.pairs import ACCEPTED, RELEASE, built, module_name, places
@@ -56,9 +58,16 @@ def obj(module: Module) -> ObjectFile:
     return read_object(module.content, name=module.name)
 
 
-def test_klp_relocations_stand_last_with_their_flags(obj: ObjectFile) -> None:
+def test_klp_relocations_stand_apart_with_their_flags(obj: ObjectFile) -> None:
+    """Those of vmlinux before all others, for 6.1 walks its symbols for each; those of modules last."""
     late = klp_sections(obj)
-    assert [s.index for s in late] == list(range(len(obj.sections) - len(late), len(obj.sections)))
+    first = [s.index for s in late if s.name.startswith(".klp.rela.vmlinux.")]
+    ordinary = min(s.index for s in obj.sections if s.type == elf.SHT_RELA and s not in late)
+    assert first == list(range(ordinary - len(first), ordinary))
+    last = [s.index for s in late if s.index not in first]
+    assert last == list(range(len(obj.sections) - len(last), len(obj.sections)))
+    bound = [row.symbol for index in first for row in obj.relocations[index]]
+    assert len(bound) == len(set(bound)), "a symbol is looked up twice"
     symtab = obj.symtab
     assert symtab is not None
     named = {s.index for s in obj.symbols if s.name.startswith(".klp.sym.")}
@@ -75,6 +84,26 @@ def test_klp_relocations_stand_last_with_their_flags(obj: ObjectFile) -> None:
     assert all((s.shndx == elf.LIVEPATCH) == (s.index in named) for s in obj.symbols)
     used = {row.symbol for s in late for row in obj.relocations[s.index]}
     assert used == named, "a symbol that nothing uses"
+
+
+def test_a_symbol_is_resolved_before_it_is_used(kernel: Kernel, data: Path) -> None:
+    """One look-up for each symbol of vmlinux, not for each of 48 references; in another order they would be zero."""
+    found = built(places(data)["mm__swapfile"], kernel).module
+    assert found is not None
+    checker = Checker(kernel)
+    report = checker.check(found.content)
+    assert not report.problems and report.lookups is not None
+    looked_up = {(b.symbol, b.sympos) for b in found.manifest.bindings}
+    assert (report.lookups.relocations, report.lookups.functions) == (len(looked_up), len(report.replaced))
+    assert len(found.manifest.bindings) > 1.5 * len(looked_up)
+    assert report.lookups.walked == kernel.number_of_symbols and 0.1 < report.lookups.seconds < 1
+    obj = read_object(found.content)
+    late, plain = (obj.by_name[f"{kind}.text"].index for kind in (".klp.rela.vmlinux.", ".rela"))
+    order, rows = {late: plain, plain: late}, obj.relocations
+    swapped = [obj.sections[order.get(s.index, s.index)]._replace(index=s.index) for s in obj.sections]
+    moved = {**rows, late: rows[plain], plain: rows[late]}
+    other = checker.check(write_object(replace(obj, sections=tuple(swapped), relocations=moved)))
+    assert {finding.code for finding in other.problems} >= {"klp-unresolved"}
 
 
 def test_relocated_bytes_are_zero(obj: ObjectFile) -> None:

@@ -56,6 +56,10 @@ class Features:
     """`.static_call_sites` is read-only after init too, and each section of such a name (module_mark_ro_after_init)"""
     alternative_calls: bool
     """call thunks come after alternatives and look at their sites (`alt_start` of struct callthunk_sites)"""
+    relocs_at_load: bool
+    """livepatch relocations for vmlinux are written with the module's others, in the order of the sections (5.8)"""
+    finds_by_name: bool
+    """livepatch looks a symbol of vmlinux up in a sorted table; before it, it walks all symbols for each (6.2)"""
     site_by_site: bool
     """all alternatives of one site are decided together (struct patch_site)"""
 
@@ -78,6 +82,8 @@ _PROBES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "smp_locks": ("__smp_locks",),
         "static_call": ("__static_call_update",),
         "marks_ro_after_init": ("module_mark_ro_after_init",),
+        "relocs_at_load": ("klp_apply_section_relocs",),
+        "finds_by_name": ("klp_match_callback",),
     }
 )
 """Feature: the symbols of which any one proves it."""

@@ -204,6 +204,10 @@ class Kernel:
         after = bisect_right(self._addresses, symbol.address)
         return self._addresses[after] - symbol.address if after < len(self._addresses) else 0
 
+    @property
+    def number_of_symbols(self) -> int:
+        return len(self._addresses)
+
     def all_symbols(self) -> Iterator[KernelSymbol]:
         """Every symbol in kallsyms order."""
         yield from self._between(0, len(self._addresses))
