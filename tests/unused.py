@@ -13,6 +13,7 @@ import distributed.scheduler
 import builder
 import builder.load
 from builder.arch import x86_64
+from builder.emit.kept_templates import KeptTemplates
 from builder.fleet.simulate import Simulation
 from builder.fleet.workers import EndsWhole
 from builder.image.guest import qemu
@@ -31,6 +32,8 @@ def _(
     x86_64._disassembler().syntax  # capstone reads it
     connection.text_factory  # sqlite3 calls it
     simulation.overhead_ms  # as_json() takes the whole row
+    KeptTemplates.load_bytecode  # jinja2 calls it
+    KeptTemplates.dump_bytecode  # and this
     EndsWhole.setup  # Dask calls it
     EndsWhole.teardown  # and this
     distributed.scheduler.heartbeat_interval  # the simulation sets it, the scheduler calls it
