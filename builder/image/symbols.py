@@ -52,7 +52,7 @@ class SimulatedSymbols:
 
     def export(self, name: str) -> Export | ModuleExport | None:
         """What find_symbol() finds: vmlinux's exports first, then those of loaded modules."""
-        return self._kernel.exports().get(name) or self.exported.get(name)
+        return self._kernel.export(name) or self.exported.get(name)
 
     def position(self, module: str | None, name: str, sympos: int) -> Address:
         """The address that klp_find_object_symbol (kernel/livepatch/core.c) finds; LoadError with its words."""

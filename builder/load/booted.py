@@ -31,7 +31,7 @@ from builder.image.derive import cpu_models, derive_state
 from builder.image.simulated import SimulatedKernel
 from builder.load.boot import boot
 
-_RUN: Final = re.compile(rb"[^\0]+(?:\0{1,16}[^\0]+)*", re.DOTALL)
+_RUN: Final = re.compile(rb"[^\0]+(?:\0{1,128}[^\0]+)*", re.DOTALL)
 """Bytes that differ, where those that differ not are zeros; some of these in between make no new run."""
 
 
@@ -129,13 +129,13 @@ def _restored(kernel: Kernel, place: Path) -> SimulatedKernel | None:
 def _write(simulated: SimulatedKernel, starts: array[int], sizes: array[int], data: bytes) -> None:
     """Put the runs, which are in order of address, into the regions."""
     regions = iter(simulated.memory)
-    region = next(regions)
-    at = 0
+    base = end = at = 0
+    content = bytearray()
     for start, size in zip(starts, sizes, strict=True):
-        while start >= region.end:
+        while start >= end:
             region = next(regions)
-        offset = start - region.base
-        region.data[offset : offset + size] = data[at : at + size]
+            base, end, content = region.base, region.end, region.data
+        content[start - base : start - base + size] = data[at : at + size]
         at += size
     simulated.memory.generation += 1
 
