@@ -95,9 +95,14 @@ def candidates(old: SourceTree, new: SourceTree, most: int) -> Iterator[Candidat
 
 def _changed_lines(before: bytes, after: bytes) -> tuple[list[int], list[int]]:
     """The numbers, from 1, of the lines that only one of two texts has."""
-    rows = difflib.SequenceMatcher(None, before.split(b"\n"), after.split(b"\n"), autojunk=False).get_opcodes()
+    old, new = before.split(b"\n"), after.split(b"\n")
+    # What is the same at the start and the end is most of a file, and slow to be compared.
+    first = next(n for n, (a, b) in enumerate(zip([*old, b"\0"], [*new, b"\1"], strict=False)) if a != b)
+    last = next(n for n, (a, b) in enumerate(zip([*old[:first:-1], 0], [*new[:first:-1], 1], strict=False)) if a != b)
+    old, new = (text[first : len(text) - last] for text in (old, new))
+    rows = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     spans = [(range(a, b), range(c, d)) for tag, a, b, c, d in rows if tag != "equal"]
-    return [n + 1 for span, _ in spans for n in span], [n + 1 for _, span in spans for n in span]
+    return [n + first + 1 for span, _ in spans for n in span], [n + first + 1 for _, span in spans for n in span]
 
 
 def _kinds(texts: Sequence[bytes], changed: Sequence[Sequence[int]], commands: Sequence[Command]) -> tuple[str, ...]:
