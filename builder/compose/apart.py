@@ -1,20 +1,19 @@
 """Whether what ships can miss nothing of a start that changed: then its change may be left out, and is only told.
 
 Code for the start (`__init`) has run before the livepatch comes. Its new version would have left something else behind:
-in variables, in memory that it reaches by pointers, by what it calls. It can be left out where what ships sees none of
+in variables, in memory that it reaches by pointers, in what it calls. It can be left out where what ships sees none of
 that:
 
-- both versions call, and take the address of, the same functions, each as often;
-- they use the same variables, and code that is new to the running kernel uses none of those that can be written;
-- nothing that they store through pointers is at an offset that such code uses; where only numbers differ that are
-  stored, this is asked of those stores alone;
+- instruction by instruction both versions do the same, with the same names, but for numbers that they hand to functions
+  (a flag, a size): so nothing else is called, and nothing else is stored;
+- code that is new to the running kernel uses no variable that the start uses and that can be written, so nothing that
+  it has made with those numbers and keeps by name;
 - no structure has another layout, which debug information must tell: so nothing that was made at the start is smaller
   than what ships takes it for.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -50,17 +49,12 @@ def why_not(selection: Selection, atom: Atom) -> str:
         return "without debug information nothing tells whether what ships can see that"
     old = _rows(comparison.old, (twin, *comparison.old_children.get(twin, ())))
     new = _rows(comparison.new, (atom, *comparison.children.get(atom, ())))
+    if not _only_hands_on_other_numbers(old, new):
+        return "nothing that ships uses that by name, but it may be in memory that it looks at"
     shipped = _rows(comparison.new, [a for a, role in selection.functions.items() if role is not Role.CARRIER])
-    before, after = Counter(_named(old)), Counter(_named(new))
     seen = {row.name for row in _named(shipped)}
-    if before != after:
-        return "nothing that ships uses that by name"
-    if both := sorted({row.name for row in after if row.is_variable and row.name in seen}):
+    if both := sorted({row.name for row in _named(new) if row.is_variable and row.name in seen}):
         return f"what ships and it both use {', '.join(both[:_NAMED])}" + (" and more" if len(both) > _NAMED else "")
-    used = {offset for row in shipped for offset in _offsets(*row)}
-    stores = [row for row in _differing_stores(old, new) or (*old, *new) if _stores(*row)]
-    if any(_repeats(*row) or used & set(_offsets(*row)) for row in stores):
-        return "it stores through pointers where what ships may look"
     return "structures changed, of which it may make some" if _structures_changed(selection) else ""
 
 
@@ -68,15 +62,15 @@ def _rows(view: View, atoms: Iterable[Atom]) -> list[_Row]:
     return [_Row(view, atom, insn) for atom in atoms for insn in view.instructions(atom) if not insn.is_nop]
 
 
-def _differing_stores(old: Sequence[_Row], new: Sequence[_Row]) -> list[_Row]:
-    """The stores whose numbers are all that differs; none where more does."""
-    found: list[_Row] = []
-    for first, second in zip(old, new, strict=False):
-        (form, numbers), (other, others) = (_spelled(*row) for row in (first, second))
-        if form != other or (numbers != others and not _stores(*second)):
-            return []
-        found += [first, second] * (numbers != others)
-    return found if len(old) == len(new) else []
+def _only_hands_on_other_numbers(old: Sequence[_Row], new: Sequence[_Row]) -> bool:
+    """Whether the versions differ in nothing but numbers that are arguments of calls."""
+    if len(old) != len(new):
+        return False
+    for at, (first, second) in enumerate(zip(old, new, strict=True)):
+        (form, numbers), (other, others) = _spelled(*first), _spelled(*second)
+        if form != other or (numbers != others and not _is_argument(new, at)):
+            return False
+    return True
 
 
 def _spelled(view: View, atom: Atom, insn: Instruction) -> tuple[object, tuple[int, ...]]:
@@ -92,22 +86,28 @@ def _code(atom: Atom, insn: Instruction) -> bytes:
     return bytes(atom.section.data[insn.offset : insn.end])
 
 
-def _offsets(view: View, atom: Atom, insn: Instruction) -> tuple[int, ...]:
-    """What may be the offset of an access of memory by a register that is not the stack's (a number that is stored is
-    a constant of the instruction, too)."""
-    operation = view.arch.operation(_code(atom, insn))
-    if "memory" not in operation.form or operation.stack_read or operation.stack_write:
-        return ()
-    return operation.constants if not view.relocations_at(atom, insn) else ()
+def _is_argument(rows: Sequence[_Row], at: int) -> bool:
+    """Whether an instruction loads a number into a register that a call uses next, and that it need not preserve.
 
-
-def _stores(view: View, atom: Atom, insn: Instruction) -> bool:
-    return view.arch.memory_access(_code(atom, insn)) in ("write", "change") or _repeats(view, atom, insn)
-
-
-def _repeats(view: View, atom: Atom, insn: Instruction) -> bool:
-    """Whether it is of more than one place (`rep stos`)."""
-    return view.arch.operation(_code(atom, insn)).repeats
+    No instruction reads it before the call, and none after it in the same block (as where an assembler routine that
+    preserves it is called).
+    """
+    view, atom, insn = rows[at]
+    loaded = view.arch.operation(_code(atom, insn))
+    if loaded.reads or "memory" in loaded.form or not loaded.writes:
+        return False
+    called = False
+    for view, atom, insn in rows[at + 1 :]:
+        operation = view.arch.operation(_code(atom, insn))
+        if insn.is_call and not called:
+            called = not loaded.writes & ~operation.writes and bool(view.references(atom, insn))
+            if not called:
+                return False
+        elif operation.reads & loaded.writes:
+            return False
+        elif insn.is_call or insn.is_jump or insn.ends_block or not loaded.writes & ~operation.writes:
+            break
+    return called
 
 
 def _named(rows: Iterable[_Row]) -> Iterator[_Name]:
