@@ -15,8 +15,9 @@ from builder.emit.signing import SigningKey, read_certificate
 from builder.load import accept
 from builder.preflight.check import Checker, CheckReport
 from samples.objects import TARGET_NAME, target_objects
+from tests.preflight.acceptance import Subject
 from tests.preflight.broken import Editor
-from tests.preflight.test_broken import Subject, of_a_module
+from tests.preflight.test_broken import of_a_module
 from tests.support.kernels import opened
 from tests.support.modules import compiled_modules
 

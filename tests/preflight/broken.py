@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from builder.binary import elf
 
@@ -102,8 +102,9 @@ class Editor:
 Break = Callable[[Editor], object]
 
 
-def breaks(klp: str, klp_symbol: str, patched: str) -> Iterator[tuple[str, Break]]:
-    """Name and change. `klp` is the klp section, `klp_symbol` one that it uses, `patched` an old function's name."""
+def breaks(klp: str, klp_symbol: str, patched: str, sections: Sequence[str]) -> Iterator[tuple[str, Break]]:
+    """Name and change. `klp` is the klp section, `klp_symbol` one that it uses, `patched` an old function's name;
+    `sections` the module's: without versions there is nothing to break in them."""
     other = klp_symbol.rpartition(",")[0]
     yield "intact", lambda e: None
     # the ELF file
@@ -126,7 +127,11 @@ def breaks(klp: str, klp_symbol: str, patched: str) -> Iterator[tuple[str, Break
     yield "symbols without strings", lambda e: e.set(".symtab", link=0)
     yield "a section's name beyond the table", lambda e: e.set(".text", name=1 << 20)
     # what it says of itself
-    yield "vermagic of another release", lambda e: e.replace(".modinfo", b"vermagic=6.", b"vermagic=9.")
+    yield (
+        "vermagic of another release",
+        lambda e: e.put(".modinfo", e.data.index(b"vermagic=") + 9 - e.place(".modinfo"), b"9"),
+    )
+    yield "vermagic of another build", lambda e: e.replace(".modinfo", b"-amd64 SMP", b"-amd65 SMP")
     yield "vermagic with another flag", lambda e: e.replace(".modinfo", b" SMP ", b" SMQ ")
     yield "no vermagic", lambda e: e.replace(".modinfo", b"vermagic=", b"vermagik=")
     yield "no licence", lambda e: e.replace(".modinfo", b"license=", b"licence=")
@@ -134,19 +139,24 @@ def breaks(klp: str, klp_symbol: str, patched: str) -> Iterator[tuple[str, Break
     yield "not marked as a livepatch", lambda e: e.replace(".modinfo", b"livepatch=", b"livepadch=")
     yield "no name", lambda e: e.replace(".modinfo", b"name=", b"nane=")
     yield "no modinfo", lambda e: e.rename(".modinfo", ".modinfX")
+    yield "two modinfos", lambda e: e.rename(".note.bespoke", ".modinfo")
+    yield "imports a namespace", lambda e: e.replace(".modinfo", b"description=", b"import_ns=NS")
+    yield "depends on something", lambda e: e.replace(".modinfo", b"depends=\0retpoline=Y", b"depends=nothing_nope")
     # struct module
     this = ".gnu.linkonce.this_module"
     yield "no struct module", lambda e: e.rename(this, ".gnu.linkonce.this_modulX")
     yield "struct module too short", lambda e: e.set(this, size=e.get(this, "size") - 64)
     yield "struct module not allocated", lambda e: e.set(this, flags=elf.SHF_WRITE)
+    yield "two struct modules", lambda e: e.rename(".rela.gnu.linkonce.this_module", this)
     yield "struct module without contents", lambda e: e.set(this, type=elf.SHT_NOBITS)
     # versions
-    yield "wrong CRC of module_layout", lambda e: _crc(e, b"module_layout")
-    yield "wrong CRC of klp_enable_patch", lambda e: _crc(e, b"klp_enable_patch")
-    yield "no CRC of klp_enable_patch", lambda e: e.replace("__versions", b"klp_enable_patch", b"klp_enable_patcX")
-    yield "no CRC of module_layout", lambda e: e.replace("__versions", b"module_layout", b"module_layouX")
-    yield "no versions", lambda e: e.rename("__versions", "__versionX")
-    yield "versions cut", lambda e: e.set("__versions", size=64)
+    if "__versions" in sections:
+        yield "wrong CRC of module_layout", lambda e: _crc(e, b"module_layout")
+        yield "wrong CRC of klp_enable_patch", lambda e: _crc(e, b"klp_enable_patch")
+        yield "no CRC of klp_enable_patch", lambda e: e.replace("__versions", b"klp_enable_patch", b"klp_enable_patcX")
+        yield "no CRC of module_layout", lambda e: e.replace("__versions", b"module_layout", b"module_layouX")
+        yield "no versions", lambda e: e.rename("__versions", "__versionX")
+        yield "versions cut", lambda e: e.set("__versions", size=64)
     # symbols
     yield "an unknown symbol", lambda e: e.replace(".strtab", b"klp_enable_patch\0", b"klp_enable_patcX\0")
     yield "a common symbol", lambda e: e.symbol("klp_enable_patch", shndx=elf.SHN_COMMON)
@@ -154,6 +164,8 @@ def breaks(klp: str, klp_symbol: str, patched: str) -> Iterator[tuple[str, Break
     # sections
     yield "writable code", lambda e: e.set(".text", flags=e.get(".text", "flags") | elf.SHF_WRITE)
     yield "executable data", lambda e: e.set(".data", flags=e.get(".data", "flags") | elf.SHF_EXECINSTR)
+    yield "two symbol tables", lambda e: e.set(".note.bespoke", type=elf.SHT_SYMTAB)
+    yield "symbol names that are no table", lambda e: e.set(".strtab", type=elf.SHT_PROGBITS)
     # klp relocations
     yield "klp section without its flag", lambda e: e.set(klp, flags=elf.SHF_ALLOC)
     yield "klp section without a name", lambda e: e.rename(klp, ".klp.rela.")
@@ -212,7 +224,7 @@ def _crc(editor: Editor, name: bytes) -> Editor:
 def broken(data: bytes, klp: str, klp_symbol: str, patched: str) -> dict[str, bytes]:
     """Every broken form of a livepatch by name."""
     found = {}
-    for name, change in breaks(klp, klp_symbol, patched):
+    for name, change in breaks(klp, klp_symbol, patched, Editor(data).names):
         editor = Editor(data)
         change(editor)
         found[name] = editor.done()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,34 +10,17 @@ import pytest
 from builder.acquire.packages import fetch_kernel
 from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
-from builder.errors import BespokeError, GuestError, InputError
-from builder.image.guest import Guest, MachineConfig
+from builder.errors import BespokeError, InputError
 from builder.pipeline import ModulePlan, build, diff
-from builder.preflight.check import Checker, CheckReport
+from builder.preflight.check import CheckReport
 from samples.objects import TARGET_NAME, target_objects
+from tests.preflight.acceptance import Kernels, Subject, verdicts
 from tests.preflight.broken import broken
 from tests.support.kernels import opened
 
 RELEASE = "6.1.0-50-amd64"
 """What `running-6.1.0-50` of the test data was compiled from."""
 pytestmark = [pytest.mark.kernel, pytest.mark.data, pytest.mark.slow]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A livepatch of ours, intact and broken, the kernel that it is for, and the module that it patches, if any."""
-
-    kernel: Kernel
-    forms: dict[str, bytes]
-    function: str
-    target: Path | None = None
-
-    @property
-    def objects(self) -> dict[str, Path]:
-        return {TARGET_NAME: self.target} if self.target is not None else {}
-
-    def checker(self) -> Checker:
-        return Checker(self.kernel, self.objects)
 
 
 def of_the_kernel(data: Path) -> Subject:
@@ -87,54 +69,6 @@ def forms_refused(reports: dict[str, CheckReport]) -> list[str]:
     return [name for name, report in reports.items() if not report.kernel_accepts]
 
 
-class Kernels:
-    """A guest, another one after anything that it may not have survived."""
-
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        self._guest: Guest | None = None
-
-    def __enter__(self) -> Kernels:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.drop()
-
-    def drop(self) -> None:
-        if self._guest is not None:
-            self._guest.__exit__(None, None, None)
-            self._guest = None
-
-    def load(self, content: bytes) -> tuple[bool | None, tuple[str, ...]]:
-        """Whether insmod succeeded (None where it did not live to tell), and what the kernel complained of.
-
-        Unloading included.
-        """
-        if self._guest is None:
-            self._guest = Guest(
-                self._subject.kernel, MachineConfig(panic_on_oops=False, cmdline="no_timer_check")
-            ).__enter__()
-            if self._subject.target is not None:
-                assert self._guest.insmod(self._subject.target, TARGET_NAME).ok
-        guest, mark = self._guest, self._guest.mark()
-        accepted: bool | None = None
-        try:
-            guest.put("/run/x.ko", content)
-            answer = guest.run("insmod /run/x.ko", timeout=20)
-            accepted = answer.ok if answer.status < 128 else None
-            if accepted:
-                name = guest.loaded()[0]
-                guest.disable_livepatch(name, 20)
-                guest.run(f"rmmod {name}", timeout=20)
-            said = guest.warnings(mark)
-            complaints = tuple(w for w in said if any(s in w for s in ("BUG", "Oops", "WARNING", "fault")))
-        except GuestError as error:
-            complaints = (str(error),)
-        if complaints:
-            self.drop()
-        return accepted, complaints
-
-
 @pytest.fixture(scope="module")
 def kernels(subject: Subject) -> Iterator[Kernels]:
     with Kernels(subject) as found:
@@ -145,16 +79,8 @@ def kernels(subject: Subject) -> Iterator[Kernels]:
 def test_a_stock_kernel_does_what_check_says(
     subject: Subject, kernels: Kernels, reports: dict[str, CheckReport]
 ) -> None:
-    wrong = []
     assert len(subject.forms) > 60
-    for name, content in subject.forms.items():
-        accepted, complaints = kernels.load(content)
-        report = reports[name]
-        is_foreseen = bool(report.problems) if complaints else accepted is not None
-        if not is_foreseen or accepted not in (None, report.kernel_accepts):
-            said = [finding.message for finding in (*report.refusals, *report.problems)]
-            wrong.append(f"{name}: the kernel {accepted} {complaints[:1]}, check {report.kernel_accepts} {said[:2]}")
-    assert wrong == []
+    assert [v.disagreement for v in verdicts(subject, kernels, reports) if v.disagreement] == []
 
 
 def test_what_is_no_module_is_said_so(subject: Subject, tmp_path: Path) -> None:
