@@ -11,11 +11,14 @@ from builder.binary import Address
 from builder.binary.kernel import Kernel
 from builder.errors import GuestError
 from builder.image.boot import BUG_WORDS, CAPABILITY_WORDS, BootState
+from builder.image.cpu_flags import flag_names
 from builder.image.guest import Guest
 from builder.image.memory import PAGE
 
 _PHDR: Final = struct.Struct("<IIQQQQQQ")
 _CHUNK: Final = 8 << 20
+START_KERNEL_MAP: Final = 0xFFFFFFFF80000000
+"""__START_KERNEL_map (asm/page_64_types.h): what is linked there is at physical `phys_base`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,24 @@ def state_from(kernel: Kernel, memory: GuestMemory, cpu: str, data: tuple[tuple[
         uniproc=bool(uniproc) and memory.read(uniproc[0].address, 1) != b"\0",
         data=data,
     )
+
+
+def tell_flags(guest: Guest, kernel: Kernel, names: Iterable[str]) -> None:
+    """Let a booted kernel believe that its CPU has these flags, as /proc/cpuinfo spells them.
+
+    The bits are written into `boot_cpu_data`, which is all that the module loader asks. What the kernel
+    does about a flag at boot does not happen. GuestError where the kernel is not seen to have them then.
+    """
+    memory, known = GuestMemory(guest), flag_names(kernel)
+    at = kernel.symbol("boot_cpu_data").address + kernel.layout("cpuinfo_x86").offset_of("x86_capability")
+    moved = memory.u64(kernel.symbol("phys_base").address)
+    for name in names:
+        word, bit = divmod(known[name], 32)
+        place = at + 4 * word
+        value = memory.u32(place) | 1 << bit
+        guest.write_memory(place - START_KERNEL_MAP + moved, struct.pack("<I", value))
+        if memory.u32(place) != value:
+            raise GuestError(f"CPU flag {name} could not be written at {place:#x}")
 
 
 def pv_operations(kernel: Kernel, read: object) -> tuple[Address, ...]:

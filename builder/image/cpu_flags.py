@@ -25,6 +25,9 @@ WORDS: Final = {
 }  # fmt: skip
 """Word of x86_capability -> leaf, subleaf, register; those that Linux makes up have none."""
 LONGEST_NAME: Final = 32
+NOT_EMULATED: Final = frozenset({"+ibt"})
+"""Flags that the emulator knows by no name: QEMU 7.2 ends with "Property 'max-x86_64-cpu.ibt' not found", and with the
+same for cet-ibt, shstk and cet-ss; none of its CPU models has one of them."""
 
 
 def flag_names(kernel: Kernel) -> Mapping[str, int]:

@@ -39,5 +39,7 @@ def unknown_tables(module: ModuleFile) -> Iterator[str]:
     for section in module.object.sections:
         if not section.is_alloc or not section.size or section.type == elf.SHT_RELA:
             continue
-        if section.name not in known and not ORDINARY.fullmatch(section.name):
+        # Linked where nothing is tagged: padding, which the kernel never looks at (asm-generic/codetag.lds.h, v6.16).
+        is_padding = section.name.startswith(".codetag.") and section.type == elf.SHT_NOBITS
+        if section.name not in known and not is_padding and not ORDINARY.fullmatch(section.name):
             yield section.name

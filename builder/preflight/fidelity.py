@@ -19,9 +19,10 @@ from builder.image.capture import (
     capture_state,
     cpuid_leaves,
     guest_modules,
+    tell_flags,
     where_it_is,
 )
-from builder.image.cpu_flags import Leaves
+from builder.image.cpu_flags import NOT_EMULATED, Leaves
 from builder.image.derive import cpu_models, derive_state
 from builder.image.guest import Guest, MachineConfig
 from builder.image.guest.live import batches
@@ -187,16 +188,20 @@ def compare(
     are modules of ours, loaded last, livepatches among them: those are enabled and
     disabled again, which leaves their relocations written and entries as before.
     With `config.kaslr` the guest boots at a random address, and the kernel is simulated there.
+    What the emulator has not (`max,+ibt`) the guest's kernel is told once it has booted, before it loads a module.
     """
     patched = {name for module in extra for name in module.bound_objects} - {module.name for module in extra}
     needed = [path for name in sorted(patched) if (path := kernel.find_module(name)) is not None]
     wanted = [*in_order(kernel, [*paths, *needed]), *extra]
     files = {module.name: module for module in wanted}
     started = time.monotonic()
-    machine = replace(config, panic_on_oops=False, cmdline=f"no_timer_check {config.cmdline}".rstrip())
+    words = config.cpu.split(",")
+    emulated, told = ",".join(word for word in words if word not in NOT_EMULATED), set(words) & NOT_EMULATED
+    machine = replace(config, cpu=emulated, panic_on_oops=False, cmdline=f"no_timer_check {config.cmdline}".rstrip())
     with Guest(kernel, machine) as guest:
         kernel = where_it_is(guest, kernel)
         say(f"guest up after {guest.boot_seconds:.1f} s, its kernel moved by {kernel.offset:#x}")
+        tell_flags(guest, kernel, {word.removeprefix("+") for word in told})
         refused = load_in_guest(guest, wanted[: len(wanted) - len(extra)], say)
         for module in extra:
             answer = guest.insmod(module.data, module.name)
@@ -209,7 +214,7 @@ def compare(
         memory = GuestMemory(guest)
         state = capture_state(guest, kernel, memory)
         memory.keep_spans(_ranges(found, files))
-        unknown = None if config.cpu in cpu_models() else cpuid_leaves(guest)
+        unknown = None if emulated in cpu_models() else cpuid_leaves(guest)
         seconds = time.monotonic() - started
     say(f"memory of {len(found)} modules taken after {seconds:.1f} s")
     outcomes = []

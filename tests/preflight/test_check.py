@@ -132,6 +132,17 @@ def test_unknown_tables_and_wrong_versions_are_named(kernel: Kernel, patches: Ma
     assert [finding.code for finding in report.refusals] == ["vermagic"]
 
 
+def test_a_table_of_tags_without_one_is_padding(kernel: Kernel, patches: Mapping[str, Path]) -> None:
+    """As modules of 6.16 have it, with nothing in it; with tags it is of no known kind."""
+    checker, codes = Checker(kernel), []
+    for type_of in (elf.SHT_PROGBITS, elf.SHT_NOBITS):
+        module = Editor(read_module_bytes(patches["guest_target"]))
+        module.set(".rodata.str1.1", type=type_of)
+        module.rename(".rodata.str1.1", ".codetag.alloc")
+        codes.append("unknown-table" in {finding.code for finding in checker.check(module.done()).problems})
+    assert codes == [True, False]
+
+
 def test_a_section_that_is_called_like_a_table_that_was_applied(kernel: Kernel, patches: Mapping[str, Path]) -> None:
     checker, good = Checker(kernel), read_object(patches["guest_patch_vmlinux"])
     rows = list(checker.check(write_object(good)).bound())

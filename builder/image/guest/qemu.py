@@ -27,6 +27,8 @@ PROGRAM = "qemu-system-x86_64"
 MIB = 1 << 20
 LEAST_MEMORY_MB = 512
 """The window lies at 256 MiB; the kernel, wherever it is put, and the initramfs need room beside it."""
+LOW_MEMORY_MB = 2048
+"""Of a q35 with more memory the first so many MiB lie where they are in the file, the others above 4 GiB."""
 # `panic=-1` with `-no-reboot` ends QEMU at once; a busy host must not look like a lock-up of the guest.
 BASE_CMDLINE = (
     "console=ttyS0 loglevel=7 rdinit=/init panic=-1 log_buf_len=4M nowatchdog "

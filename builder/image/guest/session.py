@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +27,7 @@ from builder.image.guest.channel import (
 )
 from builder.image.guest.log import KernelLog
 from builder.image.guest.modules import BootableKernel, ModuleTree
-from builder.image.guest.qemu import MachineConfig, QemuProcess
+from builder.image.guest.qemu import LOW_MEMORY_MB, MIB, MachineConfig, QemuProcess
 from builder.templates import render
 
 REQUESTS = "/run/requests"
@@ -168,6 +169,15 @@ class Session:
             if size < want:
                 break
         return b"".join(pieces)
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Write where nothing in the guest looks on: to its memory, by physical address, below 2 GiB.
+
+        GuestError for an address beyond: what lies there depends on the machine.
+        """
+        if not 0 <= address <= min(self.config.memory_mb, LOW_MEMORY_MB) * MIB - len(data):
+            raise GuestError(f"{len(data)} bytes at physical {address:#x} cannot be written")
+        os.pwrite(self._started().memory.fileno(), data, address)
 
     # The log
 
