@@ -150,8 +150,8 @@ def in_order(kernel: Kernel, paths: Iterable[Path]) -> list[ModuleFile]:
             return
         started.add(path)
         module = ModuleFile.read(path)
-        for name in (*map(tree.provider, module.wants), *module.depends):
-            if name is not None and name not in found:
+        for name in tree.needed_by(module):
+            if name not in found:
                 other = kernel.find_module(name)
                 if other is not None:
                     visit(other)

@@ -222,14 +222,16 @@ def test_dependencies_come_first_and_once(tmp_path: Path) -> None:
                 "b": "depends=d",
                 "c": "depends=d,b,inside-out",
                 "d": "softdep=pre: crypto-sum e post: f;softdep=pre: absent",
+                "h": "softdep=pre: sum",
                 "e": "depends=",
                 "f": "depends=",
                 "sum_fast": "alias=crypto-sum",
-                "sum_generic": "alias=crypto-sum",
+                "sum_generic": "alias=sum;alias=crypto-sum",
             },
         )
     )
     assert [module.name for module in tree.closure(["a"])] == ["sum_generic", "e", "d", "b", "c", "a"]
+    assert [module.name for module in tree.closure(["h"])] == ["sum_generic", "h"]  # an algorithm, as libcrc32c has it
     loaded = ["b", "sum-generic"]
     assert [module.name for module in tree.closure(["a"], loaded)] == ["e", "d", "c", "a"]
     assert tree.closure(["inside_out"]) == []

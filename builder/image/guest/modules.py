@@ -6,7 +6,7 @@ package; what modprobe knows stands in each module's own `depends=` (scripts/mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -73,6 +73,14 @@ class ModuleTree:
             return plain(name)
         return self._crypto.get(name) if name.startswith(CRYPTO) else None
 
+    def needed_by(self, module: ModuleFile) -> Iterator[str]:
+        """What is to be loaded before a module; its soft dependencies may be algorithms (libcrc32c: `pre: crc32c`)."""
+        for name in module.wants:
+            found = self.provider(name) or (None if plain(name) in self.builtin else self._crypto.get(name))
+            if found is not None:
+                yield found
+        yield from module.depends
+
     @cached_property
     def _crypto(self) -> Mapping[str, str]:
         """Alias -> module of the crypto providers, the portable one before the CPU's own.
@@ -97,9 +105,8 @@ class ModuleTree:
                 return
             done.add(name)
             if (module := self.find(name)) is not None:
-                for needed in (*map(self.provider, module.wants), *module.depends):
-                    if needed is not None:
-                        visit(needed)
+                for needed in self.needed_by(module):
+                    visit(needed)
                 order.append(module)
 
         for name in names:
