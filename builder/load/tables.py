@@ -29,6 +29,9 @@ TABLES = frozenset((
     *(row.name for row in NAMED),
 ))  # fmt: skip
 """Tables that the kernel takes as they are (find_module_sections; NAMED says more of most), and no pass rewrites."""
+LEFT_ALONE = re.compile(r"runtime_(ptr|shift)_\w+")
+"""What only the image's own tables are applied of, at boot (asm/runtime-const.h, v6.11): code of a module keeps the
+constant that it was compiled with. Modules of 6.16 have such a section, those of later releases none."""
 READ_AT_ONCE = ("__jump_table", ".static_call_sites", ".altinstructions", ".altinstr_replacement", ".parainstructions")
 """What the kernel has read by the time that relocations naming another object are written."""
 
@@ -41,5 +44,6 @@ def unknown_tables(module: ModuleFile) -> Iterator[str]:
             continue
         # Linked where nothing is tagged: padding, which the kernel never looks at (asm-generic/codetag.lds.h, v6.16).
         is_padding = section.name.startswith(".codetag.") and section.type == elf.SHT_NOBITS
-        if section.name not in known and not is_padding and not ORDINARY.fullmatch(section.name):
+        is_known = section.name in known or ORDINARY.fullmatch(section.name) or LEFT_ALONE.fullmatch(section.name)
+        if not is_padding and not is_known:
             yield section.name
