@@ -156,6 +156,8 @@ def borders(selection: Selection) -> Findings:
             ending = _ends_there(view, r, target)
             if ending is None or target.atom is None or _is_plain_access(view, atom, r):
                 continue
+            if _are_neighbours(selection, ending, target.atom):
+                continue  # it is the same address, whichever is meant
             others = {t.atom for s, t in view.leads_of(atom) if s is not r and _ends_there(view, s, t) is None}
             if ending not in others:
                 continue  # nothing here walks along the thing before it
@@ -167,6 +169,16 @@ def borders(selection: Selection) -> Findings:
                 f"({target.atom.section.name}), and may mean either",
                 "keep the things apart: compile with -fdata-sections, or take them out of their shared section",
             )
+
+
+def _are_neighbours(selection: Selection, first: Atom, second: Atom) -> bool:
+    """Whether the running code has one thing where the other ends, as the new object has: a section of an object is
+    never taken apart by a linker, and both are bound to their originals."""
+    twins = selection.comparison.correlation.twins
+    before, after = twins.get(first), twins.get(second)
+    if before is None or after is None or first in selection.data or second in selection.data:
+        return False
+    return before.section.index == after.section.index and before.end == after.start
 
 
 def out_of_reach(selection: Selection) -> Findings:

@@ -162,7 +162,7 @@ def _uses(view: View, atom: Atom) -> Counter[str]:
         naming.family(target.name)
         for _, target in view.leads_of(atom)
         if target.name
-        and target.name not in (view.arch.fentry, atom.name)
+        and target.name not in (view.arch.fentry, atom.name, *(name for _, name in view.arch.glue.imports))
         and target.kind in ("atom", "symbol")
         and not (target.section is not None and naming.is_never_paired(target.name, target.section.name))
         and not naming.is_label(target.name)

@@ -97,6 +97,19 @@ def test_the_end_of_an_array_is_not_what_lies_behind_it(judged: Judge) -> None:
     assert codes(found) == [("address-ambiguous", "f")]
 
 
+def test_neighbours_that_stay_neighbours_have_one_address_between_them(judged: Judge) -> None:
+    """Where the original of the one ends the original of the other begins: both are the same place."""
+    old = SHARED.replace("NEW", "")
+    found = judged(old, ("int r = 0;", "int r = 1;"))
+    assert codes(found) == [] and roles(found) == {"f": "changed"}
+    # What lay elsewhere lies elsewhere in the running kernel: then it matters which is meant.
+    extra = "static read_mostly int extra[2] = { 9, 9 };"
+    first = SHARED.replace("NEW", "").replace("static read_mostly int after", extra + "static read_mostly int after")
+    between = SHARED.replace("NEW", extra).replace("int r = 0;", "int r = 1;")
+    use = "int g(void) { return extra[1]++; }"
+    assert codes(judged(first + use, between + use)) == [("address-ambiguous", "f")]
+
+
 def test_a_variable_behind_another_is_read_as_itself(judged: Judge) -> None:
     found = judged(SHARED.replace("NEW", ""), ("return after[i]++", "return after[0]++ + list[i]"))
     assert codes(found) == [] and roles(found) == {"k": "changed"}
