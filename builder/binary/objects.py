@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from builder.binary import elf
@@ -66,6 +67,9 @@ class Symbol(NamedTuple):
     @property
     def is_section(self) -> bool:
         return self.type == elf.STT_SECTION
+
+
+_VALUE: Final = attrgetter("value")
 
 
 class String(NamedTuple):
@@ -211,10 +215,12 @@ class ObjectFile:
     def symbols_in(self) -> Mapping[SectionIndex, tuple[Symbol, ...]]:
         """Section index -> its symbols in order of value, the section symbol left out."""
         grouped: dict[SectionIndex, list[Symbol]] = {}
+        reserved, unnamed = elf.RESERVED, (elf.STT_SECTION, elf.STT_FILE)
         for symbol in self.symbols:
-            if symbol.is_defined and symbol.type not in (elf.STT_SECTION, elf.STT_FILE):
+            if 0 < symbol.shndx < reserved and symbol.type not in unnamed:  # is_defined, as it is asked of all
                 grouped.setdefault(symbol.shndx, []).append(symbol)
-        return {i: tuple(sorted(row, key=lambda s: (s.value, s.index))) for i, row in grouped.items()}
+        # They come in the order of the table, and stay in it where values are equal.
+        return {i: tuple(sorted(row, key=_VALUE) if len(row) > 1 else row) for i, row in grouped.items()}
 
     def relocations_of(self, section: SectionIndex) -> tuple[Relocation, ...]:
         """The relocations that apply to a section, in file order; empty if none."""

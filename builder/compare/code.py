@@ -44,8 +44,10 @@ class CodeComparer:
             code = SAME if identical else self._by_instruction(old, new)
         if code.is_changed:
             for view, atom in ((self.old, old), (self.new, new)):
+                known = view.arch.relocations
                 for r in view.relocations(atom):
-                    view.row(atom.section, r)  # what changed is to travel: nothing unknown in it is passed over
+                    if r.type not in known:
+                        view.row(atom.section, r)  # what changed is to travel: nothing unknown in it is passed over
             return code
         entries = self._entries(old, new, identical)
         if entries.is_changed:
@@ -122,9 +124,12 @@ class CodeComparer:
         rows_a, rows_b = self.old.relocations(old), self.new.relocations(new)
         at_a, at_b = [r.offset for r in rows_a], [r.offset for r in rows_b]
         lines = False
+        data_a, data_b = old.section.data, new.section.data
         for a, b in zip(first, second, strict=False):
             ra = rows_a[bisect_left(at_a, a.offset) : bisect_left(at_a, a.end)]
             rb = rows_b[bisect_left(at_b, b.offset) : bisect_left(at_b, b.end)]
+            if not ra and not rb and a.target is None and data_a[a.offset : a.end] == data_b[b.offset : b.end]:
+                continue
             verdict = self._instruction(old, a, ra, new, b, rb)
             if verdict is Verdict.CHANGED:
                 return Difference(verdict, self._explain(old, a, ra, new, b, rb))
@@ -153,6 +158,8 @@ class CodeComparer:
 
     def _relocates_nop(self, view: View, atom: Atom) -> bool:
         """Whether a NOP will be something else once it is relocated."""
+        if not any(insn.is_nop for insn in view.instructions(atom)):
+            return False
         for r in view.relocations(atom):
             insn = view.instruction_at(atom, r.offset) if view.row(atom.section, r).size else None
             if insn is not None and insn.is_nop:
@@ -249,6 +256,8 @@ class CodeComparer:
     def _entries(self, old: Atom, new: Atom, identical: bool) -> Difference:
         """Special-table entries of both, in order."""
         first, second = _telling(self.old, old), _telling(self.new, new)
+        if not first and not second:
+            return SAME
         for a, b in zip(first, second, strict=False):
             if not self._same_entry(old, a, new, b, identical):
                 return Difference(Verdict.CHANGED, f"entry {b.index} of {b.table.name} differs")
@@ -338,9 +347,12 @@ class CodeComparer:
 
 def _telling(view: View, atom: Atom) -> list[tables.Entry]:
     """Entries that say more than the instructions do, one for each site of a `unique` table."""
+    found = view.telling.get(atom)
+    if found is None:
+        return []
     seen: set[tuple[str, int, int]] = set()
     out = []
-    for entry in view.telling.get(atom, ()):
+    for entry in found:
         key = (entry.table.name, entry.site.symbol, entry.site.addend)
         if entry.table.unique and key in seen:
             continue

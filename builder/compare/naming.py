@@ -60,6 +60,7 @@ def family(name: str) -> str:
     return _TRAILING_NUMBER.sub("", _CLONE_NUMBER.sub(r".\1", name))
 
 
+@lru_cache(maxsize=65536)
 def is_numbered(name: str) -> bool:
     """Whether the name carries a number that a recompilation may change."""
     return family(name) != name

@@ -15,10 +15,11 @@ from builder.compare.view import BEHIND
 
 
 class _Twins(NamedTuple):
-    """The things that are alone in an old and in a new section."""
+    """An old and a new thing that are twins; functions that are `alike` have the same bytes."""
 
     old: Atom
     new: Atom
+    alike: bool
 
 
 class _Texts(NamedTuple):
@@ -35,6 +36,7 @@ class PlainReferences:
         self._correlation = correlation
         self._old, self._new = correlation.old, correlation.new
         self._pairs: dict[tuple[SectionIndex, SectionIndex], _Twins | _Texts | None] = {}
+        self._things: dict[tuple[Atom, Atom], _Twins | None] = {}
 
     def agree(self, place: Section, r: Relocation, s: Relocation) -> bool | None:
         """Whether relocations of one type mean the same, lines included; None where that is not plain.
@@ -55,15 +57,39 @@ class PlainReferences:
             self._pairs[key] = self._pair(*key)
         pair = self._pairs[key]
         if pair is None:
-            return None
+            return self._held(place, r, s)
         least, more = (row.size, BEHIND) if row.pc_relative and place.is_exec else (0, 0)
         x, y = a.value + r.addend + least, b.value + s.addend + least
         if isinstance(pair, _Texts):
             return _same_text(pair, x, y, more) or None
+        return self._same_place(pair, x, y)
+
+    def _held(self, place: Section, r: Relocation, s: Relocation) -> bool | None:
+        """The same of what leads into sections that hold several things each, if to one of them for certain."""
+        row = self._old.arch.relocations[r.type]
+        least, more = (row.size, BEHIND) if row.pc_relative and place.is_exec else (0, 0)
+        a, b = self._old.target(r, least).atom, self._new.target(s, least).atom
+        if a is None or b is None:
+            return None
+        if more and (
+            self._old.target(r, least + more).atom is not a or self._new.target(s, least + more).atom is not b
+        ):
+            return None
+        if (a, b) not in self._things:
+            self._things[a, b] = self._twins(a, b)
+        pair = self._things[a, b]
+        if pair is None:
+            return None
+        x = self._old.obj.symbols[r.symbol].value + r.addend + least
+        y = self._new.obj.symbols[s.symbol].value + s.addend + least
+        return self._same_place(pair, x, y)
+
+    def _same_place(self, pair: _Twins, x: int, y: int) -> bool | None:
+        """Whether two offsets lead to the same place of a thing; inside of code it is the instruction that counts."""
         same = x - pair.old.entry == y - pair.new.entry
         if not pair.old.is_function:
             return same
-        return True if same and x == pair.old.entry else None  # inside of code it is the instruction that counts
+        return True if same and (x == pair.old.entry or pair.alike) else None
 
     def _pair(self, old: SectionIndex, new: SectionIndex) -> _Twins | _Texts | None:
         first, second = self._old.obj.sections[old], self._new.obj.sections[new]
@@ -71,13 +97,19 @@ class PlainReferences:
             narrow = first.name == second.name and first.character == second.character == 1
             return _Texts(first, second) if narrow else None
         olds, news = self._old.atoms_in(old), self._new.atoms_in(new)
-        if not len(olds) == len(news) == 1 or self._correlation.twins.get(news[0]) is not olds[0]:
+        if not len(olds) == len(news) == 1:
             return None
-        twins = _Twins(olds[0], news[0])
-        if any(naming.is_never_paired(atom.name, atom.section.name) for atom in twins):
+        return self._twins(olds[0], news[0])
+
+    def _twins(self, old: Atom, new: Atom) -> _Twins | None:
+        if self._correlation.twins.get(new) is not old or old.is_function != new.is_function:
+            return None
+        if any(naming.is_never_paired(atom.name, atom.section.name) for atom in (old, new)):
             return None  # it means what it says
-        same = self._correlation.identity(twins.old) == self._correlation.identity(twins.new)
-        return twins if same and twins.old.is_function == twins.new.is_function else None
+        if self._correlation.identity(old) != self._correlation.identity(new):
+            return None
+        code = [atom.section.data[atom.entry : atom.end] if atom.is_function else b"" for atom in (old, new)]
+        return _Twins(old, new, code[0] == code[1])
 
 
 def _same_text(texts: _Texts, x: int, y: int, more: int) -> bool:

@@ -21,11 +21,11 @@ _AROUND = 4
 def led_to(view: View, atom: Atom, sections: Container[SectionIndex] | None = None) -> Iterator[Atom]:
     """Atoms that the relocations of `atom` lead to (in `sections` only), in order, repeated as they come."""
     symbols = view.obj.symbols
-    for relocation in view.relocations(atom):
-        section = symbols[relocation.symbol].shndx
-        if sections is not None and section not in sections:
-            continue
-        atoms = view.atoms_in(section)
+    rows = view.relocations(atom)
+    if sections is not None:
+        rows = [r for r in rows if symbols[r.symbol].shndx in sections]  # most lead elsewhere
+    for relocation in rows:
+        atoms = view.atoms_in(symbols[relocation.symbol].shndx)
         if not atoms:
             continue
         if len(atoms) == 1:

@@ -8,7 +8,7 @@ that is mostly a whole section; in `.init.text`, `.ref.text` or
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
 from operator import attrgetter
 from pathlib import PurePosixPath
@@ -69,11 +69,15 @@ class View:
         self.obj = obj
         self.arch = architectures.by_machine(obj.machine, where=obj.name)
         self._relocations = cache(self._by_offset)
+        self.relocations: Callable[[Atom], list[Relocation]] = cache(self._of_atom)
+        """The relocations of a function or datum, by offset."""
         self._decoded = cache(partial(decoded, self.arch))
         self._ordinals = cache(partial(ordinals, self._decoded))
         self._leads = cache(self._leads_of)
         self._targets = cache(self._target)
         self._owned = cache(self._entries_by_owner)
+        self.label_owners: Callable[[Atom], tuple[Atom, ...]] = cache(self._label_owners)
+        """Functions whose inner addresses a datum holds."""
 
     @cached_property
     def _map(self) -> dict[SectionIndex, tuple[list[SectionOffset], list[Atom]]]:
@@ -144,14 +148,14 @@ class View:
     def _by_offset(self, section: SectionIndex) -> tuple[list[SectionOffset], list[Relocation]]:
         """The relocations of a section in the order of their offsets, with the offsets beside them; also those of
         branches that the assembler has resolved itself."""
-        rows = list(self.obj.relocations_of(section))
-        found, atoms = self.obj.sections[section], self.atoms_in(section)
-        if found.is_exec and len(atoms) > 1:
+        rows = sorted(self.obj.relocations_of(section))
+        atoms = self.atoms_in(section)
+        if len(atoms) > 1 and (found := self.obj.sections[section]).is_exec:
             rows += resolved(self.arch, found, atoms, {r.offset for r in rows})
-        rows.sort()
-        return [r.offset for r in rows], rows
+            rows.sort()
+        return [r[0] for r in rows], rows
 
-    def relocations(self, atom: Atom) -> list[Relocation]:
+    def _of_atom(self, atom: Atom) -> list[Relocation]:
         return self.relocations_in(atom.section.index, atom.start, atom.end)
 
     def relocations_at(self, atom: Atom, insn: Instruction) -> list[Relocation]:
@@ -286,8 +290,9 @@ class View:
         if not relocations:
             return code
         out = bytearray(code)
+        known = self.arch.relocations
         for r in relocations:
-            at, size = r.offset - start, self.row(section, r).size
+            at, size = r.offset - start, (known.get(r.type) or self.row(section, r)).size
             out[at : at + size] = bytes(size)
         return bytes(out[: len(code)])
 
@@ -305,15 +310,13 @@ class View:
         return {function: tuple(found) for function, found in out.items()}
 
     @cached_property
-    def _code(self) -> frozenset[SymbolIndex]:
-        """The symbols that lie in code."""
-        sections = self.obj.sections
-        return frozenset(s.index for s in self.obj.symbols if s.is_defined and sections[s.shndx].is_exec)
+    def _code(self) -> frozenset[SectionIndex]:
+        """The sections of code."""
+        return frozenset(s.index for s in self.obj.sections if s.flags & elf.SHF_EXECINSTR)
 
-    def label_owners(self, datum: Atom) -> tuple[Atom, ...]:
-        """Functions whose inner addresses a datum holds."""
-        code = self._code
-        targets = [self.target(r) for r in self.relocations(datum) if r.symbol in code]
+    def _label_owners(self, datum: Atom) -> tuple[Atom, ...]:
+        rows, code, symbols = self.relocations(datum), self._code, self.obj.symbols
+        targets = [self.target(r) for r in rows if symbols[r.symbol].shndx in code]
         return tuple(
             dict.fromkeys(t.atom for t in targets if t.atom is not None and t.atom.is_function and t.offset > 0)
         )
