@@ -61,8 +61,8 @@ _OBJECT = b"\x7fELF\x02\x01"
 
 def _require_code(obj: ObjectFile) -> None:
     """Not what a linker would compile later: gcc's intermediate code lies in sections of its own."""
-    slim = any(symbol.name == _SLIM for symbol in obj.symbols)
-    lto = any(section.name.startswith(".gnu.lto_") for section in obj.sections)
+    slim = _SLIM in {symbol.name for symbol in obj.symbols}
+    lto = any(name.startswith(".gnu.lto_") for name in obj.by_name)
     if slim or (lto and not any(section.is_alloc and section.size for section in obj.sections)):
         raise InputError(NO_CODE, where=obj.name)
 
@@ -74,8 +74,10 @@ _SLIM = "__gnu_lto_slim"
 def _require_function_sections(obj: ObjectFile) -> None:
     """One section for each function, or branches between functions have no relocation to follow."""
     plain = obj.by_name.get(".text")
+    if plain is None or not plain.size:
+        return
     functions = [s for s in obj.symbols if s.is_function and s.is_defined]
-    if plain is None or not plain.size or not any(s.shndx == plain.index and s.size for s in functions):
+    if not any(s.shndx == plain.index and s.size for s in functions):
         return
     own = {s.index for s in obj.sections if s.name.startswith(".text.") and s.name != ".text.unlikely"}
     if not any(s.shndx in own for s in functions):

@@ -224,7 +224,8 @@ class Entries:
         """The attributes that start at `pos`, and the offset after them."""
         slots: list[bytes | int | None] = [None] * len(Die._fields)
         for attribute, form, constant in plan.rows:
-            after = self.past_form(form, pos)
+            fixed = _FIXED.get(form)
+            after = pos + fixed if fixed is not None else self.past_form(form, pos)
             slot = _SLOTS.get(attribute)
             if slot is not None:
                 slots[slot] = self._value(unit, form, constant, pos, after)
@@ -321,8 +322,13 @@ def _plans(data: bytes, pos: int) -> dict[int, DiePlan]:
         pos += 1
         rows: list[DieRow] = []
         while True:
-            attribute, pos = uleb(data, pos)
-            form, pos = uleb(data, pos)
+            # Nearly all fit a byte; `uleb` costs more than they do.
+            attribute, form = data[pos], data[pos + 1]
+            if attribute < 0x80 and form < 0x80:
+                pos += 2
+            else:
+                attribute, pos = uleb(data, pos)
+                form, pos = uleb(data, pos)
             constant = 0
             if form == dw.DW_FORM_implicit_const:
                 constant, pos = sleb(data, pos)

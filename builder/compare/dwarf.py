@@ -10,6 +10,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 from builder.binary import ObjectFile, Relocation, SectionIndex
 from builder.compare import dwarf_numbers as dw
@@ -90,7 +91,7 @@ class LineTable:
                     rows += self._run(start, section)
             except (IndexError, KeyError, ValueError, struct.error):
                 rows = []
-            rows.sort(key=lambda row: row[0])
+            rows.sort(key=itemgetter(0))
             found = self._decoded[section] = ([row[0] for row in rows], rows)
         return found
 

@@ -5,13 +5,15 @@ What is not plain has its meaning compared (`Meanings`), with the same result.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from builder.binary import Relocation, Section, SectionIndex
+from builder.binary import Relocation, Section, SectionIndex, elf
 from builder.compare import naming
 from builder.compare.atoms import Atom
 from builder.compare.correlate import Correlation
 from builder.compare.view import BEHIND
+
+_ELSEWHERE: Final = (elf.SHN_UNDEF, elf.SHN_UNDEF)
 
 
 class _Twins(NamedTuple):
@@ -48,11 +50,11 @@ class PlainReferences:
         if row is None:
             return None
         a, b = self._old.obj.symbols[r.symbol], self._new.obj.symbols[s.symbol]
-        if a.is_undefined and b.is_undefined:
+        key = a.shndx, b.shndx
+        if key == _ELSEWHERE and a.index and b.index:
             return a.name == b.name and r.addend == s.addend
         if not (a.is_defined and b.is_defined):
             return None
-        key = a.shndx, b.shndx
         if key not in self._pairs:
             self._pairs[key] = self._pair(*key)
         pair = self._pairs[key]

@@ -143,7 +143,8 @@ class TypeInfo:
         """Whether the type is a structure or union without a tag, at the top level (gcc) or inside another (clang)."""
         entries = self._entries
         unit = entries.units[0] if len(entries.units) == 1 else entries.unit_of(offset)
-        plan = unit.plans[uleb(entries.data, offset)[0]]
+        code = entries.data[offset]
+        plan = unit.plans[code if code < 0x80 else uleb(entries.data, offset)[0]]
         return plan.tag in _AGGREGATES and not any(row.attribute == dw.DW_AT_name for row in plan.rows)
 
     def fields(self, aggregate: int) -> tuple[Field, ...]:
@@ -243,7 +244,11 @@ class TypeInfo:
         for unit in entries.units:
             pos = unit.first
             while pos < unit.end:
-                code, pos = uleb(entries.data, pos)
+                code = entries.data[pos]
+                if code < 0x80:
+                    pos += 1
+                else:
+                    code, pos = uleb(entries.data, pos)
                 if not code:
                     continue
                 plan = unit.plans[code]
@@ -314,7 +319,11 @@ class TypeInfo:
         entries, depth = self._entries, 1
         while depth:
             start = pos
-            code, pos = uleb(entries.data, pos)
+            code = entries.data[pos]
+            if code < 0x80:
+                pos += 1
+            else:
+                code, pos = uleb(entries.data, pos)
             if not code:
                 depth -= 1
                 continue

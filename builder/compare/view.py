@@ -83,11 +83,12 @@ class View:
     def _map(self) -> dict[SectionIndex, tuple[list[SectionOffset], list[Atom]]]:
         """Section index -> (starts, atoms), in order."""
         out: dict[SectionIndex, tuple[list[SectionOffset], list[Atom]]] = {}
+        padding = self.arch.padding
         for index, symbols in self.obj.symbols_in.items():
             section = self.obj.sections[index]
             if not section.is_alloc or section.is_string or section.name in tables.BY_NAME:
                 continue
-            atoms = cut(section, symbols, self.arch.padding)
+            atoms = cut(section, symbols, padding)
             if atoms:
                 out[index] = ([a.start for a in atoms], atoms)
         return out
@@ -114,7 +115,8 @@ class View:
         return out
 
     def atoms_in(self, section: SectionIndex) -> list[Atom]:
-        return self._map.get(section, ([], []))[1]
+        found = self._map.get(section)
+        return found[1] if found is not None else []
 
     def atom_at(self, section: SectionIndex, offset: SectionOffset) -> Atom | None:
         """The atom whose bytes hold `offset`; one past the last atom's end still belongs to it."""
@@ -385,7 +387,7 @@ class View:
         """
         out: dict[SectionIndex, set[SectionOffset]] = {}
         unnamed = {s.index for s in self.obj.sections if s.index not in self._map and not s.is_string}
-        leading = {s.index for s in self.obj.symbols if s.is_defined and s.shndx in unnamed}
+        leading = {s.index for s in self.obj.symbols if s.shndx in unnamed and s.is_defined}
         for rela in self.obj.relocations:
             place = self.obj.sections[self.obj.sections[rela].info]
             if not place.is_alloc:

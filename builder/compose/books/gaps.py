@@ -12,7 +12,7 @@ from builder.compose.books.rules import Ignored, Note, Pair, left
 def gaps(pair: Pair) -> Iterator[Note]:
     """What lies between, before and behind the things of a section, compared behind its predecessor."""
     for section in pair.new.obj.sections:
-        if not section.is_alloc or not pair.new.atoms_in(section.index) or section.is_nobits:
+        if not pair.new.atoms_in(section.index) or not section.is_alloc or section.is_nobits:
             continue
         for before, start, end in _gaps(pair.new, section):
             data = section.data[start:end]

@@ -16,7 +16,7 @@ def symbols(pair: Pair) -> Iterator[Note]:
         yield from _same_notes(pair, name, first, second)
     for name, new in after.items():
         old = before.get(name)
-        if old is None or (old.is_undefined and new.is_undefined):
+        if old is None or old.shndx == new.shndx == elf.SHN_UNDEF:
             continue
         if old.is_undefined or new.is_undefined:
             yield from _defined(pair, name, old, new)
@@ -46,6 +46,9 @@ def _defined(pair: Pair, name: str, old: Symbol, new: Symbol) -> Iterator[Note]:
 
 
 def _same_symbol(pair: Pair, name: str, old: Symbol, new: Symbol) -> Iterator[Note]:
+    olds, news = pair.old.atoms_in(old.shndx), pair.new.atoms_in(new.shndx)
+    if old[2:7] == new[2:7] and len(olds) == len(news) == 1 and _covers_both(olds[0], news[0], old.value):
+        return  # all that is said of it is the same, and it lies in the same place of the one thing of its section
     a, b = pair.old.atom_at(old.shndx, old.value), pair.new.atom_at(new.shndx, new.value)
     if (a is None) != (b is None) or (a is not None and b is not None and a.is_function != b.is_function):
         yield left(name, pair.new.obj.sections[new.shndx].name, f"{name} was {_kind(a)}, and is {_kind(b)}")
@@ -59,6 +62,12 @@ def _same_symbol(pair: Pair, name: str, old: Symbol, new: Symbol) -> Iterator[No
     if b is not None and old.value - (a.entry if a else 0) != new.value - b.entry and naming.is_marker(name):
         yield Ignored("marker", name)
     yield from _same_notes(pair, name, old, new)
+
+
+def _covers_both(old: Atom, new: Atom, value: int) -> bool:
+    """Whether an offset lies in two things of one kind, as far behind the entry in the one as in the other."""
+    within = old.start <= value <= old.end and new.start <= value <= new.end
+    return within and old.entry == new.entry and old.is_function == new.is_function
 
 
 def _same_notes(pair: Pair, name: str, old: Symbol, new: Symbol) -> Iterator[Note]:
@@ -81,11 +90,12 @@ def _named(view: View) -> dict[str, Symbol]:
     out: dict[str, Symbol] = {}
     double: set[str] = set()
     for symbol in view.obj.symbols:
-        if symbol.type in (elf.STT_SECTION, elf.STT_FILE) or not symbol.name or naming.is_label(symbol.name):
+        name = symbol.name
+        if not name or symbol.type in (elf.STT_SECTION, elf.STT_FILE) or naming.is_label(name):
             continue
-        if symbol.name in out:
-            double.add(symbol.name)
-        out[symbol.name] = symbol
+        if name in out:
+            double.add(name)
+        out[name] = symbol
     return {name: s for name, s in out.items() if name not in double and not naming.is_numbered(name)}
 
 

@@ -110,7 +110,7 @@ def _without_names(view: View, found: Mapping[str, list[Section]]) -> dict[str, 
 
 
 def _is_unnamed(view: View, section: Section) -> bool:
-    if not section.is_alloc or not section.size or view.atoms_in(section.index) or is_private(section):
+    if not section.size or not section.is_alloc or view.atoms_in(section.index) or is_private(section):
         return False
     return section.name not in tables.BY_NAME and section.name not in _PAIRED
 
@@ -134,13 +134,15 @@ def _spelled(view: View, r: Relocation) -> tuple[object, ...]:
 def _found(view: View, section: Section) -> list[int]:
     """Where relocations lead to in a section without symbols of its own."""
     out: set[int] = set()
-    for place in view.obj.sections:
+    leading = {s.index for s in view.obj.symbols if s.shndx == section.index}
+    for index in view.obj.rela_of if leading else ():
+        place = view.obj.sections[index]
         if place.is_alloc:
-            for r in view.obj.relocations_of(place.index):
-                symbol = view.obj.symbols[r.symbol]
-                if symbol.shndx == section.index:
+            for r in view.obj.relocations_of(index):
+                if r.symbol in leading:
                     row = view.row(place, r)
-                    out.add(symbol.value + r.addend + (row.size if row.pc_relative and place.is_exec else 0))
+                    value = view.obj.symbols[r.symbol].value
+                    out.add(value + r.addend + (row.size if row.pc_relative and place.is_exec else 0))
     return sorted(out)
 
 
