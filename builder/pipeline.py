@@ -46,7 +46,10 @@ def diff_document(old: Path, new: Path, *, shifts: Sequence[Shift] = (), allowed
     """What `diff` finds, as the document of `--json`; of files of the same bytes without looking into them."""
     if is_same_file(old, new):
         return unchanged(str(old), str(new))
-    return diff(old, new, shifts=shifts, allowed=allowed).as_json()
+    found = diff(old, new, shifts=shifts, allowed=allowed)
+    document = found.as_json()
+    found.forget()
+    return document
 
 
 def diff_objects(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = (), allowed: Allowed = NOTHING) -> Diff:

@@ -100,7 +100,9 @@ def compare_one(job: Job) -> PairRow:
         if describe is None:
             return {"path": path, **diff_document(old, new, shifts=shifts, allowed=allowed)}, None
         found = diff(old, new, shifts=shifts, allowed=allowed)
-        return {"path": path, **found.as_json()}, describe(found, path)
+        row = {"path": path, **found.as_json()}, describe(found, path)
+        found.forget()
+        return row
     except (BespokeError, OSError) as problem:
         message = str(problem)
     except Exception as problem:

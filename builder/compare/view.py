@@ -79,6 +79,14 @@ class View:
         self.label_owners: Callable[[Atom], tuple[Atom, ...]] = cache(self._label_owners)
         """Functions whose inner addresses a datum holds."""
 
+    def forget(self) -> None:
+        """Let go of all that was found, and of the object; nothing may be asked afterwards.
+
+        What is kept leads back to the view: without this only the collector of circles would free it, which costs a
+        fourth of the time of a comparison.
+        """
+        vars(self).clear()
+
     @cached_property
     def _map(self) -> dict[SectionIndex, tuple[list[SectionOffset], list[Atom]]]:
         """Section index -> (starts, atoms), in order."""

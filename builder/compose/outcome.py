@@ -33,6 +33,11 @@ class Diff:
             return "refused"
         return "unchanged" if self.selection.is_empty else "changed"
 
+    def forget(self) -> None:
+        """Free what was found in both objects, at once (see `View.forget`); nothing may be asked afterwards."""
+        self.comparison.old.forget()
+        self.comparison.new.forget()
+
     def _names(self, view: View, atoms: Iterable[Atom]) -> list[str]:
         """Function names with their aliases (`tipc_exit` is `cleanup_module` too), ignored ones left out."""
         macros = self.selection.macros
