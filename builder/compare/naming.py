@@ -96,11 +96,13 @@ def is_static_local(name: str) -> bool:
     return "." in name and not (is_label(name) or cold_parent(name) or _CLONE_NUMBER.search(name))
 
 
+@lru_cache(maxsize=65536)
 def is_label(name: str) -> bool:
     """An assembler-local label (`.LC0`, `.L.str.3`), without meaning of its own."""
     return name.startswith(".L")
 
 
+@lru_cache(maxsize=65536)
 def is_marker(name: str) -> bool:
     """The name of the padding before a function: CONFIG_PREFIX_SYMBOLS, CONFIG_CFI_CLANG."""
     return name.startswith(("__pfx_", "__cfi_"))

@@ -344,14 +344,20 @@ class View:
         owners: dict[Atom | None, list[tables.Entry]] = {}
         for section in self.sections_named(row.name):
             alone: dict[SymbolIndex, tuple[int, int, Atom] | None] = {}
+            last: SymbolIndex | None = None
+            reach: tuple[int, int, Atom] | None = None
             for entry in tables.entries(self.obj, section, row):
-                site = entry.relocations[0]
-                if site.symbol not in alone:
-                    alone[site.symbol] = self._alone(site.symbol)
-                reach = alone[site.symbol]
-                inside = reach is not None and reach[0] <= site.addend <= reach[1]
+                _, _, symbol, addend = entry.relocations[0]
+                if symbol != last:  # those of one function mostly stand together
+                    if symbol not in alone:
+                        alone[symbol] = self._alone(symbol)
+                    last, reach = symbol, alone[symbol]
+                inside = reach is not None and reach[0] <= addend <= reach[1]
                 owner = reach[2] if reach is not None and inside else self.owner(entry)
-                owners.setdefault(owner, []).append(entry)
+                if owner in owners:
+                    owners[owner].append(entry)
+                else:
+                    owners[owner] = [entry]
         return {owner: tuple(rows) for owner, rows in owners.items()}
 
     def _alone(self, index: SymbolIndex) -> tuple[int, int, Atom] | None:

@@ -269,7 +269,7 @@ class _Binder:
 
     def _originals(self) -> Iterator[Target]:
         selection = self.diff.selection
-        for place, target in selection.all_references():
+        for place, target in selection.all_references:
             if target.kind == "absolute" or selection.is_local(place, target):
                 continue
             if target.kind != "symbol" or target.symbol.name not in self.provided:

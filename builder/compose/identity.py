@@ -27,7 +27,7 @@ _GONE_WITH_A_MODULES_START = ".init"
 def storage(selection: Selection) -> Findings:
     """Things that are of another kind than the running ones: per-CPU, read-only after init, alignment, kind of code."""
     twins = selection.comparison.correlation.twins
-    used = {target.atom for _, target in selection.all_references()}
+    used = {target.atom for _, target in selection.all_references}
     for atom, old in twins.items():
         if _stored(old) == _stored(atom):
             continue
@@ -227,7 +227,7 @@ def _is_plain_access(view: View, atom: Atom, relocation: Relocation) -> bool:
 def gone_memory(selection: Selection) -> Findings:
     """Code and data that are freed once the kernel, or the module, is up: shipped code must not begin to use them."""
     comparison = selection.comparison
-    for place, target in selection.all_references():
+    for place, target in selection.all_references:
         atom = target.atom
         if atom is None or lifetime(atom.section.name) is not Lifetime.INIT:
             continue

@@ -65,7 +65,7 @@ class _Checker:
 
     def entries(self) -> None:
         """Keys and targets in tables that are consumed at load."""
-        for place, target in self.selection.all_references():
+        for place, target in self.selection.all_references:
             binding = self.bound.binding(place, target)
             if binding is None or not is_late(binding):
                 continue

@@ -77,7 +77,7 @@ class Diff:
         """What stays an original of this object: [old name, kind, local or global], sorted."""
         twins = self.comparison.correlation.twins
         found = set()
-        for _, target in self.selection.all_references():
+        for _, target in self.selection.all_references:
             atom = target.atom
             if atom is None or atom in self.selection or atom not in twins:
                 continue

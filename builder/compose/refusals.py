@@ -247,7 +247,7 @@ def _comdat(selection: Selection) -> Findings:
 
 
 def _unnamed_data(selection: Selection) -> Findings:
-    for place, target in selection.all_references():
+    for place, target in selection.all_references:
         if target.kind != "section" or target.section is None:
             continue
         own = entry_of(selection.view, target)

@@ -111,8 +111,12 @@ class Selection:
         led = {*self.redirected, *self.exits}
         return tuple(a for a, role in self.functions.items() if role in wanted and a not in led)
 
-    def all_references(self) -> Iterator[tuple[Atom | Piece | tables.Entry, Target]]:
+    @cached_property
+    def all_references(self) -> tuple[tuple[Atom | Piece | tables.Entry, Target], ...]:
         """Every place that travels, with where its relocations lead."""
+        return tuple(self._all_references())
+
+    def _all_references(self) -> Iterator[tuple[Atom | Piece | tables.Entry, Target]]:
         view = self.view
         for atom in (*self.functions, *self.data):
             for _, target in view.leads_of(atom):

@@ -170,6 +170,6 @@ def _ways(view: View, atom: Atom, rows: Sequence[Instruction]) -> tuple[list[int
         if row.is_jump:
             inside = row.target is not None and not view.relocations_at(atom, row)
             aside[k] = places.get(row.target or 0, out) if inside else out
-        if (row.ends_block and row.offset not in warnings) or _is_last_call(view, atom, row):
+        if (row.ends_block and row.offset not in warnings) or (row.is_call and _is_last_call(view, atom, row)):
             on[k] = aside[k] = aside[k] if row.is_jump else out
     return on, aside

@@ -23,7 +23,7 @@ def has_fentry(view: View, atom: Atom) -> bool:
 
 def file_has_fentry(view: View) -> bool:
     """Whether anything in the object is traceable: whole files are built without (CC_FLAGS_FTRACE removed)."""
-    if any(_locates(view, section.name) for section in view.obj.sections):
+    if any(_locates(view, name) for name in (_LOCATIONS, _PATCHABLE) if name in view.obj.by_name):
         return True
     return any(s.name == view.arch.fentry for s in view.obj.symbols)
 

@@ -87,7 +87,7 @@ def test_a_function_without_fentry_is_carried_by_its_callers(judged: Judge) -> N
     # the carrier's call of the carried function stays in the module, that of another carrier goes by the original
     inside = {
         (p.name, t.atom.name)
-        for p, t in found.selection.all_references()
+        for p, t in found.selection.all_references
         if isinstance(p, Atom) and t.atom is not None and found.selection.is_local(p, t)
     }
     assert {("middle", "inner"), ("entry", "inner")} <= inside and ("entry", "middle") not in inside

@@ -54,11 +54,11 @@ def _plainly_same(
 
 
 def _spelled(view: View, owner: Atom, entries: Sequence[tables.Entry]) -> tuple[object, ...]:
-    symbols = view.obj.symbols
+    symbols, begin = view.obj.symbols, owner.entry
     sites = [
-        (symbols[site.symbol].value + site.addend - owner.entry, site.type, site.offset - entry.start)
+        (symbols[symbol].value + addend - begin, kind, offset - entry.start)
         for entry in entries
-        for site in entry.relocations
+        for offset, kind, symbol, addend in entry.relocations
     ]
     first, last = entries[0], entries[-1]
     in_a_row = first.section == last.section and last.index - first.index == len(entries) - 1  # as most are
