@@ -125,8 +125,7 @@ class Plain(NamedTuple):
     constant: int
 
 
-@dataclass(frozen=True, slots=True)
-class DiePlan:
+class DiePlan(NamedTuple):
     """One abbreviation. `size` is that of its attributes, an inline name left out; -1 if it varies."""
 
     tag: int

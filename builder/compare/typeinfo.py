@@ -180,39 +180,46 @@ class TypeInfo:
             return ()
         names, marks, strings = self._known.names, self._known.marks, self._strings
         out: list[tuple[object, ...]] = []
+        last = -1  # members mostly have the layout of the one before
         while True:
             code = data[pos]
-            if not code:
-                return tuple(out)
-            if code >= 0x80:
-                code, pos = uleb(data, pos)
-            else:
+            if code == last:
                 pos += 1
-            plan = plans[code]
-            plain = plan.plain
-            if plain is None or plain.type < 0 or plan.tag != dw.DW_TAG_member:
-                member, pos = self._slow_member(unit, plan, pos)
-                if member is not None:
-                    out.append(member)
-                continue
+            elif not code:
+                return tuple(out)
+            else:
+                if code >= 0x80:
+                    code, pos = uleb(data, pos)
+                else:
+                    pos += 1
+                plan = plans[code]
+                plain = plan.plain
+                if plain is None or plain.type < 0 or plan.tag != dw.DW_TAG_member:
+                    member, pos = self._slow_member(unit, plan, pos)
+                    if member is not None:
+                        out.append(member)
+                    continue
+                unpack, inline, name_at, type_at, value_at, _, constant = plain
+                size = plan.size
+                last = code if code < 0x80 else -1
             name: bytes | None = None
-            if plain.inline:
+            if inline:
                 end = data.index(0, pos)
                 name = data[pos:end]
                 pos = end + 1
-            elif plain.name_at >= 0:
-                at = references[pos + plain.name_at]
+            elif name_at >= 0:
+                at = references[pos + name_at]
                 name = names.get(at)
                 if name is None:
                     name = names[at] = strings[at : strings.index(0, at)]
-            values = plain.unpack(data, pos)
-            kind = values[plain.type] + base
+            values = unpack(data, pos)
+            kind = values[type_at] + base
             mark = marks.get(kind)
             if mark is None:
                 mark = self._mark(kind)
-            value = values[plain.value] if plain.value >= 0 else max(plain.constant, 0)
+            value = values[value_at] if value_at >= 0 else max(constant, 0)
             out.append((name, value, mark, None))
-            pos += plan.size
+            pos += size
 
     def _slow_member(self, unit: Unit, plan: DiePlan, pos: int) -> tuple[tuple[object, ...] | None, int]:
         """The member at `pos`, if it is one, and the offset after it."""
