@@ -126,9 +126,10 @@ class CodeComparer:
         lines = False
         data_a, data_b = old.section.data, new.section.data
         for a, b in zip(first, second, strict=False):
-            ra = rows_a[bisect_left(at_a, a.offset) : bisect_left(at_a, a.end)]
-            rb = rows_b[bisect_left(at_b, b.offset) : bisect_left(at_b, b.end)]
-            if not ra and not rb and a.target is None and data_a[a.offset : a.end] == data_b[b.offset : b.end]:
+            begin_a, end_a, begin_b, end_b = a.offset, a.end, b.offset, b.end
+            ra = rows_a[bisect_left(at_a, begin_a) : bisect_left(at_a, end_a)]
+            rb = rows_b[bisect_left(at_b, begin_b) : bisect_left(at_b, end_b)]
+            if not ra and not rb and a.target is None and data_a[begin_a:end_a] == data_b[begin_b:end_b]:
                 continue
             verdict = self._instruction(old, a, ra, new, b, rb)
             if verdict is Verdict.CHANGED:
