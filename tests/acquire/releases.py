@@ -5,8 +5,9 @@
 OLD and NEW are kernels of a distribution (`6.1.0-50-amd64 6.1.0-56-amd64`). A candidate is a file of OLD's
 configuration as NEW has it, in OLD's tree; its kind is told by what its lines are in (see `KINDS`). Each is tried
 twice: as a source patch, which finds callers in other files, and as the pair of objects that came of it, alone. What
-comes of each is told by kind, with the code and the reason of what is refused; nothing is accepted. Files that do not
-compile alone, for they need a changed header, are told as errors.
+comes of each is told by kind, with the code and the reason of what is refused; nothing is accepted. A pair with a
+changed initial value is tried with `--set`, too. Files that do not compile alone, for they need a changed header, are
+told as errors.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from builder.binary.kernel import Kernel
 from builder.compose.owner import Objects
 from builder.emit.module import Module
 from builder.emit.patched import PatchRefusedError
-from builder.errors import BespokeError, RefusedError
+from builder.errors import NOTHING, Allowed, BespokeError, RefusedError
 from builder.pipeline import ModulePlan, build, diff, patch, source_target
 
 KINDS: Final[Mapping[str, int]] = {
@@ -164,8 +165,9 @@ def chosen(found: Iterable[Candidate], wanted: Mapping[str, int], seed: int) -> 
     return out
 
 
-def attempt(path: str, old: SourceTree, new: SourceTree, objects: Objects) -> tuple[Tried, Tried]:
-    """A candidate as a source patch, and as its pair of objects alone."""
+def attempt(path: str, old: SourceTree, new: SourceTree, objects: Objects) -> dict[str, Tried]:
+    """A candidate as a source patch, as its pair of objects alone, and where initial values stand in the way, with
+    these set (`--set`)."""
     before, after = ((tree.root / path).read_text("utf-8", "surrogateescape") for tree in (old, new))
     pairs: list[ObjectPair] = []
     with scratch("releases") as folder:
@@ -187,9 +189,15 @@ def attempt(path: str, old: SourceTree, new: SourceTree, objects: Objects) -> tu
     # The callers that were brought in are pairs of an object with itself.
     own = [pair for pair in pairs if pair.old != pair.new]
     if not own:
-        return as_patch, Tried("no pair")
-    compared = [diff(pair.old, pair.new) for pair in own]
-    return as_patch, _tried(lambda: build(compared, objects, ModulePlan("release_fix")))
+        return {"patch": as_patch}
+
+    def alone(allowed: Allowed) -> Tried:
+        compared = [diff(pair.old, pair.new, allowed=allowed) for pair in own]
+        return _tried(lambda: build(compared, objects, ModulePlan("release_fix", allowed=allowed)))
+
+    found = {"patch": as_patch, "pair": alone(NOTHING)}
+    values = [row.split()[1].rstrip(":") for row in found["pair"].reasons if row.startswith("data-changed ")]
+    return found | ({"set": alone(Allowed.parse((), values))} if values else {})
 
 
 def _tried(work: Callable[[], Module | None]) -> Tried:
@@ -234,9 +242,9 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{kind}: {row.path} ({row.lines} lines; {', '.join(row.kinds)})", flush=True)
             if options.list:
                 continue
-            whole, alone = attempt(row.path, old, new, objects)
-            print(f"    patch: {whole}\n    pair:  {alone}", flush=True)
-            total[kind].update([f"patch {whole.outcome}", f"pair {alone.outcome}"])
+            for way, tried in attempt(row.path, old, new, objects).items():
+                print(f"    {way}: {tried}", flush=True)
+                total[kind][f"{way} {tried.outcome}"] += 1
     for kind, counts in total.items():
         print(f"{kind}: {', '.join(f'{count} {what}' for what, count in sorted(counts.items()))}")
     return 0
