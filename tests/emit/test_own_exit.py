@@ -25,6 +25,7 @@ NAME = "bespoke_leaving"
 @dataclass(frozen=True)
 class Leaving:
     kernel: Kernel
+    objects: tuple[Path, Path]
     target: Path
     module: Module
 
@@ -36,7 +37,7 @@ def leaving(release: str) -> Leaving:
     kernel = opened(release)
     module = build([diff(*made.objects[:2])], Objects(kernel, {NAME: made.module}), ModulePlan("leaving"))
     assert module is not None
-    return Leaving(kernel, made.module, module)
+    return Leaving(kernel, (made.objects[0], made.objects[1]), made.module, module)
 
 
 def test_exit_code_travels_with_what_leads_to_it(leaving: Leaving) -> None:
@@ -104,3 +105,32 @@ def test_the_livepatch_stays_in_memory_while_the_new_version_runs(leaving: Leavi
         guest.wait_transition("leaving")
         assert guest.rmmod("leaving").ok
         assert guest.warnings(mark) == ()
+
+
+@pytest.mark.guest
+@pytest.mark.long
+def test_a_livepatch_that_takes_its_place_leads_on_and_the_first_stays_in_memory(leaving: Leaving) -> None:
+    """`--replace` calls no callback of what it replaces, so that the exit leads through it for good."""
+    objects = Objects(leaving.kernel, {NAME: leaving.target})
+    later = build([diff(*leaving.objects)], objects, ModulePlan("later", replace=True))
+    assert later is not None
+    with Guest(leaving.kernel, modules={NAME: leaving.target}) as guest:
+        begun = guest.mark()
+        for disabled in (False, True):
+            guest.modprobe(NAME)
+            if not disabled:
+                assert guest.insmod(leaving.module.content, "leaving").ok
+                guest.wait_transition("leaving")
+            assert guest.insmod(later.content, "later").ok
+            guest.wait_transition("later")
+            assert not guest.rmmod("leaving").ok, "the exit leads through it, or did"
+            if disabled:  # then the exit is led back to what it was when the later one came
+                guest.disable_livepatch("later")
+                assert guest.rmmod("later").ok
+            mark = guest.mark()
+            assert guest.rmmod(NAME).ok
+            assert said(guest, mark) == (["old", "old"] if disabled else ["1", "1"])
+            if not disabled:
+                guest.disable_livepatch("later")
+                assert guest.rmmod("later").ok
+        assert guest.warnings(begun) == ()
