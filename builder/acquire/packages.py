@@ -187,6 +187,9 @@ def newest_kernel(series: str, *, suite: str | None = None) -> str:
 #: what a headers package is laid on top of
 HEADERS_PARTS = (r"linux-headers-\S+-common(-[a-z]+)?", r"linux-kbuild-\S+")
 
+#: how headers are laid out in the cache; what an earlier version of Bespoke laid out otherwise is made anew
+_LAYOUT = 2
+
 
 def fetch_headers(release: str) -> HeadersTree:
     """The headers of `release` as one usable kbuild directory in the cache.
@@ -201,7 +204,7 @@ def fetch_headers(release: str) -> HeadersTree:
         return cached
     main = apt.lookup(name, groups=kernel_groups(release))
     parts = [main, *(_dependency(main, pattern) for pattern in HEADERS_PARTS)]
-    place = f"{name}_{main.version}"
+    place = f"{name}_{main.version}_{_LAYOUT}"
 
     def make(root: Path) -> None:
         apt.unpack_all(parts, root)
@@ -218,9 +221,8 @@ def fetch_headers(release: str) -> HeadersTree:
 
 def _cached_headers(release: str) -> HeadersTree | None:
     name = f"linux-headers-{release}"
-    roots = {
-        record.read_text().split()[1]: record.parent for record in (cache_root() / "headers").glob(f"{name}_*/.package")
-    }
+    records = (cache_root() / "headers").glob(f"{name}_*_{_LAYOUT}/.package")
+    roots = {record.read_text().split()[1]: record.parent for record in records}
     if not roots:
         return None
     best = apt.newest(roots)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.acquire import apt, sums
+from builder.acquire import apt, packages, sums
 from builder.acquire.apt import Package, sha256_of
 from builder.acquire.cache import cache_path, clean_name, locked, published, remove_tree, scratch
 from builder.acquire.tools import run
@@ -31,6 +31,14 @@ def test_made_once_then_found(cache: Path) -> None:
         raise AssertionError
 
     assert published("kind", "name", never) == path
+
+
+def test_headers_that_an_earlier_version_laid_out_are_made_anew(cache: Path) -> None:
+    package = "linux-headers-1.2-amd64"
+    for place, version in ((f"{package}_1.2-1", "1.2-1"), (f"{package}_1.2-2_1", "1.2-2")):
+        (cache / "headers" / place).mkdir(parents=True)
+        write_whole(cache / "headers" / place / ".package", f"{package}\n{version}\n\n\n")
+    assert packages._cached_headers("1.2-amd64") is None
 
 
 @pytest.mark.parametrize("part", ["file", "below/other", ".sums", ""])
