@@ -43,16 +43,14 @@ def judge(
     running kernel tells. A pair that is not `alone` is one of several, of which another ships something."""
     books = balance(selection)
     ships = not (alone and selection.is_empty)
-    safe = transient.missed_by_none(selection)
-    over, became = list(transient.changed(selection, safe, beside=ships)), list(transient.became(selection))
+    over, became = list(transient.changed(selection, beside=ships)), list(transient.became(selection))
     beside = over if became or ships else []
     rules = (f for rule in _REFUSALS for f in rule(selection))
     found = list(dict.fromkeys((*beside, *became, *rules, *books.refusals)))
     accepted = [f for f in found if allowed.covers(f) or threads.is_forced(selection, f)]
     refused = [f for f in found if f not in accepted]
     # A warning stops nothing, whatever it is of.
-    left = transient.left(selection, safe, beside=ships)
-    told = (() if beside else over, left, *(rule(selection) for rule in _WARNINGS))
+    told = (() if beside else over, transient.left(selection, beside=ships), *(rule(selection) for rule in _WARNINGS))
     warnings = list(dict.fromkeys(replace(f, fatal=False) for rows in told for f in rows))
     warnings += noted
     return Judged(tuple(refused), tuple(warnings), tuple(accepted), books.ignored, allowed, noted)

@@ -6,34 +6,25 @@ from collections import Counter
 from collections.abc import Iterator
 
 from builder.compare import Atom, Comparison, View, naming
-from builder.compose import apart, exits
+from builder.compose import exits
 from builder.compose.identity import Findings
 from builder.compose.selection import Role, Selection, is_transient
 from builder.errors import Refusal
 
 _NAMED = 4
 
-
-def missed_by_none(selection: Selection) -> frozenset[Atom]:
-    """The changed __init functions beside code that ships, of whose change that can miss nothing (see `apart`)."""
-    if selection.is_empty:
-        return frozenset()
-    return frozenset(
-        atom
-        for atom in selection.comparison.changed
-        if is_transient(atom) and not exits.is_exit(atom) and not selection.macros.ignores(atom)
-        and not apart.why_not(selection, atom)
-    )  # fmt: skip
+#: A flag of a cache, say, decides how all who look at its objects must do so, and no name tells who these are.
+_BY_NAME = "nothing that ships uses that by name, but it may look at what the start has made"
 
 
-def changed(selection: Selection, safe: frozenset[Atom], *, beside: bool) -> Findings:
-    """A changed __init or __exit function, `beside` something that ships or not; those that are `safe` are left out.
+def changed(selection: Selection, *, beside: bool) -> Findings:
+    """A changed __init or __exit function, `beside` something that ships or not.
 
     Where nothing else ships this is why nothing does; beside shipped code it is a refusal that says what that misses.
     """
     built_in = exits.is_built_in(selection.view) and beside
     for atom in selection.comparison.changed:
-        if not is_transient(atom) or selection.macros.ignores(atom) or atom in selection.exits or atom in safe:
+        if not is_transient(atom) or selection.macros.ignores(atom) or atom in selection.exits:
             continue
         ends = exits.is_exit(atom)
         if ends and built_in:
@@ -61,20 +52,9 @@ def changed(selection: Selection, safe: frozenset[Atom], *, beside: bool) -> Fin
             )
 
 
-def left(selection: Selection, safe: frozenset[Atom], *, beside: bool) -> Findings:
-    """What comes of changed code for start and end beside what ships, where that need not be refused."""
+def left(selection: Selection, *, beside: bool) -> Findings:
+    """What comes of changed exit code beside what ships, where that need not be refused."""
     comparison = selection.comparison
-    for atom in comparison.changed:
-        if atom in safe:
-            yield Refusal(
-                "init-changed",
-                atom.name,
-                atom.section.name,
-                f"{atom.name} changed, which runs only at start, and is left out: what has started has run the old "
-                "one, and what ships uses nothing that it makes",
-                "nothing to do; if the running kernel needs the change, do its work in a callback (pre_patch)",
-                fatal=False,
-            )
     for atom in comparison.changed:
         if not exits.is_exit(atom) or selection.macros.ignores(atom) or not beside:
             continue
@@ -149,10 +129,9 @@ def _missed(selection: Selection, atom: Atom) -> str:
         if role is not Role.CHILD:
             both = sorted(set(_uses(comparison.new, other)) & {*new, *gone})
             shared += [f"{other.name} ({_listed(both)})"] if both else []
+    what = "nothing that ships uses that" if exits.is_exit(atom) else _BY_NAME
     if shared:
         what = f"what ships and uses that too: {_listed(shared)}"
-    else:
-        what = "nothing that ships uses that" if exits.is_exit(atom) else apart.why_not(selection, atom)
     return f"{' and '.join(said)}; {what}"
 
 

@@ -223,21 +223,6 @@ def test_what_user_space_runs_is_told_from_what_is_only_not_traced(judged: Judge
     assert codes(judged(source, ("x + 1", "x + 2"))) == [(code, name)]
 
 
-def test_the_end_of_what_is_walked_is_not_the_variable_behind_it(judged: Judge) -> None:
-    source = """
-    #define MOSTLY __section(".data..read_mostly")
-    static MOSTLY int behind[2] = { 9, 9 };
-    static MOSTLY int row[4] = { 1, 2, 3, 4 };
-    noinline int touch(int x) { row[x & 3]++; return behind[x & 1]++; }
-    int f(void) { int r = 0; for (int *p = row; p != row + 4; p++) r += touch(*p); return r; }
-    """
-    found = judged(source, ("return r;", "return r + 1;"))
-    view = found.comparison.new
-    assert view.by_name["behind"].start == view.by_name["row"].end
-    assert roles(found) == {"f": "changed"}
-    assert codes(found) or ["behind", "object", "local"] not in found.originals()
-
-
 def test_a_new_parameter_is_told(judged: Judge) -> None:
     source = "static int level = 1; int f(int x) { return x + level++; }"
     parameter = """

@@ -53,7 +53,7 @@ def test_code_that_does_not_run_again(judged: Judge, where: str, code: str) -> N
         told = printed(shown)
         assert "left out begin" in " ".join(told.split()) and "changed begin" not in told and f"{code}: begin" in told
     both = (("+ 8", "+ 9"), ("x * 3", "x * 4"))
-    why = "without debug information" if code == "init-changed" else "nothing that ships uses that"
+    why = "it may look at what the start has made" if code == "init-changed" else "nothing that ships uses that"
     assert why in the_refusal(judged(source, *both), code, "begin")
     found = judged(source, *both, allow=f"{code}:begin")
     assert found.verdict == "changed" and roles(found) == {"helper": "changed"}
