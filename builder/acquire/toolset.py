@@ -69,7 +69,7 @@ def put_behind(work: Path, final: Path, folders: Sequence[str] = PROGRAMS) -> No
 
     Raises `InputError` where no package of its own brought that loader.
     """
-    loader = next((path for path in _files(work, ("usr/lib", "lib")) if path.name == _LOADER), None)
+    loader = _loader(work)
     if loader is None:
         raise InputError(f"none of its packages holds {_LOADER}", where=final)
     libraries = ":".join(f"{final}/{lib}" for lib in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"))
@@ -87,6 +87,15 @@ def put_behind(work: Path, final: Path, folders: Sequence[str] = PROGRAMS) -> No
         line = " ".join(shlex.quote(str(word)) for word in words)
         program.write_text(f'#!/bin/sh\nPATH={path}:"$PATH" exec {line} "$@"\n')
         program.chmod(0o755)
+
+
+def _loader(work: Path) -> Path | None:
+    """The loader below `work`; its name may be a link to one of the C library's version beside it (before 2.35)."""
+    for path in work.glob(f"**/lib/*/{_LOADER}"):
+        found = path.resolve()
+        if found.is_relative_to(work.resolve()) and found.is_file():
+            return path
+    return None
 
 
 def _files(work: Path, folders: Sequence[str]) -> Iterator[Path]:

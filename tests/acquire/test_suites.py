@@ -88,8 +88,11 @@ def test_programs_are_put_behind_their_own_loader(tmp_path: Path, monkeypatch: p
     def unpack(found: list[Package], root: Path) -> None:
         for name in ("usr/bin", "usr/lib/x86_64-linux-gnu"):
             (root / name).mkdir(parents=True)
-        for name in ("libc.so.6", "ld-linux-x86-64.so.2"):
-            shutil.copy(library.parent / name, root / "usr/lib/x86_64-linux-gnu" / name)
+        libraries = root / "usr/lib/x86_64-linux-gnu"
+        shutil.copy(library, libraries)
+        # As Debian 11 has it: the loader's name is a link.
+        shutil.copy(library.parent / "ld-linux-x86-64.so.2", libraries / "ld-2.31.so")
+        (libraries / "ld-linux-x86-64.so.2").symlink_to("ld-2.31.so")
         shutil.copy("/usr/bin/env", root / "usr/bin/tool")
         shutil.copy("/bin/dash", root / "usr/bin/named")
         (root / "usr/bin/script").write_text("#!/bin/sh\nexit 3\n")
