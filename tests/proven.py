@@ -108,10 +108,9 @@ class Proof:
     def decode(self) -> str:
         return f"{sum(1 for _ in self.kernel.all_symbols())} symbols"
 
-    def subjects(self) -> Iterator[Subject]:
-        """The two samples, then the fixes."""
+    def subjects(self, tree: SourceTree) -> Iterator[Subject]:
+        """The two samples, then the fixes, all for a prepared `tree`."""
         release = self.kernel.release
-        tree = find_source(None, SourceTarget(release, banner=self.kernel.banner))
         yield Subject(Fix(VMLINUX_PATCH, "", "cat /proc/version", (), "^Linux version", "added while"), tree)
         shown = Fix(TARGET / "next-version.patch", "", f"cat /proc/{TARGET_NAME}", (), "^version *old", "^version *new")
         objects = {TARGET_NAME: target_objects(release).module}
@@ -121,10 +120,11 @@ class Proof:
 
     def patch(self) -> str:
         try:
-            subjects = list(self.subjects())
+            tree = find_source(None, SourceTarget(self.kernel.release, banner=self.kernel.banner))
         except (InputError, ToolError) as error:
             self.told.append(f"no source: {error}")
             return NO_SOURCE
+        subjects = list(self.subjects(tree))
         for subject in subjects:
             name = subject.fix.path.stem.replace("-", "_")
             path, objects = self.work / f"{name}.ko", Objects(self.kernel, subject.objects)
