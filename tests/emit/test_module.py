@@ -147,14 +147,17 @@ def test_the_manifest_inside_is_what_the_module_holds(module: Module, obj: Objec
     assert manifest["name"] == module.name
     assert manifest["kernel"]["release"] == RELEASE
     assert manifest["kernel"]["sha256"] == hashlib.sha256(kernel.path.read_bytes()).hexdigest()
-    bindings = set()
-    for late in klp_sections(obj):
-        for r in obj.relocations[late.index]:
+    bindings, late = set(), {section.index for section in klp_sections(obj)}
+    for index, rows in obj.relocations.items():
+        table = obj.sections[index]
+        for r in rows:
+            if not obj.symbols[r.symbol].name.startswith(".klp.sym."):
+                continue
             exporter, _, name = obj.symbols[r.symbol].name.removeprefix(".klp.sym.").partition(".")
             symbol, _, sympos = name.rpartition(",")
-            patched = late.name.split(".")[3]
+            patched = table.name.split(".")[3] if index in late else "vmlinux"
             bindings.add(
-                (obj.sections[late.info].name, r.offset, r.type, patched, exporter, symbol, int(sympos), r.addend)
+                (obj.sections[table.info].name, r.offset, r.type, patched, exporter, symbol, int(sympos), r.addend)
             )
     keys = ("section", "offset", "type", "patched", "object", "symbol", "sympos", "addend")
     assert {tuple(row[k] for k in keys) for row in manifest["bindings"]} == bindings
