@@ -11,6 +11,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +99,12 @@ def write_json(path: Path, value: object) -> None:
         shutil.rmtree(path)
     text = json.dumps(value)
     write_whole(path, json.dumps({"crc": zlib.crc32(text.encode()), "value": text}))
+
+
+def keep_json(path: Path, value: object) -> None:
+    """`write_json` of what can be found anew: a cache that only can be read, or a full disk, is no failure."""
+    with suppress(OSError):
+        write_json(path, value)
 
 
 def read_json(path: Path) -> Any:

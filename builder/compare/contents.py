@@ -7,11 +7,19 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
+from builder.acquire.cache import cache_path
 from builder.arch import decoder
+from builder.compare.comparison import Comparison
 from builder.compare.view import View
 
 _MAKERS: Final = ("arch", "binary", "compare")
 """Where the text of what reads and compares objects stands."""
+
+
+def place_of(kind: str, comparison: Comparison, what: object) -> Path:
+    """Where in the cache something is kept that this program found in two objects; `what` was asked of them."""
+    key = repr((program(), content_of(comparison.old), content_of(comparison.new), what))
+    return cache_path(f"maps/{kind}", hashlib.sha256(key.encode()).hexdigest()[:32])
 
 
 @lru_cache(maxsize=16)

@@ -6,16 +6,13 @@ all that it is made of: every section of both objects as it was read, and the te
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
 
 from builder.acquire import sums
-from builder.acquire.cache import cache_path
 from builder.compare.atoms import Atom
 from builder.compare.comparison import Comparison
-from builder.compare.contents import content_of, program
+from builder.compare.contents import place_of
 from builder.compare.instruction_map import FunctionMap, MappedRow, instruction_map
 
 _SMALL: Final = 64
@@ -30,15 +27,13 @@ def kept_map(comparison: Comparison, atom: Atom) -> FunctionMap:
     olds = old, *comparison.old_children.get(old, ())
     news = atom, *comparison.children.get(atom, ())
     places = [(part.section.index, part.entry, part.end) for part in (*olds, *news)]
-    key = repr((program(), content_of(comparison.old), content_of(comparison.new), places))
-    file = cache_path("maps/all", hashlib.sha256(key.encode()).hexdigest()[:32])
+    file = place_of("all", comparison, places)
     known = sums.read_json(file)
     if known is not None:
         found = comparison.maps[atom] = FunctionMap(*(_read(rows, olds, news) for rows in known))
         return found
     made = instruction_map(comparison, atom)
-    with contextlib.suppress(OSError):  # a cache that only can be read, or a full disk
-        sums.write_json(file, [_written(rows, olds, news) for rows in made])
+    sums.keep_json(file, [_written(rows, olds, news) for rows in made])
     return made
 
 

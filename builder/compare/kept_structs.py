@@ -6,15 +6,12 @@ time. Most change no structure: where that is known, nothing of what reads debug
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from builder.acquire import sums
-from builder.acquire.cache import cache_path
 from builder.compare.comparison import Comparison
-from builder.compare.contents import content_of, program
+from builder.compare.contents import place_of
 
 if TYPE_CHECKING:
     from builder.compare.structs import StructChange
@@ -24,8 +21,7 @@ def kept_struct_changes(comparison: Comparison, inside: frozenset[str]) -> tuple
     """`struct_changes` of two objects; found in the cache where it was made before."""
     if ".debug_info" not in comparison.old.obj.by_name:
         return ()  # as struct_changes finds
-    key = repr((program(), content_of(comparison.old), content_of(comparison.new), sorted(inside)))
-    file = cache_path("maps/structs", hashlib.sha256(key.encode()).hexdigest()[:32])
+    file = place_of("structs", comparison, sorted(inside))
     known = sums.read_json(file)
     if known is not None and not known["changes"]:
         return ()
@@ -37,6 +33,5 @@ def kept_struct_changes(comparison: Comparison, inside: frozenset[str]) -> tuple
             for row in known["changes"]
         )
     found = struct_changes(comparison.old.obj, comparison.new.obj, inside)
-    with contextlib.suppress(OSError):  # a cache that only can be read, or a full disk
-        sums.write_json(file, {"changes": [asdict(change) for change in found]})
+    sums.keep_json(file, {"changes": [asdict(change) for change in found]})
     return found

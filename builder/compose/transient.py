@@ -137,11 +137,12 @@ def _missed(selection: Selection, atom: Atom) -> str:
 
 def _uses(view: View, atom: Atom) -> Counter[str]:
     """How often a function refers to each function and variable; strings and what the compiler made left out."""
+    said_by_all = {view.arch.fentry, atom.name, *(name for _, name in view.arch.glue.imports)}
     return Counter(
         naming.family(target.name)
         for _, target in view.leads_of(atom)
         if target.name
-        and target.name not in (view.arch.fentry, atom.name, *(name for _, name in view.arch.glue.imports))
+        and target.name not in said_by_all
         and target.kind in ("atom", "symbol")
         and not (target.section is not None and naming.is_never_paired(target.name, target.section.name))
         and not naming.is_label(target.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -29,6 +28,5 @@ class KeptTemplates(jinja2.BytecodeCache):
             bucket.bytecode_from_string(b64decode(known))
 
     def dump_bytecode(self, bucket: Bucket) -> None:
-        """Keep it; a cache that only can be read, or a full disk, is no failure."""
-        with contextlib.suppress(OSError):
-            sums.write_json(self._place(bucket), b64encode(bucket.bytecode_to_string()).decode())
+        """Keep it."""
+        sums.keep_json(self._place(bucket), b64encode(bucket.bytecode_to_string()).decode())

@@ -9,6 +9,7 @@ from typing import Final
 
 from builder.binary import Address
 from builder.binary.kernel import Kernel
+from builder.binary.kernel.kaslr import KERNEL_MAP
 from builder.errors import GuestError
 from builder.image.boot import BUG_WORDS, CAPABILITY_WORDS, BootState
 from builder.image.cpu_flags import flag_names
@@ -17,8 +18,6 @@ from builder.image.memory import PAGE
 
 _PHDR: Final = struct.Struct("<IIQQQQQQ")
 _CHUNK: Final = 8 << 20
-START_KERNEL_MAP: Final = 0xFFFFFFFF80000000
-"""__START_KERNEL_map (asm/page_64_types.h): what is linked there is at physical `phys_base`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +157,8 @@ def tell_flags(guest: Guest, kernel: Kernel, names: Iterable[str]) -> None:
         word, bit = divmod(known[name], 32)
         place = at + 4 * word
         value = memory.u32(place) | 1 << bit
-        guest.write_memory(place - START_KERNEL_MAP + moved, struct.pack("<I", value))
+        # What is linked at KERNEL_MAP is at physical `phys_base`.
+        guest.write_memory(place - KERNEL_MAP + moved, struct.pack("<I", value))
         if memory.u32(place) != value:
             raise GuestError(f"CPU flag {name} could not be written at {place:#x}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder.binary import read_object
-from builder.compare import Comparison, compare, kept_maps
+from builder.compare import Comparison, compare, contents, kept_maps
 from builder.compare.instruction_map import MappedRow, instruction_map
 from builder.compare.kept_maps import kept_map
 from tests.conftest import data_root
@@ -55,7 +55,7 @@ def test_another_object_or_program_has_maps_of_its_own(cache: Path, monkeypatch:
     assert first == make(compared())
     second = make(compared("orig.o"))
     assert second > first
-    monkeypatch.setattr(kept_maps, "program", lambda: "another")
+    monkeypatch.setattr(contents, "program", lambda: "another")
     assert make(compared("orig.o")) == second + (second - first)
 
 
