@@ -49,6 +49,21 @@ def diff_cases(plan: Plan) -> list[Case]:
     ]
 
 
+def tree_cases(plan: Plan) -> list[Case]:
+    """All shared pairs as one tree, each also as an object that did not change: one by one, and two at once."""
+    inputs: dict[str, Path] = {}
+    for case in diff_cases(plan):
+        old, new = (case.inputs[name] for name in ("old.o", "new.o"))
+        name = f"{case.name.partition('/')[2]}.o"
+        inputs |= {f"old/{name}": old, f"new/{name}": new, f"old/same/{name}": old, f"new/same/{name}": old}
+    runs = (
+        Run(("diff", "old", "new", "--json", "--html", PAGE), ".json.xz", {PAGE: ".html.xz"}),
+        Run(("diff", "old", "new", "-j", "2", "--json"), ".two.json.xz"),
+        Run(("diff", "old", "new", "-j", "2", "--html", PAGE), files={PAGE: ".html.xz"}),
+    )
+    return [Case("trees/pairs", inputs, runs)]
+
+
 def build_cases(plan: Plan) -> list[Case]:
     """Every pair of the running kernel, as it is, and once more with its refusal accepted where that makes sense."""
     fetch_kernel(RELEASE)
@@ -119,6 +134,7 @@ def check_cases(plan: Plan) -> list[Case]:
 
 PARTS: Final[Mapping[str, Callable[[Plan], list[Case]]]] = {
     "diff": diff_cases,
+    "trees": tree_cases,
     "build": build_cases,
     "samples": sample_cases,
     "patches": patch_cases,

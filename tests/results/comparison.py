@@ -28,14 +28,16 @@ class Difference:
     lines: Sequence[str] = ()
 
 
-def documents(folder: Path) -> dict[str, Path]:
-    """All documents of a recording by name."""
-    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+def documents(folder: Path, parts: Sequence[str] = ()) -> dict[str, Path]:
+    """The documents of a recording by name; of parts of it (none: of all)."""
+    places = [folder / part for part in parts] or [folder]
+    found = sorted(path for place in places for path in place.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path for path in found}
 
 
-def compare(first: Path, second: Path) -> list[Difference]:
-    """What differs between two recordings, in order of name."""
-    one, other = documents(first), documents(second)
+def compare(first: Path, second: Path, parts: Sequence[str] = ()) -> list[Difference]:
+    """What differs between two recordings, or parts of them, in order of name."""
+    one, other = documents(first, parts), documents(second, parts)
     found = []
     for name in sorted({*one, *other}):
         if name not in other:

@@ -111,6 +111,7 @@ class Recorder:
         with tempfile.TemporaryDirectory(prefix="results-") as place:
             work = Path(place).resolve()
             for name, path in case.inputs.items():
+                (work / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, work / name)
             documents: dict[str, bytes] = {}
             text = [f"{sha256(work / name)}  {name}\n" for name in case.inputs]
@@ -149,7 +150,7 @@ class Recorder:
                 documents[AGAIN + suffix] = content
                 yield f"--- {name} is another file than before\n"
             file.unlink()
-        for path in sorted(set(os.listdir(work)) - {*case.inputs}):
+        for path in sorted(set(os.listdir(work)) - {Path(name).parts[0] for name in case.inputs}):
             yield f"--- left behind: {path}\n"
 
     def _ask(self, words: Sequence[str], place: Path, number: int = 0) -> subprocess.CompletedProcess[bytes]:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.results.__main__ import main
-from tests.results.cases import PARTS, Plan, diff_cases, planned
+from tests.results.cases import PARTS, Plan, diff_cases, planned, tree_cases
 from tests.results.comparison import compare, documents
 from tests.results.normalise import normalised, rules
 from tests.results.recording import Case, Recorder, RecordError, Run
@@ -134,6 +134,29 @@ def test_only_what_differs_is_shown(tmp_path: Path) -> None:
     ]
     assert [row.count("x") + 1 for row in c.lines[1:]] == [160, 160] and "a" in c.lines[1] and "b" in c.lines[2]
     assert d.lines == ("(only in how the last line ends)",)
+
+
+def test_a_part_is_compared_without_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = keep(tmp_path / "first", {"diff/a.txt": b"a", "trees/a.txt": b"a", "build/a.ko": b"a"})
+    second = keep(tmp_path / "second", {"diff/a.txt": b"a", "trees/a.txt": b"b"})
+    assert told(capsys, "compare", first, second, "--only", "diff") == (0, ["1 documents and 1: none differ"])
+    status, lines = told(capsys, "compare", first, second, "--only", "diff", "trees")
+    assert status == 1 and lines[0].startswith("trees/a.txt") and lines[-1] == "2 documents and 2: 1 differ"
+    assert main(["compare", str(first), str(second), "--only", "build"]) == 2
+
+
+@pytest.mark.data
+def test_names_with_folders_are_trees(data: Path, tmp_path: Path) -> None:
+    (case,) = tree_cases(Plan(data, data))
+    inputs = {name: path for name, path in case.inputs.items() if "data-new" in name}
+    assert inputs
+    few = Case(case.name, inputs, case.runs)
+    assert Recorder(tmp_path, ROOT).record([few]) == [
+        f"{case.name}{suffix}" for suffix in (".json.xz", ".html.xz", ".two.json.xz", ".txt")
+    ]
+    one, two = (lzma.decompress((tmp_path / f"{case.name}{end}").read_bytes()) for end in (".json.xz", ".two.json.xz"))
+    assert one == two and b"same/" in one
+    assert "left behind" not in (tmp_path / f"{case.name}.txt").read_text()
 
 
 def test_paths_are_made_the_same_and_nothing_else(tmp_path: Path) -> None:
