@@ -64,6 +64,13 @@ def diff_objects(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = 
     return Diff(old.name, new.name, comparison, selection, judged)
 
 
+def diff_again(old: Path, new: Path, *, shifts: Sequence[Shift] = (), allowed: Allowed = NOTHING) -> Diff:
+    """`diff`, found in the cache where it was made before: for who makes modules, which pair after pair joins."""
+    from builder.compose.kept_diffs import kept_diff
+
+    return kept_diff(old, new, shifts, allowed, lambda a, b: diff_objects(a, b, shifts=shifts, allowed=allowed))
+
+
 def running_part(diff: Diff, objects: Objects, inside: str | None = None, *, allowed: Allowed = NOTHING) -> Diff:
     """The pair without what the kernel never runs of it: weak functions that another definition overrides.
 
@@ -178,7 +185,7 @@ def with_all_callers(
         if not new:
             return more, owners, parts
         found = more
-        compared = [*compared, *(diff(p.old, p.new, shifts=found.shifts, allowed=plan.allowed) for p in new)]
+        compared = [*compared, *(diff_again(p.old, p.new, shifts=found.shifts, allowed=plan.allowed) for p in new)]
         owners = [*owners, *(pair.owner for pair in new)]
 
 
@@ -211,7 +218,7 @@ def patch(
         else prepare_patch(patches, tree, allowed=plan.allowed, how=how)
     )
     # What changed in each, of what the kernel runs.
-    compared = [diff(p.old, p.new, shifts=found.shifts, allowed=plan.allowed) for p in found.pairs]
+    compared = [diff_again(p.old, p.new, shifts=found.shifts, allowed=plan.allowed) for p in found.pairs]
     owners: Sequence[str | None] = [pair.owner for pair in found.pairs]
     if inner and callers:
         found, owners, parts = with_all_callers(found, compared, owners, objects, plan, how)
@@ -240,6 +247,7 @@ __all__: Sequence[str] = (
     "build",
     "build_parts",
     "diff",
+    "diff_again",
     "diff_document",
     "diff_objects",
     "patch",

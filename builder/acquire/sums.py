@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from builder.acquire.whole import write_whole
+from builder.errors import UsageError
 
 log = logging.getLogger("bespoke.acquire")
 
@@ -102,8 +103,9 @@ def write_json(path: Path, value: object) -> None:
 
 
 def keep_json(path: Path, value: object) -> None:
-    """`write_json` of what can be found anew: a cache that only can be read, or a full disk, is no failure."""
-    with suppress(OSError):
+    """`write_json` of what can be found anew: a cache that only can be read, or is another's, is no failure; no more is
+    a full disk."""
+    with suppress(OSError, UsageError):
         write_json(path, value)
 
 

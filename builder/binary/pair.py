@@ -13,14 +13,18 @@ from builder.errors import InputError
 
 def read_pair(old: Path, new: Path) -> tuple[ObjectFile, ObjectFile]:
     """Both objects of a pair, of one machine and compiled as the differ needs them."""
-    pair = read_object(old), read_object(new)
-    for obj in pair:
+    return fit_pair(read_object(old), read_object(new))
+
+
+def fit_pair(old: ObjectFile, new: ObjectFile) -> tuple[ObjectFile, ObjectFile]:
+    """The same of objects in memory."""
+    for obj in (old, new):
         by_machine(obj.machine, where=obj.name)
         _require_code(obj)
         _require_function_sections(obj)
-    if pair[0].machine != pair[1].machine:
-        raise InputError(f"is for another machine than {old}", where=new)
-    return pair
+    if old.machine != new.machine:
+        raise InputError(f"is for another machine than {old.name}", where=new.name)
+    return old, new
 
 
 def is_same_file(old: Path, new: Path) -> bool:

@@ -28,7 +28,7 @@ from builder.compose.owner import Objects, for_each_owner
 from builder.emit import free_module_name
 from builder.emit.module import Module
 from builder.errors import Allowed, Refusal, RefusedError, UsageError
-from builder.pipeline import ModulePlan, build_parts, diff, running_parts
+from builder.pipeline import ModulePlan, build_parts, diff_again, running_parts
 from builder.report.following import next_command
 
 
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace, output: Output) -> int:
     name = wanted_name(options.name, options.output)
     kernel = open_kernel(options)
     free_module_name(name, kernel)
-    compared = [diff(old, new, shifts=shifts, allowed=allowed) for old, new in pairs]
+    compared = [diff_again(old, new, shifts=shifts, allowed=allowed) for old, new in pairs]
     objects = Objects(kernel, given)
     # So the kernel runs the pairs; all that is said of them is said of these.
     diffs, owners = for_each_owner(compared, [options.inside] * len(pairs), objects)

@@ -14,7 +14,7 @@ from builder.compare.atoms import Atom
 from builder.compare.code import CodeComparer
 from builder.compare.correlate import Correlation, correlate
 from builder.compare.exports import ExportSaid, exports
-from builder.compare.lines import LineProof
+from builder.compare.lines import AskedLine, LineProof
 from builder.compare.meaning import Meanings
 from builder.compare.own_data import crossed
 from builder.compare.storage import is_readonly
@@ -41,6 +41,8 @@ class Comparison:
     removed_data: tuple[Atom, ...]
     shifts: tuple[Shift, ...] = ()
     """What the source patch moves, where it was known."""
+    asked: Mapping[AskedLine, bool] = field(default_factory=dict, compare=False, repr=False)
+    """What it was asked, and the answers."""
     maps: dict[Atom, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """What `instruction_map` has found, which is asked for by who writes a module and by who tells of it."""
 
@@ -127,6 +129,7 @@ def compare(old: ObjectFile, new: ObjectFile, *, shifts: Sequence[Shift] = ()) -
         new_data=tuple(a for a in correlation.new.data if a not in twins and _has_identity(a)),
         removed_data=tuple(a for a in correlation.old.data if a not in versions and _has_identity(a)),
         shifts=tuple(shifts),
+        asked=comparer.proof.asked,
     )
 
 

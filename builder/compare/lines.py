@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from builder.acquire.shifts import Shift
 from builder.arch import Instruction
@@ -45,12 +45,27 @@ class _Given:
     call: Instruction
 
 
+class AskedLine(NamedTuple):
+    """A question to the source patch: whether it moves the line `old` to `new` in what may be `file`.
+
+    None stands for the files that the new object is made of, for a call that names none.
+    """
+
+    file: str | None
+    old: int
+    new: int
+
+
 class LineProof:
-    """Line tables of both objects, read when first needed; `shifts` is what a source patch moves."""
+    """Line tables of both objects, read when first needed; `shifts` is what a source patch moves.
+
+    `asked` is all that the shifts have been asked, with the answers: other shifts that answer the same prove the same.
+    """
 
     def __init__(self, old: View, new: View, shifts: Sequence[Shift] = ()) -> None:
         self.old, self.new = old, new
         self.shifts = tuple(shifts)
+        self.asked: dict[AskedLine, bool] = {}
 
     @cached_property
     def _tables(self) -> tuple[LineTable | None, LineTable | None]:
@@ -123,8 +138,7 @@ class LineProof:
         A patch moves other numbers too: of what only a format prints the line tables have the last word, and what it
         writes itself in place of the other number is no line.
         """
-        moved = any(shift.moved(x) == y for shift in self.shifts if _is_of(shift, self.new, second))
-        moved = moved and not any(shift.writes(x, y) for shift in self.shifts)
+        moved = self.moves(AskedLine(second.sibling if second.kind == FILE else None, x, y))
         declared = first.declared and bool(first.kind)
         if not self.has_tables:
             return moved or (declared and not self.shifts)
@@ -134,6 +148,13 @@ class LineProof:
             for near, far in zip(before, after, strict=True)
             if near is not None
         )
+
+    def moves(self, line: AskedLine) -> bool:
+        """Whether the source patch moves a line so, and does not itself write the one number in place of the other."""
+        moved = any(shift.moved(line.old) == line.new for shift in self.shifts if _is_of(shift, self.new, line.file))
+        found = moved and not any(shift.writes(line.old, line.new) for shift in self.shifts)
+        self.asked[line] = found
+        return found
 
     def _distances(self, view: View, atom: Atom, insn: Instruction, given: _Given, line: int) -> list[int | None]:
         """How many lines behind that of the call, and of the instruction that loads its argument, `line` lies.
@@ -158,10 +179,10 @@ def _same_kind(first: _Given, second: _Given) -> bool:
     return replace(first, call=second.call) == second
 
 
-def _is_of(shift: Shift, view: View, found: _Given) -> bool:
-    """Whether a line of this call may be one of the shift's file; the FILE symbol goes with the debug information."""
-    if found.kind == FILE:
-        return _one_ends_as_the_other(PurePosixPath(shift.path).parts, PurePosixPath(found.sibling).parts)
+def _is_of(shift: Shift, view: View, file: str | None) -> bool:
+    """Whether a line of `file` may be one of the shift's; the FILE symbol goes with the debug information."""
+    if file is not None:
+        return _one_ends_as_the_other(PurePosixPath(shift.path).parts, PurePosixPath(file).parts)
     return view.may_be_of(shift.path)
 
 
