@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire.compile import not_compiled, read_dependencies
@@ -31,34 +32,50 @@ RECORDS = (
 _COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (.*)$", re.MULTILINE)
 
 
-def changed_values(
-    root: Path,
-    shadow: Path,
-    work: Path,
-    changed: Collection[str],
-    accept: Callable[[tuple[str, ...]], None] = lambda dependencies: None,
-) -> list[tuple[str, str, str]]:
-    """(source, old line, new line) of every generated constant that differs in `shadow` from `root`.
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """A text that constants are generated from: its `source`, the command that compiles it, the files that it reads."""
 
-    Only texts that read one of the `changed` files are compiled; `work` is a
-    directory for what that leaves. `accept` sees what was read in `shadow` and may raise.
-    """
-    found: list[tuple[str, str, str]] = []
+    source: str
+    command: str
+    reads: frozenset[str]
+
+
+def generators(root: Path, changed: Collection[str]) -> list[Generator]:
+    """Those of a prepared tree that read one of the `changed` files."""
+    found: list[Generator] = []
     for record in sorted(path for pattern in RECORDS for path in root.glob(pattern)):
         text = record.read_text()
         command = _COMMAND.search(text)
         if command is None:
             raise ToolError("no recorded command", where=record)
         source = os.path.relpath(record.parent, root) + "/" + record.name[1:].removesuffix(".s.cmd") + ".c"
-        read = {os.path.normpath(name) for name in re.findall(r"^  (\S+) \\$", text, re.MULTILINE)} | {source}
-        if read & set(changed):
-            before, after = (_values(command[1], place, work) for place in (root, shadow))
-            accept(read_dependencies(work / "constants.d"))
-            found += [
-                (source, before.get(name, "absent"), after.get(name, "absent"))
-                for name in sorted(before.keys() | after.keys())
-                if before.get(name) != after.get(name)
-            ]
+        reads = frozenset(os.path.normpath(name) for name in re.findall(r"^  (\S+) \\$", text, re.MULTILINE)) | {source}
+        if not reads.isdisjoint(changed):
+            found.append(Generator(source, command[1], reads))
+    return found
+
+
+def changed_values(
+    root: Path,
+    shadow: Path,
+    work: Path,
+    texts: Sequence[Generator],
+    accept: Callable[[tuple[str, ...]], None] = lambda dependencies: None,
+) -> list[tuple[str, str, str]]:
+    """(source, old line, new line) of every constant generated from `texts` that differs in `shadow` from `root`.
+
+    `work` is a directory for what compiling leaves. `accept` sees what was read in `shadow` and may raise.
+    """
+    found: list[tuple[str, str, str]] = []
+    for text in texts:
+        before, after = (_values(text.command, place, work) for place in (root, shadow))
+        accept(read_dependencies(work / "constants.d"))
+        found += [
+            (text.source, before.get(name, "absent"), after.get(name, "absent"))
+            for name in sorted(before.keys() | after.keys())
+            if before.get(name) != after.get(name)
+        ]
     return found
 
 

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from builder.acquire import sums
@@ -20,7 +21,7 @@ from builder.acquire.cache import cache_path
 from builder.acquire.includes import OUTSIDE, Includes
 from builder.acquire.kbuild import ListedObjects
 from builder.acquire.names import changed_names, uses
-from builder.acquire.source import INCLUDES, SourceTree
+from builder.acquire.source import INCLUDES, LISTING, SourceTree
 
 log = logging.getLogger("bespoke.acquire")
 
@@ -71,21 +72,43 @@ def read_source_includes(tree: SourceTree, objects: ListedObjects) -> Includes:
 def find_readers(
     shared: Sequence[str], changed: Mapping[str, bytes | None], tree: SourceTree, objects: ListedObjects, limit: int
 ) -> list[Readers]:
-    """For each of the `shared` files who may read it, in that order.
+    """For each of the `shared` files who may read it, in that order; kept, for the lines of a tree are many.
 
     More than `limit` users of a changed name are not told apart from all who may read it.
     """
-    if not shared:
-        return []
-    includes = read_includes(tree, objects)
-    files = dict(objects.live())
-    everywhere = {
-        os.path.normpath(name) for flags in objects.all_flags() for name in re.findall(r"-include (\S+)", flags)
-    }
+    if shared and not (tree.root / INCLUDES).is_file():
+        read_includes(tree, objects)
+    search = cache(lambda: _Search(tree, objects))
     found: list[Readers] = []
     for path in shared:
-        steps = includes.distances([path])
-        by_all = bool(everywhere & steps.keys())
+        place = _remembered(tree, path, changed[path], limit)
+        if (known := sums.read_json(place)) is not None:
+            near = tuple(known["near"])
+            asked = near if known["asked"] is None else known["asked"]
+            found.append(Readers(path, near, frozenset(asked)))
+            continue
+        row = search().readers(path, changed[path], limit)
+        less = sorted(row.asked) if len(row.asked) < len(row.near) else None
+        sums.write_json(place, {"near": row.near, "asked": less})
+        found.append(row)
+    return found
+
+
+class _Search:
+    """The include lines of a tree, the files of its objects, and those that all objects read (`-include`)."""
+
+    def __init__(self, tree: SourceTree, objects: ListedObjects) -> None:
+        self.tree = tree
+        self.includes = read_includes(tree, objects)
+        self.files = dict(objects.live())
+        self.everywhere = {
+            os.path.normpath(name) for flags in objects.all_flags() for name in re.findall(r"-include (\S+)", flags)
+        }
+
+    def readers(self, path: str, content: bytes | None, limit: int) -> Readers:
+        """Who may read a file that becomes `content`, None: that is taken away."""
+        files, steps = self.files, self.includes.distances([path])
+        by_all = bool(self.everywhere & steps.keys())
         near = sorted(
             (name for name, file in files.items() if by_all or file in steps),
             key=lambda name: (steps.get(files[name], len(steps)), name),
@@ -93,43 +116,39 @@ def find_readers(
         asked = frozenset(near)
         if len(near) > NARROW_ABOVE:
             log.info("%d objects may read %s: looking for what is changed in it", len(near), path)
-            users = _users(path, changed, tree, includes, set(files.values()), limit)
+            users = _users(path, content, self.tree, self.includes, set(files.values()), limit)
             if users is not None:
                 # The search by names does not look outside.
                 asked = frozenset(name for name in near if files[name] in users or _is_outside(files[name]))
-        found.append(Readers(path, tuple(near), asked))
-    return found
+        return Readers(path, tuple(near), asked)
 
 
 def _users(
     path: str,
-    changed: Mapping[str, bytes | None],
+    content: bytes | None,
     tree: SourceTree,
     includes: Includes,
     sources: Collection[str],
     limit: int,
 ) -> set[str] | None:
     """Files that may use what is changed in a header; None when that cannot be told by names."""
-    content, file = changed[path], tree.root / path
+    file = tree.root / path
     if content is None or not file.is_file():
         return None
-    before = file.read_bytes()
-    known = _remembered(tree, path, before, content, limit)
-    if (kept := sums.read_json(known)) is not None:
-        return set(kept["users"]) if kept["users"] is not None else None
-    names = changed_names(*(raw.decode("utf-8", "surrogateescape") for raw in (before, content)))
+    names = changed_names(*(raw.decode("utf-8", "surrogateescape") for raw in (file.read_bytes(), content)))
     found = uses(tree.root, names, sources, limit=limit) if names is not None else None
-    users = set(found.sources | includes.reaching(found.spread)) if found is not None else None
-    sums.write_json(known, {"users": sorted(users) if users is not None else None})
-    return users
+    return set(found.sources | includes.reaching(found.spread)) if found is not None else None
 
 
-def _remembered(tree: SourceTree, path: str, before: bytes, after: bytes, limit: int) -> Path:
-    """Where the users of one change to a header are kept: by the tree, with what was generated in it, and the texts."""
-    made = (tree.root / INCLUDES).stat().st_mtime_ns
-    parts = (_SCHEME, path, limit, made, *(hashlib.sha256(raw).hexdigest() for raw in (before, after)))
+def _remembered(tree: SourceTree, path: str, after: bytes | None, limit: int) -> Path:
+    """Where the readers of one change to a file are kept: by the tree, with what was generated in it, and the texts."""
+    file = tree.root / path
+    before = file.read_bytes() if file.is_file() else None
+    made = [(tree.root / kept).stat().st_mtime_ns for kept in (INCLUDES, LISTING)]
+    texts = (hashlib.sha256(raw).hexdigest() if raw is not None else None for raw in (before, after))
+    parts = (_SCHEME, path, limit, *made, *texts)
     return cache_path(f"narrowed/{tree.identity}", hashlib.sha256(repr(parts).encode()).hexdigest()[:32])
 
 
-_SCHEME = 1
-"""To be raised with every change to how users are told."""
+_SCHEME = 2
+"""To be raised with every change to how readers are told."""

@@ -30,7 +30,7 @@ from builder.acquire.compile import (
     preprocess,
     read_dependencies,
 )
-from builder.acquire.generated import changed_values
+from builder.acquire.generated import Generator, changed_values, generators
 from builder.acquire.includes import code_differs
 from builder.acquire.kbuild import Command
 from builder.acquire.patchfile import refusal_row
@@ -82,10 +82,8 @@ class Work:
 
     def check_generated(self, shared: Sequence[str]) -> None:
         """Refuse a change to a header that changes what other headers are generated from."""
-        if not shared:
-            return
-        found = self._in_shadow(lambda root: changed_values(self.tree.root, root, self.place, shared, self._accept))
-        if found:
+        texts = generators(self.tree.root, shared) if shared else []
+        if texts and (found := self._changed_values(texts)):
             raise RefusedError(
                 [
                     refusal_row(
@@ -97,6 +95,27 @@ class Work:
                     for source, old, new in found
                 ]
             )
+
+    def _changed_values(self, texts: Sequence[Generator]) -> list[tuple[str, str, str]]:
+        """As `changed_values` of generated.py; kept by those of the changed files that the texts read."""
+        before = frozenset[str]().union(*(text.reads for text in texts))
+        reads = [(path, self.changed[path]) for path in sorted(self.changed.keys() & before)]
+        sources = [text.source for text in texts]
+        digest = hashlib.sha256(repr((self.tree.identity, self.tree.compiler.version, sources, reads)).encode())
+        verdict = cache_path(f"verdicts/{self.tree.identity}", f"{digest.hexdigest()[:32]}-generated")
+        known = None if self._come_or_gone() else sums.read_json(verdict)
+        if known is not None and self.changed.keys().isdisjoint(known["more"]):
+            return [(source, old, new) for source, old, new in known["values"]]
+        more: set[str] = set()
+
+        def accept(dependencies: tuple[str, ...]) -> None:
+            self._accept(dependencies)
+            more.update(set(map(os.path.normpath, dependencies)) - before)
+
+        found = self._in_shadow(lambda root: changed_values(self.tree.root, root, self.place, texts, accept))
+        if not self._come_or_gone() and self.changed.keys().isdisjoint(more):
+            sums.write_json(verdict, {"values": found, "more": sorted(more)})
+        return found
 
     def reach(self, candidates: Sequence[Command]) -> list[Reach]:
         """For each of the candidates what the change does to it."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from builder.acquire.compile import AS_USUAL, Compiling, preprocess
+from builder.acquire.includes import Includes
 from builder.acquire.kbuild import VMLINUX, Command
 from builder.acquire.patch import PatchObjects, prepare_patch
-from builder.acquire.source import SourceTree
+from builder.acquire.source import COMPLETE, INCLUDES, SourceTree
 from builder.acquire.tools import run
+from builder.acquire.tree_state import keep_state
 from builder.errors import NOTHING, Allowed, InputError, RefusedError
 from tests.acquire.conftest import FILES
 
@@ -138,6 +141,41 @@ def test_a_header_is_looked_for_once_in_each_object(patched: Edit, monkeypatch: 
     asked.clear()
     patched(header.replace("+\treturn queue_len(q) >= 9", "+\treturn queue_len(q) >= 10"))
     assert "fs/read.c" in asked
+
+
+def test_the_include_lines_are_read_for_what_is_new(
+    patched: Edit, tree: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = replaced("include/linux/queue.h", ">= 8", ">= 9")
+    patched(replaced("fs/made.c", "TABLE;", "TABLE + 1;"))  # which sources are included is kept by itself
+    first = patched(header)
+    read: list[Path] = []
+    whole = Includes.of_tree
+
+    def counted(root: Path, saved: Path, beyond: Collection[str] = ()) -> Includes:
+        read.append(saved)
+        return whole(root, saved, beyond)
+
+    monkeypatch.setattr(Includes, "of_tree", counted)
+    both = patched(header, replaced("fs/read.c", "+ LOCAL", "+ LOCAL * 2"))
+    assert not read and {pair.path for pair in both.pairs} == {pair.path for pair in first.pairs}
+    patched(header, replaced("fs/local.h", "LOCAL 3", "LOCAL 4"))
+    assert len(read) == 1
+    # What was generated meanwhile may include it, too.
+    saved = tree.root / INCLUDES
+    os.utime(saved, ns=(0, saved.stat().st_mtime_ns + 1))
+    patched(header)
+    assert len(read) == 2
+
+
+def test_that_no_source_is_absent_is_kept_for_the_tree_as_it_is(tree: SourceTree) -> None:
+    with tree.objects() as objects:
+        (tree.root / "fs/hand.c").touch()
+        keep_state(tree.root)
+        assert tree.complete(objects) == [] and (tree.root / COMPLETE).is_file()
+        (tree.root / "fs/hand.c").unlink()
+        keep_state(tree.root)
+        assert tree.complete(objects) == ["fs/hand.c"]
 
 
 def test_both_versions_are_compiled_alike(patched: Edit) -> None:
@@ -412,7 +450,9 @@ def test_a_tree_that_was_changed_meanwhile_is_not_used(patched: Edit, tree: Sour
         patched(replaced("fs/read.c", "+ LOCAL", "+ 1"))
 
 
-def test_a_header_that_values_for_assembler_come_from(patched: Edit, tree: SourceTree) -> None:
+def test_a_header_that_values_for_assembler_come_from(
+    patched: Edit, tree: SourceTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tree.root / "kernel").mkdir()
     (tree.root / "kernel/bounds.c").write_text(
         '#include "../boot/clock.h"\nvoid f(void) { asm volatile("\\n.ascii \\"->CLOCK %0\\"" : : "i" (CLOCK)); }\n'
@@ -421,10 +461,28 @@ def test_a_header_that_values_for_assembler_come_from(patched: Edit, tree: Sourc
         "cmd_kernel/bounds.s := gcc -Wp,-MMD,kernel/.bounds.s.d -Iinclude -O2 -S -o kernel/bounds.s kernel/bounds.c\n\n"
         "source_kernel/bounds.s := kernel/bounds.c\n\ndeps_kernel/bounds.s := \\\n  boot/clock.h \\\n\n"
     )
-    allowed = Allowed.parse(["patch-not-linked:boot/clock.h"])
-    assert refused(patched, replaced("boot/clock.h", "CLOCK 1", "CLOCK 2"), allowed=allowed) == [
-        ("patch-generated-header", "kernel/bounds.c")
-    ]
+    compiled: list[Sequence[str | Path]] = []
+
+    def counted(words: Sequence[str | Path], **options: Any) -> str:
+        compiled.append(words)
+        return run(words, **options)
+
+    monkeypatch.setattr("builder.acquire.generated.run", counted)
+    how: Mapping[str, Any] = {"allowed": Allowed.parse(["patch-not-linked:boot/clock.h"])}
+    header = replaced("boot/clock.h", "CLOCK 1", "CLOCK 2")
+    other = replaced("include/linux/queue.h", ">= 8", ">= 9")
+    # Found again when another fix has joined it, to a file that the text does not read.
+    counts = []
+    for patches in (header,), (header, other):
+        with pytest.raises(RefusedError) as caught:
+            patched(*patches, **how)
+        assert [(r.code, r.symbol) for r in caught.value.refusals] == [("patch-generated-header", "kernel/bounds.c")]
+        counts.append(len(compiled))
+    harmless = replaced("boot/clock.h", "CLOCK 1", "CLOCK (2 - 1)")
+    for _ in range(2):
+        assert patched(harmless, **how).files == ("boot/clock.h",)
+        counts.append(len(compiled))
+    assert 0 < counts[0] == counts[1] < counts[2] == counts[3]
 
 
 def test_a_header_that_what_could_not_be_generated_may_read(patched: Edit, tree: SourceTree) -> None:
