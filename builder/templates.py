@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
+if TYPE_CHECKING:
+    import jinja2
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -21,6 +22,8 @@ def folder() -> Path:
 @cache
 def environment() -> jinja2.Environment:
     """Strict: a name that a template uses and nobody gives is an error. What a page says is escaped."""
+    import jinja2  # here, for it is slow to import, and what was rendered before may be kept
+
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder()),
         undefined=jinja2.StrictUndefined,

@@ -29,7 +29,6 @@ def _(
     outcome.sentence  # templates/report.html.j2 reads it
     result.tried  # the campaign writes the whole result into its JSON
     facts.has_target  # decode() takes the whole row apart
-    x86_64._disassembler().syntax  # capstone reads it
     connection.text_factory  # sqlite3 calls it
     simulation.overhead_ms  # as_json() takes the whole row
     KeptTemplates.load_bytecode  # jinja2 calls it

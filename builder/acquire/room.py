@@ -33,6 +33,7 @@ KINDS: Final = {
     "heads": "functions of a source",
     "maps": "what was found of two objects",
     "templates": "compiled templates",
+    "glue": "assembled glue for a kernel",
     "outside": "source of another module",
     "images": "image that was downloaded",
     "samples": "compiled samples",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import iced_x86
 from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind
@@ -17,6 +17,9 @@ from iced_x86 import FlowControl, Mnemonic, OpAccess, OpKind
 from builder.arch.model import Architecture, EntryMark, Glue, Instruction, RelocationRow, SiteTable
 from builder.arch.x86_operands import GENERAL, REGISTERS, is_indexed, is_relative, memory_access, operation
 from builder.arch.x86_thunks import THUNKS, long_branch
+
+if TYPE_CHECKING:
+    from builder.arch.disassembler import Disassembler
 
 # psABI "Relocation Types"; the kernel applies these in apply_relocate_add,
 # arch/x86/kernel/module.c (Linux 6.1), and refuses all others.
@@ -170,8 +173,8 @@ def _info() -> iced_x86.InstructionInfoFactory:
 
 def text(code: bytes, address: int = 0) -> str:
     """One instruction as a person reads it (AT&T syntax, as the kernel's own tools print)."""
-    for insn in _disassembler().disasm(code, address, 1):
-        return f"{insn.mnemonic} {_WIDE.sub(_signed, insn.op_str)}".strip()
+    if (found := _disassembler()(code, address)) is not None:
+        return f"{found[0]} {_WIDE.sub(_signed, found[1])}".strip()
     return ".byte " + ",".join(f"{b:#04x}" for b in code)
 
 
@@ -188,12 +191,10 @@ def _signed(match: re.Match[str]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _disassembler() -> Any:
-    import capstone  # costs as much to load as a small object to compare
+def _disassembler() -> Disassembler:
+    from builder.arch.disassembler import x86_disassembler  # here, for where code is the same nobody reads it
 
-    machine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    machine.syntax = capstone.CS_OPT_SYNTAX_ATT
-    return machine
+    return x86_disassembler()
 
 
 def is_address_load(code: bytes) -> bool:

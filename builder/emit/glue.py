@@ -1,27 +1,34 @@
 """The glue: module init and exit and the klp_patch / klp_object / klp_func records, as assembly.
 
 Rendered from the architecture's template with the offsets of the target's BTF and
-assembled by GNU `as`; no compiler and no kernel tree take part.
+assembled by GNU `as`; no compiler and no kernel tree take part. What was assembled is
+kept by all that it is made of: to load what renders takes as long as the rest of a small module.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import struct
 import subprocess
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from builder import templates
+from builder.acquire import sums
+from builder.acquire.cache import cache_path
 from builder.arch import Glue
 from builder.binary import ObjectFile, ours, read_object, tables
 from builder.binary.kernel import Kernel, StructLayout
 from builder.binary.names import MODULE_NAME
-from builder.emit.kept_templates import KeptTemplates
 from builder.errors import InputError, ToolError
-from builder.templates import render
 
 _POINTER = 8
 
@@ -124,11 +131,51 @@ def wait_for_tasks(kernel: Kernel) -> str:
 
 def assemble(kernel: Kernel, machine: Glue, parts: GlueParts) -> ObjectFile:
     """The glue as an object file. Raises ToolError when `as` is missing or fails."""
-    return _run_assembler(glue_source(kernel, machine, parts), machine.assembler)
+    tool = shutil.which("as")
+    if tool is None:
+        raise ToolError("GNU as is not there; install the package binutils")
+    values = _values(kernel, machine, parts)
+    key = repr((sorted(values.items()), machine, _made_by(machine, tool)))
+    place = cache_path(f"glue/{kernel.sha256}", hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32])
+    if (known := sums.read_json(place)) is not None:
+        content = b64decode(known)
+    else:
+        content = _run_assembler(tool, _rendered(machine, values), machine.assembler)
+        sums.keep_json(place, b64encode(content).decode())
+    return read_object(content, name="glue.o")
+
+
+def _made_by(machine: Glue, tool: str) -> list[object]:
+    """What can make another glue of the same values: our texts, by content, and programs, by their files."""
+    texts = (
+        templates.folder() / machine.template,
+        *(Path(m.__file__ or "") for m in (templates, ours)),
+        Path(__file__),
+    )
+    jinja2 = find_spec("jinja2")
+    programs = (tool, jinja2.origin if jinja2 is not None else None)
+    states = [(path, os.stat(path)) for path in programs if path]
+    return [
+        *(hashlib.sha256(text.read_bytes()).hexdigest() for text in texts),
+        *((path, state.st_size, state.st_mtime_ns) for path, state in states),
+    ]
 
 
 def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
     """The assembly text."""
+    return _rendered(machine, _values(kernel, machine, parts))
+
+
+def _rendered(machine: Glue, values: Mapping[str, Any]) -> str:
+    from builder.emit.kept_templates import KeptTemplates  # here, for it is slow to import
+
+    return templates.render(
+        machine.template, {"quoted": _quoted, "record": _shown}, kept=KeptTemplates(), ours=ours, **values
+    )
+
+
+def _values(kernel: Kernel, machine: Glue, parts: GlueParts) -> dict[str, Any]:
+    """What the template is given, all of it written the same by `repr` where it is the same."""
     strings: dict[str, int] = {}
 
     def text(value: str) -> str:
@@ -197,15 +244,11 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
     told = {"replace": "1"} if parts.replace else {}
     state = kernel.layout("klp_state").size if parts.states else 0
     told |= {"states": f".Lstates_end - {parts.states * state}"} if parts.states else {}
-    return render(
-        machine.template,
-        {"quoted": _quoted, "record": _rendered},
-        kept=KeptTemplates(),
-        ours=ours,
-        modinfo=modinfo,
-        versions=[(name, crc, MODULE_NAME - len(_octets(name)) - 1) for name, crc in parts.versions],
-        version_name_size=MODULE_NAME,
-        this_module=KlpRecord(
+    return {
+        "modinfo": modinfo,
+        "versions": [(name, crc, MODULE_NAME - len(_octets(name)) - 1) for name, crc in parts.versions],
+        "version_name_size": MODULE_NAME,
+        "this_module": KlpRecord(
             module.size,
             tuple(
                 sorted(
@@ -217,23 +260,23 @@ def glue_source(kernel: Kernel, machine: Glue, parts: GlueParts) -> str:
                 )
             ),
         ),
-        objects=rows,
-        at_exit=[symbol for item in parts.objects for symbol in item.at_exit],
-        strings=list(strings),
-        func_size=func.size,
-        object_size=obj.size,
-        patch=_record(patch, mod=ours.THIS_MODULE, objs=".Lobjects", **told),
-        states=tables.STATES,
-        state_size=state,
-        hold=hold,
-        hold_milliseconds=_HOLD_MILLISECONDS,
-        hold_rounds=_HOLD_ROUNDS,
-        row_size=SET_ROW.size,
-        module_exit=module.offset_of("exit"),
-        object_module=obj.offset_of("mod"),
-        wait_for_tasks=wait_for_tasks(kernel),
-        features=features,
-    )
+        "objects": rows,
+        "at_exit": [symbol for item in parts.objects for symbol in item.at_exit],
+        "strings": list(strings),
+        "func_size": func.size,
+        "object_size": obj.size,
+        "patch": _record(patch, mod=ours.THIS_MODULE, objs=".Lobjects", **told),
+        "states": tables.STATES,
+        "state_size": state,
+        "hold": hold,
+        "hold_milliseconds": _HOLD_MILLISECONDS,
+        "hold_rounds": _HOLD_ROUNDS,
+        "row_size": SET_ROW.size,
+        "module_exit": module.offset_of("exit"),
+        "object_module": obj.offset_of("mod"),
+        "wait_for_tasks": wait_for_tasks(kernel),
+        "features": features,
+    }
 
 
 def _record(layout: StructLayout, **values: str) -> KlpRecord:
@@ -244,7 +287,7 @@ def _record(layout: StructLayout, **values: str) -> KlpRecord:
 _DIRECTIVES = {1: ".byte", 2: ".value", 4: ".long", 8: ".quad"}
 
 
-def _rendered(record: KlpRecord) -> str:
+def _shown(record: KlpRecord) -> str:
     lines, at = [], 0
     for offset, size, value in record.fields:
         if offset > at:
@@ -270,14 +313,11 @@ def _quoted(text: str) -> str:
     return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in _octets(text)) + '"'
 
 
-def _run_assembler(source: str, options: Sequence[str]) -> ObjectFile:
-    tool = shutil.which("as")
-    if tool is None:
-        raise ToolError("GNU as is not there; install the package binutils")
+def _run_assembler(tool: str, source: str, options: Sequence[str]) -> bytes:
     with TemporaryDirectory(prefix="bespoke-") as folder:
         target = Path(folder) / "glue.o"
         run = partial(subprocess.run, capture_output=True, text=True, timeout=60, check=False)
         done = run([tool, *options, "-o", str(target), "-"], input=source)
         if done.returncode:
             raise ToolError(f"as failed: {done.stderr.strip()}")
-        return read_object(target.read_bytes(), name="glue.o")
+        return target.read_bytes()

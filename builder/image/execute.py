@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import capstone
 import unicorn
 from unicorn import x86_const as x86
 
@@ -270,6 +269,8 @@ class Machine:
 
 def disassemble(code: bytes, address: Address) -> str:
     """One instruction as text, `(bad)` where there is none."""
+    import capstone  # here, for only code that fails is read
+
     reader = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     for instruction in reader.disasm(code, address, count=1):
         return f"{instruction.mnemonic} {instruction.op_str}".strip()

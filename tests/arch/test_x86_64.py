@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import iced_x86
 import pytest
 
-from builder.arch import by_machine
+from builder.arch import by_machine, disassembler
 from builder.arch.x86_64 import X86_64, decode, immediate, loads_to, writes
 from builder.arch.x86_operands import GENERAL
 from builder.errors import InputError
@@ -81,6 +82,23 @@ def test_text_is_what_the_kernel_s_tools_print() -> None:
 )
 def test_immediates_are_written_as_people_write_them(bytes_of: str, text: str) -> None:
     assert X86_64.text(code(bytes_of), 0) == text
+
+
+def test_the_library_says_what_the_package_does() -> None:
+    """Which is what reads where the library is another, or elsewhere; at every place of some code, inside instructions
+    too."""
+    usual, package = disassembler.x86_disassembler(), disassembler._by_package()
+    assert usual.__qualname__.startswith("_by_library"), "the installed capstone is read by its package"
+    rows = random.Random(1).randbytes(4000)
+    texts = [usual(rows[at : at + 16], at) for at in range(len(rows))]
+    assert texts == [package(rows[at : at + 16], at) for at in range(len(rows))]
+    assert None in texts and len(set(texts)) > 500
+
+
+def test_without_the_known_library_the_package_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disassembler, "_MAJOR", 4)
+    found = disassembler.x86_disassembler()
+    assert found.__qualname__.startswith("_by_package") and found(code("be26000000"), 0) == ("movl", "$0x26, %esi")
 
 
 def test_an_unknown_machine_is_named() -> None:

@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.support.compiling import builder
 
+UNREAD = {"capstone", "elftools.dwarf", "elftools.elf.elffile"}
+"""Packages of which only a part is used, and what is not: the tables of other machines, and of debug information."""
 HEAVY = {"builder.compare", "builder.compose", "builder.emit", "capstone", "elftools", "jinja2", "unicorn"}
 SHOWN = {"rich", "builder.cli.page", "builder.report.html", "builder.report.spelled"}
 """What draws, on a terminal or on a page."""
@@ -50,10 +52,10 @@ def test_a_diff_loads_what_it_needs(gcc: str, tmp_path: Path) -> None:
     build = builder(gcc, tmp_path)
     old, new = (build(f"int f(int a) {{ return a + {n}; }}").name for n in (1, 2))
     found = loaded("diff", old, new, "--json")
-    assert {"builder.compare", "capstone"} <= found
-    assert not (SHOWN | KERNEL | {"builder.emit", "elftools", "jinja2", "unicorn"}) & found
+    assert {"builder.compare", "builder.arch.disassembler"} <= found
+    assert not (SHOWN | KERNEL | UNREAD | {"builder.emit", "elftools", "jinja2", "unicorn"}) & found
     assert "rich" in loaded("diff", old, new)
-    assert not (SHOWN | KERNEL | {"builder.compare.dwarf", "capstone"}) & loaded("diff", old, old, "--json")
+    assert not (SHOWN | KERNEL | {"builder.compare.dwarf", "ctypes"}) & loaded("diff", old, old, "--json")
 
 
 @pytest.mark.parametrize("command", ["build", "mark", "patch"])
@@ -63,9 +65,15 @@ def test_what_makes_a_module_loads_no_page(command: str) -> None:
 
 @pytest.mark.data
 @pytest.mark.kernel
-def test_a_build_loads_what_it_needs(pair: Path, image: Path, tmp_path: Path) -> None:
+def test_a_build_and_a_check_load_what_they_need(pair: Path, image: Path, tmp_path: Path) -> None:
     output = tmp_path / "fix.ko"
     words = (str(pair / "orig.o"), str(pair / "patched.o"), "--kernel", str(image), "-o", str(output), "--json")
     found = loaded("build", *words)
-    assert output.is_file() and "elftools" in found
-    assert not (SHOWN | {"builder.acquire.source", "builder.acquire.patchfile", "unicorn"}) & found
+    written = output.read_bytes()
+    assert "elftools" in found
+    assert not (SHOWN | UNREAD | {"builder.acquire.source", "builder.acquire.patchfile", "unicorn"}) & found
+    # What renders the glue is not needed to make the same again.
+    assert "jinja2" not in loaded("build", *words) and output.read_bytes() == written
+
+    checked = loaded("check", str(output), "--kernel", str(image), "--json")
+    assert not (SHOWN | UNREAD | {"builder.compare", "builder.compose", "builder.emit", "elftools"}) & checked
