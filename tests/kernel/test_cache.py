@@ -14,6 +14,7 @@ import pytest
 from builder.binary import Address
 from builder.binary.kernel import Kernel, StaticImage, facts, modules, target
 from builder.binary.kernel.kaslr import read_relocations
+from builder.binary.kernel.places import module_places
 from builder.binary.kernel.survey import FACTS, survey
 from builder.errors import InputError, KernelError
 from tests.kernel.synthetic import BASE, PACKERS, TEXT, bzimage, vmlinux
@@ -283,11 +284,11 @@ def test_a_tree_is_walked_once_however_many_names_are_asked_for(
     image = image.rename(root / "vmlinuz")
     walked: list[Path] = []
 
-    def counted(place: Path) -> Iterator[tuple[str, str]]:
+    def counted(place: Path, folder: Path | None = None) -> Iterator[tuple[str, str]]:
         walked.append(place)
-        yield from places(place)
+        yield from places(place, folder)
 
-    places = modules.module_places
+    places = module_places
     monkeypatch.setattr(modules, "module_places", counted)
     kernel = Kernel.open(image, cache=cache)
     assert [kernel.find_module(f"absent{i}") for i in range(20_000)] == [None] * 20_000

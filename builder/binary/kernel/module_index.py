@@ -24,7 +24,8 @@ from typing import Final
 from builder.acquire import sums
 from builder.binary import read_object
 from builder.binary.kernel.facts import cache_file, restored, stored
-from builder.binary.kernel.modules import module_places, read_module_bytes
+from builder.binary.kernel.modules import read_module_bytes
+from builder.binary.kernel.places import module_places
 from builder.errors import BespokeError
 
 log = logging.getLogger("bespoke.binary")
@@ -45,7 +46,7 @@ class ModuleIndex:
     """
 
     def __init__(self, root: Path, folder: Path) -> None:
-        store = folder / f"modules-{_content(root)}.sqlite"
+        store = folder / f"modules-{_content(root, folder)}.sqlite"
         if not sums.is_sealed(store):
             _write(root, store)
         self._connection = _open(store)
@@ -79,16 +80,20 @@ def _open(store: Path) -> sqlite3.Connection:
     return connection
 
 
-def _content(root: Path) -> str:
+def _content(root: Path, folder: Path) -> str:
     """A name for what is in the tree: the place, size and time of each module's file, wherever the tree lies."""
     rows: list[tuple[str, int, int]] = []
-    for place, _ in module_places(root):
-        try:
-            state = os.stat(os.path.join(root, place))
-        except OSError:
-            rows.append((place, -1, 0))  # a link to nothing
-        else:
-            rows.append((place, state.st_size, state.st_mtime_ns))
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY)  # a short path is looked up in less time
+    try:
+        for place, _ in module_places(root, folder):
+            try:
+                state = os.stat(place, dir_fd=top)
+            except OSError:
+                rows.append((place, -1, 0))  # a link to nothing
+            else:
+                rows.append((place, state.st_size, state.st_mtime_ns))
+    finally:
+        os.close(top)
     return hashlib.sha256(json.dumps([_SCHEMA, rows]).encode()).hexdigest()[:16]
 
 

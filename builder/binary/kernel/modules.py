@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from glob import escape
@@ -12,12 +11,11 @@ from typing import Final
 from builder.acquire.apt import mended
 from builder.acquire.bounds import read_input
 from builder.binary.kernel.decompress import decompress
+from builder.binary.kernel.places import SUFFIXES, module_name, module_places
 from builder.errors import InputError, KernelError
 
 #: what ends the name of a package with debug information
 _DEBUG: Final = "-dbg"
-
-_SUFFIXES: Final = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 
 def _roots(pattern: str, cache: Path) -> Iterator[Path]:
@@ -77,28 +75,6 @@ def find_modules_root(image: Path, release: str, cache: Path) -> Path | None:
     return None
 
 
-def module_name(path: str | Path) -> str | None:
-    """The name under which the kernel knows the module in this file; None where the file is none."""
-    stem, dot, suffix = os.fspath(path).rpartition("/")[2].partition(".ko")
-    return stem.replace("-", "_") if dot and ".ko" + suffix in _SUFFIXES else None
-
-
-def module_places(root: Path) -> Iterator[tuple[str, str]]:
-    """(place below `root`, name) of every module there, in path order, `updates/` first.
-
-    Texts, for there are thousands, and a path takes longer to make than the rest of it.
-    """
-    top = os.path.join(root, "")
-    for folder, folders, files in os.walk(root):
-        # depmod's default search order; build and source lead to kernel headers.
-        wanted = (name for name in folders if name not in ("build", "source"))
-        folders[:] = sorted(wanted, key=lambda name: (name != "updates", name))
-        below = os.path.join(folder, "").removeprefix(top)
-        for file in sorted(files):
-            if (name := module_name(file)) is not None:
-                yield below + file, name
-
-
 def absent_module(name: str, release: str, root: Path | None) -> str:
     """That the tree at `root`, if there is one, has no module `name`, and what helps."""
     if root is None:
@@ -108,10 +84,10 @@ def absent_module(name: str, release: str, root: Path | None) -> str:
     return f"module {name} {why}; give its file (--object {name}=PATH)"
 
 
-def list_modules(root: Path) -> dict[str, str]:
+def list_modules(root: Path, folder: Path | None = None) -> dict[str, str]:
     """The place of every module below `root` by its name; of several the first of `module_places`."""
     found: dict[str, str] = {}
-    for place, name in module_places(root):
+    for place, name in module_places(root, folder):
         found.setdefault(name, place)
     return found
 
@@ -126,11 +102,13 @@ def builtin_modules(root: Path | None) -> frozenset[str]:
 class ModuleFinder:
     """The files of a tree by the module's name (`-` and `_` are the same), for any number of names.
 
-    Lists and tree are read once: a module may ask for thousands of others by name.
+    Lists and tree are read once: a module may ask for thousands of others by name. What is found of the tree is kept
+    in `folder`, if one is given.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, folder: Path | None = None) -> None:
         self._root = root
+        self._folder = folder
 
     @cached_property
     def _listed(self) -> dict[str, list[str]]:
@@ -149,13 +127,13 @@ class ModuleFinder:
 
     @cached_property
     def _walked(self) -> dict[str, str]:
-        return list_modules(self._root)
+        return list_modules(self._root, self._folder)
 
     def find(self, name: str) -> Path | None:
         """The file of one module, by the lists where they name it; None where there is none."""
         wanted = module_name(f"{name.removesuffix('.ko')}.ko") or ""
         for stem in self._listed.get(wanted, ()):
-            for suffix in _SUFFIXES:
+            for suffix in SUFFIXES:
                 if (path := self._root / (stem + suffix)).is_file():
                     return mended(path)
         found = self._walked.get(wanted)

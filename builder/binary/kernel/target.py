@@ -311,7 +311,8 @@ class Kernel:
 
     @cached_property
     def _finder(self) -> modules.ModuleFinder | None:
-        return modules.ModuleFinder(self.modules_root) if self.modules_root is not None else None
+        folder = self._cache / "kernels" / self.sha256
+        return modules.ModuleFinder(self.modules_root, folder) if self.modules_root is not None else None
 
     @cached_property
     def builtin_names(self) -> frozenset[str]:
