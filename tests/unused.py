@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
+import capstone
 import distributed.scheduler
 
 import builder
@@ -30,6 +31,7 @@ def _(
     result.tried  # the campaign writes the whole result into its JSON
     facts.has_target  # decode() takes the whole row apart
     connection.text_factory  # sqlite3 calls it
+    capstone.Cs.syntax  # capstone reads it
     simulation.overhead_ms  # as_json() takes the whole row
     KeptTemplates.load_bytecode  # jinja2 calls it
     KeptTemplates.dump_bytecode  # and this
