@@ -65,7 +65,7 @@ class CodeComparer:
         if len(first) != len(second):
             return False
         shift = new.entry - old.entry
-        return all(
+        return self.meanings.plain.stand(old.section, first, second, shift) or all(
             r.type == s.type and s.offset - r.offset == shift and self._agree(old, r, new, s)
             for r, s in zip(first, second, strict=True)
         )
@@ -285,6 +285,8 @@ class CodeComparer:
         """Equal bytes and relocations of equal meaning; places in identical functions compare by offset."""
         if a.table is not b.table or len(a.relocations) != len(b.relocations):
             return False
+        if self._entry_stands(a, b):
+            return True
         if self._entry_bytes(self.old, a) != self._entry_bytes(self.new, b):
             return False
         empty = b.length is not None and not self.new.obj.sections[b.section].data[b.length]
@@ -300,6 +302,15 @@ class CodeComparer:
             elif self._entry_target(self.old, x, site=not n) != self._entry_target(self.new, y, site=not n):
                 return False
         return True
+
+    def _entry_stands(self, a: tables.Entry, b: tables.Entry) -> bool:
+        """Whether an entry is plainly as it was, its site wherever in its code it is."""
+        if not self.meanings.plain.lead_alike(a.site.symbol, b.site.symbol):
+            return False
+        place, other = self.old.obj.sections[a.section], self.new.obj.sections[b.section]
+        if place.data[a.start : a.end] != other.data[b.start : b.end]:
+            return False
+        return self.meanings.plain.stand(place, a.relocations, b.relocations, b.start - a.start)
 
     def _entry_target(self, view: View, target: Target, *, site: bool) -> Meaning:
         """A site is one instruction, NOPs included; control that goes on at a NOP goes on behind it."""

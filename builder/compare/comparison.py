@@ -57,7 +57,7 @@ class Comparison:
     @cached_property
     def exports(self) -> tuple[Mapping[str, ExportSaid], Mapping[str, ExportSaid]]:
         """What the old object exports, and what the new one does."""
-        return exports(self.old, self.meanings), exports(self.new, self.meanings)
+        return exports(self.meanings)
 
     @cached_property
     def changed(self) -> tuple[Atom, ...]:

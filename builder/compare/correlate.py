@@ -213,21 +213,25 @@ class _References:
         self.matched = matched
         # In order of the object, which is that of the reports.
         self.statics = dict.fromkeys(a for a in view.data if _is_open_static(a))
-        self._sections = {a.section.index for a in self.statics}
+        self._sections = frozenset(a.section.index for a in self.statics)
 
-    def direct(self, atom: Atom) -> list[Atom]:
+    def direct(self, atom: Atom) -> Sequence[Atom]:
         """Static locals at each reference, repeated: comparable place by place."""
-        return self._direct[atom]
+        return self._direct.get(atom, ())
 
     @cached_property
-    def _direct(self) -> Mapping[Atom, list[Atom]]:
+    def _direct(self) -> Mapping[Atom, Sequence[Atom]]:
+        """Those that refer to any."""
+        view, sections = self.view, self._sections
         return {
-            atom: [a for a in led_to(self.view, atom, self._sections) if a in self.statics] for atom in self.view.atoms
+            atom: [a for a in led_to(view, atom, sections) if a in self.statics]
+            for atom in view.atoms
+            if not sections.isdisjoint(view.reaches(atom.section.index))
         }
 
     def unused(self) -> list[Atom]:
         """Static locals that nothing refers to: the compiler folded their content into the code."""
-        used = {found for atom in self.view.atoms for found in self.direct(atom)}
+        used = {found for row in self._direct.values() for found in row}
         return [a for a in self.view.data if a in self.statics and a not in used]
 
     def lifted(self, atom: Atom) -> _Lifted:

@@ -70,10 +70,7 @@ class Meanings:
             return False
         first, second = views[0].relocations(old), views[1].relocations(new)
         shift = new.start - old.start
-        return len(first) == len(second) and all(
-            r.type == s.type and s.offset - r.offset == shift and self.plain.agree(old.section, r, s)
-            for r, s in zip(first, second, strict=True)
-        )
+        return self.plain.stand(old.section, first, second, shift)
 
     def of_target(self, view: View, target: Target, *, lines: bool, above: Above = (), exact: bool = False) -> Meaning:
         """What a target means; with `exact` places in code are told apart among NOPs too."""

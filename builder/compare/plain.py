@@ -5,9 +5,10 @@ What is not plain has its meaning compared (`Meanings`), with the same result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from builder.binary import Relocation, Section, SectionIndex, elf
+from builder.binary import Relocation, Section, SectionIndex, Symbol, SymbolIndex, elf
 from builder.compare import naming
 from builder.compare.atoms import Atom
 from builder.compare.correlate import Correlation
@@ -39,6 +40,77 @@ class PlainReferences:
         self._old, self._new = correlation.old, correlation.new
         self._pairs: dict[tuple[SectionIndex, SectionIndex], _Twins | _Texts | None] = {}
         self._things: dict[tuple[Atom, Atom], _Twins | None] = {}
+        self._held_alike: dict[tuple[SectionIndex, SectionIndex], bool] = {}
+        self._types = frozenset(self._old.arch.relocations)
+        self._symbols: dict[tuple[SymbolIndex, SymbolIndex], bool] = {}
+
+    def stand(self, place: Section, first: Sequence[Relocation], second: Sequence[Relocation], shift: int) -> bool:
+        """Whether relocations of equal bytes, such as lie in `place`, plainly are as they were; False says nothing.
+
+        `shift` is how much farther back those of the new object lie. Most lead to what is the same wherever in it
+        they lead, which is found once for its symbols.
+        """
+        if len(first) != len(second):
+            return False
+        known, types = self._symbols, self._types
+        for r, s in zip(first, second, strict=True):  # by number, for the names of fields take as long as all else
+            if r[1] != s[1] or s[0] - r[0] != shift or r[1] not in types:
+                return False
+            same = known.get((r[2], s[2]))
+            if same is None:
+                same = self.lead_alike(r[2], s[2])
+            if not (same and r[3] == s[3]) and not self.agree(place, r, s):
+                return False
+        return True
+
+    def lead_alike(self, old: SymbolIndex, new: SymbolIndex) -> bool:
+        """Whether equal addends to two symbols lead to the same, whatever they are."""
+        key = old, new
+        if key not in self._symbols:
+            self._symbols[key] = self._lead_alike(old, new)
+        return self._symbols[key]
+
+    def _lead_alike(self, old: SymbolIndex, new: SymbolIndex) -> bool:
+        a, b = self._old.obj.symbols[old], self._new.obj.symbols[new]
+        if (a.shndx, b.shndx) == _ELSEWHERE and a.index and b.index:
+            return a.name == b.name
+        if not (a.is_defined and b.is_defined):
+            return False
+        pair = self._of_sections(a.shndx, b.shndx)
+        if isinstance(pair, _Texts):
+            return a.value == b.value and pair.old.data == pair.new.data
+        if pair is None and not (_is_named(a) and _is_named(b)):
+            return a.value == b.value and self._hold_the_same(a.shndx, b.shndx)
+        if pair is None:
+            pair = self._of_things(self._old.atom_at(a.shndx, a.value), self._new.atom_at(b.shndx, b.value))
+        if pair is None or a.value - pair.old.entry != b.value - pair.new.entry:
+            return False
+        return pair.alike or not pair.old.is_function
+
+    def _hold_the_same(self, old: SectionIndex, new: SectionIndex) -> bool:
+        """Whether two sections hold variables that are twins at the same places: between them a place is its offset."""
+        key = old, new
+        if key not in self._held_alike:
+            first, second = self._old.obj.sections[old], self._new.obj.sections[new]
+            olds, news = self._old.atoms_in(old), self._new.atoms_in(new)
+            self._held_alike[key] = (
+                first.name == second.name
+                and first.is_write and second.is_write and not (first.is_exec or second.is_exec)
+                and first.size == second.size
+                and len(olds) == len(news) > 1
+                and all(
+                    (a.start, a.entry, a.end) == (b.start, b.entry, b.end) and self._of_things(a, b) is not None
+                    for a, b in zip(olds, news, strict=True)
+                )
+            )  # fmt: skip
+        return self._held_alike[key]
+
+    def _of_things(self, old: Atom | None, new: Atom | None) -> _Twins | None:
+        if old is None or new is None:
+            return None
+        if (old, new) not in self._things:
+            self._things[old, new] = self._twins(old, new)
+        return self._things[old, new]
 
     def agree(self, place: Section, r: Relocation, s: Relocation) -> bool | None:
         """Whether relocations of one type mean the same, lines included; None where that is not plain.
@@ -55,9 +127,7 @@ class PlainReferences:
             return a.name == b.name and r.addend == s.addend
         if not (a.is_defined and b.is_defined):
             return None
-        if key not in self._pairs:
-            self._pairs[key] = self._pair(*key)
-        pair = self._pairs[key]
+        pair = self._of_sections(*key)
         if pair is None:
             return self._held(place, r, s)
         least, more = (row.size, BEHIND) if row.pc_relative and place.is_exec else (0, 0)
@@ -77,9 +147,7 @@ class PlainReferences:
             self._old.target(r, least + more).atom is not a or self._new.target(s, least + more).atom is not b
         ):
             return None
-        if (a, b) not in self._things:
-            self._things[a, b] = self._twins(a, b)
-        pair = self._things[a, b]
+        pair = self._of_things(a, b)
         if pair is None:
             return None
         x = self._old.obj.symbols[r.symbol].value + r.addend + least
@@ -92,6 +160,12 @@ class PlainReferences:
         if not pair.old.is_function:
             return same
         return True if same and (x == pair.old.entry or pair.alike) else None
+
+    def _of_sections(self, old: SectionIndex, new: SectionIndex) -> _Twins | _Texts | None:
+        key = old, new
+        if key not in self._pairs:
+            self._pairs[key] = self._pair(*key)
+        return self._pairs[key]
 
     def _pair(self, old: SectionIndex, new: SectionIndex) -> _Twins | _Texts | None:
         first, second = self._old.obj.sections[old], self._new.obj.sections[new]
@@ -112,6 +186,11 @@ class PlainReferences:
             return None
         code = [atom.section.data[atom.entry : atom.end] if atom.is_function else b"" for atom in (old, new)]
         return _Twins(old, new, code[0] == code[1])
+
+
+def _is_named(symbol: Symbol) -> bool:
+    """Whether a symbol names a thing, whose place is meant even by what leads behind its end."""
+    return not (symbol.is_section or naming.is_label(symbol.name))
 
 
 def _same_text(texts: _Texts, x: int, y: int, more: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
+from itertools import groupby
 from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Final, Literal, NamedTuple
@@ -36,6 +37,8 @@ from builder.errors import UnknownError
 
 BEHIND: Final = 8
 """Bytes of an instruction that may follow a relocated field of it, at most."""
+
+_SYMBOL, _ADDEND = attrgetter("symbol"), attrgetter("addend")
 
 
 class Target(NamedTuple):
@@ -71,6 +74,8 @@ class View:
         self._relocations = cache(self._by_offset)
         self.relocations: Callable[[Atom], list[Relocation]] = cache(self._of_atom)
         """The relocations of a function or datum, by offset."""
+        self.reaches: Callable[[SectionIndex], frozenset[SectionIndex]] = cache(self._reaches)
+        """The sections that the relocations of a section lead into, and itself: most lead nowhere that is asked for."""
         self._decoded = cache(partial(decoded, self.arch))
         self._ordinals = cache(partial(ordinals, self._decoded))
         self._leads = cache(self._leads_of)
@@ -164,6 +169,15 @@ class View:
             rows += resolved(self.arch, found, atoms, {r.offset for r in rows})
             rows.sort()
         return [r[0] for r in rows], rows
+
+    def _reaches(self, section: SectionIndex) -> frozenset[SectionIndex]:
+        of = self._sections_of
+        return frozenset({section, *[of[r[2]] for r in self.obj.relocations_of(section)]})
+
+    @cached_property
+    def _sections_of(self) -> list[SectionIndex]:
+        """Of each symbol its section."""
+        return [symbol.shndx for symbol in self.obj.symbols]
 
     def _of_atom(self, atom: Atom) -> list[Relocation]:
         return self.relocations_in(atom.section.index, atom.start, atom.end)
@@ -325,6 +339,8 @@ class View:
         return frozenset(s.index for s in self.obj.sections if s.flags & elf.SHF_EXECINSTR)
 
     def _label_owners(self, datum: Atom) -> tuple[Atom, ...]:
+        if self._code.isdisjoint(self.reaches(datum.section.index)):
+            return ()
         rows, code, symbols = self.relocations(datum), self._code, self.obj.symbols
         targets = [self.target(r) for r in rows if symbols[r.symbol].shndx in code]
         return tuple(
@@ -343,21 +359,18 @@ class View:
     def _entries_by_owner(self, row: tables.TableRow) -> Mapping[Atom | None, tuple[tables.Entry, ...]]:
         owners: dict[Atom | None, list[tables.Entry]] = {}
         for section in self.sections_named(row.name):
-            alone: dict[SymbolIndex, tuple[int, int, Atom] | None] = {}
-            last: SymbolIndex | None = None
-            reach: tuple[int, int, Atom] | None = None
-            for entry in tables.entries(self.obj, section, row):
-                _, _, symbol, addend = entry.relocations[0]
-                if symbol != last:  # those of one function mostly stand together
-                    if symbol not in alone:
-                        alone[symbol] = self._alone(symbol)
-                    last, reach = symbol, alone[symbol]
-                inside = reach is not None and reach[0] <= addend <= reach[1]
-                owner = reach[2] if reach is not None and inside else self.owner(entry)
-                if owner in owners:
-                    owners[owner].append(entry)
+            found, at = tables.entries(self.obj, section, row), 0
+            sites = [entry.relocations[0] for entry in found]
+            for symbol, group in groupby(sites, _SYMBOL):  # those of one function mostly stand together
+                addends = list(map(_ADDEND, group))
+                end = at + len(addends)
+                reach = self._alone(symbol)
+                if reach is not None and reach[0] <= min(addends) and max(addends) <= reach[1]:
+                    owners.setdefault(reach[2], []).extend(found[at:end])
                 else:
-                    owners[owner] = [entry]
+                    for entry in found[at:end]:
+                        owners.setdefault(self.owner(entry), []).append(entry)
+                at = end
         return {owner: tuple(rows) for owner, rows in owners.items()}
 
     def _alone(self, index: SymbolIndex) -> tuple[int, int, Atom] | None:
@@ -404,7 +417,7 @@ class View:
         leading = {s.index for s in self.obj.symbols if s.shndx in unnamed and s.is_defined}
         for rela in self.obj.relocations:
             place = self.obj.sections[self.obj.sections[rela].info]
-            if not place.is_alloc:
+            if not place.is_alloc or unnamed.isdisjoint(self.reaches(place.index)):
                 continue
             code: list[Instruction] = []
             for r in self.obj.relocations[rela]:

@@ -137,7 +137,7 @@ def _found(view: View, section: Section) -> list[int]:
     leading = {s.index for s in view.obj.symbols if s.shndx == section.index}
     for index in view.obj.rela_of if leading else ():
         place = view.obj.sections[index]
-        if place.is_alloc:
+        if place.is_alloc and section.index in view.reaches(index):
             for r in view.obj.relocations_of(index):
                 if r.symbol in leading:
                     row = view.row(place, r)
