@@ -129,7 +129,9 @@ def _compiled(
         _announce(len(affected), "to compile, before and after the patch")
         old, new = work.compile_both(affected, list(added.commands.values()))
         read = {path for reach in verdicts for path in reach.reads}
-        read |= {os.path.normpath(path) for made in old + new for path in made.dependencies}
+        # A thousand files of each object, mostly the same ones.
+        named = frozenset[str]().union(*(made.dependencies for made in old + new)) if readers else ()
+        read |= {os.path.normpath(path) for path in named}
         rest = [r for r in readers if r.path not in read and r.path not in unread]
         rows = [_not_built(r.path) for r in rest if not _is_read(r, work, objects)]
         warnings += accepted(rows, allowed)

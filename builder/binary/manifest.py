@@ -195,7 +195,7 @@ class Manifest:
             "on": list(self.on),
             "objects": list(self.objects),
             "functions": [row.as_json() for row in self.functions],
-            "bindings": [asdict(row) for row in self.bindings],
+            "bindings": [{name: getattr(row, name) for name in WrittenBinding.__slots__} for row in self.bindings],
             "special_entries": {table: dict(row) for table, row in self.special_entries.items()},
             "accepted": [row.as_json() for row in self.accepted],
             "warnings": [row.as_json() for row in self.warnings],

@@ -20,9 +20,10 @@ _FIELD = 4
 def add(bundle: Bundle, arch: Architecture, fragments: Sequence[Fragment]) -> list[Fragment]:
     """`fragments` with the thunks; the entries of the table that they stand for have gone."""
     out = {fragment.key: fragment for fragment in fragments}
+    unwinding = _unwind_rows(out)  # whose fragments no thunk changes
     for number, bound in enumerate(bundle.pairs):
         if bound.thunks is not None:
-            woven = _Woven(bundle, arch, number, bound, out)
+            woven = _Woven(bundle, arch, number, bound, out, unwinding)
             woven.short_branches()
             woven.key_tests()
             woven.late_branches()
@@ -30,10 +31,17 @@ def add(bundle: Bundle, arch: Architecture, fragments: Sequence[Fragment]) -> li
 
 
 class _Woven:
-    """The thunks of one pair; `fragments` are those of all pairs, by key and in order, and are changed."""
+    """The thunks of one pair; `fragments` are those of all pairs, by key and in order, and are changed. `unwinding` is
+    what `_unwind_rows` found of them."""
 
     def __init__(
-        self, bundle: Bundle, arch: Architecture, number: int, bound: Bound, fragments: dict[Key, Fragment]
+        self,
+        bundle: Bundle,
+        arch: Architecture,
+        number: int,
+        bound: Bound,
+        fragments: dict[Key, Fragment],
+        unwinding: Mapping[Key, list[tuple[int, Fragment, Fragment]]],
     ) -> None:
         assert bound.thunks is not None
         self.bundle = bundle
@@ -43,7 +51,7 @@ class _Woven:
         self.planned = bound.thunks
         self.fragments = fragments
         self.view = bound.diff.selection.view
-        self._unwinding = _unwind_rows(fragments)
+        self._unwinding = unwinding
 
     def short_branches(self) -> None:
         """A long jump behind the function for each short branch to a neighbour in the section that it came from."""
