@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from builder.acquire.cache import cache_path
 from builder.arch import decoder
+from builder.binary import ObjectFile
 from builder.compare.comparison import Comparison
 from builder.compare.view import View
 
@@ -22,11 +24,25 @@ def place_of(kind: str, comparison: Comparison, what: object) -> Path:
     return cache_path(f"maps/{kind}", hashlib.sha256(key.encode()).hexdigest()[:32])
 
 
-@lru_cache(maxsize=16)
+_told: Final[WeakKeyDictionary[View, str]] = WeakKeyDictionary()
+
+
+def tell(view: View, content: str) -> None:
+    """Say what `content_of` a view is, where it is known without a look at the object: by the bytes of its file."""
+    _told[view] = content
+
+
 def content_of(view: View) -> str:
     """What tells the object of a view from any other: all its sections, the tables of symbols and relocations too."""
-    digest = hashlib.sha256(repr((view.obj.machine, view.obj.type, view.obj.flags)).encode())
-    for section in view.obj.sections:
+    if (content := _told.get(view)) is None:
+        content = _told[view] = content_of_object(view.obj)
+    return content
+
+
+def content_of_object(obj: ObjectFile) -> str:
+    """What tells an object from any other by its sections."""
+    digest = hashlib.sha256(repr((obj.machine, obj.type, obj.flags)).encode())
+    for section in obj.sections:
         digest.update(repr((section.name, section.type, section.flags, section.size, *section[6:])).encode())
         digest.update(section.data)
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from builder.compare.view import Target
 from builder.compose import initial
 from builder.compose.below import Earlier, Held
 from builder.compose.bound import Binding, Bound, BoundWord
+from builder.compose.kept_matches import KeptMatcher
 from builder.compose.outcome import Diff
 from builder.compose.overridden import is_overridden
 from builder.compose.owner import Objects
@@ -39,12 +40,15 @@ def bind_pair(
     `provided` are names that other pairs of the module define, each with the pair's number, `kept` new variables that
     the livepatch `below` has already.
     """
-    return _Binder(diff, owner, objects, provided or {}, below, kept or {}).bind()
+    matcher = KeptMatcher(diff.comparison.old, owner)
+    bound = _Binder(diff, owner, objects, matcher, provided or {}, below, kept or {}).bind()
+    matcher.keep()
+    return bound
 
 
 def find_running(diff: Diff, owner: Running, objects: Objects, old: Atom) -> Match | Refusal:
     """Where a function of the old object runs in `owner`, or why that cannot be told."""
-    return _Binder(diff, owner, objects, {}, None, {}).find(old)
+    return _Binder(diff, owner, objects, Matcher(diff.comparison.old, owner), {}, None, {}).find(old)
 
 
 class _Binder:
@@ -53,6 +57,7 @@ class _Binder:
         diff: Diff,
         owner: Running,
         objects: Objects,
+        matcher: Matcher,
         provided: Mapping[str, tuple[int, Atom]],
         below: Earlier | None,
         kept: Mapping[Atom, Held],
@@ -66,7 +71,7 @@ class _Binder:
         self.matches: dict[Atom, Match] = {}
         self._extra: dict[Atom, Match | None] = {}
         self._asking: set[Atom] = set()
-        self._matcher = Matcher(diff.comparison.old, owner)
+        self._matcher = matcher
         self._below = below
         self._kept = kept
         self._matcher_below = Matcher(diff.comparison.old, below.running) if below is not None else self._matcher

@@ -21,7 +21,7 @@ from builder.acquire.shifts import Shift
 from builder.binary import ObjectFile, Relocation, read_object, tables
 from builder.binary.pair import fit_pair
 from builder.compare import Atom, Comparison, Difference, Verdict, View
-from builder.compare.contents import program
+from builder.compare.contents import program, tell
 from builder.compare.correlate import Correlation
 from builder.compare.lines import AskedLine, LineProof
 from builder.compare.meaning import Meanings
@@ -43,22 +43,32 @@ def kept_diff(old: Path, new: Path, shifts: Sequence[Shift], allowed: Allowed, m
     """
     contents = read_input(old), read_input(new)
     pair = fit_pair(read_object(contents[0], name=str(old)), read_object(contents[1], name=str(new)))
-    what = [program("compose"), *(hashlib.sha256(content).hexdigest() for content in contents)]
-    what += [repr((bool(shifts), sorted(allowed.rows), sorted(allowed.sets)))]
-    key = hashlib.sha256("\n".join(what).encode()).hexdigest()
+    told = [hashlib.sha256(content).hexdigest() for content in contents]
+    what = repr((program("compose"), told, bool(shifts), sorted(allowed.rows), sorted(allowed.sets)))
+    key = hashlib.sha256(what.encode()).hexdigest()
     file = cache_path("maps/diffs", key[:32])
-    if (known := sums.read_json(file)) is not None:
-        try:
-            if known["of"] != key:
-                raise ValueError("it is of another pair")
-            if (found := _read(known, *pair, shifts, allowed)) is not None:
-                return found
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            sums.note_damage(file)
-    made = make(*pair)
-    if not _names_a_file(made):
-        sums.keep_json(file, {"of": key, **written(made)})
-    return made
+    if (found := _known(file, key, pair, shifts, allowed)) is None:
+        found = make(*pair)
+        if not _names_a_file(found):
+            sums.keep_json(file, {"of": key, **written(found)})
+    tell(found.comparison.old, told[0])
+    tell(found.comparison.new, told[1])
+    return found
+
+
+def _known(
+    file: Path, key: str, pair: tuple[ObjectFile, ObjectFile], shifts: Sequence[Shift], allowed: Allowed
+) -> Diff | None:
+    """The diff that is kept in a file; None where there is none, or that of something else."""
+    if (known := sums.read_json(file)) is None:
+        return None
+    try:
+        if known["of"] == key:
+            return _read(known, *pair, shifts, allowed)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        pass
+    sums.note_damage(file)
+    return None
 
 
 def _names_a_file(diff: Diff) -> bool:

@@ -16,6 +16,7 @@ from builder.arch import EntryMark, Instruction
 from builder.binary import Address, ObjectFile, Relocation, SectionIndex, SectionOffset, Symbol, elf, read_object
 from builder.binary.kernel import Kernel, read_module_bytes
 from builder.binary.module import depends_of, read_modinfo
+from builder.compare.contents import content_of_object
 from builder.errors import KernelError
 
 
@@ -45,6 +46,10 @@ class Running(Protocol):
 
     name: str
 
+    @property
+    def identity(self) -> str:
+        """What tells its code and symbols from any others."""
+
     def named(self, name: str) -> Sequence[RunningSymbol]:
         """All symbols of a name in livepatch's order."""
 
@@ -73,6 +78,10 @@ class RunningImage:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.name = "vmlinux"
+
+    @property
+    def identity(self) -> str:
+        return self.kernel.sha256
 
     def named(self, name: str) -> Sequence[RunningSymbol]:
         kernel = self.kernel
@@ -127,6 +136,10 @@ class RunningModule:
     def __init__(self, name: str, obj: ObjectFile) -> None:
         self.name = name
         self.obj = obj
+
+    @cached_property
+    def identity(self) -> str:
+        return content_of_object(self.obj)
 
     @classmethod
     def read(cls, name: str, path: Path) -> RunningModule:

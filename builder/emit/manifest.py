@@ -20,8 +20,8 @@ from builder.binary.manifest import (
     WrittenBinding,
 )
 from builder.compare import Atom
-from builder.compare.instruction_map import MappedRow
-from builder.compare.kept_maps import kept_map
+from builder.compare.instruction_map import FunctionMap, MappedRow
+from builder.compare.kept_maps import kept_maps
 from builder.compose.bound import Bound
 from builder.compose.bundle import Bundle
 from builder.emit.fragments import Fragment
@@ -55,6 +55,8 @@ def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) 
 def _functions(bundle: Bundle, bound: Bound, late: Mapping[str, Sequence[int]]) -> Iterator[CarriedFunction]:
     selection = bound.diff.selection
     twins = bound.diff.comparison.correlation.twins
+    mapped = [atom for atom in selection.redirected if twins.get(atom) in bound.matches]
+    maps = kept_maps(bound.diff.comparison, mapped)
     for atom, role in selection.functions.items():
         old, original = twins.get(atom), None
         if old is not None:
@@ -72,7 +74,7 @@ def _functions(bundle: Bundle, bound: Bound, late: Mapping[str, Sequence[int]]) 
             redirected=atom in selection.redirected,
             late=tuple(late.get(bundle.symbol(atom), ())),
         )
-        yield _mapped(row, bundle, bound, atom)
+        yield _mapped(row, bundle, bound, atom, maps[atom]) if atom in maps else row
 
 
 def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
@@ -102,13 +104,10 @@ def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
     return {name: sorted(set(found)) for name, found in out.items()}
 
 
-def _mapped(row: CarriedFunction, bundle: Bundle, bound: Bound, atom: Atom) -> CarriedFunction:
+def _mapped(row: CarriedFunction, bundle: Bundle, bound: Bound, atom: Atom, found: FunctionMap) -> CarriedFunction:
     """With the map from the version that it takes the place of, and those of that version's `.cold` parts."""
     comparison = bound.diff.comparison
-    old = comparison.correlation.twins.get(atom)
-    if old is None or old not in bound.matches or atom not in bound.diff.selection.redirected:
-        return row
-    found = kept_map(comparison, atom)
+    old = comparison.correlation.twins[atom]
     moved = _moved(bound, atom)
     pairs, points = (_by_part(bundle, atom, rows, moved) for rows in (found.pairs, found.points))
     parts = tuple(
