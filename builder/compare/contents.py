@@ -15,7 +15,9 @@ from builder.compare.comparison import Comparison
 from builder.compare.view import View
 
 _MAKERS: Final = ("arch", "binary", "compare")
-"""Where the text of what reads and compares objects stands."""
+"""Where the text of what reads and compares objects stands, beside the files of the package itself."""
+_BESIDE: Final = ("acquire/bounds.py", "acquire/shifts.py")
+"""What the comparison takes from elsewhere: how much is read, and what a source patch moves."""
 
 
 def place_of(kind: str, comparison: Comparison, what: object) -> Path:
@@ -51,8 +53,14 @@ def content_of_object(obj: ObjectFile) -> str:
 @cache
 def program(*more: str) -> str:
     """What tells this program from one that compares otherwise, or does otherwise what stands in `more` folders."""
-    root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256(decoder().encode())
-    for file in sorted(file for folder in (*_MAKERS, *more) for file in (root / folder).rglob("*.py")):
+    for file in texts(*more):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def texts(*more: str) -> list[Path]:
+    """The files of `program`, in order."""
+    root = Path(__file__).resolve().parents[1]
+    folders = (root / folder for folder in (*_MAKERS, *more))
+    return sorted({*root.glob("*.py"), *map(root.joinpath, _BESIDE), *(f for d in folders for f in d.rglob("*.py"))})

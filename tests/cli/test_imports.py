@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.compare.contents import texts
 from tests.conftest import ROOT
 from tests.support.compiling import builder
 
@@ -56,6 +57,21 @@ def test_a_diff_loads_what_it_needs(gcc: str, tmp_path: Path) -> None:
     assert not (SHOWN | KERNEL | UNREAD | {"builder.emit", "elftools", "jinja2", "unicorn"}) & found
     assert "rich" in loaded("diff", old, new)
     assert not (SHOWN | KERNEL | {"builder.compare.dwarf", "ctypes"}) & loaded("diff", old, old, "--json")
+
+
+def test_what_is_kept_of_a_diff_tells_all_that_makes_it(gcc: str, tmp_path: Path) -> None:
+    """Each file that a diff loads counts, but for what asks for it, writes it down, and keeps it."""
+    build = builder(gcc, tmp_path)
+    old, new = (build(f"int f(int a) {{ return a + {n}; }}").name for n in (1, 2))
+    beside = {"builder.acquire", *(f"builder.acquire.{name}" for name in ("cache", "sums", "whole"))}
+    root = ROOT / "builder"
+    known = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts) for file in texts("compose") if root in file.parents
+    }
+    names = {name.removesuffix(".__init__") for name in known}
+    found = {name for name in loaded("diff", old, new, "--json") if name.partition(".")[0] == "builder"}
+    assert {name for name in found - names - beside if not name.startswith("builder.cli")} == set()
+    assert {"builder.pipeline", "builder.acquire.shifts"} <= names
 
 
 @pytest.mark.parametrize("command", ["build", "mark", "patch"])
