@@ -117,10 +117,9 @@ def _compiled(
     with scratch("shadow") as place:
         work.begin(place, {**changed, **kit_for(changed, tree.root)})
         work.check_generated(shared)
-        if candidates:
-            _announce(len(candidates), f"that may read {', '.join(shared)}: comparing their preprocessed text")
         commands = [objects.of_object(candidate) for candidate in candidates]
-        verdicts = work.reach(commands)
+        what = f"that may read {', '.join(shared)}: comparing their preprocessed text"
+        verdicts = work.reach(commands, lambda count: _announce(count, what))
         reached = [(c, reach) for c, reach in zip(commands, verdicts, strict=True) if reach.differs]
         warnings += accepted(
             [row for command, reach in reached for row in _not_followed(command, reach.reads)], allowed

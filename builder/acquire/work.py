@@ -117,9 +117,14 @@ class Work:
             sums.write_json(verdict, {"values": found, "more": sorted(more)})
         return found
 
-    def reach(self, candidates: Sequence[Command]) -> list[Reach]:
-        """For each of the candidates what the change does to it."""
-        return self._each("preprocess", self._reach, candidates)
+    def reach(self, candidates: Sequence[Command], announce: Callable[[int], None] = lambda count: None) -> list[Reach]:
+        """For each of the candidates what the change does to it; `announce` is told how many are to be preprocessed."""
+        found = {command.object: self._known_reach(command) for command in candidates}
+        if unknown := [command for command in candidates if found[command.object] is None]:
+            announce(len(unknown))
+            rows = self._each("preprocess", self._new_reach, unknown)
+            found |= {command.object: row for command, row in zip(unknown, rows, strict=True)}
+        return [row for command in candidates if (row := found[command.object]) is not None]
 
     def compile_old(self, commands: Sequence[Command]) -> list[Compiled]:
         """The objects as they are in the tree."""
@@ -144,15 +149,24 @@ class Work:
         both, rest = found[: len(rows)], found[len(rows) :]
         return both[::2], both[1::2] + rest
 
-    def _reach(self, command: Command) -> Reach:
-        """What the change does to the object; kept, for preprocessing is what takes the time."""
-        verdict = cache_path(f"verdicts/{self.tree.identity}", object_key(self.tree, command, self.changed))
+    def _known_reach(self, command: Command) -> Reach | None:
+        """What the change does to the object, where it is known; kept, for preprocessing is what takes the time."""
+        verdict = self._verdict(command)
         if (known := sums.read_json(verdict)) is not None:
             differs, *reads = known
             return Reach(differs=bool(differs), reads=tuple(reads))
-        found = self._reach_of_another(command) or self._preprocessed(command)
-        sums.write_json(verdict, [found.differs, *found.reads])
+        if (found := self._reach_of_another(command)) is not None:
+            sums.write_json(verdict, [found.differs, *found.reads])
         return found
+
+    def _new_reach(self, command: Command) -> Reach:
+        """The same by preprocessing."""
+        found = self._preprocessed(command)
+        sums.write_json(self._verdict(command), [found.differs, *found.reads])
+        return found
+
+    def _verdict(self, command: Command) -> Path:
+        return cache_path(f"verdicts/{self.tree.identity}", object_key(self.tree, command, self.changed))
 
     def _reach_of_another(self, command: Command) -> Reach | None:
         """The same of another run, of which all changed files that the object reads were the same."""

@@ -95,6 +95,7 @@ class Output:
 
 
 _WIDTH = 120
+_PLAIN = {str, int, bool, float, type(None)}
 
 
 def compact(value: Any, depth: int = 0) -> str:
@@ -120,10 +121,10 @@ def _item(value: Any, depth: int) -> str:
 
 def _is_row(value: Any) -> bool:
     """A list of plain values."""
-    # By their types, of which there are few.
-    return isinstance(value, list | tuple) and not any(
-        issubclass(kind, Mapping | list | tuple) for kind in set(map(type, value))
-    )
+    if not isinstance(value, list | tuple):
+        return False
+    kinds = set(map(type, value))  # of which there are few
+    return kinds <= _PLAIN or not any(issubclass(kind, Mapping | list | tuple) for kind in kinds)
 
 
 def _filled(rows: Sequence[str], width: int) -> Iterator[str]:
