@@ -125,9 +125,14 @@ def test_what_a_fix_begins_to_read_may_be_changed_by_the_next(patched: Edit) -> 
     assert "$0x1," in code(made[0]) and "$0x2," in code(made[1]) and "$0x1," in code(made[2])
 
 
-def test_a_header_is_looked_for_once_in_each_object(patched: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_is_looked_for_once_in_each_object(
+    patched: Edit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "bespoke.acquire")
     header = replaced("include/linux/queue.h", ">= 8", ">= 9")
     first = patched(header)
+    assert "objects that may read include/linux/queue.h" in caplog.text
+    caplog.clear()
     asked: list[str] = []
 
     def counted(command: Command, **options: Any) -> bytes:
@@ -138,6 +143,7 @@ def test_a_header_is_looked_for_once_in_each_object(patched: Edit, monkeypatch: 
     both = patched(header, replaced("fs/tick.c", "60", "61"))
     assert {pair.path for pair in both.pairs} - {"fs/tick.o", "fs/again.o"} == {pair.path for pair in first.pairs}
     assert set(asked) == {"fs/again.c"}  # which reads fs/tick.c, and was not looked at before
+    assert "1 object that may read" in caplog.text and "objects that may read" not in caplog.text
     asked.clear()
     patched(header.replace("+\treturn queue_len(q) >= 9", "+\treturn queue_len(q) >= 10"))
     assert "fs/read.c" in asked
