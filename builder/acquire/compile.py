@@ -149,7 +149,7 @@ def compile_object(
 
     if (before := kept(tree, key)) is not None:
         return before
-    return compiled() if root != tree.root else generating(tree, command, compiled)
+    return compiled() if root != tree.place else generating(tree, command, compiled)
 
 
 def generating(tree: SourceTree, command: Command, work: Callable[[], R]) -> R:
@@ -158,7 +158,8 @@ def generating(tree: SourceTree, command: Command, work: Callable[[], R]) -> R:
         return work()
     except MissingFileError:
         pass
-    with locked(f"source-{tree.root.name}") as lock:
+    root = tree.root
+    with locked(f"source-{root.name}") as lock:
         tree.generate([os.path.normpath(command.object)], lock)
     return work()
 

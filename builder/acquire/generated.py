@@ -17,8 +17,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.acquire import sums
 from builder.acquire.compile import not_compiled, read_dependencies
+from builder.acquire.source import SourceTree
 from builder.acquire.tools import run
+from builder.acquire.tree_state import STATE
 from builder.errors import ToolError
 
 #: where the recorded commands of such texts lie in a prepared tree
@@ -28,6 +31,9 @@ RECORDS = (
     "scripts/mod/.devicetable-offsets.s.cmd",
     "kernel/sched/.rq-offsets.s.cmd",
 )
+
+#: in a tree: what these records say, and when the state was kept that they are of
+GENERATORS = ".bespoke/generators.json"
 
 _COMMAND = re.compile(r"^(?:saved)?cmd_\S+ := (.*)$", re.MULTILINE)
 
@@ -41,8 +47,8 @@ class Generator:
     reads: frozenset[str]
 
 
-def generators(root: Path, changed: Collection[str]) -> list[Generator]:
-    """Those of a prepared tree that read one of the `changed` files."""
+def generators(root: Path) -> list[Generator]:
+    """Those of a prepared tree."""
     found: list[Generator] = []
     for record in sorted(path for pattern in RECORDS for path in root.glob(pattern)):
         text = record.read_text()
@@ -51,9 +57,23 @@ def generators(root: Path, changed: Collection[str]) -> list[Generator]:
             raise ToolError("no recorded command", where=record)
         source = os.path.relpath(record.parent, root) + "/" + record.name[1:].removesuffix(".s.cmd") + ".c"
         reads = frozenset(os.path.normpath(name) for name in re.findall(r"^  (\S+) \\$", text, re.MULTILINE)) | {source}
-        if not reads.isdisjoint(changed):
-            found.append(Generator(source, command[1], reads))
+        found.append(Generator(source, command[1], reads))
     return found
+
+
+def tree_generators(tree: SourceTree, changed: Collection[str]) -> list[Generator]:
+    """Those of a tree that read one of the `changed` files; kept for as long as the tree is left as it is."""
+    state, place = tree.place / STATE, tree.place / GENERATORS
+    now = state.stat().st_mtime_ns if state.is_file() else None
+    known = sums.read_json(place) if now is not None else None
+    if known is not None and known["state"] == now:
+        found = [Generator(source, command, frozenset(reads)) for source, command, reads in known["texts"]]
+    else:
+        found = generators(tree.root)
+        if now is not None and now == state.stat().st_mtime_ns:
+            texts = [(text.source, text.command, sorted(text.reads)) for text in found]
+            sums.keep_json(place, {"state": now, "texts": texts})
+    return [text for text in found if not text.reads.isdisjoint(changed)]
 
 
 def changed_values(

@@ -6,7 +6,7 @@ A kernel that has a header of the name keeps its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,13 +20,13 @@ _INCLUDED: Final = re.compile(
 )
 
 
-def kit_for(changed: Mapping[str, bytes | None], root: Path) -> dict[str, bytes]:
-    """The files {path: content} that the tree at `root` lacks, where one of `changed` includes any of them."""
+def kit_for(changed: Mapping[str, bytes | None], file: Callable[[str], Path]) -> dict[str, bytes]:
+    """The files {path: content} that a tree lacks, where one of `changed` includes any; `file` gives the tree's."""
     if not any(content is not None and _INCLUDED.search(content) for content in changed.values()):
         return {}
     paths = {f"include/{name}": name for name in _HEADERS}
     return {
         path: (folder() / "kit" / name).read_bytes()
         for path, name in paths.items()
-        if path not in changed and not (root / path).exists()
+        if path not in changed and not file(path).exists()
     }

@@ -102,7 +102,7 @@ def prepare_module(patches: Sequence[Path], source: ModuleSource, *, allowed: Al
                 pairs.append(ObjectPair(path=name, owner=owner, old=old, new=new))
     tree = SourceTree(
         release=source.release,
-        root=source.root,
+        place=source.root,
         identity=f"{source.root.name} (out of tree)",
         kernel_version=source.release,
         compiler=Compiler(command="", version=compiler, expected=compiler),

@@ -27,6 +27,7 @@ from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, loc
 from builder.acquire.readers import Readers, beyond, find_readers, read_source_includes
 from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.source import SourceTree
+from builder.acquire.tree_state import DisturbedError
 from builder.acquire.whole import write_whole
 from builder.acquire.work import Work
 from builder.errors import NOTHING, Allowed, Refusal, RefusedError
@@ -72,10 +73,23 @@ def prepare_patch(
     cannot be followed, that reach no object, or whose users cannot all be looked at (more
     than the limit, say); `InputError` for a patch that does not fit or compile.
     """
-    changes = [
-        located(change, lambda name: (tree.root / name).exists()) for path in patches for change in read_patch(path)
-    ]
-    with tree.in_use(), contextlib.ExitStack() as stack:
+    read = [change for path in patches for change in read_patch(path)]
+    try:
+        with tree.in_use(lazily=True):
+            return _prepared(patches[0].stem, read, tree, allowed, how)
+    except DisturbedError:
+        log.info("the prepared source was changed: all is done again")
+    # No longer in use here, so that it can be made anew; what was found until then is of no use.
+    with tree.in_use():
+        return _prepared(patches[0].stem, read, tree, allowed, how)
+
+
+def _prepared(
+    name: str, read: Sequence[FileChange], tree: SourceTree, allowed: Allowed, how: Compiling
+) -> PatchObjects:
+    """The same of what was read, of a tree in use. Raises DisturbedError too."""
+    changes = [located(change, lambda path: tree.file(path).exists()) for change in read]
+    with contextlib.ExitStack() as stack:
         # Listed only when somebody asks: what is refused by its kind is refused at once.
         listed = functools.cache(lambda: stack.enter_context(tree.objects()))
 
@@ -86,7 +100,7 @@ def prepare_patch(
         added = take_added(changes, tree, listed()) if is_new else Added(tuple(changes), {}, {}, ())
         followed, warnings = sort_out(added.changes, allowed, is_code, also=added.refusals)
         work = Work(tree, how)
-        return _compiled(patches[0].stem, followed, warnings, allowed, work, listed(), added)
+        return _compiled(name, followed, warnings, allowed, work, listed(), added)
 
 
 def _compiled(
@@ -115,7 +129,7 @@ def _compiled(
     left_out = {row.symbol for row in many}
     candidates = _candidates([r for r in readers if r.path not in left_out], known)
     with scratch("shadow") as place:
-        work.begin(place, {**changed, **kit_for(changed, tree.root)})
+        work.begin(place, {**changed, **kit_for(changed, tree.file)})
         work.check_generated(shared)
         commands = [objects.of_object(candidate) for candidate in candidates]
         what = f"that may read {', '.join(shared)}: comparing their preprocessed text"
@@ -165,9 +179,7 @@ def _nothing() -> Path:
 
 def patched_files(patches: Sequence[Path], tree: SourceTree) -> dict[str, bytes]:
     """What the files of a tree are with `patches` applied, one on top of the other; those that they change."""
-    rows = [
-        located(change, lambda name: (tree.root / name).exists()) for path in patches for change in read_patch(path)
-    ]
+    rows = [located(change, lambda name: tree.file(name).exists()) for path in patches for change in read_patch(path)]
     changed = _changed_files(rows, tree)[0]
     return {path: content for path, content in changed.items() if content is not None}
 
@@ -229,7 +241,7 @@ def _changed_files(
 
     def read(path: str) -> bytes | None:
         try:
-            return (tree.root / path).read_bytes()
+            return tree.file(path).read_bytes()
         except FileNotFoundError:
             return None
 

@@ -59,7 +59,7 @@ def read_includes(tree: SourceTree, objects: ListedObjects) -> Includes:
 def read_source_includes(tree: SourceTree, objects: ListedObjects) -> Includes:
     """The lines among them that include a `.c` file, which is asked of every source: a few hundred of 400,000, and so
     kept beside the others."""
-    whole = tree.root / INCLUDES
+    whole = tree.place / INCLUDES
     saved = whole.with_name(f"sources-{whole.name}")
     known = sums.read_json(saved)
     if known is None or not whole.is_file() or known["made"] != whole.stat().st_mtime_ns:
@@ -76,7 +76,7 @@ def find_readers(
 
     More than `limit` users of a changed name are not told apart from all who may read it.
     """
-    if shared and not (tree.root / INCLUDES).is_file():
+    if shared and not (tree.place / INCLUDES).is_file():
         read_includes(tree, objects)
     search = cache(lambda: _Search(tree, objects))
     found: list[Readers] = []
@@ -142,9 +142,9 @@ def _users(
 
 def _remembered(tree: SourceTree, path: str, after: bytes | None, limit: int) -> Path:
     """Where the readers of one change to a file are kept: by the tree, with what was generated in it, and the texts."""
-    file = tree.root / path
+    file = tree.file(path)
     before = file.read_bytes() if file.is_file() else None
-    made = [(tree.root / kept).stat().st_mtime_ns for kept in (INCLUDES, LISTING)]
+    made = [(tree.place / kept).stat().st_mtime_ns for kept in (INCLUDES, LISTING)]
     texts = (hashlib.sha256(raw).hexdigest() if raw is not None else None for raw in (before, after))
     parts = (_SCHEME, path, limit, *made, *texts)
     return cache_path(f"narrowed/{tree.identity}", hashlib.sha256(repr(parts).encode()).hexdigest()[:32])

@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.acquire import apt, sums
@@ -25,7 +25,7 @@ from builder.acquire.packages import fetch_kernel, kernel_groups
 from builder.acquire.queue import featureset, fetched_queue
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import need, run
-from builder.acquire.tree_state import STATE, disturbed, keep_state
+from builder.acquire.tree_state import STATE, TreeWatch, disturbed, keep_state, told
 from builder.acquire.whole import write_whole
 from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, ToolError
 
@@ -42,6 +42,9 @@ HARMLESS_DRIFT = re.compile(
     r"(AS|LD|LLD|RUSTC?|RUSTC_LLVM|BINDGEN|PAHOLE|CLANG)_(VERSION|VERSION_TEXT)|CC_VERSION_TEXT|"
     r"(RUST|HAVE_RUST|RUSTC|RUSTC_HAS|CC_CAN|CC_HAS|AS_HAS|LD_CAN|LD_HAS|TOOLS_SUPPORT)_\w+)"
 )
+
+#: in a tree: it is one, with what is known of it
+STAMP = ".bespoke/prepared.json"
 
 #: in a tree: files are being generated in it
 GENERATING = ".bespoke/generating"
@@ -69,7 +72,10 @@ PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "tar", "xz", "ld", "perl", "fi
 
 @dataclass(frozen=True, slots=True)
 class SourceTree:
-    """A prepared kernel source: `root` is both source and build directory.
+    """A prepared kernel source: `place` is both source and build directory.
+
+    Whoever reads it asks for `root`, which is that directory once it is sure that nobody else has changed it, or for a
+    `file` of it; `place` is for what is kept there by ourselves.
 
     `identity` names its content (package version, or the fingerprint of a
     directory), its configuration and compiler: what was compiled from it may be
@@ -78,11 +84,28 @@ class SourceTree:
     """
 
     release: str
-    root: Path
+    place: Path
     identity: str
     kernel_version: str
     compiler: Compiler
     drift: tuple[str, ...]
+    watch: TreeWatch | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def root(self) -> Path:
+        """The directory, as it was left: one that was changed is made anew first (about a minute).
+
+        Raises DisturbedError where it was changed and this process uses it (`in_use`).
+        """
+        if self.watch is not None:
+            self.watch.whole()
+        return self.place
+
+    def file(self, name: str) -> Path:
+        """One file, by its path in the tree, as it was left; also one that is not there. Raises as `root`."""
+        if self.watch is not None:
+            self.watch.file(name)
+        return self.place / name
 
     def generate(self, goals: Iterable[str], lock: int) -> None:
         """Make `goals` for the files that kbuild generates before them; under the lock of descriptor `lock`.
@@ -90,17 +113,17 @@ class SourceTree:
         While this goes on the tree is marked: where nobody came back to take the
         mark away, a generated file may be half written, and the tree is made anew.
         """
-        mark = self.root / GENERATING
+        mark = self.place / GENERATING
         mark.touch()
-        log_file = self.root / ".bespoke/generate.log"
+        log_file = self.place / ".bespoke/generate.log"
         try:
-            run([*self._make(), f"-j{processors()}", "-s", "-k", *goals], cwd=self.root, log=log_file, held=(lock,))
+            run([*self._make(), f"-j{processors()}", "-s", "-k", *goals], cwd=self.place, log=log_file, held=(lock,))
         except ToolError:
             mark.unlink()  # make ended by itself: it has removed what it could not finish
-            keep_state(self.root)
+            keep_state(self.place)
             raise
         mark.unlink()
-        keep_state(self.root)
+        keep_state(self.place)
 
     def complete(self, objects: ListedObjects) -> list[str]:
         """Generate the sources that objects are compiled from and the tree lacks; those that cannot be.
@@ -110,21 +133,22 @@ class SourceTree:
         """
 
         def absent() -> dict[str, str]:
-            return {file: name for name, file in objects.live() if not os.path.isfile(f"{self.root}/{file}")}
+            return {file: name for name, file in objects.live() if not os.path.isfile(f"{self.place}/{file}")}
 
         # To look at 13,000 files takes a tenth of what a repeated patch does; none has gone from the tree as it is now.
-        now = [made.stat().st_mtime_ns for record in (STATE, LISTING) if (made := self.root / record).is_file()]
-        if len(now) > 1 and sums.read_json(self.root / COMPLETE) == now:
+        now = [made.stat().st_mtime_ns for record in (STATE, LISTING) if (made := self.place / record).is_file()]
+        if len(now) > 1 and sums.read_json(self.place / COMPLETE) == now:
             return []
+        root = self.root
         if not absent():
-            sums.keep_json(self.root / COMPLETE, now)
+            sums.keep_json(root / COMPLETE, now)
             return []
-        with locked(f"source-{self.root.name}") as lock:
+        with locked(f"source-{root.name}") as lock:
             if missing := absent():
                 log.info("generating %d sources", len(missing))
                 with contextlib.suppress(ToolError):  # what it could not make is what is absent still
                     self.generate(missing.values(), lock)
-                (self.root / INCLUDES).unlink(missing_ok=True)
+                (root / INCLUDES).unlink(missing_ok=True)
         return sorted(absent())
 
     def named(self, identity: str) -> SourceTree:
@@ -132,30 +156,40 @@ class SourceTree:
         return replace(self, identity=identity)
 
     @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep the tree as it is: a copy of a directory waits with following its changes."""
-        with locked(f"use-{self.root.name}", shared=True):
-            record = self.root / ".bespoke/identity"
+    def in_use(self, *, lazily: bool = False) -> Iterator[None]:
+        """Keep the tree as it is: a copy of a directory waits with following its changes, and nobody makes it anew.
+
+        It is looked at as a whole before; `lazily` only when something asks for `root`, which may raise then.
+        """
+        if not lazily:
+            self.root  # noqa: B018 - made anew here, if at all
+        watched = self.watch.used() if self.watch is not None else contextlib.nullcontext()
+        with watched, locked(f"use-{self.place.name}", shared=True):
+            record = self.place / ".bespoke/identity"
             if record.is_file() and record.read_text() != self.identity:
-                raise ToolError("the source was changed while it was in use: run again", where=self.root)
+                raise ToolError("the source was changed while it was in use: run again", where=self.place)
+            if self.watch is not None and not (self.place / STAMP).is_file():
+                raise ToolError("somebody could not make the prepared source anew: run again", where=self.place)
             yield
 
     def objects(self) -> ListedObjects:
         """The objects of the tree's configuration; listed at the first call (about 20 s), then kept."""
-        database = self.root / LISTING
-        with locked(f"source-{self.root.name}", inherited=True):
-            if not sums.is_sealed(database):
-                remove_tree(database)
-                with scratch("objects") as work:
-                    record(self.root, self._make(), work / "objects.db")
-                    sums.seal(work / "objects.db")
-                    os.replace(work / "objects.db", database)
+        database = self.place / LISTING
+        if not sums.is_sealed(database):
+            root = self.root
+            with locked(f"source-{root.name}", inherited=True):
+                if not sums.is_sealed(database):
+                    remove_tree(database)
+                    with scratch("objects") as work:
+                        record(root, self._make(), work / "objects.db")
+                        sums.seal(work / "objects.db")
+                        os.replace(work / "objects.db", database)
         return ListedObjects(database)
 
     def _make(self) -> list[str]:
         # What `prepare` stands for in the top Makefile is made, as far as any object needs it.
         # With --no-print-directory newer Makefiles (v6.10) do not call themselves, which would forget the -o.
-        variables = make_variables(self.root, self.release, self.compiler)
+        variables = make_variables(self.place, self.release, self.compiler)
         return ["make", "--no-print-directory", "-o", "prepare", *variables]
 
 
@@ -278,19 +312,48 @@ def prepared(
 ) -> SourceTree:
     """The prepared tree `identity` of the cache; `unpack(root)` fills it first where it is absent.
 
-    One that is another than it was left as, because somebody ran a `make` in it, is made anew, once nobody uses it;
-    with `alone` the caller has seen to that.
+    One that is another than it was left as, because somebody ran a `make` in it, is made anew, once nobody uses it,
+    when it is asked for; with `alone` the caller has seen to that, and it is made anew here.
     """
     root = cache_path("source", identity)
-    stamp = root / ".bespoke/prepared.json"
+
+    def made(*, look: bool) -> str:
+        return _made(root, release, config, compiler, unpack, look=look, alone=alone)
+
+    facts = json.loads(made(look=alone))
+    return SourceTree(
+        release=release,
+        place=root,
+        identity=root.name,
+        kernel_version=facts["kernel_version"],
+        compiler=compiler,
+        drift=tuple(facts["drift"]),
+        watch=None if alone else TreeWatch(root, lambda: made(look=True)),
+    )
+
+
+def _made(
+    root: Path,
+    release: str,
+    config: Path,
+    compiler: Compiler,
+    unpack: Callable[[Path], None],
+    *,
+    look: bool,
+    alone: bool,
+) -> str:
+    """Make the tree at `root` where it is absent, half made or, if it is to be looked at, another than it was left as.
+
+    What its stamp says.
+    """
+    stamp = root / STAMP
     with locked(f"source-{root.name}"):
-        changed = disturbed(root) if stamp.is_file() and not (root / GENERATING).exists() else []
+        changed = disturbed(root) if look and stamp.is_file() and not (root / GENERATING).exists() else []
     # Who uses the tree takes this one first, too.
     waiting = locked(f"use-{root.name}") if changed and not alone else contextlib.nullcontext()
     with waiting, locked(f"source-{root.name}", inherited=True):
         if changed := changed and disturbed(root):
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            log.warning("the prepared source in %s was changed (%s%s): making it anew", root, changed[0], more)
+            log.warning("the prepared source in %s was changed (%s): making it anew", root, told(changed))
         if changed or not stamp.is_file() or (root / GENERATING).exists():
             remove_tree(root)
             root.mkdir(parents=True)
@@ -306,15 +369,7 @@ def prepared(
                 raise
         elif not (root / STATE).is_file():
             keep_state(root)  # made by a version that kept none
-        facts = json.loads(stamp.read_text())
-    return SourceTree(
-        release=release,
-        root=root,
-        identity=root.name,
-        kernel_version=facts["kernel_version"],
-        compiler=compiler,
-        drift=tuple(facts["drift"]),
-    )
+        return stamp.read_text()
 
 
 def prepare(root: Path, release: str, compiler: Compiler) -> None:
@@ -344,7 +399,7 @@ def prepare(root: Path, release: str, compiler: Compiler) -> None:
     if f'"{release}"' not in utsrelease:
         raise ToolError(f"prepared for another release than {release}: {utsrelease.strip()}", where=root)
     keep_state(root)
-    write_whole(own / "prepared.json", json.dumps({"kernel_version": version, "drift": drift}))
+    write_whole(root / STAMP, json.dumps({"kernel_version": version, "drift": drift}))
 
 
 def config_drift(wanted: dict[str, str], got: dict[str, str]) -> list[str]:

@@ -23,6 +23,7 @@ from builder.acquire.packages import cached_kernel, fetch_kernel, installed_kern
 from builder.acquire.source import (
     INCLUDES,
     LISTING,
+    STAMP,
     SourceTree,
     accepted,
     fetch_source,
@@ -163,7 +164,7 @@ def _directory(path: Path, release: str, config: Path, compiler: Compiler) -> So
         write_whole(record, json.dumps(now))
         content = hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()[:16]
         tree = tree.named(f"{tree.identity}_{content}")
-        write_whole(tree.root / ".bespoke/identity", tree.identity)
+        write_whole(tree.place / ".bespoke/identity", tree.identity)
     return tree
 
 
@@ -172,7 +173,7 @@ def _follow(path: Path, root: Path, before: dict[str, list[int]], now: dict[str,
     changed = [name for name in now if now[name] != before.get(name)]
     gone = before.keys() - now.keys()
     log.info("%d files of %s have changed", len(changed) + len(gone), path)
-    (root / ".bespoke/prepared.json").unlink()
+    (root / STAMP).unlink()
     for name in gone:
         (root / name).unlink(missing_ok=True)
     for name in changed:

@@ -2,19 +2,25 @@
 
 Kept are size and time of every file that something may be made of, the time in whole seconds as archives have it. A
 file that is new is none of ours: objects that somebody made there are read by nobody. find(1) lists them: a tree has
-80,000.
+80,000. That takes as long as all else that a patch needs which was made before, of which nothing is read but the
+files that it changes: so the whole tree is looked at when something is to be made of it (`TreeWatch`).
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from builder.acquire.cache import locked
 from builder.acquire.tools import ended
 from builder.acquire.whole import write_whole
-from builder.errors import ToolError
+from builder.errors import BespokeError, ToolError
 
 STATE: Final = ".bespoke/state-3"
 
@@ -42,6 +48,91 @@ def disturbed(root: Path) -> list[str]:
         return []
     now = _states(listed)
     return [os.fsdecode(name) for name, state in _states(kept).items() if now.get(name) != state]
+
+
+class DisturbedError(BespokeError):
+    """A prepared tree, in use, is another than it was left as: what is being made of it is of no use."""
+
+    def __init__(self, root: Path, changed: list[str]) -> None:
+        super().__init__(f"the prepared source was changed ({told(changed)}): run again", where=root)
+
+
+def told(changed: list[str]) -> str:
+    """The first of the files that are changed, and how many more there are."""
+    return f"{changed[0]} and {len(changed) - 1} more" if len(changed) > 1 else changed[0]
+
+
+class TreeWatch:
+    """Makes sure, once and as late as can be, that a prepared tree is as it was left; `again` makes it anew.
+
+    It is made anew while nobody uses it. Where this process does, that is a DisturbedError.
+    """
+
+    def __init__(self, root: Path, again: Callable[[], object]) -> None:
+        self._root = root
+        self._again = again
+        self._turn = threading.Lock()
+        self._sure = threading.Event()
+        self._users = 0
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """While the tree is in use."""
+        with self._turn:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._users -= 1
+
+    def whole(self) -> None:
+        """Be sure of all files; not to be called under the lock of the tree."""
+        if self._sure.is_set():
+            return
+        with self._turn:
+            if self._sure.is_set():
+                return
+            with locked(f"source-{self._root.name}"):  # who generates files in it keeps its state before he lets go
+                changed = disturbed(self._root)
+            if changed and self._users:
+                raise DisturbedError(self._root, changed)
+            if changed:
+                self._again()
+            self._sure.set()
+
+    def file(self, name: str) -> None:
+        """Be sure of one file, given by its path in the tree: it is as it was left, or was not there."""
+        if not self._sure.is_set() and not self._is_as_left(name):
+            self.whole()
+
+    def _is_as_left(self, name: str) -> bool:
+        try:
+            kept = (self._root / STATE).read_bytes()
+        except FileNotFoundError:
+            return True
+        root, real = os.path.realpath(self._root), os.path.realpath(self._root / name)
+        names = {os.path.normpath(name), os.path.relpath(real, root)}  # a link may lead to it
+        return all(_kept_of(kept, other) in (None, _state(f"{root}/{other}")) for other in names)
+
+
+def _kept_of(listed: bytes, name: str) -> bytes | None:
+    """What was kept of one file; None where nothing was."""
+    words = b"\0" + os.fsencode(name) + b"\0"
+    at = 0 if listed.startswith(words[1:]) else listed.find(words) + 1
+    if not at and not listed.startswith(words[1:]):
+        return None
+    begin = at + len(words) - 1
+    return listed[begin : listed.index(b"\0", begin)]
+
+
+def _state(path: str) -> bytes:
+    """The same of a file as it is now; nothing where it is gone, or no regular file."""
+    try:
+        now = os.lstat(path)
+    except OSError:
+        return b""
+    return b"%d %d" % (now.st_size, now.st_mtime_ns // 10**9) if stat.S_ISREG(now.st_mode) else b""
 
 
 def _states(listed: bytes) -> dict[bytes, bytes]:

@@ -30,7 +30,7 @@ from builder.acquire.compile import (
     preprocess,
     read_dependencies,
 )
-from builder.acquire.generated import Generator, changed_values, generators
+from builder.acquire.generated import Generator, changed_values, tree_generators
 from builder.acquire.includes import code_differs
 from builder.acquire.kbuild import Command
 from builder.acquire.patchfile import refusal_row
@@ -82,7 +82,7 @@ class Work:
 
     def check_generated(self, shared: Sequence[str]) -> None:
         """Refuse a change to a header that changes what other headers are generated from."""
-        texts = generators(self.tree.root, shared) if shared else []
+        texts = tree_generators(self.tree, shared) if shared else []
         if texts and (found := self._changed_values(texts)):
             raise RefusedError(
                 [
@@ -194,7 +194,7 @@ class Work:
 
         Such may be found in place of others, which no list of what was read tells.
         """
-        return any(text is None or not (self.tree.root / path).is_file() for path, text in self.changed.items())
+        return any(text is None or not self.tree.file(path).is_file() for path, text in self.changed.items())
 
     def _preprocessed(self, command: Command) -> Reach:
         listing = self.place / "listings" / f"{hashlib.sha256(command.object.encode()).hexdigest()[:24]}.d"
@@ -225,7 +225,7 @@ class Work:
         with self._turn:
             turn = self._olds.setdefault(key, threading.Lock())
         with turn:  # who wants it while it is compiled waits
-            return compile_object(self.tree, command, root=self.tree.root, key=key)
+            return kept(self.tree, key) or compile_object(self.tree, command, root=self.tree.root, key=key)
 
     def _compile_new(self, command: Command) -> Compiled:
         """The new object, under a key of all changed files, and under one of those that it reads.
@@ -236,7 +236,7 @@ class Work:
         before = kept(self.tree, key) or self._kept_of_another(command)
         if before is not None:
             return before
-        if not (self.tree.root / command.source).is_file():
+        if not self.tree.file(command.source).is_file():
             return self._make_new(command, key)
         try:
             made = self._make_new(command, key)

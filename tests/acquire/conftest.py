@@ -98,5 +98,5 @@ def mini_tree(root: Path) -> SourceTree:
     (root / ".bespoke").mkdir()
     compiler = Compiler(command="gcc", version="gcc (Mini) 1", expected="gcc (Mini) 1")
     return SourceTree(
-        release="6.1.0-mini", root=root, identity="mini", kernel_version="6.1.1", compiler=compiler, drift=()
+        release="6.1.0-mini", place=root, identity="mini", kernel_version="6.1.1", compiler=compiler, drift=()
     )

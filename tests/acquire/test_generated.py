@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from builder.acquire.generated import changed_values, generators
+from builder.acquire.generated import changed_values, generators, tree_generators
 from builder.acquire.source import SourceTree
+from builder.acquire.tree_state import keep_state
 
 SOURCE = '#include "size.h"\nvoid f(void) { asm volatile("\\n.ascii \\"->SIZE %0 sizeof\\"" : : "i" (SIZE)); }\n'
 RECORD = (
@@ -29,9 +31,21 @@ def places(tree: SourceTree, tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_a_changed_constant_is_named(places: tuple[Path, Path], tmp_path: Path) -> None:
-    texts = generators(places[0], ["include/size.h"])
+    texts = generators(places[0])
     assert changed_values(*places, tmp_path, texts) == [("kernel/bounds.c", "->SIZE $8 sizeof", "->SIZE $16 sizeof")]
 
 
-def test_what_reads_no_changed_file_is_not_compiled(places: tuple[Path, Path]) -> None:
-    assert generators(places[0], ["include/other.h"]) == []
+def test_what_reads_no_changed_file_is_not_compiled(places: tuple[Path, Path], tree: SourceTree) -> None:
+    assert tree_generators(tree, ["include/other.h"]) == []
+    assert tree_generators(tree, ["include/size.h"]) == generators(places[0])
+
+
+def test_the_records_are_read_again_with_another_state(places: tuple[Path, Path], tree: SourceTree) -> None:
+    keep_state(tree.root)
+    first = tree_generators(tree, ["include/size.h"])
+    record = places[0] / "kernel/.bounds.s.cmd"
+    record.unlink()
+    assert tree_generators(tree, ["include/size.h"]) == first != []
+    time.sleep(0.02)
+    keep_state(tree.root)
+    assert tree_generators(tree, ["include/size.h"]) == []

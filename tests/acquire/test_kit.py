@@ -26,7 +26,7 @@ ALL = {
     ],
 )
 def test_only_who_includes_one_gets_them(tmp_path: Path, text: bytes, wanted: set[str]) -> None:
-    assert set(kit_for({"fs/aio.c": text, "fs/gone.c": None}, tmp_path)) == wanted
+    assert set(kit_for({"fs/aio.c": text, "fs/gone.c": None}, tmp_path.joinpath)) == wanted
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:
@@ -34,4 +34,4 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "include/linux").mkdir(parents=True)
     (tmp_path / "include/linux/livepatch_helpers.h").touch()
     changed = {"fs/aio.c": b'#include "bespoke.h"\n', "include/kpatch-macros.h": b"// the patch's own\n"}
-    assert set(kit_for(changed, tmp_path)) == {"include/bespoke.h", "include/kpatch-syscall.h"}
+    assert set(kit_for(changed, tmp_path.joinpath)) == {"include/bespoke.h", "include/kpatch-syscall.h"}

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
+from builder.acquire import tree_state
 from builder.acquire.source import PROGRAMS, SourceTree
 from builder.acquire.sources import SourceTarget, find_source
-from builder.acquire.tree_state import disturbed, keep_state
+from builder.acquire.tree_state import DisturbedError, disturbed, keep_state
 from tests.conftest import need
 
 MAKEFILE = """\
@@ -94,6 +98,75 @@ def test_a_stray_make_is_noticed_and_mended(source: Path, packed: bool, caplog: 
     assert "6.1.0-ours" in header.read_text() and not (root / "fork.o").exists()
     (record,) = caplog.records
     assert "was changed (include/generated/utsrelease.h): making it anew" in record.getMessage()
+
+
+def packed(source: Path) -> Path:
+    """The same as an archive, whose tree is looked at when it is asked for."""
+    archive = source.with_suffix(".tar")
+    subprocess.run(["tar", "-C", source.parent, "-cf", archive, source.name], check=True)
+    return archive
+
+
+def test_one_file_is_enough_where_no_more_is_read(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole tree is looked at once, when it is asked for; each file that is read before, by itself."""
+    for name in ("kernel/fork.c", "kernel/exit.c", "aside.c"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("text")
+    os.symlink("kernel", source / "link")
+    looked: list[Path] = []
+
+    def look(root: Path) -> list[str]:
+        looked.append(root)
+        return disturbed(root)
+
+    monkeypatch.setattr(tree_state, "disturbed", look)
+    archive = packed(source)
+    place = prepared(archive).place
+    tree = prepared(archive)
+    with tree.in_use(lazily=True):
+        for name in ("kernel/fork.c", "./kernel/../kernel/fork.c", "link/fork.c", "absent.c", ".config.old"):
+            tree.file(name)
+    assert looked == []
+    (place / "kernel/exit.c").write_text("another")
+    for name in ("kernel/exit.c", "link/exit.c", ""):
+        with tree.in_use(lazily=True), pytest.raises(DisturbedError, match=r"kernel/exit\.c"):
+            tree.file(name) if name else tree.root
+    (place / "kernel/exit.c").unlink()
+    with tree.in_use(lazily=True), pytest.raises(DisturbedError, match=r"kernel/exit\.c"):
+        tree.file("kernel/exit.c")
+    with tree.in_use():  # it is made anew before
+        assert tree.file("kernel/exit.c").read_text() == "text" and tree.root == place
+    count = len(looked)
+    tree.file("aside.c")
+    assert tree.root == place and len(looked) == count
+
+
+def use(archive: str, began: str, go: str) -> str:
+    """One of two processes: it finds the tree disturbed while both use it, and what it then reads."""
+    tree = prepared(Path(archive))
+    with tree.in_use(lazily=True):
+        Path(began).touch()
+        while not Path(go).exists():
+            time.sleep(0.01)
+        with pytest.raises(DisturbedError):
+            tree.root  # noqa: B018
+    with tree.in_use():
+        return (tree.root / "Makefile").read_text()
+
+
+def test_two_processes_that_find_it_make_it_anew_once(source: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    archive = packed(source)
+    root = prepared(archive).root
+    (root / "Makefile").write_text("all:\n")
+    began, go = [source.parent / f"began{number}" for number in range(2)], source.parent / "go"
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        running = [pool.submit(use, str(archive), str(path), str(go)) for path in began]
+        while not all(path.exists() for path in began):
+            assert not any(process.done() for process in running)
+            time.sleep(0.01)
+        go.touch()
+        assert [process.result(timeout=60) for process in running] == [MAKEFILE] * 2
+    assert disturbed(root) == [] and capfd.readouterr().err.count("making it anew") == 1
 
 
 def test_a_change_of_the_directory_does_not_hide_it(source: Path) -> None:
