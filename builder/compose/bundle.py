@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from builder.binary.kernel import Kernel
 from builder.binary.ours import copy_of
@@ -35,8 +36,13 @@ class Bundle:
 
     def symbol(self, atom: Atom) -> str:
         """The symbol that the module has for it: the name itself only where nothing that runs is called so."""
-        taken = self.kernel.symbols_named(atom.name) or any(bound.owner.named(atom.name) for bound in self.pairs)
+        taken = self.kernel.symbols_named(atom.name) or any(owner.named(atom.name) for owner in self._owners)
         return copy_of(atom.name) if taken else atom.name
+
+    @cached_property
+    def _owners(self) -> tuple[Running, ...]:
+        """Each once: of many pairs most have the same one."""
+        return tuple({id(bound.owner): bound.owner for bound in self.pairs}.values())
 
     @property
     def warnings(self) -> tuple[Refusal, ...]:
@@ -76,10 +82,11 @@ def bind(
             refusals.extend(refused.refusals)
             owners.append(None)
     pairs = []
+    brought = list(_brought([diff for diff, _ in diffs]))
     for (diff, _), held, owner in zip(diffs, kept, owners, strict=True):
         if owner is None:
             continue
-        bound = bind_pair(diff, owner, objects, _provided([d for d, _ in diffs], owners, owner), below, held)
+        bound = bind_pair(diff, owner, objects, _provided(brought, owners, owner), below, held)
         if not bound.refusals:
             _require_forms(diff, objects.kernel)
             bound = late.check(bound, objects)
@@ -94,23 +101,27 @@ def bind(
     return Bundle(name, objects.kernel, objects, tuple(pairs), replace, chain, tuple(accepted))
 
 
+def _brought(diffs: Sequence[Diff]) -> Iterator[tuple[str, int, Atom]]:
+    """The names that pairs bring, each with the pair's number: new globals, and copies of global functions."""
+    for number, diff in enumerate(diffs):
+        selection, twins = diff.selection, diff.comparison.correlation.twins
+        copies = frozenset(selection.unredirected)
+        for atom in (*selection.functions, *selection.data):
+            if atom.is_global and (atom not in twins or atom in copies):
+                yield from ((alias, number, atom) for alias in atom.names)
+
+
 def _provided(
-    diffs: Sequence[Diff], owners: Sequence[Running | None], owner: Running
+    brought: Sequence[tuple[str, int, Atom]], owners: Sequence[Running | None], owner: Running
 ) -> Mapping[str, tuple[int, Atom]]:
-    """What pairs of `owner` refer to by name and another pair brings: new globals, and copies of global functions.
+    """What pairs of `owner` refer to by name and another pair brings.
 
     What the owner itself defines is its own, whatever another one has under that name.
     """
     found: dict[str, tuple[int, Atom]] = {}
-    order = sorted(range(len(diffs)), key=lambda number: owners[number] is not owner)
-    for number in order:
-        selection, twins = diffs[number].selection, diffs[number].comparison.correlation.twins
-        copies = frozenset(selection.unredirected)
-        for atom in (*selection.functions, *selection.data):
-            if atom.is_global and (atom not in twins or atom in copies):
-                for alias in atom.names:
-                    if owners[number] is owner or not owner.named(alias):
-                        found.setdefault(alias, (number, atom))
+    for alias, number, atom in sorted(brought, key=lambda row: owners[row[1]] is not owner):
+        if owners[number] is owner or not owner.named(alias):
+            found.setdefault(alias, (number, atom))
     return found
 
 

@@ -88,15 +88,19 @@ def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
         section = linked.sections[index]
         if section.flags & elf.SHF_RELA_LIVEPATCH and klp.section_object(section.name) != klp.VMLINUX:
             fields.setdefault(section.info, []).extend(r.offset for r in relocations)
+    for offsets in fields.values():
+        offsets.sort()
     out: dict[str, list[int]] = {}
     for symbol in linked.symbols:
         if not symbol.is_function or symbol.shndx not in fields:
             continue
-        code = linked.sections[symbol.shndx].data[symbol.value : symbol.value + symbol.size]
-        rows = [at - symbol.value for at in fields[symbol.shndx] if 0 <= at - symbol.value < symbol.size]
-        insns = arch.decode(code, 0)
+        offsets, start, last = fields[symbol.shndx], symbol.value, symbol.value + symbol.size
+        rows = [at - start for at in offsets[bisect_left(offsets, start) : bisect_left(offsets, last)]]
+        if not rows:
+            continue
+        insns = arch.decode(linked.sections[symbol.shndx].data[start:last], 0)
         ends = [insn.end for insn in insns]
-        for insn in insns if rows else ():
+        for insn in insns:
             at = bisect_left(ends, insn.offset + arch.probe_copy)
             end = ends[min(at, len(ends) - 1)]
             if any(insn.offset <= row < end for row in rows):
