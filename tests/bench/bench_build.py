@@ -21,7 +21,7 @@ from builder.errors import BespokeError
 from tests.conftest import ROOT, data_root
 from tests.running.pairs import ACCEPTED, RELEASE, places
 
-REPEATS = 3
+REPEATS = 2
 BAR = 150.0
 """Milliseconds that the median may take."""
 

@@ -1,43 +1,51 @@
-"""What a command costs as a whole process, imports included: CPU seconds, the median of some runs.
+"""What a command costs as a whole process, imports included: CPU and real seconds and memory, medians of five runs.
 
-Beside it stand the same command of the run before (`docs/speed.md`) and, as ratios of medians, other tools that are
-named in the environment: `BESPOKE_CREATE_DIFF_OBJECT`, kpatch's program, given the object's own symbol table;
-`BESPOKE_KPATCH_BUILD` and `BESPOKE_KLP_BUILD`, whole command lines that make a module of the same patch (`PATCH`
-stands for its path). With `--keep` the figures are kept in `docs/speed.md`.
+Beside it stand the same command of the run before (`docs/speed.md`) and, as ratios, what does the same otherwise: ten
+calls instead of one, two processors instead of one, plain `diff` of the files, and other tools that are named in the
+environment: `BESPOKE_CREATE_DIFF_OBJECT`, kpatch's program (`peers`), `BESPOKE_KPATCH_BUILD` and `BESPOKE_KLP_BUILD`,
+whole command lines that make a module of the same patch (`PATCH` stands for its path). With `--keep` the figures are
+kept in `docs/speed.md`.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import shlex
+import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
+from builder.acquire.cache import cache_root
 from builder.acquire.packages import fetch_kernel
 from builder.errors import BespokeError
 from samples.fixes import PATCHES
-from tests.bench.kept import Figures, keep, last
-from tests.conftest import ROOT, data_root
-from tests.running.pairs import RELEASE, places
+from tests.bench.bench_diff import pairs
+from tests.bench.kept import keep, last
+from tests.bench.peers import OWN, PROGRAM, DiffObject
+from tests.bench.processes import Spent, spend, spent
+from tests.conftest import data_root
+from tests.running.pairs import ACCEPTED, RELEASE, places
 
-PEER: Final = "BESPOKE_CREATE_DIFF_OBJECT"
 BUILDERS: Final = {"kpatch-build": "BESPOKE_KPATCH_BUILD", "klp-build": "BESPOKE_KLP_BUILD"}
-REPEATS: Final = 5
+BESPOKE: Final = (sys.executable, "-m", "builder")
 PAIRS: Final = 4000
 DIFFERENT: Final = 20
 PAIR: Final = "crypto__af_alg"
 PATCH: Final = PATCHES / "01-meminfo-string.patch"
 HEADER: Final = PATCHES / "06-proc-task-inline.patch"
+MODULES: Final = 10
+PREPARED: Final = frozenset(
+    {"apt", "headers", "kernels", "locks", "outside", "packages", "source", "templates", "toolsets", "unpacked"}
+)
+"""What of the cache does not come of compiling and comparing."""
 AIMS: Final = {
     "--help": 0.1,
     "diff": 0.15,
@@ -46,38 +54,51 @@ AIMS: Final = {
     "patch, made before": 0.4,
     "header patch, made before": 1.0,
 }
-"""Seconds."""
+"""CPU seconds."""
+REAL: Final = {"patch, new": 2.0}
+"""Real seconds, on two processors."""
 LOSS: Final = 1.1
 """So many times what the last run took is a loss."""
 
 
-def spent(words: Sequence[str | Path], repeats: int = REPEATS) -> float:
-    """The median of the CPU seconds of a process and of those that it waits for; the first run is not counted."""
-    rows = []
-    # Bytecode is kept, as an installed package has it, whatever the environment says.
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    for _ in range(repeats + 1):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        rows.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return statistics.median(rows[1:])
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What does the same otherwise, its seconds, and how many times as long ours takes."""
+
+    name: str
+    seconds: float
+    ratio: float
 
 
-def many(place: Path, pairs: Sequence[Path]) -> tuple[Path, Path]:
+@dataclass(slots=True)
+class Measured:
+    """What commands took by their titles, and beside some of them something else."""
+
+    commands: dict[str, Spent] = field(default_factory=dict)
+    beside: dict[str, list[Beside]] = field(default_factory=dict)
+    added: dict[str, Spent] = field(default_factory=dict)
+    """Each fix, in order, added to those before it in a module of all of them."""
+
+    def compare(self, title: str, name: str, seconds: float, *, real: bool = False) -> None:
+        """Put `seconds` of something else beside a command: of CPU, or real ones."""
+        ours = self.commands[title].real if real else self.commands[title].cpu
+        self.beside.setdefault(title, []).append(Beside(name, seconds, ours / seconds))
+
+
+def many(place: Path, found: Sequence[Path]) -> tuple[Path, Path]:
     """Two trees of `PAIRS` objects each, of which `DIFFERENT` differ."""
-    rows = [pairs[number % len(pairs)] for number in range(PAIRS)]
+    rows = [found[number % len(found)] for number in range(PAIRS)]
     return _trees(place, rows, lambda number: number % (PAIRS // DIFFERENT) == 0)
 
 
-def changed(place: Path, pairs: Sequence[Path]) -> tuple[Path, Path]:
+def changed(place: Path, found: Sequence[Path]) -> tuple[Path, Path]:
     """Two trees of the pairs, all of which differ."""
-    return _trees(place, pairs, lambda number: True)
+    return _trees(place, found, lambda number: True)
 
 
-def _trees(place: Path, pairs: Sequence[Path], differs: Callable[[int], bool]) -> tuple[Path, Path]:
+def _trees(place: Path, found: Sequence[Path], differs: Callable[[int], bool]) -> tuple[Path, Path]:
     sides = place / "old", place / "new"
-    for number, pair in enumerate(pairs):
+    for number, pair in enumerate(found):
         for side in sides:
             target = side / f"{number // 100}" / f"{number}.o"
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,63 +107,127 @@ def _trees(place: Path, pairs: Sequence[Path], differs: Callable[[int], bool]) -
     return sides
 
 
-def peer(program: str, pair: Path, place: Path, repeats: int = REPEATS) -> float:
-    """What create-diff-object takes for one pair."""
-    symbols, versions = place / "symbols", place / "Module.symvers"
-    symbols.write_text(subprocess.run(["readelf", "-sW", pair / "orig.o"], capture_output=True, text=True).stdout)
-    versions.write_text("")
-    files = (pair / "orig.o", pair / "patched.o", "vmlinux", symbols, versions, "fix", place / "output.o")
-    return spent([program, *files], repeats)
+def unmade(place: Path) -> dict[str, str]:
+    """The environment of a cache with a prepared source, of which nothing was compiled yet; ours stays as it is."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for entry in cache_root().iterdir():
+        if entry.name in PREPARED:
+            (place / entry.name).symlink_to(entry)
+    return {"BESPOKE_CACHE": str(place), "BESPOKE_CACHE_SIZE": ""}
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The seconds of commands, and of other tools by the command that each stands beside."""
+def trees(found: Mapping[str, Path], place: Path, rows: Measured) -> None:
+    """Trees of objects: the shared pairs, and many objects of which few differ, on one processor and on two."""
+    every = [*pairs(data_root())]
+    each = "a changed pair of a tree"
+    whole = spent([*BESPOKE, "diff", *changed(place / "changed", every), "--json"])
+    rows.commands[each] = Spent(whole.cpu / len(every), whole.real / len(every), whole.peak, whole.status)
+    other = DiffObject.here(place)
+    if other:
+        least = [row.cpu for pair in every for _, row in other.spends(pair, 1)]
+        rows.compare(each, OWN, statistics.mean(least))
+    sides = many(place / "many", list(found.values()))
+    one, two = f"diff of {PAIRS} pairs, {DIFFERENT} differ", "the same with -j2"
+    rows.commands[one] = spent([*BESPOKE, "diff", *sides, "--json"])
+    rows.compare(one, "diff -rq", spent(["diff", "-rq", *sides]).cpu)
+    rows.commands[two] = spent([*BESPOKE, "diff", *sides, "-j2", "--json"])
+    rows.compare(two, "-j1 (real s)", rows.commands[one].real, real=True)
 
-    seconds: Figures
-    peers: Mapping[str, tuple[str, float]]
+
+def checks(found: Mapping[str, Path], kernel: Path, place: Path, rows: Measured) -> None:
+    """Modules checked in one call, and in a call for each."""
+    made: list[Path] = []
+    for name, pair in found.items():
+        module = place / f"{name}.ko"
+        objects = [pair / "orig.o", pair / "patched.o"]
+        if name not in ACCEPTED and len(made) < MODULES:
+            spend([*BESPOKE, "build", *objects, "--kernel", kernel, "-o", module, "-q"])
+            made += [module] if module.is_file() else []
+    title = f"check of {len(made)} modules"
+    rows.commands[title] = spent([*BESPOKE, "check", *made, "--kernel", kernel, "--json"])
+    each = sum(spend([*BESPOKE, "check", module, "--kernel", kernel, "--json"]).cpu for module in made)
+    rows.compare(title, f"{len(made)} calls", each)
+
+
+def patches(place: Path, rows: Measured) -> None:
+    """Source patches: made before, new, and one after the other added to a module of all."""
+    end = ("--kernel", RELEASE, "-o", str(place / "fix.ko"), "--json")
+    for title, path in (("patch, made before", PATCH), ("header patch, made before", HEADER)):
+        rows.commands[title] = spent([*BESPOKE, "patch", path, *end])
+    cache = place / "cache"
+    environment = unmade(cache)
+    rows.commands["patch, new"] = spent(
+        [*BESPOKE, "patch", PATCH, *end], environment=environment, before=lambda: unmade(cache)
+    )
+    unmade(cache)
+    fixes = sorted(PATCHES.glob("*.patch"))
+    for count in range(1, len(fixes) + 1):
+        rows.added[fixes[count - 1].stem] = spend([*BESPOKE, "patch", *fixes[:count], *end], environment)
 
 
 def measured(found: Mapping[str, Path], place: Path, told: Console) -> Measured:
     """Everything that can be measured here; what cannot is told."""
-    bespoke = (sys.executable, "-m", "builder")
-    seconds: dict[str, float] = {}
-    peers: dict[str, tuple[str, float]] = {}
-    program, builders = os.environ.get(PEER), {name: os.environ.get(key) for name, key in BUILDERS.items()}
+    rows = Measured()
     old, new = found[PAIR] / "orig.o", found[PAIR] / "patched.o"
-    seconds["--help"] = spent([*bespoke, "--help"])
-    seconds["diff"] = spent([*bespoke, "diff", old, new, "--json"])
-    seconds["diff, the same file"] = spent([*bespoke, "diff", old, old, "--json"])
-    pairs = [p for kind in ("conformance/x86_64", "corpus/pairs") for p in sorted((data_root() / kind).glob("*"))]
-    pairs += list(found.values())
-    whole = spent([*bespoke, "diff", *changed(place / "changed", pairs), "--json"], 2)
-    seconds["a changed pair of a tree"] = whole / len(pairs)
-    seconds[f"diff of {PAIRS} pairs, {DIFFERENT} differ"] = spent(
-        [*bespoke, "diff", *many(place / "many", list(found.values())), "--json"], 2
-    )
-    if program:
-        peers["diff"] = ("create-diff-object", peer(program, found[PAIR], place))
-        each = [peer(program, pair, place, 1) for pair in pairs]
-        peers["a changed pair of a tree"] = ("create-diff-object", statistics.mean(each))
+    rows.commands["--help"] = spent([*BESPOKE, "--help"])
+    rows.commands["diff"] = spent([*BESPOKE, "diff", old, new, "--json"])
+    if other := DiffObject.here(place, whole=True):
+        for name, row in other.spends(found[PAIR]):
+            rows.compare("diff", name, row.cpu)
     else:
-        told.print(f"create-diff-object: not measured ({PEER} names none)", markup=False)
+        told.print(f"create-diff-object: not measured ({PROGRAM} names none)", markup=False)
+    rows.commands["diff, the same file"] = spent([*BESPOKE, "diff", old, old, "--json"])
+    trees(found, place, rows)
     try:
         kernel = fetch_kernel(RELEASE).image
     except BespokeError as error:
         told.print(f"no kernel: {error}", markup=False)
-        return Measured(seconds, peers)
+        return rows
     module = place / "fix.ko"
-    seconds["build"] = spent([*bespoke, "build", old, new, "--kernel", kernel, "-o", module, "--json"])
-    seconds["check"] = spent([*bespoke, "check", module, "--kernel", kernel, "--json"])
-    for title, path in (("patch, made before", PATCH), ("header patch, made before", HEADER)):
-        seconds[title] = spent([*bespoke, "patch", path, "--kernel", RELEASE, "-o", module, "--json"], 3)
-    for name, command in builders.items():
-        if command:
+    rows.commands["build"] = spent([*BESPOKE, "build", old, new, "--kernel", kernel, "-o", module, "--json"])
+    rows.commands["check"] = spent([*BESPOKE, "check", module, "--kernel", kernel, "--json"])
+    checks(found, kernel, place, rows)
+    patches(place, rows)
+    for name, variable in BUILDERS.items():
+        if command := os.environ.get(variable):
             words = [str(PATCH) if word == "PATCH" else word for word in shlex.split(command)]
-            peers["patch, made before"] = (name, spent(words, 1))
+            rows.compare("patch, new", name, spent(words, 1).cpu)
         else:
-            told.print(f"{name}: not measured ({BUILDERS[name]} names none)", markup=False)
-    return Measured(seconds, peers)
+            told.print(f"{name}: not measured ({variable} names none)", markup=False)
+    return rows
+
+
+def show(rows: Measured, before: Mapping[str, float], console: Console) -> None:
+    """The tables, and what became slower."""
+    table = Table(title="Whole processes, medians", box=None, title_justify="left")
+    for title in ("command", "CPU s", "aim", "last", "ratio", "real s", "MiB", "beside", "s", "ratio"):
+        table.add_column(title, justify="left" if title in ("command", "beside") else "right")
+    losses = []
+    for title, row in rows.commands.items():
+        known = before.get(title)
+        cells = [title, f"{row.cpu:.3f}", f"{AIMS[title]:.2f}" if title in AIMS else ""]
+        cells += [f"{known:.3f}", f"{row.cpu / known:.2f}"] if known else ["", ""]
+        cells += [f"{row.real:.2f}{f' of {REAL[title]:.0f}' if title in REAL else ''}", f"{row.peak:.0f}"]
+        if known and row.cpu > LOSS * known:
+            losses.append(title)
+        first, *more = [[b.name, f"{b.seconds:.3f}", f"{b.ratio:.2f}"] for b in rows.beside.get(title, [])] or [[]]
+        table.add_row(*cells, *first)
+        for line in more:
+            table.add_row(*[""] * len(cells), *line)
+    console.print(table)
+    if rows.added:
+        growing = Table(title="Added to one module", box=None, title_justify="left")
+        for title in ("fix", "CPU s", "real s"):
+            growing.add_column(title, justify="left" if title == "fix" else "right")
+        for title, row in rows.added.items():
+            growing.add_row(title, f"{row.cpu:.1f}", f"{row.real:.1f}")
+        console.print(growing)
+    failed = [title for title, row in (rows.commands | rows.added).items() if row.status not in (0, 1, 3)]
+    if failed:
+        console.print(f"failed: {', '.join(failed)}", markup=False)
+    if losses:
+        console.print(f"a tenth or more slower than in the last run: {', '.join(losses)}", markup=False)
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -151,27 +236,11 @@ def main(arguments: Sequence[str] = ()) -> int:
     if PAIR not in found:
         console.print(f"not measured: no pair {PAIR} in {data_root()} (BESPOKE_DATA)", markup=False)
         return 0
-    before = last()
     with tempfile.TemporaryDirectory(prefix="bespoke-bench-") as name, console.status("running commands"):
         rows = measured(found, Path(name), console)
-    table = Table(title="CPU seconds of a whole process, median", box=None, title_justify="left")
-    for title in ("command", "s", "aim", "last run", "ratio", "beside", "s there", "ratio to it"):
-        table.add_column(title, justify="left" if title in ("command", "beside") else "right")
-    losses = []
-    for title, seconds in rows.seconds.items():
-        cells = [title, f"{seconds:.3f}", f"{AIMS[title]:.2f}" if title in AIMS else ""]
-        known = before.get(title)
-        cells += [f"{known:.3f}", f"{seconds / known:.2f}"] if known else ["", ""]
-        if known and seconds > LOSS * known:
-            losses.append(title)
-        other = rows.peers.get(title)
-        cells += [other[0], f"{other[1]:.3f}", f"{seconds / other[1]:.1f}"] if other else ["", "", ""]
-        table.add_row(*cells)
-    console.print(table)
-    if losses:
-        console.print(f"a tenth or more slower than in the last run: {', '.join(losses)}", markup=False)
+    show(rows, last(), console)
     if "--keep" in arguments:
-        keep(rows.seconds)
+        keep({title: row.cpu for title, row in rows.commands.items()})
     return 0
 
 

@@ -1,48 +1,68 @@
-"""How long a comparison takes: the shared pairs one by one, then how time and memory grow with sections."""
+"""How long `bespoke diff` takes for each shared pair, beside kpatch's create-diff-object; how it grows with sections.
+
+The pairs are compared one after the other by one process, as those of a tree are: what is measured is all that the
+command does, but for the interpreter's start and the imports. The medians of five processes.
+"""
 
 from __future__ import annotations
 
 import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 from builder.binary import ObjectFile, read_object
 from builder.compare import compare
-from builder.compare.structs import struct_changes
-from tests.conftest import data_root
+from tests.bench.peers import PROGRAM, DiffObject
+from tests.bench.processes import REPEATS
+from tests.conftest import ROOT, data_root
 
-REPEATS = 5
+KINDS = ("conformance/x86_64", "corpus/pairs", "running-6.1.0-50/pairs")
+RUNS = 3
 GROWTH = (250, 500, 1000, 2500, 5000)
 """Numbers of functions of the synthetic objects; each has four sections."""
 
+ALL = """
+import json, os, sys, time
+import builder.cli.diff_command
+from builder.cli import run
+sys.stdout = open(os.devnull, "w")
+rows = []
+for pair in json.loads(sys.argv[1]):
+    began = time.process_time()
+    run(["diff", f"{pair}/orig.o", f"{pair}/patched.o", "--json"])
+    rows.append(time.process_time() - began)
+print(json.dumps(rows), file=sys.__stdout__)
+"""
 
-def pairs(root: Path) -> Iterator[tuple[str, Path]]:
-    for kind in ("conformance/x86_64", "corpus/pairs", "running-6.1.0-50/pairs"):
-        for place in sorted((root / kind).glob("*")):
-            yield kind.partition("/")[0], place
+
+def pairs(root: Path) -> dict[Path, str]:
+    """The shared pairs, and which set each is of."""
+    return {pair: kind.partition("/")[0] for kind in KINDS for pair in sorted((root / kind).glob("*")) if pair.is_dir()}
 
 
-def diff(place: Path) -> None:
-    """What `bespoke diff` does with one pair before it reports."""
-    old, new = read_object(place / "orig.o"), read_object(place / "patched.o")
-    comparison = compare(old, new)
-    if comparison.changed:
-        struct_changes(old, new)
+def diffs(found: Sequence[Path]) -> list[float]:
+    """CPU seconds of the command for each pair."""
+    words = [sys.executable, "-c", ALL, json.dumps([str(pair) for pair in found])]
+    runs = [
+        json.loads(subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout) for _ in range(REPEATS)
+    ]
+    return [statistics.median(times) for times in zip(*runs, strict=True)]
 
 
 def best(work: Callable[[], object]) -> float:
     """The least of some runs in milliseconds of CPU time: what others do on the machine is left out."""
     times = []
-    for _ in range(REPEATS):
+    for _ in range(RUNS):
         gc.collect()
         start = time.process_time()
         work()
@@ -93,46 +113,48 @@ def growth() -> None:
             print(f"{sections:10}{spent:9.1f}{spent / sections * 1e3:12.1f}{peak(work):10.1f}")
 
 
-def trees(root: Path) -> None:
-    """All shared pairs by one command, as a user runs it."""
-    with tempfile.TemporaryDirectory() as name:
-        sides = [Path(name) / side for side in ("old", "new")]
-        for kind, place in pairs(root):
-            for side, file in zip(sides, ("orig.o", "patched.o"), strict=True):
-                target = side / kind / f"{place.name}.o"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.symlink_to(place / file)
-        command = [sys.executable, "-m", "builder", "diff", *map(str, sides), "-j2", "--json"]
-        start = time.monotonic()
-        document = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
-        spent = time.monotonic() - start
-        count = len(json.loads(document)["pairs"])
-        most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        print(
-            f"\nbespoke diff OLD_TREE NEW_TREE -j2: {count} pairs in {spent:.1f} s of real time, "
-            f"{spent / count * 1e3:.0f} ms each, {most:.0f} MiB at most in one process"
-        )
+def side_by_side(found: dict[Path, str], console: Console) -> None:
+    """The pairs, ours and theirs."""
+    table = Table(title="bespoke diff of the shared pairs, CPU ms", box=None, title_justify="left")
+    for title in ("what", "pairs", "sum", "median", "p90", "max", "ratio of sums"):
+        table.add_column(title, justify="left" if title == "what" else "right")
+
+    def row(title: str, times: dict[Path, float], mine: float | None = None) -> None:
+        spent = sorted(1e3 * seconds for seconds in times.values())
+        p90 = statistics.quantiles(spent, n=10, method="inclusive")[8]
+        figures = [f"{figure:.1f}" for figure in (sum(spent), statistics.median(spent), p90, spent[-1])]
+        ratio = f"{mine / sum(times.values()):.2f}" if mine else ""
+        table.add_row(title, str(len(times)), *figures, ratio)
+
+    with console.status("comparing the shared pairs"):
+        ours = dict(zip(found, diffs([*found]), strict=True))
+    for kind in dict.fromkeys(found.values()):
+        row(kind, {pair: seconds for pair, seconds in ours.items() if found[pair] == kind})
+    row("all", ours)
+    theirs: dict[str, dict[Path, float]] = {}
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="bespoke-bench-") as name, console.status("create-diff-object"):
+        other = DiffObject.here(Path(name), whole=True)
+        for pair in found if other else ():
+            for title, spent in other.spends(pair) if other else ():
+                theirs.setdefault(title, {})[pair] = spent.cpu
+                failed += spent.status not in (0, 3)
+    for title, times in theirs.items():
+        row(title, times, sum(ours.values()))
+    console.print(table)
+    if other is None:
+        console.print(f"create-diff-object: not measured ({PROGRAM} names none)", markup=False)
+    elif failed:
+        console.print(f"it gave up on {failed // len(theirs)} of the pairs")
 
 
 def main() -> int:
-    root = data_root()
-    rows: list[tuple[float, str, str, float]] = []
-    for kind, place in pairs(root):
-        work = partial(diff, place)
-        rows.append((best(work), kind, place.name, peak(work)))
-    if not rows:
-        print(f"no shared pairs at {root} (set BESPOKE_DATA)", file=sys.stderr)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    found = pairs(data_root())
+    if found:
+        side_by_side(found, console)
     else:
-        print(f"One pair: read, compare, structure layouts (CPU time, best of {REPEATS})")
-        print(f"{'set':18}{'pairs':>6}{'median ms':>11}{'p90 ms':>9}{'max ms':>9}{'peak MiB':>10}  slowest")
-        for kind in (*dict.fromkeys(k for _, k, _, _ in rows), "all"):
-            some = sorted(r for r in rows if kind in ("all", r[1]))
-            times = [r[0] for r in some]
-            print(
-                f"{kind:18}{len(some):6}{statistics.median(times):11.1f}{times[int(len(times) * 0.9)]:9.1f}"
-                f"{times[-1]:9.1f}{max(r[3] for r in some):10.1f}  {some[-1][2]}"
-            )
-        trees(root)
+        console.print(f"not measured: no pairs in {data_root()} (BESPOKE_DATA)", markup=False)
     growth()
     return 0
 
