@@ -13,7 +13,7 @@ STAMP  := $(VENV)/made-for-$(shell sha256sum pyproject.toml | cut -c1-16)
 help:
 	@echo 'make demo    patch a running stock kernel in a virtual machine, and watch'
 	@echo 'make test    check and test everything (PYTEST_ARGS="-k NAME" for less)'
-	@echo 'make bench   how long diffs, builds and the loader take'
+	@echo 'make bench   how long diffs, builds, patches and the loader take'
 	@echo 'make setup   only what the others do first: Debian packages, Python environment'
 	@echo 'make picture the picture in README.md, from a real run of the demo'
 	@echo 'make clean   remove what was made here (the cache of kernels in ~/.cache/bespoke stays)'
