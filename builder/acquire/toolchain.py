@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from builder.acquire.suites import Group
@@ -41,10 +42,16 @@ def without_program(version_line: str) -> str:
 def read_config(path: Path) -> dict[str, str]:
     """A `.config` as {option: value}; strings without their quotes, unset options absent."""
     try:
-        text = path.read_text()
+        state = path.stat()
+        return dict(_config(path, state.st_ino, state.st_size, state.st_mtime_ns))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("the kernel's configuration cannot be read", where=path) from error
-    rows = re.findall(r"^(CONFIG_\w+)=(.*)$", text, flags=re.MULTILINE)
+
+
+@lru_cache(maxsize=8)
+def _config(path: Path, *_state: int) -> dict[str, str]:
+    """The same of one state of the file: a patch asks for it several times, and it has 9,000 lines."""
+    rows = re.findall(r"^(CONFIG_\w+)=(.*)$", path.read_text(), flags=re.MULTILINE)
     if not rows:
         raise InputError("not a kernel configuration (no CONFIG_ line)", where=path)
     return {key: value[1:-1] if value.startswith('"') else value for key, value in rows}
