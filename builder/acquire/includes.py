@@ -24,6 +24,9 @@ _INCLUDE = re.compile(rb"^[ \t]*#[ \t]*(include|define[ \t]+\w+)[ \t]*([<\"][^>\
 #: lines that it may match, as grep(1) is told
 _MAY_INCLUDE = r'^[[:blank:]]*#[[:blank:]]*(include|define[[:blank:]]+[[:alnum:]_]+)[[:blank:]]*[<"]'
 
+#: what files that are part of an object, or of one that is, end in
+_ENDS = (".c", ".h", ".S", ".inc", ".def")
+
 #: directories whose files are part of no kernel object, but for single ones that the listing names
 OUTSIDE = frozenset({"tools", "Documentation", "samples", "LICENSES", ".git", ".bespoke", "debian"})
 
@@ -111,6 +114,19 @@ def _lines(root: Path, paths: Iterable[str]) -> set[tuple[str, str, str]]:
     return {(path, match[1].decode(), match[2].decode("ascii", "replace")) for path, match in matches if match}
 
 
+def including_sources(root: Path) -> set[str]:
+    """The names, without their folders, of all `.c` files that some file below `root` may include.
+
+    What is read is all that `Includes.of_tree` may read, and more. Raises ToolError where a file cannot be read.
+    """
+    argv = ["grep", "-raFh", "-e", '.c"', "-e", ".c>", *(f"--include=*{end}" for end in _ENDS)]
+    found = ended([*argv, "--exclude-dir=Documentation", "--exclude-dir=.bespoke", "--exclude-dir=.git", "."], cwd=root)
+    if found.status not in (0, 1):
+        raise ToolError(f"grep failed (exit status {found.status}): {os.fsdecode(found.err).strip()}", where=root)
+    names = (match[2].decode("ascii", "replace") for match in _INCLUDE.finditer(found.out))
+    return {name.lstrip('<"').rpartition("/")[2] for name in names if name.endswith(".c")}
+
+
 def _sources(root: Path) -> Iterator[str]:
     """Paths of C and assembler files and of what they include; other architectures left out."""
     machines = {path.parent.parent.name for path in root.glob("arch/*/include/generated")}
@@ -130,7 +146,7 @@ def _read(root: Path, folder: str) -> Iterator[str]:
 
 def _text_files(folder: str, here: str, names: Iterable[str]) -> Iterator[str]:
     for name in names:
-        if name.endswith((".c", ".h", ".S", ".inc", ".def")) and not os.path.islink(f"{folder}/{name}"):
+        if name.endswith(_ENDS) and not os.path.islink(f"{folder}/{name}"):
             yield os.path.normpath(f"{here}/{name}")
 
 

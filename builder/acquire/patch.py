@@ -7,8 +7,6 @@ ends a run, the next one finds everything as it was.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import logging
 import os
@@ -22,9 +20,10 @@ from builder.acquire.cache import cache_root, clean_name, published, scratch
 from builder.acquire.compile import AS_USUAL, Compiling
 from builder.acquire.kbuild import Command, ListedObjects
 from builder.acquire.kit import kit_for
+from builder.acquire.listed import TreeObjects
 from builder.acquire.pairs import ObjectPair, empty_object
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
-from builder.acquire.readers import Readers, beyond, find_readers, read_source_includes
+from builder.acquire.readers import Readers, beyond, find_readers
 from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.source import SourceTree
 from builder.acquire.tree_state import DisturbedError
@@ -89,18 +88,17 @@ def _prepared(
 ) -> PatchObjects:
     """The same of what was read, of a tree in use. Raises DisturbedError too."""
     changes = [located(change, lambda path: tree.file(path).exists()) for change in read]
-    with contextlib.ExitStack() as stack:
-        # Listed only when somebody asks: what is refused by its kind is refused at once.
-        listed = functools.cache(lambda: stack.enter_context(tree.objects()))
+    # Listed only when somebody asks: what is refused by its kind is refused at once.
+    with TreeObjects(tree) as objects:
 
         def is_code(path: str) -> bool:
-            return path.endswith((".c", ".h")) and os.path.dirname(path) in beyond(listed())
+            return path.endswith((".c", ".h")) and os.path.dirname(path) in beyond(objects.whole)
 
         is_new = any(change.kind == "added" and change.path.endswith(".c") for change in changes)
-        added = take_added(changes, tree, listed()) if is_new else Added(tuple(changes), {}, {}, ())
+        added = take_added(changes, tree, objects.whole) if is_new else Added(tuple(changes), {}, {}, ())
         followed, warnings = sort_out(added.changes, allowed, is_code, also=added.refusals)
         work = Work(tree, how)
-        return _compiled(name, followed, warnings, allowed, work, listed(), added)
+        return _compiled(name, followed, warnings, allowed, work, objects, added)
 
 
 def _compiled(
@@ -109,7 +107,7 @@ def _compiled(
     warnings: list[Refusal],
     allowed: Allowed,
     work: Work,
-    objects: ListedObjects,
+    objects: TreeObjects,
     added: Added,
 ) -> PatchObjects:
     tree, limit = work.tree, work.how.limit
@@ -117,10 +115,10 @@ def _compiled(
     # A file that becomes an object by the patch is another's reader like any; nothing that is there reads it.
     changed |= added.content
     there = {path: content for path, content in changed.items() if path not in added.commands}
-    direct, shared, unlinked = _split(there, tree, objects)
+    direct, shared, unlinked = _split(there, objects)
     known = {command.object for command in direct}
-    absent = tree.complete(objects) if shared else []  # before the include lines are read
-    readers = find_readers(shared, changed, tree, objects, limit)
+    absent = tree.complete(objects.whole) if shared else []  # before the include lines are read
+    readers = find_readers(shared, changed, tree, objects.whole, limit) if shared else []
     unread = [r.path for r in readers if not r.near and not _is_included(r.path, changed)]
     candidates = _candidates(readers, known)
     many = _too_many(readers, len(direct) + len(candidates), limit) if len(direct) + len(candidates) > limit else []
@@ -131,7 +129,7 @@ def _compiled(
     with scratch("shadow") as place:
         work.begin(place, {**changed, **kit_for(changed, tree.file)})
         work.check_generated(shared)
-        commands = [objects.of_object(candidate) for candidate in candidates]
+        commands = [objects.whole.of_object(candidate) for candidate in candidates]
         what = f"that may read {', '.join(shared)}: comparing their preprocessed text"
         verdicts = work.reach(commands, lambda count: _announce(count, what))
         reached = [(c, reach) for c, reach in zip(commands, verdicts, strict=True) if reach.differs]
@@ -146,7 +144,7 @@ def _compiled(
         named = frozenset[str]().union(*(made.dependencies for made in old + new)) if readers else ()
         read |= {os.path.normpath(path) for path in named}
         rest = [r for r in readers if r.path not in read and r.path not in unread]
-        rows = [_not_built(r.path) for r in rest if not _is_read(r, work, objects)]
+        rows = [_not_built(r.path) for r in rest if not _is_read(r, work, objects.whole)]
         warnings += accepted(rows, allowed)
     key = hashlib.sha256("".join(o.object.parent.name for o in old + new).encode()).hexdigest()[:16]
     log_file = cache_root() / "logs" / f"{clean_name(name)}-{key}.log"
@@ -255,14 +253,13 @@ _WITHOUT = "leave the file out of the patch, or accept that its change is left o
 _WITHOUT_USER = "leave that change out of the patch, or accept that this user keeps the old text"
 
 
-def _split(
-    changed: Mapping[str, bytes | None], tree: SourceTree, objects: ListedObjects
-) -> tuple[list[Command], list[str], list[Refusal]]:
+def _split(changed: Mapping[str, bytes | None], objects: TreeObjects) -> tuple[list[Command], list[str], list[Refusal]]:
     """The objects compiled from a changed file, the changed files that others include, and refusals of
     those that something is compiled from that cannot be patched."""
     direct: list[Command] = []
     shared: list[str] = []
     refusals: list[Refusal] = []
+    objects.look_up(changed)
     for path in sorted(changed):
         commands = objects.of_source(path)
         direct += (linked := [command for command in commands if command.owners])
@@ -273,7 +270,7 @@ def _split(
         elif others:
             what = f"is also part of {', '.join(others)}, which cannot be patched (vDSO, real-mode code, purgatory)"
             refusals.append(refusal_row("patch-not-linked", path, what, _WITHOUT_USER))
-        if not commands or (path.endswith(".c") and read_source_includes(tree, objects).including(path)):
+        if not commands or (path.endswith(".c") and objects.is_included(path)):
             shared.append(path)
     return direct, shared, refusals
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from builder.acquire import apt, sums
 from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch
-from builder.acquire.kbuild import ListedObjects, record
+from builder.acquire.kbuild import ListedObjects, record, record_folders
 from builder.acquire.packages import fetch_kernel, kernel_groups
 from builder.acquire.queue import featureset, fetched_queue
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
@@ -52,11 +52,17 @@ GENERATING = ".bespoke/generating"
 #: in a tree: the list of its objects; the number tells it from lists made in another way, which are not read
 LISTING = ".bespoke/objects-3.db"
 
+#: in a tree: those of single folders, as long as the whole is not needed
+FOLDERS = ".bespoke/folders-3"
+
 #: in a tree: which file includes which
 INCLUDES = ".bespoke/includes-3.json"
 
 #: in a tree: the times of its state and of the list of its objects when no object lacked its source
 COMPLETE = ".bespoke/complete.json"
+
+#: in a tree: the names of the sources that others include, from all that may be read there
+INCLUDED = ".bespoke/included-1.json"
 
 #: The final link and the signing of modules want tools that no object needs (resolve_btfids, sign-file with
 #: OpenSSL): while a tree is prepared these options are off for makefiles. They must stay so nowhere else: with
@@ -148,7 +154,8 @@ class SourceTree:
                 log.info("generating %d sources", len(missing))
                 with contextlib.suppress(ToolError):  # what it could not make is what is absent still
                     self.generate(missing.values(), lock)
-                (root / INCLUDES).unlink(missing_ok=True)
+                for name in (INCLUDES, INCLUDED):
+                    (root / name).unlink(missing_ok=True)
         return sorted(absent())
 
     def named(self, identity: str) -> SourceTree:
@@ -181,10 +188,36 @@ class SourceTree:
                 if not sums.is_sealed(database):
                     remove_tree(database)
                     with scratch("objects") as work:
-                        record(root, self._make(), work / "objects.db")
+                        record(root, [*self._make(), f"-j{processors()}"], work / "objects.db")
                         sums.seal(work / "objects.db")
                         os.replace(work / "objects.db", database)
         return ListedObjects(database)
+
+    def is_listed(self) -> bool:
+        """Whether all objects are listed already."""
+        return (self.place / LISTING).exists()
+
+    def objects_in(self, folders: Iterable[str]) -> dict[str, ListedObjects]:
+        """The objects that the makefiles of single folders name, by the folder; see `kbuild.record_folders`.
+
+        Of each they are listed at the first call (about a second), then kept.
+        """
+        places = {folder: self.place / FOLDERS / f"{clean_name(folder.replace('/', '__'))}.db" for folder in folders}
+
+        def missing() -> list[str]:
+            return [folder for folder, database in places.items() if not sums.is_sealed(database)]
+
+        if missing():
+            root = self.root
+            with locked(f"source-{root.name}", inherited=True), scratch("objects") as work:
+                if made := {folder: work / places[folder].name for folder in missing()}:
+                    (root / FOLDERS).mkdir(exist_ok=True)
+                    record_folders(root, [*self._make(), f"-j{processors()}"], made)
+                    for folder, database in made.items():
+                        sums.seal(database)
+                        remove_tree(places[folder])
+                        os.replace(database, places[folder])
+        return {folder: ListedObjects(database) for folder, database in places.items()}
 
     def _make(self) -> list[str]:
         # What `prepare` stands for in the top Makefile is made, as far as any object needs it.

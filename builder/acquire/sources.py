@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire import apt
-from builder.acquire.cache import cache_path, cache_root, locked
+from builder.acquire.cache import cache_path, cache_root, locked, remove_tree
 from builder.acquire.packages import cached_kernel, fetch_kernel, installed_kernel, kernel_groups
 from builder.acquire.source import (
+    FOLDERS,
+    INCLUDED,
     INCLUDES,
     LISTING,
     STAMP,
@@ -181,7 +183,9 @@ def _follow(path: Path, root: Path, before: dict[str, list[int]], now: dict[str,
     structure = gone or any(name not in before for name in changed)
     if structure or any(re.search(r"(^|/)(Kconfig|Kbuild|Makefile)[^/]*$", name) for name in changed):
         (root / LISTING).unlink(missing_ok=True)
-    (root / INCLUDES).unlink(missing_ok=True)
+        remove_tree(root / FOLDERS)
+    for name in (INCLUDES, INCLUDED):
+        (root / name).unlink(missing_ok=True)
 
 
 def _files(path: Path) -> dict[str, list[int]]:

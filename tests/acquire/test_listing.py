@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.acquire.kbuild import VMLINUX, Command, ListedObjects, record
+from builder.acquire.includes import including_sources
+from builder.acquire.kbuild import VMLINUX, Command, ListedObjects, record, record_folders
+from builder.acquire.listed import TreeObjects
+from builder.acquire.makers import makers
 from builder.acquire.packages import KernelTree, fetch_kernel
 from builder.acquire.readers import read_includes, read_source_includes
 from builder.acquire.source import SourceTree, fetch_source
@@ -60,7 +63,7 @@ def listing(tree: SourceTree, tmp_path_factory: pytest.TempPathFactory) -> Liste
     with tree.objects() as objects:
         tree.complete(objects)
     database = tmp_path_factory.mktemp("listing") / "objects.db"
-    record(tree.root, tree._make(), database)
+    record(tree.root, [*tree._make(), "-j2"], database)
     return ListedObjects(database)
 
 
@@ -183,3 +186,46 @@ def test_the_sources_that_others_include_are_known_without_the_rest(listing: Lis
         assert found.ending("") == whole and len(whole) < 1000
         assert "kernel/sched/build_utility.c" in found.including("kernel/sched/clock.c")
         assert not found.including("fs/open.c")
+
+
+#: part of vmlinux, of a module; named by a folder above; part of a library
+ALONE = ("fs/proc/meminfo.c", "fs/ext4/super.c", "fs/xfs/libxfs/xfs_ag.c", "lib/idr.c")
+
+
+def test_folders_alone_tell_what_all_tell(
+    listing: ListedObjects, tree: SourceTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some here; all of a configuration by `python -m tests.acquire.folders`."""
+    found = {path: makers(tree.root, path) for path in ALONE}
+    folders = sorted({folder for rows in found.values() for folder in rows or ()})
+    lists = {folder: tmp_path / f"{number}.db" for number, folder in enumerate(folders)}
+    record_folders(tree.root, [*tree._make(), "-j2"], lists)
+
+    def objects_in(_: SourceTree, folders: Iterable[str]) -> dict[str, ListedObjects]:
+        return {folder: ListedObjects(lists[folder]) for folder in folders}
+
+    def objects(_: SourceTree) -> ListedObjects:
+        raise AssertionError("all objects were listed")
+
+    # As in a tree where nothing was listed yet.
+    monkeypatch.setattr(SourceTree, "is_listed", lambda _: False)
+    monkeypatch.setattr(SourceTree, "objects_in", objects_in)
+    monkeypatch.setattr(SourceTree, "objects", objects)
+    with TreeObjects(tree) as listed:
+        listed.look_up(ALONE)
+        assert {path: listed.of_source(path) for path in ALONE} == {path: listing.of_source(path) for path in ALONE}
+        assert not listed.is_included("fs/proc/meminfo.c")
+        # What no folder tells, and what a header's change asks.
+        with pytest.raises(AssertionError):
+            listed.of_source("virt/kvm/kvm_main.c")
+    with TreeObjects(tree) as listed:
+        listed.look_up(["fs/proc/meminfo.c", "include/linux/mm.h"])
+        with pytest.raises(AssertionError):
+            listed.of_source("fs/proc/meminfo.c")
+
+
+def test_the_names_of_all_sources_that_others_include(tree: SourceTree) -> None:
+    names = including_sources(tree.root)
+    with tree.objects() as whole:
+        by_name = read_source_includes(tree, whole).ending(".c")
+    assert names >= {name.lstrip('<"=').rpartition("/")[2] for name in by_name} and "meminfo.c" not in names
