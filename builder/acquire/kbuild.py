@@ -149,6 +149,10 @@ def _read(lines: Iterable[str]) -> _Said:
 _MARK = "-DBESPOKE_LISTING"
 
 
+#: What make of objects from Rust runs even in a dry run (scripts/Makefile.build, `+$(call if_changed_rule,...)`, v7.2):
+#: it would fail for want of what is made before, and no list would be said of the folders around such an object.
+_NO_RUST = "rule_rustc_o_rs=@:"
+
 #: What stands for make where a makefile calls it: what it says goes to a file of its own, as several of them at once
 #: tear each other's lines apart. Behind what is there, for the number of a process that has ended is used again.
 _APART = '#!/bin/sh\nexec make "$@" >> {folder}/$$\n'
@@ -161,7 +165,7 @@ def _dry_run(root: Path, make: Sequence[str], goals: Iterable[str], work: Path) 
         folder.mkdir()
         script.write_text(_APART.format(folder=shlex.quote(str(folder))))
         script.chmod(0o755)
-        words = [*make, f"MAKE={shlex.quote(str(script))}", f"KCPPFLAGS={_MARK}", "-s", "-n", "-k", *goals]
+        words = [*make, f"MAKE={shlex.quote(str(script))}", _NO_RUST, f"KCPPFLAGS={_MARK}", "-s", "-n", "-k", *goals]
         left = ended(words, cwd=root)
         # With -k make fails for goals that cannot be made in a dry run; only a list cut short is no list.
         if left.status < 0:

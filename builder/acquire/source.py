@@ -50,10 +50,10 @@ STAMP = ".bespoke/prepared.json"
 GENERATING = ".bespoke/generating"
 
 #: in a tree: the list of its objects; the number tells it from lists made in another way, which are not read
-LISTING = ".bespoke/objects-3.db"
+LISTING = ".bespoke/objects-4.db"
 
 #: in a tree: those of single folders, as long as the whole is not needed
-FOLDERS = ".bespoke/folders-3"
+FOLDERS = ".bespoke/folders-4"
 
 #: in a tree: which file includes which
 INCLUDES = ".bespoke/includes-3.json"
