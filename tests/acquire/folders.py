@@ -72,7 +72,7 @@ def held(tree: SourceTree, together: int, count: int | None, seed: int) -> tuple
         lists: dict[str, Path] = {}
         for start in track(range(0, len(folders), together), description="folders", transient=True):
             batch = {name: Path(work, f"{start + n}.db") for n, name in enumerate(folders[start : start + together])}
-            record_folders(tree.root, tree._make(), batch)
+            record_folders(tree.root, [*tree._make(), "-j2"], batch)
             lists |= batch
         for path, rows in places.items():
             if rows is None:
