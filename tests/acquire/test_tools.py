@@ -124,3 +124,12 @@ print(told)
 """
     left = ended(python(text), timeout=60)
     assert left.out == b"[-9, 'true is not run: this process is ending']\n", left.err
+
+
+@pytest.mark.parametrize("folders", [("arch", "drivers", "net"), ("drivers", "net"), ("arch", "net"), ("drivers",)])
+def test_what_is_searched_at_once_comes_in_the_order_of_the_folders(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "file.c").write_text("int other;\nint wanted;\n")
+    found = list(run_grep(tmp_path, ["wanted"], whole_words=True))
+    assert found == [(f"{folder}/file.c", 2, "wanted") for folder in folders]
