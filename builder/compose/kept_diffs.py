@@ -44,7 +44,8 @@ def kept_diff(old: Path, new: Path, shifts: Sequence[Shift], allowed: Allowed, m
     contents = read_input(old), read_input(new)
     pair = fit_pair(read_object(contents[0], name=str(old)), read_object(contents[1], name=str(new)))
     told = [hashlib.sha256(content).hexdigest() for content in contents]
-    what = repr((program("compose"), told, bool(shifts), sorted(allowed.rows), sorted(allowed.sets)))
+    names = [path.name for path in (old, new)]  # warnings are told of them
+    what = repr((program("compose"), names, told, bool(shifts), sorted(allowed.rows), sorted(allowed.sets)))
     key = hashlib.sha256(what.encode()).hexdigest()
     file = cache_path("maps/diffs", key[:32])
     if (found := _known(file, key, pair, shifts, allowed)) is None:
@@ -72,7 +73,7 @@ def _known(
 
 
 def _names_a_file(diff: Diff) -> bool:
-    """Whether what is said of a pair names one of its files, which may have another name the next time."""
+    """Whether what is said of a pair names one of its files by its path, which may be another the next time."""
     said = (text for row in _said(diff.judged) for text in (row.symbol, row.section, row.message, row.advice))
     texts = (*said, *(text for rows in diff.judged.ignored.values() for text in rows))
     return any(name in text for text in texts for name in (diff.old, diff.new))

@@ -158,11 +158,22 @@ def test_another_program_and_what_is_allowed_have_their_own(cache: Path, monkeyp
 
 
 @pytest.mark.data
+def test_files_of_another_name_are_told_of_by_that(tmp_path: Path) -> None:
+    """A pair without debug information, of which a warning names the new object."""
+    _of("running-6.1.0-50/pairs/mm__secretmem")
+    sides = tmp_path / "old.o", tmp_path / "new.o"
+    for side, name in zip(sides, ("orig.o", "patched.o"), strict=True):
+        shutil.copyfile(data_root() / "running-6.1.0-50/pairs/mm__secretmem" / name, side)
+    assert "new.o" in {row.symbol for row in diff_again(*sides).judged.warnings}
+    assert diff_again(*sides).as_json() == diff(*sides).as_json()
+
+
+@pytest.mark.data
 def test_a_pair_under_another_path_is_the_same(tmp_path: Path, once: Callable[[], None]) -> None:
     place = data_root() / FEW[3]
     _of(FEW[3])
     once()
-    old, new = (Path(shutil.copy(place / name, tmp_path / f"copy-{name}")) for name in ("orig.o", "patched.o"))
+    old, new = (Path(shutil.copy(place / name, tmp_path)) for name in ("orig.o", "patched.o"))
     found = diff_again(old, new)
     assert (found.old, found.new) == (str(old), str(new))
 
