@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from builder.acquire import apt
 from builder.acquire.cache import cache_path, cache_root, locked, remove_tree
@@ -170,6 +171,10 @@ def _directory(path: Path, release: str, config: Path, compiler: Compiler) -> So
     return tree
 
 
+_LISTS: Final = re.compile(r"(.*/)?((Kconfig|Kbuild|Makefile)[^/]*|[^/]*\.mk)")
+"""Files that say which objects there are, and how they are compiled."""
+
+
 def _follow(path: Path, root: Path, before: dict[str, list[int]], now: dict[str, list[int]]) -> None:
     """Bring the prepared copy at `root` up to date; a copy that this is interrupted in is made anew."""
     changed = [name for name in now if now[name] != before.get(name)]
@@ -181,7 +186,7 @@ def _follow(path: Path, root: Path, before: dict[str, list[int]], now: dict[str,
     for name in changed:
         _copy(path / name, root / name)
     structure = gone or any(name not in before for name in changed)
-    if structure or any(re.search(r"(^|/)(Kconfig|Kbuild|Makefile)[^/]*$", name) for name in changed):
+    if structure or any(_LISTS.fullmatch(name) for name in changed):
         (root / LISTING).unlink(missing_ok=True)
         remove_tree(root / FOLDERS)
     for name in (INCLUDES, INCLUDED):

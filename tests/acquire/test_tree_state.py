@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from builder.acquire import tree_state
-from builder.acquire.source import PROGRAMS, SourceTree
+from builder.acquire.source import FOLDERS, PROGRAMS, SourceTree
 from builder.acquire.sources import SourceTarget, find_source
 from builder.acquire.tree_state import DisturbedError, disturbed, keep_state
 from tests.conftest import need
@@ -98,6 +98,19 @@ def test_a_stray_make_is_noticed_and_mended(source: Path, packed: bool, caplog: 
     assert "6.1.0-ours" in header.read_text() and not (root / "fork.o").exists()
     (record,) = caplog.records
     assert "was changed (include/generated/utsrelease.h): making it anew" in record.getMessage()
+
+
+@pytest.mark.parametrize(("name", "lists"), [("lib/more.mk", True), ("lib/Kbuild.extra", True), ("lib/mk.c", False)])
+def test_lists_of_objects_go_with_what_makes_them(source: Path, name: str, lists: bool) -> None:
+    """A copy of a directory follows it; what is included by a makefile lists objects, too."""
+    (source / "lib").mkdir()
+    (source / name).write_text("# before")
+    kept = prepared(source).root / FOLDERS / "lib.db"
+    kept.parent.mkdir()
+    kept.write_text("as it was")
+    (source / name).write_text("# behind it")
+    prepared(source)
+    assert kept.exists() is not lists
 
 
 def packed(source: Path) -> Path:
