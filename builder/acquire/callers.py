@@ -95,4 +95,4 @@ def _is_definition(word: str, line: str) -> bool:
 
 def _users(name: str, tree: SourceTree, sources: Collection[str], limit: int) -> frozenset[str]:
     found = uses(tree.root, {name}, set(sources), limit=limit)
-    return found.sources if found is not None else frozenset()
+    return found.sources if found.all else frozenset()

@@ -153,14 +153,16 @@ def _without(these: Iterable[Item], those: Iterable[Item]) -> list[Item]:
 @dataclass(frozen=True, slots=True)
 class Uses:
     """`sources`: files of objects of their own that use one of the names; `spread`: other files that
-    use one outside of any macro or inline function: whatever includes those is concerned."""
+    use one outside of any macro or inline function: whatever includes those is concerned. Unless they
+    are `all`, the search ended before."""
 
     sources: frozenset[str]
     spread: frozenset[str]
+    all: bool = True
 
 
-def uses(root: Path, names: Collection[str], sources: Collection[str], *, limit: int) -> Uses | None:
-    """Where `names`, and all that is made of them, are used in the tree; None for more than `limit` files.
+def uses(root: Path, names: Collection[str], sources: Collection[str], *, limit: int) -> Uses:
+    """Where `names`, and all that is made of them, are used in the tree; not all of more than `limit` files.
 
     `sources` are the files that objects are compiled from.
     """
@@ -192,7 +194,7 @@ class _Search:
         self.waiting: set[_Wanted] = set()
         self.pasting = self._pasting()
 
-    def run(self, names: Collection[str], limit: int) -> Uses | None:
+    def run(self, names: Collection[str], limit: int) -> Uses:
         seen: set[_Wanted] = set()
         self.waiting = {_Wanted(name) for name in names}
         while batch := self.waiting - seen:
@@ -206,8 +208,8 @@ class _Search:
                     self._hit(path, line, want)
             self.waiting |= self._pasted({want.name for want in batch if not want.words})
             if len(seen) > NAME_LIMIT or len(self.users) > limit:
-                return None
-        return Uses(sources=frozenset(self.users), spread=frozenset(self.spread))
+                return Uses(frozenset(self.users), frozenset(self.spread), all=False)
+        return Uses(frozenset(self.users), frozenset(self.spread))
 
     def _hit(self, path: str, line: int, want: _Wanted) -> None:
         text = self._text(path)

@@ -307,7 +307,7 @@ def _too_many(readers: Sequence[Readers], considered: int, limit: int) -> list[R
     what = f"{considered} objects may read {', '.join(found.path for found in large)}: more than the limit of {limit}"
     advice = "raise the limit, or accept that only objects are rebuilt that another changed file reaches"
     return [
-        Refusal(code="patch-many-users", symbol=r.path, section="", message=what, advice=advice, fatal=False)
+        Refusal("patch-many-users", r.path, "", "; ".join(filter(None, (what, r.ended))), advice, fatal=False)
         for r in large
     ]
 

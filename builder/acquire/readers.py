@@ -28,18 +28,23 @@ log = logging.getLogger("bespoke.acquire")
 #: for a header that more objects may read than this, the users of what is changed in it are looked for first
 NARROW_ABOVE = 60
 
+#: so many of the changed names a message tells
+_TOLD = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Readers:
     """The objects that may read the changed file `path`.
 
     `near` are all of them, those with the fewest files between first; `asked` those
-    whose text is to be compared: the others use nothing that is changed.
+    whose text is to be compared: the others use nothing that is changed. Where the
+    search for users ended early, `ended` says for a person what it had found.
     """
 
     path: str
     near: tuple[str, ...]
     asked: frozenset[str]
+    ended: str = ""
 
 
 def beyond(objects: ListedObjects) -> frozenset[str]:
@@ -85,11 +90,11 @@ def find_readers(
         if (known := sums.read_json(place)) is not None:
             near = tuple(known["near"])
             asked = near if known["asked"] is None else known["asked"]
-            found.append(Readers(path, near, frozenset(asked)))
+            found.append(Readers(path, near, frozenset(asked), known["ended"]))
             continue
         row = search().readers(path, changed[path], limit)
         less = sorted(row.asked) if len(row.asked) < len(row.near) else None
-        sums.write_json(place, {"near": row.near, "asked": less})
+        sums.write_json(place, {"near": row.near, "asked": less, "ended": row.ended})
         found.append(row)
     return found
 
@@ -113,31 +118,31 @@ class _Search:
             (name for name, file in files.items() if by_all or file in steps),
             key=lambda name: (steps.get(files[name], len(steps)), name),
         )
-        asked = frozenset(near)
+        asked, ended = frozenset(near), ""
         if len(near) > NARROW_ABOVE:
             log.info("%d objects may read %s: looking for what is changed in it", len(near), path)
-            users = _users(path, content, self.tree, self.includes, set(files.values()), limit)
-            if users is not None:
+            if (names := self._changed(path, content)) is not None:
+                found = uses(self.tree.root, names, set(files.values()), limit=limit)
+                users = found.sources | self.includes.reaching(found.spread)
                 # The search by names does not look outside.
-                asked = frozenset(name for name in near if files[name] in users or _is_outside(files[name]))
-        return Readers(path, tuple(near), asked)
+                some = frozenset(name for name in near if files[name] in users or _is_outside(files[name]))
+                if found.all:
+                    asked = some
+                else:
+                    ended = f"at least {len(some)} of them use what is changed in it ({_few(names)})"
+        return Readers(path, tuple(near), asked, ended)
+
+    def _changed(self, path: str, content: bytes | None) -> set[str] | None:
+        """The names that are changed in a header; None where that cannot be told by names."""
+        file = self.tree.root / path
+        if content is None or not file.is_file():
+            return None
+        return changed_names(*(raw.decode("utf-8", "surrogateescape") for raw in (file.read_bytes(), content)))
 
 
-def _users(
-    path: str,
-    content: bytes | None,
-    tree: SourceTree,
-    includes: Includes,
-    sources: Collection[str],
-    limit: int,
-) -> set[str] | None:
-    """Files that may use what is changed in a header; None when that cannot be told by names."""
-    file = tree.root / path
-    if content is None or not file.is_file():
-        return None
-    names = changed_names(*(raw.decode("utf-8", "surrogateescape") for raw in (file.read_bytes(), content)))
-    found = uses(tree.root, names, sources, limit=limit) if names is not None else None
-    return set(found.sources | includes.reaching(found.spread)) if found is not None else None
+def _few(names: Collection[str]) -> str:
+    first = sorted(names)[:_TOLD]
+    return ", ".join(first) + (", ..." if len(names) > len(first) else "")
 
 
 def _remembered(tree: SourceTree, path: str, after: bytes | None, limit: int) -> Path:
@@ -150,5 +155,5 @@ def _remembered(tree: SourceTree, path: str, after: bytes | None, limit: int) ->
     return cache_path(f"narrowed/{tree.identity}", hashlib.sha256(repr(parts).encode()).hexdigest()[:32])
 
 
-_SCHEME = 2
+_SCHEME = 3
 """To be raised with every change to how readers are told."""
