@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.acquire import readers
 from builder.acquire.includes import Includes, code_differs
 from builder.acquire.source import SourceTree
 
@@ -77,3 +78,17 @@ def test_an_include_by_macro_counts(tmp_path: Path) -> None:
     (tmp_path / "a.c").write_text("#define FILE_TO_READ <linux/x.h>\n#include FILE_TO_READ\n")
     includes = Includes.of_tree(tmp_path, tmp_path / "saved.json")
     assert includes.including("include/linux/x.h") == {"a.c"}
+
+
+def test_how_many_use_a_change_is_said(tree: SourceTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more users than the limit as many as were found until then, the second time from what was kept."""
+    monkeypatch.setattr(readers, "NARROW_ABOVE", 1)
+    path = "include/linux/queue.h"
+    change = {path: (tree.root / path).read_bytes().replace(b"q->head - q->tail", b"q->tail - q->head")}
+    with tree.objects() as objects:
+        for _ in range(2):
+            (few,) = readers.find_readers([path], change, tree, objects, 1)
+            assert few.ended == "at least 2 of them use what is changed in it (queue_len)"
+            assert few.asked == set(few.near) and len(few.near) == 3
+        (all_of_them,) = readers.find_readers([path], change, tree, objects, 2)
+    assert all_of_them.ended == "" and len(all_of_them.asked) == 2

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from builder.acquire import readers
 from builder.acquire.compile import AS_USUAL, Compiling, preprocess
 from builder.acquire.includes import Includes
 from builder.acquire.kbuild import VMLINUX, Command
@@ -434,16 +433,6 @@ def test_a_header_that_reaches_too_many_is_asked_about(patched: Edit) -> None:
     )
     assert [pair.path for pair in result.pairs] == ["fs/read.o"]
     assert [row.code for row in result.warnings] == ["patch-many-users"]
-
-
-def test_how_many_use_a_change_is_said(patched: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more than the limit as many as were found until then, the second time too."""
-    monkeypatch.setattr(readers, "NARROW_ABOVE", 1)
-    header = replaced("include/linux/queue.h", "q->head - q->tail", "q->tail - q->head")
-    says = r"3 objects may read include/linux/queue.h: more than the limit of 1; at least 2 of them use .*\(queue_len\)"
-    for _ in range(2):
-        with pytest.raises(RefusedError, match=says):
-            patched(header, how=Compiling(limit=1))
 
 
 def test_an_interrupted_run_leaves_nothing_half_done(patched: Edit, tree: SourceTree, cache: Path) -> None:
