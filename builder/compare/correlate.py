@@ -215,18 +215,14 @@ class _References:
         self.statics = dict.fromkeys(a for a in view.data if _is_open_static(a))
         self._sections = frozenset(a.section.index for a in self.statics)
 
-    def direct(self, atom: Atom) -> Sequence[Atom]:
+    def direct(self, atom: Atom) -> list[Atom]:
         """Static locals at each reference, repeated: comparable place by place."""
-        return self._direct.get(atom, ())
+        return self._direct[atom]
 
     @cached_property
-    def _direct(self) -> Mapping[Atom, Sequence[Atom]]:
-        """Those that refer to any."""
-        view, sections = self.view, self._sections
+    def _direct(self) -> Mapping[Atom, list[Atom]]:
         return {
-            atom: [a for a in led_to(view, atom, sections) if a in self.statics]
-            for atom in view.atoms
-            if not sections.isdisjoint(view.reaches(atom.section.index))
+            atom: [a for a in led_to(self.view, atom, self._sections) if a in self.statics] for atom in self.view.atoms
         }
 
     def unused(self) -> list[Atom]:

@@ -61,7 +61,7 @@ def _places(view: View) -> frozenset[SectionIndex]:
 
 def _own_data(view: View, atom: Atom, places: frozenset[SectionIndex]) -> Iterator[Atom]:
     """The own data that code refers to, and that its table entries do, in order."""
-    found = [] if places.isdisjoint(view.reaches(atom.section.index)) else list(led_to(view, atom, places))
+    found = list(led_to(view, atom, places))
     symbols = view.obj.symbols
     for entry in view.telling.get(atom, ()):
         targets = (view.target(r) for r in entry.relocations if symbols[r.symbol].shndx in places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Final
 
@@ -18,8 +18,10 @@ _AROUND = 4
 """Instructions before and behind a reference that are looked at where the reference itself does not tell."""
 
 
-def led_to(view: View, atom: Atom, sections: Container[SectionIndex] | None = None) -> Iterator[Atom]:
+def led_to(view: View, atom: Atom, sections: frozenset[SectionIndex] | None = None) -> Iterator[Atom]:
     """Atoms that the relocations of `atom` lead to (in `sections` only), in order, repeated as they come."""
+    if sections is not None and sections.isdisjoint(view.reaches(atom.section.index)):
+        return
     symbols = view.obj.symbols
     rows = view.relocations(atom)
     if sections is not None:
