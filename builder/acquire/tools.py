@@ -171,6 +171,8 @@ def run_grep(
     Without `whole_words`, (file, line, whole line) of each line that holds one, or with `patterns` matches it as an
     extended regular expression.
     """
+    from concurrent.futures import ThreadPoolExecutor  # here, for most who run programs search for nothing
+
     with tempfile.NamedTemporaryFile("w", suffix=".words", encoding="utf-8", errors="surrogateescape") as listed:
         listed.write("".join(f"{word}\n" for word in sorted(words)))
         listed.flush()
@@ -189,8 +191,6 @@ def run_grep(
             *(f"--include=*.{end}" for end in ("c", "h", "S", "inc")),
             "--",
         ]
-        from concurrent.futures import ThreadPoolExecutor  # here, for most who run programs search for nothing
-
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             parts = list(pool.map(lambda part: ended([*argv, *part], cwd=root), _in_parts(folders)))
     for found in parts:
