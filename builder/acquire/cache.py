@@ -219,3 +219,10 @@ def cache_path(kind: str, name: str) -> Path:
     """Where `published(kind, name, ...)` puts its directory; who asks uses it (`use`)."""
     use(kind, name)
     return cache_root() / kind / clean_name(name)
+
+
+def path_of(kind: str, *made_of: object) -> Path:
+    """Where in the cache something is kept by all that it is made of, told apart by `repr`."""
+    import hashlib  # here, for who only cleans the cache needs none
+
+    return cache_path(kind, hashlib.sha256(repr(made_of).encode("utf-8", "surrogateescape")).hexdigest()[:32])

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from builder.acquire import sums
-from builder.acquire.cache import cache_path
+from builder.acquire.cache import path_of
 from builder.acquire.includes import OUTSIDE, Includes
 from builder.acquire.kbuild import ListedObjects
 from builder.acquire.names import changed_names, uses
@@ -151,8 +151,7 @@ def _remembered(tree: SourceTree, path: str, after: bytes | None, limit: int) ->
     before = file.read_bytes() if file.is_file() else None
     made = [(tree.place / kept).stat().st_mtime_ns for kept in (INCLUDES, LISTING)]
     texts = (hashlib.sha256(raw).hexdigest() if raw is not None else None for raw in (before, after))
-    parts = (_SCHEME, path, limit, *made, *texts)
-    return cache_path(f"narrowed/{tree.identity}", hashlib.sha256(repr(parts).encode()).hexdigest()[:32])
+    return path_of(f"narrowed/{tree.identity}", _SCHEME, path, limit, *made, *texts)
 
 
 _SCHEME = 3

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from builder.acquire import sums
-from builder.acquire.cache import cache_path
+from builder.acquire.cache import cache_path, path_of
 from builder.acquire.compile import (
     Compiled,
     Compiling,
@@ -101,8 +101,7 @@ class Work:
         before = frozenset[str]().union(*(text.reads for text in texts))
         reads = [(path, self.changed[path]) for path in sorted(self.changed.keys() & before)]
         sources = [text.source for text in texts]
-        digest = hashlib.sha256(repr((self.tree.identity, self.tree.compiler.version, sources, reads)).encode())
-        verdict = cache_path(f"verdicts/{self.tree.identity}", f"{digest.hexdigest()[:32]}-generated")
+        verdict = path_of(f"verdicts/{self.tree.identity}", "generated", self.tree.compiler.version, sources, reads)
         known = None if self._come_or_gone() else sums.read_json(verdict)
         if known is not None and self.changed.keys().isdisjoint(known["more"]):
             return [(source, old, new) for source, old, new in known["values"]]

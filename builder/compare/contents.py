@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from builder.acquire.cache import cache_path
+from builder.acquire.cache import path_of
 from builder.arch import decoder
 from builder.binary import ObjectFile
 from builder.compare.comparison import Comparison
@@ -22,8 +22,7 @@ _BESIDE: Final = ("acquire/bounds.py", "acquire/shifts.py")
 
 def place_of(kind: str, comparison: Comparison, what: object) -> Path:
     """Where in the cache something is kept that this program found in two objects; `what` was asked of them."""
-    key = repr((program(), content_of(comparison.old), content_of(comparison.new), what))
-    return cache_path(f"maps/{kind}", hashlib.sha256(key.encode()).hexdigest()[:32])
+    return path_of(f"maps/{kind}", program(), content_of(comparison.old), content_of(comparison.new), what)
 
 
 _told: Final[WeakKeyDictionary[View, str]] = WeakKeyDictionary()

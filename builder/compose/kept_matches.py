@@ -6,12 +6,11 @@ the old objects of a cumulative module, but of its last fix. Kept by the content
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from builder.acquire import sums
-from builder.acquire.cache import cache_path
+from builder.acquire.cache import path_of
 from builder.compare import Atom, View
 from builder.compare.contents import content_of, program
 from builder.compose.running import Running
@@ -23,8 +22,7 @@ class KeptMatcher(Matcher):
 
     def __init__(self, view: View, running: Running) -> None:
         super().__init__(view, running)
-        key = repr((program("compose"), content_of(view), running.name, running.identity))
-        self._file = cache_path("maps/matches", hashlib.sha256(key.encode()).hexdigest()[:32])
+        self._file = path_of("maps/matches", program("compose"), content_of(view), running.name, running.identity)
         known = sums.read_json(self._file)
         self._known: dict[str, Any] = known if isinstance(known, dict) else {}
         self._more: dict[str, Any] = {}

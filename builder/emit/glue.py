@@ -23,7 +23,7 @@ from typing import Any
 
 from builder import templates
 from builder.acquire import sums
-from builder.acquire.cache import cache_path
+from builder.acquire.cache import path_of
 from builder.arch import Glue
 from builder.binary import ObjectFile, ours, read_object, tables
 from builder.binary.kernel import Kernel, StructLayout
@@ -135,8 +135,7 @@ def assemble(kernel: Kernel, machine: Glue, parts: GlueParts) -> ObjectFile:
     if tool is None:
         raise ToolError("GNU as is not there; install the package binutils")
     values = _values(kernel, machine, parts)
-    key = repr((sorted(values.items()), machine, _made_by(machine, tool)))
-    place = cache_path(f"glue/{kernel.sha256}", hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32])
+    place = path_of(f"glue/{kernel.sha256}", sorted(values.items()), machine, _made_by(machine, tool))
     if (known := sums.read_json(place)) is not None:
         content = b64decode(known)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from base64 import b64decode, b64encode
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from jinja2.bccache import Bucket
 
 from builder import templates
 from builder.acquire import sums
-from builder.acquire.cache import cache_path
+from builder.acquire.cache import path_of
 
 
 class KeptTemplates(jinja2.BytecodeCache):
@@ -19,8 +18,7 @@ class KeptTemplates(jinja2.BytecodeCache):
 
     def _place(self, bucket: Bucket) -> Path:
         settings = Path(templates.__file__).read_text()
-        key = repr((bucket.key, bucket.checksum, jinja2.__version__, settings))
-        return cache_path("templates", hashlib.sha256(key.encode()).hexdigest()[:32])
+        return path_of("templates", bucket.key, bucket.checksum, jinja2.__version__, settings)
 
     def load_bytecode(self, bucket: Bucket) -> None:
         """What `dump_bytecode` kept, if anything; jinja2 itself sees to the version of Python."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.acquire import cache
 from builder.arch import Glue, by_machine
 from builder.binary import elf
 from builder.emit import glue
@@ -41,7 +42,12 @@ def test_each_glue_is_assembled_once(release_61: str, tmp_path: Path, monkeypatc
         found = glue.assemble(kernel, machine, parts)
         return [(section.name, section.data) for section in found.sections], found.symbols
 
-    monkeypatch.setattr(glue, "cache_path", lambda kind, name: tmp_path / name)
+    elsewhere = cache.cache_path
+
+    def own(kind: str, name: str) -> Path:
+        return tmp_path / name if kind.startswith("glue/") else elsewhere(kind, name)
+
+    monkeypatch.setattr(cache, "cache_path", own)
     monkeypatch.setattr(glue, "_run_assembler", counted(glue._run_assembler))
     first = made(PARTS)
     assert made(PARTS) == first and len(runs) == 1
