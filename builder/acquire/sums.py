@@ -37,11 +37,12 @@ def checksum(path: Path, *, without: slice = slice(0, 0)) -> int:
 @cache
 def _checksum(path: Path, _state: tuple[int, ...], start: int, stop: int) -> int:
     with path.open("rb") as file:
-        piece = bytearray(file.read(_PIECE))
-        piece[start:stop] = bytes(len(piece[start:stop]))
-        found = zlib.crc32(piece)
-        while more := file.read(_PIECE):
-            found = zlib.crc32(more, found)
+        piece = memoryview(bytearray(_PIECE))
+        size, found = file.readinto(piece), 0
+        piece[start:stop] = bytes(stop - start)
+        while size:
+            found = zlib.crc32(piece[:size], found)
+            size = file.readinto(piece)
     return found
 
 

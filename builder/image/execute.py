@@ -24,7 +24,7 @@ from builder.arch.x86_64 import X86_64
 from builder.binary import Address
 from builder.errors import LoadError
 from builder.image.extable import fixup
-from builder.image.memory import PAGE, U64, Memory, Region
+from builder.image.memory import PAGE, U64, Memory, Region, room
 
 STACK, STACK_SIZE = Address(0xFFFFC90000000000), 4 * PAGE
 HEAP, HEAP_SIZE = Address(0xFFFF888010000000), 16 << 20
@@ -281,7 +281,7 @@ class Heap:
     """Memory for arguments and for what stubs of the allocator give; never given back but as a whole."""
 
     def __init__(self) -> None:
-        self.region = Region(HEAP, bytearray(HEAP_SIZE), "heap[0]", "rw")
+        self.region = Region(HEAP, room(HEAP_SIZE), "heap[0]", "rw")
         self._used = 0
 
     def allocate(self, size: int, align: int = 16) -> Address:

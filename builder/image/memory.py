@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -19,13 +20,21 @@ _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _S32: Final = struct.Struct("<i")
 
+Bytes = bytearray | mmap.mmap
+"""What can be written to, and keeps its size."""
+
+
+def room(size: int) -> mmap.mmap:
+    """Zeros, at least `size` bytes in whole pages, of which the machine gives each only when it is written to."""
+    return mmap.mmap(-1, size + -size % PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
 
 @dataclass(slots=True, eq=False)
 class Region:
     """Mapped bytes from `base` on; `protection` is a subset of `rwx` as text, for reports and execution."""
 
     base: Address
-    data: bytearray = field(repr=False)
+    data: Bytes = field(repr=False)
     name: str
     protection: str = "rw"
 

@@ -12,7 +12,7 @@ from builder.image.execute import PERCPU, STACK, STACK_SIZE, Argument, Execution
 from builder.image.facts import CodeFacts
 from builder.image.kept import KeptModule, Livepatch, Redirection
 from builder.image.keys import StaticKeys
-from builder.image.memory import PAGE, Memory, Region
+from builder.image.memory import PAGE, Memory, Region, room
 from builder.image.symbols import SimulatedSymbols
 
 
@@ -94,6 +94,7 @@ class SimulatedKernel:
 def _image(kernel: Kernel) -> Iterator[Region]:
     for number, segment in enumerate(kernel.segments):
         if segment.size:
-            data = bytearray(kernel.read(segment.address, segment.size))
+            data = room(segment.size)
+            kernel.image.fill(data, segment)
             flags = "".join(letter for bit, letter in ((4, "r"), (2, "w"), (1, "x")) if segment.flags & bit)
-            yield Region(segment.address, data + bytes(-len(data) % PAGE), f"vmlinux[{number}]", flags)
+            yield Region(segment.address, data, f"vmlinux[{number}]", flags)

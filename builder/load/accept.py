@@ -167,7 +167,7 @@ _REFUSED_IMPORT = b"module tries to import module namespace"
 @cache
 def by_module(kernel: Kernel) -> bool:
     """Whether a namespace may name modules, which then need not, and must not, import it (setup_modinfo, v6.16)."""
-    return any(_REFUSED_IMPORT in kernel.read(segment.address, segment.file_size) for segment in kernel.segments)
+    return kernel.image.holds(_REFUSED_IMPORT)
 
 
 def _is_for(namespace: str, module: ModuleFile, kernel: Kernel) -> bool:
@@ -203,7 +203,7 @@ _FORCE = b"%s: %s: kernel tainted."
 @cache
 def force_load(kernel: Kernel) -> bool:
     """CONFIG_MODULE_FORCE_LOAD: modules without vermagic or versions are taken, with a taint."""
-    return any(_FORCE in kernel.read(segment.address, segment.file_size) for segment in kernel.segments)
+    return kernel.image.holds(_FORCE)
 
 
 def verifies(kernel: Kernel) -> bool:

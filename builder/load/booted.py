@@ -28,6 +28,7 @@ from builder.binary.kernel import Kernel
 from builder.errors import UsageError
 from builder.image.boot import BootState
 from builder.image.derive import cpu_models, derive_state
+from builder.image.memory import Bytes
 from builder.image.simulated import SimulatedKernel
 from builder.load.boot import boot
 
@@ -130,7 +131,7 @@ def _write(simulated: SimulatedKernel, starts: array[int], sizes: array[int], da
     """Put the runs, which are in order of address, into the regions."""
     regions = iter(simulated.memory)
     base = end = at = 0
-    content = bytearray()
+    content: Bytes = bytearray()
     for start, size in zip(starts, sizes, strict=True):
         while start >= end:
             region = next(regions)

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from builder.binary import Address, elf
 from builder.errors import LoadError, UncheckedError
-from builder.image.memory import U32, U64, Memory
+from builder.image.memory import U32, U64, Bytes, Memory
 from builder.load.module import Placed
 
 # System V psABI for x86-64, table 4.10
@@ -25,7 +25,7 @@ _U64: Final = struct.Struct("<Q").pack_into
 class RelocationTarget(NamedTuple):
     """The section that is relocated: `size` bytes at `at` of `data`, which run at `address`."""
 
-    data: bytearray
+    data: Bytes
     at: int
     address: Address
     size: int

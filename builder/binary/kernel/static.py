@@ -160,6 +160,17 @@ class StaticImage:
         found = self.data[segment.offset + within : segment.offset + stop]
         return found + bytes(size - len(found))
 
+    def fill(self, room: mmap.mmap, segment: Segment) -> None:
+        """Put a segment as it is before boot into zeros; straight from the file, for it is tens of MB."""
+        size = min(segment.file_size, segment.size)
+        with memoryview(room) as into, memoryview(self.data) as image:
+            into[:size] = image[segment.offset : segment.offset + size]
+
+    def holds(self, text: bytes) -> bool:
+        """Whether `text` lies in a segment as it is before boot."""
+        ends = ((segment.offset, segment.offset + segment.file_size) for segment in self.segments)
+        return any(self.data.find(text, start, end) >= 0 for start, end in ends)
+
     def string(self, address: Address) -> str:
         """The NUL-terminated text at `address`."""
         segment, within = self.locate(address)
