@@ -1,6 +1,7 @@
 """Checksums of what the cache holds: what is damaged is found when it is first used in a run, and made again.
 
-CRC-32, for a disk or an interrupted copy is what damages a cache, and what is used must be read through each time.
+CRC-32, for a disk or an interrupted copy is what damages a cache. What is large and used by each run is read through
+once after each start of the machine, and whenever its file is not the same any more (`checksum_once`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,15 +25,47 @@ log = logging.getLogger("bespoke.acquire")
 
 _RECORD: Final = ".sums"
 _PIECE: Final = 1 << 20
+SETTLED: Final = 2 * 10**9
+"""Nanoseconds after which a change of a file or folder has another time than the one before, on any file system."""
 _SEAL: Final = slice(68, 72)
 """`application_id` in the header of a SQLite database, which SQLite leaves alone (fileformat2, 1.3.14)."""
 
 
 def checksum(path: Path, *, without: slice = slice(0, 0)) -> int:
     """CRC-32 of a file, the bytes `without` (of its first MiB) taken for zeros; once in a run for each state of it."""
+    return _checksum(path, _state(path), without.start, without.stop)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes when a file does, or another takes its place; the time of its last change is the last of it."""
     now = path.stat()
-    state = now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
-    return _checksum(path, state, without.start, without.stop)
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+
+
+def checksum_once(path: Path, *, without: slice = slice(0, 0)) -> int:
+    """The same, found once while this machine runs and the file stays as it is: that is kept beside it.
+
+    Whoever writes to a file changes its times, and who copies a cache makes other files. Of one that was changed just
+    now nothing is kept: it could be changed again without another time.
+    """
+    place, (*ids, changed) = path.with_name(f".{path.name}.read"), _state(path)
+    seen = [_started(), *ids, changed, without.start, without.stop]
+    known = read_json(place) if place.exists() else None
+    if isinstance(known, list) and known[:-1] == seen:
+        return int(known[-1])
+    found = checksum(path, without=without)
+    if changed + SETTLED < time.time_ns():
+        keep_json(place, [*seen, found])
+    return found
+
+
+@cache
+def _started() -> str:
+    """What tells this run of the machine from any other (Documentation/admin-guide/sysctl/kernel.rst, random)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{os.getpid()} at {time.time_ns()}"  # unknown: no other process can rely on what is kept
 
 
 @cache
@@ -59,7 +93,7 @@ def is_sealed(database: Path) -> bool:
     try:
         with database.open("rb") as file:
             kept = file.read(_SEAL.stop)[_SEAL]
-        if kept == checksum(database, without=_SEAL).to_bytes(4, "big"):
+        if kept == checksum_once(database, without=_SEAL).to_bytes(4, "big"):
             return True
     except FileNotFoundError:
         return False

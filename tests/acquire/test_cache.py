@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,46 @@ def test_a_document_with_its_checksum(tmp_path: Path, caplog: pytest.LogCaptureF
     assert sums.read_json(path) is None
     sums.write_json(path, [1])
     assert sums.read_json(path) == [1]
+
+
+def test_a_large_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again as soon as it could be another: by its times, by its number, by the start of the machine."""
+    path, other = tmp_path / "image", tmp_path / "other"
+    reads: list[Path] = []
+    checksum = sums.checksum
+
+    def counted(path: Path, *, without: slice = slice(0, 0)) -> int:
+        reads.append(path)
+        return checksum(path, without=without)
+
+    monkeypatch.setattr(sums, "checksum", counted)
+
+    def read(count: int) -> int:
+        del reads[:]
+        found = sums.checksum_once(path)
+        assert len(reads) == count
+        return found
+
+    path.write_bytes(b"whole")
+    assert read(1) == read(1) == zlib.crc32(b"whole")  # just now
+    monkeypatch.setattr(sums, "SETTLED", 0)
+    assert read(1) == read(0) == zlib.crc32(b"whole")
+    assert sums.checksum_once(path, without=slice(0, 1)) == zlib.crc32(b"\0hole")
+    assert read(1) == read(0)
+    state = path.stat()
+    time.sleep(0.05)  # for a file system may give times by the tick
+    path.write_bytes(b"whale")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert read(1) == read(0) == zlib.crc32(b"whale")
+    other.write_bytes(b"whole")
+    os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
+    other.replace(path)
+    assert read(1) == read(0) == zlib.crc32(b"whole")
+    monkeypatch.setattr(sums, "_started", lambda: "another start")
+    assert read(1) == read(0) == zlib.crc32(b"whole")
+    kept = tmp_path / ".image.read"
+    kept.write_bytes(kept.read_bytes().replace(b"image", b"imago")[:-3])
+    assert read(1) == read(0) == zlib.crc32(b"whole")
 
 
 CONTROL = "Package: thing\nVersion: 1\nArchitecture: all\nMaintainer: nobody <a@b.c>\nDescription: thing\n"

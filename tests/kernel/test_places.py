@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from builder.binary.kernel import places
+from builder.acquire import sums
 from builder.binary.kernel.places import module_places
 
 WALK = os.walk
@@ -28,7 +28,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         return WALK(top, **options)
 
     monkeypatch.setattr(os, "walk", walk)
-    monkeypatch.setattr(places, "_SETTLED", 0)
+    monkeypatch.setattr(sums, "SETTLED", 0)
     return rows
 
 
@@ -76,7 +76,7 @@ def test_what_has_just_changed_is_not_relied_upon(
     root: Path, walked: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another change in the same tick of the clock would leave the same time."""
-    monkeypatch.setattr(places, "_SETTLED", 10**10)
+    monkeypatch.setattr(sums, "SETTLED", 10**10)
     assert read(root) == read(root) == EXPECTED and len(walked) == 2
 
 

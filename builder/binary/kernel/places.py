@@ -16,8 +16,6 @@ from builder.acquire import sums
 
 SUFFIXES: Final = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 _KEPT: Final = "places.json"
-_SETTLED: Final = 2 * 10**9
-"""Nanoseconds after which another change of a folder has another time than the one before, on any file system."""
 
 _State = tuple[int, int]
 """The number of a folder and the time of its last change in ns."""
@@ -56,7 +54,7 @@ def _walked(root: Path, kept: Path | None) -> list[str]:
         states[below] = _state(folder)
         places += [below + file for file in sorted(files) if module_name(file) is not None]
     # A change while this went on, or in the same instant as the one before, would not be seen.
-    if kept is not None and not unread and all(changed < begun - _SETTLED for _, changed in states.values()):
+    if kept is not None and not unread and all(changed < begun - sums.SETTLED for _, changed in states.values()):
         document = {"root": top, "folders": list(states), "states": list(states.values()), "places": "\0".join(places)}
         sums.keep_json(kept, document)
     return places

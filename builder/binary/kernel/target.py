@@ -108,7 +108,7 @@ class Kernel:
         if not self._facts.meta("packed"):
             return self.path.resolve()
         found = folder / "vmlinux"
-        if not found.is_file() or sums.checksum(found) != self._facts.meta("vmlinux_crc"):
+        if not found.is_file() or sums.checksum_once(found) != self._facts.meta("vmlinux_crc"):
             if found.exists():
                 sums.note_damage(found)
             self._facts.rebuild()
