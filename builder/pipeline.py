@@ -10,7 +10,8 @@ values and returns new ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,12 @@ from builder.compose.initial import require_sets, with_sets
 from builder.compose.outcome import ChangeRefusedError, Diff, unchanged
 from builder.compose.selection import MOST_CALLERS
 from builder.errors import NOTHING, Allowed, RefusedError
+from builder.plan import ModulePlan
 
 if TYPE_CHECKING:
     from builder.acquire.compile import Compiling
     from builder.acquire.outside import ModuleSource
+    from builder.acquire.pairs import ObjectPair
     from builder.acquire.patch import PatchObjects
     from builder.acquire.shifts import Shift
     from builder.acquire.source import SourceTree
@@ -89,35 +92,20 @@ def running_parts(
     *,
     allowed: Allowed = NOTHING,
     limit: int = MOST_CALLERS,
+    beside: bool = False,
 ) -> Carried:
-    """The same of all pairs of one module, with the callers of what cannot be redirected, and those it has not."""
+    """The same of all pairs of one module, with the callers of what cannot be redirected, and those it has not;
+    `beside` says that there are others, of which one ships."""
     from builder.compose.carry import carry
     from builder.compose.reselect import reselected
 
     parts = [running_part(d, objects, o, allowed=allowed) for d, o in zip(diffs, owners, strict=True)]
     found = carry(list(zip(parts, owners, strict=True)), objects, allowed=allowed, limit=limit)
-    if all(diff.selection.is_empty for diff in found.diffs):
+    if not beside and all(diff.selection.is_empty for diff in found.diffs):
         return found
     # Beside a pair that ships, one of which only code for start or end changed is no longer just without effect.
-    beside = (reselected(d, allowed, alone=False) if d.selection.is_empty else d for d in found.diffs)
-    return replace(found, diffs=tuple(beside))
-
-
-@dataclass(frozen=True, slots=True)
-class ModulePlan:
-    """What is asked of a module.
-
-    `replace` lets it take the place of all earlier livepatches; `on` is an earlier
-    module of ours to stack on (or, with `replace`, to take the place of). At most `limit` callers carry what cannot
-    be redirected. `compiler` is noted in the module, as `Manifest` says.
-    """
-
-    name: str
-    replace: bool = False
-    on: Path | None = None
-    allowed: Allowed = NOTHING
-    limit: int = MOST_CALLERS
-    compiler: tuple[str, ...] = ()
+    again = (reselected(d, allowed, alone=False) if d.selection.is_empty else d for d in found.diffs)
+    return replace(found, diffs=tuple(again))
 
 
 def build(
@@ -146,7 +134,7 @@ def build_parts(
     """The same of what `running_parts` has found, and of which a report is made too."""
     from builder.compose.below import Earlier
     from builder.compose.bundle import bind
-    from builder.emit import emit, free_module_name
+    from builder.emit import emit, free_module_name, parts_of
 
     name = free_module_name(plan.name, objects.kernel)
     require_sets([diff.selection for diff in diffs], plan.allowed)
@@ -160,7 +148,7 @@ def build_parts(
         raise ChangeRefusedError([*refusals, *refused.refusals], diffs) from None
     if refusals:
         raise ChangeRefusedError(refusals, diffs)
-    return emit(replace(bundle, compiler=plan.compiler)) if shipping else None
+    return emit(replace(bundle, compiler=plan.compiler), parts_of(bundle)) if shipping else None
 
 
 def with_all_callers(
@@ -206,6 +194,7 @@ def patch(
     """
     from builder.acquire.outside import ModuleSource, prepare_module
     from builder.acquire.patch import prepare_patch
+    from builder.cumulative import joined
     from builder.emit import free_module_name
     from builder.emit.patched import Patched, PatchRefusedError
 
@@ -217,8 +206,17 @@ def patch(
         if isinstance(tree, ModuleSource)
         else prepare_patch(patches, tree, allowed=plan.allowed, how=how)
     )
+
+    @cache
+    def compare(pair: ObjectPair) -> Diff:
+        return diff_again(pair.old, pair.new, shifts=found.shifts, allowed=plan.allowed)
+
+    # What most pairs bring was made before, where each stands for itself.
+    as_it_runs = partial(running_parts, objects=objects, allowed=plan.allowed, limit=plan.limit)
+    if (made := joined(found, objects, plan, compare, as_it_runs)) is not None:
+        return made
     # What changed in each, of what the kernel runs.
-    compared = [diff_again(p.old, p.new, shifts=found.shifts, allowed=plan.allowed) for p in found.pairs]
+    compared = [compare(pair) for pair in found.pairs]
     owners: Sequence[str | None] = [pair.owner for pair in found.pairs]
     if inner and callers:
         found, owners, parts = with_all_callers(found, compared, owners, objects, plan, how)

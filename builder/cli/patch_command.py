@@ -154,7 +154,8 @@ class _Job:
             raise
         if made.module is not None:
             write_output(path, signed(made.module.content, self.key))
-        self._write(path, patches, made.objects, made.diffs, module=made.module)
+        if self.options.html is not None:
+            self._write(path, patches, made.objects, made.diffs, module=made.module)
         return made
 
     def _write(

@@ -23,7 +23,7 @@ from builder.compare.atoms import Atom
 from builder.compare.calls import Call, given_to
 from builder.compare.line_takers import FILE, FORMATS, FUNCTION, MODULE, Taker, conversions, takers_of
 from builder.compare.meaning import FILE_LINE
-from builder.compare.view import View
+from builder.compare.view import View, may_be_of
 
 if TYPE_CHECKING:
     from builder.compare.dwarf import LineTable
@@ -151,9 +151,7 @@ class LineProof:
 
     def moves(self, line: AskedLine) -> bool:
         """Whether the source patch moves a line so, and does not itself write the one number in place of the other."""
-        moved = any(shift.moved(line.old) == line.new for shift in self.shifts if _is_of(shift, self.new, line.file))
-        found = moved and not any(shift.writes(line.old, line.new) for shift in self.shifts)
-        self.asked[line] = found
+        found = self.asked[line] = is_moved(line, self.shifts, self.new.files)
         return found
 
     def _distances(self, view: View, atom: Atom, insn: Instruction, given: _Given, line: int) -> list[int | None]:
@@ -179,11 +177,17 @@ def _same_kind(first: _Given, second: _Given) -> bool:
     return replace(first, call=second.call) == second
 
 
-def _is_of(shift: Shift, view: View, file: str | None) -> bool:
-    """Whether a line of `file` may be one of the shift's; the FILE symbol goes with the debug information."""
+def is_moved(line: AskedLine, shifts: Sequence[Shift], files: frozenset[str]) -> bool:
+    """What `LineProof.moves` answers, of an object whose `View.files` these are."""
+    moved = any(shift.moved(line.old) == line.new for shift in shifts if _is_of(shift, files, line.file))
+    return moved and not any(shift.writes(line.old, line.new) for shift in shifts)
+
+
+def _is_of(shift: Shift, files: frozenset[str], file: str | None) -> bool:
+    """Whether a line of `file`, or of an object of these files, may be one of the shift's."""
     if file is not None:
         return _one_ends_as_the_other(PurePosixPath(shift.path).parts, PurePosixPath(file).parts)
-    return view.may_be_of(shift.path)
+    return may_be_of(files, shift.path)
 
 
 def _one_ends_as_the_other(first: tuple[str, ...], second: tuple[str, ...]) -> bool:

@@ -395,11 +395,11 @@ class View:
 
     def may_be_of(self, path: str) -> bool:
         """Whether the object may hold something of a file: of its own source, or of a header."""
-        name = PurePosixPath(path).name
-        return name.endswith(".h") or not self._files or name in self._files
+        return may_be_of(self.files, path)
 
     @cached_property
-    def _files(self) -> frozenset[str]:
+    def files(self) -> frozenset[str]:
+        """The names of its sources, without headers; none where they went with the debug information."""
         return frozenset(s.name for s in self.obj.symbols if s.type == elf.STT_FILE and s.name)
 
     def sections_named(self, name: str) -> Iterable[Section]:
@@ -461,3 +461,9 @@ def _grouped(
             if owner is not None:
                 out[owner] = out.get(owner, ()) + found
     return out
+
+
+def may_be_of(files: frozenset[str], path: str) -> bool:
+    """Whether an object of these sources may hold something of a file."""
+    name = PurePosixPath(path).name
+    return name.endswith(".h") or not files or name in files

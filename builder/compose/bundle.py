@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,20 +33,24 @@ class Bundle:
     accepted: tuple[Refusal, ...] = ()
     compiler: tuple[str, ...] = ()
     """Of a source patch: the version line of what compiled its objects, and the packages of one that was fetched."""
+    beside: tuple[str, ...] = ()
+    """The owners of what else is in the module, by name."""
 
     def symbol(self, atom: Atom) -> str:
-        """The symbol that the module has for it: the name itself only where nothing that runs is called so."""
-        taken = self.kernel.symbols_named(atom.name) or any(owner.named(atom.name) for owner in self._owners)
-        return copy_of(atom.name) if taken else atom.name
+        """The symbol that the module has for it."""
+        return symbol_of(atom.name, self.objects, self._owners)
 
     @cached_property
-    def _owners(self) -> tuple[Running, ...]:
+    def _owners(self) -> tuple[str, ...]:
         """Each once: of many pairs most have the same one."""
-        return tuple({id(bound.owner): bound.owner for bound in self.pairs}.values())
+        return tuple(dict.fromkeys((*(bound.owner.name for bound in self.pairs), *self.beside)))
 
-    @property
-    def warnings(self) -> tuple[Refusal, ...]:
-        return tuple(w for bound in self.pairs for w in (*bound.diff.judged.warnings, *bound.warnings))
+
+def symbol_of(name: str, objects: Objects, owners: Iterable[str]) -> str:
+    """The symbol that a module for these owners has for what it brings: the name itself only where nothing that runs is
+    called so."""
+    taken = objects.kernel.symbols_named(name) or any(objects.get(owner).named(name) for owner in owners)
+    return copy_of(name) if taken else name
 
 
 def bind(
@@ -57,10 +61,12 @@ def bind(
     replace: bool = False,
     below: Earlier | None = None,
     allowed: Allowed = NOTHING,
+    beside: Sequence[str] = (),
 ) -> Bundle:
     """Find each pair's owner, where it is not said, and bind it; RefusedError lists all that stands in the way.
 
-    `below` is the earlier livepatch that this one stacks on or, with `replace`, that it takes the place of.
+    `below` is the earlier livepatch that this one stacks on or, with `replace`, that it takes the place of; `beside`
+    are the owners of what else will be in the module, by name.
     UnknownError names a table whose entries are of another form than the kernel's.
     """
     refusals: list[Refusal] = []
@@ -98,17 +104,22 @@ def bind(
     if refusals:
         raise RefusedError(refusals)
     chain = below.chain if below is not None else ()
-    return Bundle(name, objects.kernel, objects, tuple(pairs), replace, chain, tuple(accepted))
+    return Bundle(name, objects.kernel, objects, tuple(pairs), replace, chain, tuple(accepted), beside=tuple(beside))
 
 
 def _brought(diffs: Sequence[Diff]) -> Iterator[tuple[str, int, Atom]]:
     """The names that pairs bring, each with the pair's number: new globals, and copies of global functions."""
     for number, diff in enumerate(diffs):
-        selection, twins = diff.selection, diff.comparison.correlation.twins
-        copies = frozenset(selection.unredirected)
-        for atom in (*selection.functions, *selection.data):
-            if atom.is_global and (atom not in twins or atom in copies):
-                yield from ((alias, number, atom) for alias in atom.names)
+        yield from ((alias, number, atom) for alias, atom in brought_by(diff))
+
+
+def brought_by(diff: Diff) -> Iterator[tuple[str, Atom]]:
+    """Those of one pair."""
+    selection, twins = diff.selection, diff.comparison.correlation.twins
+    copies = frozenset(selection.unredirected)
+    for atom in (*selection.functions, *selection.data):
+        if atom.is_global and (atom not in twins or atom in copies):
+            yield from ((alias, atom) for alias in atom.names)
 
 
 def _provided(

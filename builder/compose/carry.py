@@ -64,12 +64,12 @@ def carry(
     or `no-fentry`, for all of them can be accepted as one), those of `missing` too. A pair whose owner or whose running
     code is not plain stays as it is: binding says so.
     """
-    if not any(_open(diff) for diff, _ in pairs):
+    if not any(open_copies(diff) for diff, _ in pairs):
         return Carried(tuple(diff for diff, _ in pairs))
     return _Carrying(pairs, objects, allowed, limit).run()
 
 
-def _open(diff: Diff) -> list[Atom]:
+def open_copies(diff: Diff) -> list[Atom]:
     """The functions that travel as copies and whose callers are to be looked for."""
     vdso = any(name.startswith("__vdso_") for a in diff.comparison.new.functions for name in a.names)
     return [] if vdso else [a for a in diff.selection.unredirected if not a.section.name.startswith(_NOINSTR)]
@@ -135,7 +135,7 @@ class _Carrying:
     def _new_copies(self) -> Iterator[_Copy]:
         for number, diff in enumerate(self.diffs):
             owner = self.owners[number]
-            for atom in _open(diff) if owner is not None else ():
+            for atom in open_copies(diff) if owner is not None else ():
                 if (number, atom) in self.copies or owner is None:
                     continue
                 match = find_running(diff, owner, self.objects, diff.comparison.correlation.twins[atom])
@@ -390,4 +390,4 @@ def _listed(names: Iterable[str], between: str = ", ") -> str:
     return between.join(rows[:_NAMED]) + more.replace(", and", " and")
 
 
-__all__ = ("Caller", "Carried", "carry")
+__all__ = ("Caller", "Carried", "carry", "open_copies")

@@ -33,6 +33,10 @@ class Diff:
             return "refused"
         return "unchanged" if self.selection.is_empty else "changed"
 
+    @property
+    def warnings(self) -> tuple[Refusal, ...]:
+        return self.judged.warnings
+
     def forget(self) -> None:
         """Free what was found in both objects, at once (see `View.forget`); nothing may be asked afterwards."""
         self.comparison.old.forget()

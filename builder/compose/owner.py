@@ -6,11 +6,13 @@ several candidates is the refusal `owner-ambiguous`; an object that several modu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
+from builder.acquire.bounds import read_input
 from builder.acquire.cache import cache_root
 from builder.binary import elf
 from builder.binary.kernel import Kernel
@@ -48,11 +50,19 @@ class Objects:
 
         @cache
         def read(name: str) -> RunningModule | None:
-            path = next((p for n, p in self.given.items() if n.replace("-", "_") == name), None)
-            path = path or self.kernel.find_module(name)
+            path = self._file(name)
             return RunningModule.read(name, path) if path else None
 
         return read
+
+    def _file(self, name: str) -> Path | None:
+        path = next((p for n, p in self.given.items() if n.replace("-", "_") == name), None)
+        return path or self.kernel.find_module(name)
+
+    def file_hash(self, name: str) -> str | None:
+        """SHA-256 of the file of a module, given by its name with `_`; None if there is no such file."""
+        path = self._file(name)
+        return hashlib.sha256(read_input(path)).hexdigest() if path is not None else None
 
     def get(self, name: str) -> Running:
         """vmlinux or a module; InputError names one that cannot be found."""

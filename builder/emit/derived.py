@@ -8,14 +8,12 @@ the relocations. Facts: tools/objtool/check.c, Linux 6.12.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 from builder.arch import Architecture
 from builder.binary import elf
-from builder.binary.kernel import Features
-from builder.compose.bound import Binding
-from builder.compose.bundle import Bundle
+from builder.binary.kernel import Features, Kernel
+from builder.compose.bound import Binding, Bound
 from builder.compose.late import is_late
 from builder.emit.fragments import Fragment, Reference
 from builder.errors import InputError
@@ -27,13 +25,13 @@ _STATIC_CALLS = ".static_call_sites"
 _LONGEST = 16
 
 
-def derive(bundle: Bundle, arch: Architecture, fragments: list[Fragment]) -> list[Fragment]:
-    """`fragments` with what objtool would have added or rewritten; those it has seen stay as they are."""
-    features = bundle.kernel.features
+def derive(kernel: Kernel, bound: Bound, arch: Architecture, fragments: Sequence[Fragment]) -> list[Fragment]:
+    """The `fragments` of a pair with what objtool would have added or rewritten; those it has seen stay as they are."""
+    features = kernel.features
     done = {f.section for f in fragments if f.entry_of}
     out: list[Fragment] = []
     sites: list[Fragment] = []
-    keys = _key_bindings(bundle)
+    keys = _key_bindings(kernel, bound)
     for fragment in fragments:
         if fragment.flags & elf.SHF_EXECINSTR and fragment.references:
             sites.extend(_sites(fragment, arch, features, done, keys))
@@ -41,19 +39,18 @@ def derive(bundle: Bundle, arch: Architecture, fragments: list[Fragment]) -> lis
     return _jump_labels(arch, out) + sites
 
 
-def _key_bindings(bundle: Bundle) -> dict[str, Binding]:
+def _key_bindings(kernel: Kernel, bound: Bound) -> dict[str, Binding]:
     """Static-call key -> binding: what livepatch or the export table knows of `__SCK__NAME`."""
     out: dict[str, Binding] = {}
-    for bound in bundle.pairs:
-        for binding in (*bound.names.values(), *bound.atoms.values()):
-            if not binding.name.startswith("__SCT__"):
-                continue
-            key = "__SCK__" + binding.name.removeprefix("__SCT__")
-            exported = bundle.kernel.export(key)
-            if exported is not None:
-                out[binding.name] = Binding("export", key, crc=exported.crc, namespace=exported.namespace)
-            elif binding.exporter == "vmlinux" and len(bundle.kernel.symbols_named(key)) == 1:
-                out[binding.name] = Binding("klp", key)
+    for binding in (*bound.names.values(), *bound.atoms.values()):
+        if not binding.name.startswith("__SCT__"):
+            continue
+        key = "__SCK__" + binding.name.removeprefix("__SCT__")
+        exported = kernel.export(key)
+        if exported is not None:
+            out[binding.name] = Binding("export", key, crc=exported.crc, namespace=exported.namespace)
+        elif binding.exporter == "vmlinux" and len(kernel.symbols_named(key)) == 1:
+            out[binding.name] = Binding("klp", key)
     return out
 
 
@@ -127,5 +124,5 @@ def _jump_labels(arch: Architecture, fragments: list[Fragment]) -> list[Fragment
             raise InputError(f"the jump label at {at:#x} is no jump that a NOP is as long as", where=code.owner)
         data = code.data[:at] + nop + code.data[at + insn.length :]
         kept = tuple(r for r in code.references if not at <= r.offset < at + insn.length)
-        out[number] = replace(code, data=data, references=kept)
+        out[number] = code._replace(data=data, references=kept)
     return out

@@ -7,8 +7,7 @@ they lead to, so that the linker needs no more of the input objects.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from builder.binary import Section, SectionOffset, elf, tables
 from builder.compare import Atom
@@ -24,9 +23,11 @@ from builder.errors import UnknownError
 
 Key = object
 
+ABSOLUTE: Final[Key] = ("absolute",)
+"""What a reference to a number leads to, of a symbol without a section."""
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+
+class Reference(NamedTuple):
     """One relocation of a fragment: at `offset`, to a key of this module or to a binding, plus `addend`."""
 
     offset: int
@@ -35,8 +36,7 @@ class Reference:
     addend: int
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """A symbol inside a fragment, or inside the section that the fragment came to lie in."""
 
     name: str
@@ -45,8 +45,7 @@ class Label:
     type: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fragment:
+class Fragment(NamedTuple):
     """Bytes for the output section `section`; `size` exceeds `data` for zero-filled ones only.
 
     References to its key mean the byte `entry`: what precedes it is padding of a function.
@@ -67,12 +66,9 @@ class Fragment:
     entry: int = 0
 
 
-def collect(bundle: Bundle) -> list[Fragment]:
-    """All fragments of a bundle in a fixed order: code, data, pieces, table entries, pair by pair."""
-    out: list[Fragment] = []
-    for number, bound in enumerate(bundle.pairs):
-        out.extend(_Cutter(bundle, number, bound).fragments())
-    return out
+def cut(bundle: Bundle, number: int) -> list[Fragment]:
+    """All fragments of one pair in a fixed order: code, data, pieces, table entries."""
+    return list(_Cutter(bundle, number, bundle.pairs[number]).fragments())
 
 
 class _Cutter:
@@ -207,7 +203,7 @@ class _Cutter:
             piece = references.piece_at(self.view, target)
             return self._key(piece), raw - piece.start
         if target.kind == "absolute":
-            return ("absolute",), raw
+            return ABSOLUTE, raw
         if target.kind == "symbol":
             name = target.symbol.name
             given = self.bound.provided.get(name)

@@ -19,7 +19,7 @@ from builder.acquire import bounds
 from builder.arch import Architecture
 from builder.binary import ObjectFile, Relocation, Section, SectionIndex, SectionOffset, Symbol, SymbolIndex, elf, klp
 from builder.compose.bound import Binding
-from builder.emit.fragments import Fragment, Key, Label
+from builder.emit.fragments import ABSOLUTE, Fragment, Key, Label
 from builder.errors import InputError
 
 # Sections in the order in which a person would look for them; others follow by name.
@@ -156,7 +156,7 @@ class Linker:
                         if self.bind_once and r.to.patched == klp.VMLINUX:
                             self._bound.add(r.to.symbol)
                     continue
-                if r.to == ("absolute",):
+                if r.to == ABSOLUTE:
                     out.plain.append((offset, r.type, "", r.addend))
                     continue
                 target = self.places[r.to]

@@ -1,80 +1,42 @@
-"""What the manifest of a module says, told from the bundle and from what the linker made of it."""
+"""What the manifest of a module says, told from its parts and from what the linker made of them."""
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from builder.arch import Architecture
 from builder.binary import ObjectFile, elf, klp
-from builder.binary.manifest import (
-    CarriedFunction,
-    CarriedPart,
-    Manifest,
-    MapRow,
-    Original,
-    SetWord,
-    TargetKernel,
-    WrittenBinding,
-)
-from builder.compare import Atom
-from builder.compare.instruction_map import FunctionMap, MappedRow
-from builder.compare.kept_maps import kept_maps
-from builder.compose.bound import Bound
+from builder.binary.manifest import CarriedFunction, Manifest, TargetKernel, WrittenBinding
 from builder.compose.bundle import Bundle
 from builder.emit.fragments import Fragment
+from builder.emit.part import PairPart
 
 
-def manifest(bundle: Bundle, linked: ObjectFile, fragments: Sequence[Fragment]) -> Manifest:
+def manifest(bundle: Bundle, parts: Sequence[PairPart], linked: ObjectFile, arch: Architecture) -> Manifest:
     """The manifest; `linked` supplies the bindings as they were written."""
     kernel = bundle.kernel
-    late = _late(linked, bundle.pairs[0].diff.comparison.new.arch)
-    accepted = (r for bound in bundle.pairs for r in bound.diff.judged.accepted)
+    late = _late(linked, arch)
+    accepted = (r for part in parts for r in part.accepted)
     return Manifest(
         name=bundle.name,
         kernel=TargetKernel(kernel.release, kernel.sha256, kernel.vermagic.strip()),
         replace=bundle.replace,
         on=bundle.on,
-        objects=tuple(sorted({bound.owner.name for bound in bundle.pairs})),
-        functions=tuple(row for bound in bundle.pairs for row in _functions(bundle, bound, late)),
+        objects=tuple(sorted({part.owner for part in parts})),
+        functions=tuple(_with_late(row, late) for part in parts for row in part.carried),
         bindings=tuple(_bindings(linked)),
-        special_entries=_entries(fragments),
+        special_entries=_entries(fragment for part in parts for fragment in part.fragments),
         accepted=tuple(dict.fromkeys((*accepted, *bundle.accepted))),
-        warnings=tuple(dict.fromkeys(bundle.warnings)),
-        sets=tuple(
-            SetWord(bound.owner.name, word.atom.name, word.offset, word.width)
-            for bound in bundle.pairs
-            for word in bound.sets
-        ),
+        warnings=tuple(dict.fromkeys(w for part in parts for w in part.warnings)),
+        sets=tuple(word for part in parts for word in part.words),
         compiler=bundle.compiler,
     )
 
 
-def _functions(bundle: Bundle, bound: Bound, late: Mapping[str, Sequence[int]]) -> Iterator[CarriedFunction]:
-    selection = bound.diff.selection
-    twins = bound.diff.comparison.correlation.twins
-    mapped = [atom for atom in selection.redirected if twins.get(atom) in bound.matches]
-    maps = kept_maps(bound.diff.comparison, mapped)
-    for atom, role in selection.functions.items():
-        old, original = twins.get(atom), None
-        if old is not None:
-            original = Original(old.end - old.entry, _hash(bound, old, new=False))
-            if (match := bound.matches.get(old)) is not None:
-                original = replace(original, name=match.name, sympos=match.sympos)
-        row = CarriedFunction(
-            name=atom.name,
-            symbol=bundle.symbol(atom),
-            object=bound.owner.name,
-            role=role.value,
-            new_size=atom.end - atom.entry,
-            new_hash=_hash(bound, atom, new=True),
-            old=original,
-            redirected=atom in selection.redirected,
-            late=tuple(late.get(bundle.symbol(atom), ())),
-        )
-        yield _mapped(row, bundle, bound, atom, maps[atom]) if atom in maps else row
+def _with_late(row: CarriedFunction, late: Mapping[str, Sequence[int]]) -> CarriedFunction:
+    return replace(row, late=tuple(late[row.symbol])) if row.symbol in late else row
 
 
 def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
@@ -108,51 +70,6 @@ def _late(linked: ObjectFile, arch: Architecture) -> dict[str, list[int]]:
     return {name: sorted(set(found)) for name, found in out.items()}
 
 
-def _mapped(row: CarriedFunction, bundle: Bundle, bound: Bound, atom: Atom, found: FunctionMap) -> CarriedFunction:
-    """With the map from the version that it takes the place of, and those of that version's `.cold` parts."""
-    comparison = bound.diff.comparison
-    old = comparison.correlation.twins[atom]
-    moved = _moved(bound, atom)
-    pairs, points = (_by_part(bundle, atom, rows, moved) for rows in (found.pairs, found.points))
-    parts = tuple(
-        CarriedPart(
-            match.name, match.sympos, part.end - part.entry, pairs.get(part, ()), points.get(part, ()), match.base
-        )
-        for part in comparison.old_children.get(old, ())
-        if (match := bound.matches.get(part)) is not None
-    )
-    whole = bound.matches[old]
-    own = replace(row, map=pairs.get(old, ()), points=points.get(old, ()))
-    return replace(own, since=whole.since, base=whole.base, parts=parts)
-
-
-def _by_part(
-    bundle: Bundle, atom: Atom, rows: Iterable[MappedRow], moved: Mapping[Atom, frozenset[int]]
-) -> dict[Atom, tuple[MapRow, ...]]:
-    """Rows by the part of the old version that they are about; those of a function itself name no new part."""
-    out: dict[Atom, tuple[MapRow, ...]] = {}
-    for row in rows:
-        if row.new_part.entry + row.new_offset in moved[row.new_part]:
-            continue
-        part = "" if row.new_part is atom else bundle.symbol(row.new_part)
-        cells = MapRow(row.old_offset, row.new_offset, row.confidence, row.same, part)
-        out[row.old_part] = (*out.get(row.old_part, ()), cells)
-    return out
-
-
-def _moved(bound: Bound, atom: Atom) -> Mapping[Atom, frozenset[int]]:
-    """By part of a function, offsets in its section that no probe may stand at: a thunk has what was there."""
-    tests = bound.thunks.tests if bound.thunks is not None else {}
-    parts = (atom, *bound.diff.comparison.children.get(atom, ()))
-    rooms = {part: [room[1:] for test in tests.get(part, ()) for room in test.rooms] for part in parts}
-    return {part: frozenset(place for room in rows for place in room) for part, rows in rooms.items()}
-
-
-def _hash(bound: Bound, atom: Atom, *, new: bool) -> str:
-    view = bound.diff.comparison.new if new else bound.diff.comparison.old
-    return hashlib.sha256(view.masked(atom.section, atom.entry, atom.end)).hexdigest()
-
-
 def _bindings(linked: ObjectFile) -> Iterator[WrittenBinding]:
     """Every reference to a symbol that livepatch resolves: where it is written and what it is resolved to."""
     rows = []
@@ -169,7 +86,7 @@ def _bindings(linked: ObjectFile) -> Iterator[WrittenBinding]:
         yield WrittenBinding(linked.sections[target].name, offset, r.type, patched, *bound, r.addend)
 
 
-def _entries(fragments: Sequence[Fragment]) -> dict[str, dict[str, int]]:
+def _entries(fragments: Iterable[Fragment]) -> dict[str, dict[str, int]]:
     out: dict[str, dict[str, int]] = {}
     for fragment in fragments:
         if fragment.entry_of:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from builder.arch import Architecture, Instruction
 from builder.binary import elf, tables
@@ -17,22 +16,20 @@ _UNWIND = ".orc_unwind_ip"
 _FIELD = 4
 
 
-def add(bundle: Bundle, arch: Architecture, fragments: Sequence[Fragment]) -> list[Fragment]:
-    """`fragments` with the thunks; the entries of the table that they stand for have gone."""
-    out = {fragment.key: fragment for fragment in fragments}
-    unwinding = _unwind_rows(out)  # whose fragments no thunk changes
-    for number, bound in enumerate(bundle.pairs):
-        if bound.thunks is not None:
-            woven = _Woven(bundle, arch, number, bound, out, unwinding)
-            woven.short_branches()
-            woven.key_tests()
-            woven.late_branches()
-    return list(out.values())
+def add(bundle: Bundle, number: int, arch: Architecture, fragments: Sequence[Fragment]) -> Sequence[Fragment]:
+    """The `fragments` of one pair with its thunks; the entries of the table that they stand for have gone."""
+    bound = bundle.pairs[number]
+    if bound.thunks is None:
+        return fragments
+    woven = _Woven(bundle, arch, number, bound, {fragment.key: fragment for fragment in fragments})
+    woven.short_branches()
+    woven.key_tests()
+    woven.late_branches()
+    return list(woven.fragments.values())
 
 
 class _Woven:
-    """The thunks of one pair; `fragments` are those of all pairs, by key and in order, and are changed. `unwinding` is
-    what `_unwind_rows` found of them."""
+    """The thunks of one pair; `fragments` are its own, by key and in order, and are changed."""
 
     def __init__(
         self,
@@ -41,7 +38,6 @@ class _Woven:
         number: int,
         bound: Bound,
         fragments: dict[Key, Fragment],
-        unwinding: Mapping[Key, list[tuple[int, Fragment, Fragment]]],
     ) -> None:
         assert bound.thunks is not None
         self.bundle = bundle
@@ -51,7 +47,7 @@ class _Woven:
         self.planned = bound.thunks
         self.fragments = fragments
         self.view = bound.diff.selection.view
-        self._unwinding = unwinding
+        self._unwinding = _unwind_rows(fragments)  # whose fragments no thunk changes
 
     def short_branches(self) -> None:
         """A long jump behind the function for each short branch to a neighbour in the section that it came from."""
@@ -64,8 +60,8 @@ class _Woven:
                 data = fragment.data[: short.offset] + distance + fragment.data[short.offset + 1 :] + code
                 meant = Reference(at + len(code) - _FIELD, self.arch.pc32, short.to, short.addend + 1 - _FIELD)
                 references = tuple(r for r in fragment.references if r is not short)
-                self.fragments[fragment.key] = replace(
-                    fragment, data=data, size=len(data), references=(*references, meant)
+                self.fragments[fragment.key] = fragment._replace(
+                    data=data, size=len(data), references=(*references, meant)
                 )
                 self._unwind(fragment, short.offset, fragment.key, at)
 
@@ -78,7 +74,7 @@ class _Woven:
             code = self.fragments[self.number, atom]
             start = thunk_offset(self.view, atom, tests[:1]) - atom.start
             label = Label(f"{self.bundle.symbol(atom)}.keys", start, len(code.data) - start, elf.STT_FUNC)
-            self.fragments[code.key] = replace(code, labels=(*code.labels, label))
+            self.fragments[code.key] = code._replace(labels=(*code.labels, label))
 
     def _key_test(self, atom: Atom, tests: Sequence[KeyTest]) -> None:
         """The thunk of the last one of `tests`, behind those of the others."""
@@ -113,7 +109,7 @@ class _Woven:
         data[first:last] = site + self.arch.filler * (last - first - len(site))
         rooms = {place - atom.start for room in test.rooms for place in room}
         references = [
-            replace(r, offset=where.get(r.offset, r.offset))
+            r._replace(offset=where.get(r.offset, r.offset))
             for r in fragment.references
             if r.offset in where or r.offset not in rooms
         ]
@@ -121,8 +117,7 @@ class _Woven:
             Reference(tested + code.test_field, pc32, key.to, (key.addend & ~3) - code.test_rest),
             Reference(decided - _FIELD, pc32, target.to, target.addend - _FIELD),
         ]
-        self.fragments[fragment.key] = replace(
-            fragment,
+        self.fragments[fragment.key] = fragment._replace(
             data=bytes(data) + body,
             size=start + len(body),
             references=tuple(references),
@@ -155,8 +150,8 @@ class _Woven:
                 continue
             site, *others = entry.references
             if (moved := where.get(site.addend + code.entry)) is not None:
-                site = replace(site, addend=moved - code.entry)
-                self.fragments[key] = replace(entry, references=(site, *others))
+                site = site._replace(addend=moved - code.entry)
+                self.fragments[key] = entry._replace(references=(site, *others))
 
     def late_branches(self) -> None:
         """Calls and jumps that go by a thunk: it jumps on, with the caller's return address on the stack."""
@@ -182,7 +177,7 @@ class _Woven:
             )
             led = Reference(offset, self.arch.pc32, key, -_FIELD)
             references = tuple(led if r is meant else r for r in fragment.references)
-            self.fragments[fragment.key] = replace(fragment, references=references)
+            self.fragments[fragment.key] = fragment._replace(references=references)
             entered = next(
                 (f for f in self.fragments.values() if self._unwinding.get(f.key) and f.entry_of == ""), None
             )
@@ -203,9 +198,9 @@ class _Woven:
         entry = self.fragments[thunk].entry
         (site,) = place.references
         ours = (thunk, _UNWIND, offset)
-        site = replace(site, to=thunk, addend=offset - entry)
-        self.fragments[ours] = replace(place, key=ours, references=(site,))
-        self.fragments[*ours, "paired"] = replace(paired, key=(*ours, "paired"))
+        site = site._replace(to=thunk, addend=offset - entry)
+        self.fragments[ours] = place._replace(key=ours, references=(site,))
+        self.fragments[*ours, "paired"] = paired._replace(key=(*ours, "paired"))
 
 
 def _jump(code: bytes, at: int, to: int) -> bytes:

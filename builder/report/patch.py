@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def patch_document(patched: Patched, path: Path, following: str) -> dict[str, Any]:
     """The module's manifest (where there is one), where it was written, and where it comes from."""
     rows = [
-        {"path": pair.path, "owner": pair.owner, **found.as_json()}
-        for pair, found in zip(patched.objects.pairs, patched.diffs, strict=True)
+        {"path": pair.path, "owner": pair.owner, **document}
+        for pair, document in zip(patched.objects.pairs, patched.documents, strict=True)
     ]
     tree = patched.objects.tree
     built = {
@@ -59,8 +59,7 @@ def render_patch(patched: Patched, path: Path, verbose: bool, following: str) ->
     lines += [f"configuration differs: {option}" for option in tree.drift]
     notes = [one_line(f"  {w.code}: {w.message}", style="yellow") for w in objects.warnings]
     head = [one_line(line, style="dim") for line in lines]
-    documents = [d.as_json() for d in patched.diffs]
-    return Group(*head, *notes, render_build(manifest, documents, path, verbose, following))
+    return Group(*head, *notes, render_build(manifest, patched.documents, path, verbose, following))
 
 
 def source_facts(tree: SourceTree) -> tuple[tuple[str, str], ...]:

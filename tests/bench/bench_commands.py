@@ -53,6 +53,7 @@ AIMS: Final = {
     "check": 0.5,
     "patch, made before": 0.4,
     "header patch, made before": 1.0,
+    "patch of 10 fixes, made before": 0.52,
 }
 """CPU seconds."""
 REAL: Final = {"patch, new": 2.0}
@@ -78,6 +79,8 @@ class Measured:
     beside: dict[str, list[Beside]] = field(default_factory=dict)
     added: dict[str, Spent] = field(default_factory=dict)
     """Each fix, in order, added to those before it in a module of all of them."""
+    again: dict[str, Spent] = field(default_factory=dict)
+    """The same modules when all fixes have been in one before."""
 
     def compare(self, title: str, name: str, seconds: float, *, real: bool = False) -> None:
         """Put `seconds` of something else beside a command: of CPU, or real ones."""
@@ -151,7 +154,7 @@ def checks(found: Mapping[str, Path], kernel: Path, place: Path, rows: Measured)
 
 
 def patches(place: Path, rows: Measured) -> None:
-    """Source patches: made before, new, and one after the other added to a module of all."""
+    """Source patches: made before, new, and one after the other added to a module of all, which is then made again."""
     end = ("--kernel", RELEASE, "-o", str(place / "fix.ko"), "--json")
     for title, path in (("patch, made before", PATCH), ("header patch, made before", HEADER)):
         rows.commands[title] = spent([*BESPOKE, "patch", path, *end])
@@ -162,8 +165,14 @@ def patches(place: Path, rows: Measured) -> None:
     )
     unmade(cache)
     fixes = sorted(PATCHES.glob("*.patch"))
-    for count in range(1, len(fixes) + 1):
-        rows.added[fixes[count - 1].stem] = spend([*BESPOKE, "patch", *fixes[:count], *end], environment)
+    modules = {fixes[count - 1].stem: [*BESPOKE, "patch", *fixes[:count], *end] for count in range(1, len(fixes) + 1)}
+    for name, words in modules.items():
+        rows.added[name] = spend(words, environment)
+    for name, words in modules.items():
+        rows.again[name] = spent(words, environment=environment)
+    title = f"patch of {len(fixes)} fixes, made before"
+    first, *_, rows.commands[title] = rows.again.values()
+    rows.compare(title, f"the first of {len(fixes)}", first.cpu)
 
 
 def measured(found: Mapping[str, Path], place: Path, told: Console) -> Measured:
@@ -218,12 +227,12 @@ def show(rows: Measured, before: Mapping[str, float], console: Console) -> None:
     console.print(table)
     if rows.added:
         growing = Table(title="Added to one module", box=None, title_justify="left")
-        for title in ("fix", "CPU s", "real s"):
+        for title in ("fix", "CPU s", "real s", "made before"):
             growing.add_column(title, justify="left" if title == "fix" else "right")
         for title, row in rows.added.items():
-            growing.add_row(title, f"{row.cpu:.1f}", f"{row.real:.1f}")
+            growing.add_row(title, f"{row.cpu:.1f}", f"{row.real:.1f}", f"{rows.again[title].cpu:.3f}")
         console.print(growing)
-    failed = [title for title, row in (rows.commands | rows.added).items() if row.status not in (0, 1, 3)]
+    failed = [title for title, row in (rows.commands | rows.added | rows.again).items() if row.status not in (0, 1, 3)]
     if failed:
         console.print(f"failed: {', '.join(failed)}", markup=False)
     if losses:
