@@ -24,13 +24,14 @@ from builder.errors import ToolError
 def cache_root() -> Path:
     """`$BESPOKE_CACHE`, else `$XDG_CACHE_HOME/bespoke`, else `~/.cache/bespoke`; created if absent."""
     override = os.environ.get("BESPOKE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    root = Path(override) if override else Path(base) / "bespoke"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ToolError(f"the cache directory cannot be made: {error.strerror}", where=root) from error
-    return root.resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    root = override or os.path.join(base, "bespoke")
+    if not os.path.isdir(root):  # it is asked for a hundred times in a run
+        try:
+            os.makedirs(root, exist_ok=True)
+        except OSError as error:
+            raise ToolError(f"the cache directory cannot be made: {error.strerror}", where=root) from error
+    return Path(os.path.realpath(root))
 
 
 def clean_name(text: str) -> str:

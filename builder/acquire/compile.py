@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -74,9 +75,15 @@ def object_key(tree: SourceTree, command: Command, changed: Mapping[str, bytes |
     digest.update("\0".join(parts).encode("utf-8", "surrogateescape"))
     for path in sorted(changed):
         content = changed[path]
-        mark = hashlib.sha256(content).hexdigest() if content is not None else "-"
+        mark = _mark(content) if content is not None else "-"
         digest.update(f"\0{path}\0{mark}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
+
+
+@lru_cache(maxsize=256)
+def _mark(content: bytes) -> str:
+    """What tells a text from any other; of many objects the same few files are changed."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def kept(tree: SourceTree, key: str) -> Compiled | None:

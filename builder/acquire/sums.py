@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,9 +114,10 @@ def damaged(folder: Path, names: Iterable[str] | None = None) -> Path | None:
 
     A directory without a record (an older version's) tells nothing.
     """
-    if not (folder / _RECORD).exists():
+    try:
+        known = _recorded(folder / _RECORD, _state(folder / _RECORD))
+    except FileNotFoundError:
         return None
-    known = read_json(folder / _RECORD)
     if not isinstance(known, dict):
         return folder / _RECORD
     for name in map(str, known if names is None else known.keys() & set(names)):
@@ -127,6 +128,12 @@ def damaged(folder: Path, names: Iterable[str] | None = None) -> Path | None:
         except OSError:
             return path
     return None
+
+
+@lru_cache(maxsize=4)
+def _recorded(path: Path, _state: tuple[int, ...]) -> object:
+    """The record of a directory, which may be of thousands of files; once in a run for each state of it."""
+    return read_json(path)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -125,6 +125,7 @@ def _kept(place: Path, *_state: int) -> bytes:
     return b"\0" + place.read_bytes()
 
 
+@lru_cache(maxsize=1024)
 def _kept_of(listed: bytes, name: str) -> bytes | None:
     """What was kept of one file; None where nothing was."""
     words = b"\0" + os.fsencode(name) + b"\0"

@@ -26,9 +26,9 @@ _MOST: Final = 1 << 28
 _TEXT: Final = re.compile(r"Bespoke\0*([A-Za-z0-9+/]+=*)")
 
 
-def to_note(manifest: Manifest) -> bytes:
-    """The contents of the section; equal manifests give equal bytes."""
-    text = base64.b64encode(bz2.compress(manifest.to_bytes()))
+def to_note(written: bytes) -> bytes:
+    """The contents of the section, of a manifest as `Manifest.to_bytes` writes it; equal ones give equal bytes."""
+    text = base64.b64encode(bz2.compress(written))
     padding = bytes(-len(text) % _ALIGN)
     return struct.pack("<III", len(_OWNER), len(text), _TYPE) + _OWNER + text + padding
 

@@ -106,10 +106,18 @@ def compact(value: Any, depth: int = 0) -> str:
         rows = (f"{json.dumps(str(key))}: {compact(item, depth + 1)}" for key, item in value.items())
         return "{" + within + f",{within}".join(rows) + end + "}"
     if isinstance(value, list | tuple) and value and all(map(_is_row, value)):
-        return "[" + within + within.join(_filled([json.dumps(item) for item in value], _WIDTH - depth)) + end + "]"
+        return "[" + within + within.join(_filled(_rows(value), _WIDTH - depth)) + end + "]"
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
         return "[" + within + f",{within}".join(_item(item, depth + 1) for item in value) + end + "]"
     return json.dumps(value)
+
+
+def _rows(value: Sequence[Any]) -> list[str]:
+    """Each item of a list of rows; at once where only brackets can stand between them."""
+    text = json.dumps(value)
+    if '"' in text or "[]" in text:
+        return [json.dumps(item) for item in value]
+    return [f"[{row}]" for row in text[2:-2].split("], [")]
 
 
 def _item(value: Any, depth: int) -> str:

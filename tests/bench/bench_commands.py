@@ -165,7 +165,9 @@ def patches(place: Path, rows: Measured) -> None:
     )
     unmade(cache)
     fixes = sorted(PATCHES.glob("*.patch"))
-    modules = {fixes[count - 1].stem: [*BESPOKE, "patch", *fixes[:count], *end] for count in range(1, len(fixes) + 1)}
+    modules: dict[str, list[str | Path]] = {
+        fixes[count - 1].stem: [*BESPOKE, "patch", *fixes[:count], *end] for count in range(1, len(fixes) + 1)
+    }
     for name, words in modules.items():
         rows.added[name] = spend(words, environment)
     for name, words in modules.items():

@@ -71,12 +71,15 @@ def test_a_document_has_a_list_of_plain_values_in_a_line() -> None:
         "deep": [{"a": [1]}],
         "long": [[k, k] for k in range(100)],
         "rows": [{"name": "x", "size": 3}, {"name": "y" * 120, "size": 4}],
+        "between": [["], ["], [1]],
+        "empty": [[], [1, 2], []],
     }
     text = compact(value)
     assert json.loads(text) == value
     lines = text.splitlines()
     assert lines[2] == '  [0, 0, 100, 7], [5, 0, 60, 1, "x.cold"]'
-    assert '  {"name": "x", "size": 3},' in lines and max(map(len, lines)) < 140 and len(lines) < 36
+    assert '  {"name": "x", "size": 3},' in lines and max(map(len, lines)) < 140 and len(lines) < 42
+    assert '  ["], ["], [1]' in lines and "  [], [1, 2], []" in lines
     assert sum("[7, 7]" in line and "[8, 8]" in line for line in lines) == 1
     assert (
         compact({"x": [], "y": (1, True, None, 2.5), "z": {}})

@@ -60,7 +60,7 @@ def test_a_note_is_the_manifest_and_nothing_else_is_a_note(scene: SimulatedScene
     manifest = Manifest.within(module)
     assert manifest is not None
     note = module.by_name[SECTION]
-    assert note.is_alloc and note.data == to_note(manifest) and len(note.data) % 4 == 0
+    assert note.is_alloc and note.data == to_note(manifest.to_bytes()) and len(note.data) % 4 == 0
     shown = note.data.decode(errors="replace")
     assert from_note(shown, where="p1") == manifest == from_note(shown.replace("\0", ""), where="p1")
     for damaged in (shown[: len(shown) // 2], "Bespoke\0AAAA", "GNU\0", ""):
