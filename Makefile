@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 # A new name whenever what is installed would be another: the stamp then is missing, and the environment is made again.
 STAMP  := $(VENV)/made-for-$(shell sha256sum pyproject.toml | cut -c1-16)
 
-.PHONY: help demo test bench setup tools picture clean
+.PHONY: help demo test checked bench setup tools tools-of-tests picture clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,13 +21,15 @@ help:
 demo: setup
 	@$(BIN)/python -m samples.demo
 
-test: setup
-	@.ci/tools tests
+# With `-j2` what is installed and what is checked do not wait for each other; the makes that tests run know nothing of it.
+test: tools-of-tests checked
+	env -u MAKEFLAGS $(BIN)/pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+checked: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/vulture
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench: setup
 	@$(BIN)/python -W ignore -c 'import cle' 2>/dev/null || \
@@ -41,6 +43,9 @@ setup: tools $(STAMP)
 
 tools:
 	@.ci/tools
+
+tools-of-tests:
+	@.ci/tools tests
 
 $(STAMP): pyproject.toml
 	@echo 'Python environment: $(VENV)'
