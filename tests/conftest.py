@@ -64,6 +64,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What a whole run has no time for is `tox -e long`'s; each of it has a shorter test of its kind beside it."""
+    for item in items:
+        for mark in item.iter_markers("long_for"):
+            given = getattr(item, "callspec").params  # noqa: B009 (only items with parameters have it)
+            assert mark.kwargs.keys() <= given.keys(), item.nodeid
+            if mark.kwargs.items() <= given.items():
+                item.add_marker("long")
     if not config.getoption("--long"):
         long = [item for item in items if item.get_closest_marker("long")]
         items[:] = [item for item in items if not item.get_closest_marker("long")]

@@ -33,7 +33,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One demand; `answers` by series. What warns, taints or dies has a guest of its own (`apart`)."""
+    """One demand; `answers` by series. What warns or dies has a guest of its own (`apart`)."""
 
     name: str
     breaks: Break
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def apart(self) -> bool:
-        return any(a.warns or a.oops or a.taint for a in self.answers.values())
+        return any(a.warns or a.oops for a in self.answers.values())
 
 
 def this_module_grown(obj: ObjectFile, kernel: Kernel) -> ObjectFile:

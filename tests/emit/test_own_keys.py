@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,16 +108,24 @@ def test_check_knows_what_a_kernel_answers_to_a_broken_thunk(keyed: Keyed, broke
         assert not found.kernel_accepts and any(THUNK.log in row.message for row in found.refusals), form
 
 
+@pytest.fixture(scope="module")
+def guest(keyed: Keyed) -> Iterator[Guest]:
+    """With the module loaded that is patched."""
+    with Guest(keyed.kernel, modules={NAME: keyed.target}) as running:
+        running.modprobe(NAME)
+        yield running
+
+
 @pytest.mark.guest
-def test_what_a_kernel_answers_to_a_broken_thunk(keyed: Keyed, broken: dict[str, bytes]) -> None:
-    with Guest(keyed.kernel, modules={NAME: keyed.target}) as guest:
-        guest.modprobe(NAME)
-        for form, content in broken.items():
-            mark = guest.mark()
-            said = guest.insmod(content, "keyed")
-            assert not said.ok and THUNK.refused in said.output, form
-            assert THUNK.log in str(guest.log().since(mark)) and "keyed" not in guest.loaded()
-        assert guest.insmod(keyed.module.content, "keyed").ok
+def test_what_a_kernel_answers_to_a_broken_thunk(keyed: Keyed, guest: Guest, broken: dict[str, bytes]) -> None:
+    for form, content in broken.items():
+        mark = guest.mark()
+        said = guest.insmod(content, "keyed")
+        assert not said.ok and THUNK.refused in said.output, form
+        assert THUNK.log in str(guest.log().since(mark)) and "keyed" not in guest.loaded()
+    assert guest.insmod(keyed.module.content, "keyed").ok
+    guest.disable_livepatch("keyed")
+    assert guest.rmmod("keyed").ok
 
 
 def test_old_and_new_code_agree_in_the_simulated_kernel(keyed: Keyed) -> None:
@@ -151,37 +160,35 @@ def facts(text: str) -> dict[str, int]:
 
 
 @pytest.mark.guest
-def test_old_and_new_code_agree_before_with_and_after(keyed: Keyed) -> None:
+def test_old_and_new_code_agree_before_with_and_after(keyed: Keyed, guest: Guest) -> None:
     toggles = 100
-    with Guest(keyed.kernel, modules={NAME: keyed.target}) as guest:
-        guest.modprobe(NAME)
-        mark = guest.mark()
+    mark = guest.mark()
 
-        def states() -> list[dict[str, int]]:
-            """All four, from the one that the module was built with and back to it."""
-            out = [{k: v for k, v in facts(guest.check(f"cat {PROC}")).items() if k not in ("noted", "ways")}]
-            for command in "kckc":
-                said = guest.check(f"echo {command} > {PROC}; cat {PROC}")
-                out.append({k: v for k, v in facts(said).items() if k not in ("noted", "ways")})
-            return out
+    def states() -> list[dict[str, int]]:
+        """All four, from the one that the module was built with and back to it."""
+        out = [{k: v for k, v in facts(guest.check(f"cat {PROC}")).items() if k not in ("noted", "ways")}]
+        for command in "kckc":
+            said = guest.check(f"echo {command} > {PROC}; cat {PROC}")
+            out.append({k: v for k, v in facts(said).items() if k not in ("noted", "ways")})
+        return out
 
-        before = states()
-        assert before[0] == before[-1] and len({tuple(row.items()) for row in before}) == 4
-        assert guest.insmod(keyed.module.content, "keyed").ok
-        guest.wait_transition("keyed")
-        said = guest.check(f"cat {PROC}")
-        assert all(int(value) >= 1000 for name, value in re.findall(r"([a-z]+) (\d+)", said) if name in TURNED)
-        patched = states()
-        assert [row | {"ends": row["ends"] - 1} for row in patched] == before
-        guest.check(f"echo 1 > {TRACING}/events/keyed/keyed_step/enable; cat {PROC} > /dev/null")
-        assert guest.check(f"grep -c 'keyed_step: x=4' {TRACING}/trace") == "1\n"
-        guest.check(f"echo 0 > {TRACING}/events/keyed/keyed_step/enable; cat {PROC} > /dev/null")
-        assert guest.check(f"grep -c 'keyed_step: x=4' {TRACING}/trace") == "1\n"
-        load = f"for n in 1 2; do (while [ ! -e /run/over ]; do cat {PROC} > /dev/null; done &); done"
-        turn = f"for k in $(seq {toggles // 2}); do echo k > {PROC}; echo c > {PROC}; done; touch /run/over"
-        guest.check(f"{load}; {turn}", timeout=120)
-        assert states() == patched
-        guest.disable_livepatch("keyed")
-        assert guest.rmmod("keyed").ok
-        assert states() == before
-        assert guest.warnings(mark) == ()
+    before = states()
+    assert before[0] == before[-1] and len({tuple(row.items()) for row in before}) == 4
+    assert guest.insmod(keyed.module.content, "keyed").ok
+    guest.wait_transition("keyed")
+    said = guest.check(f"cat {PROC}")
+    assert all(int(value) >= 1000 for name, value in re.findall(r"([a-z]+) (\d+)", said) if name in TURNED)
+    patched = states()
+    assert [row | {"ends": row["ends"] - 1} for row in patched] == before
+    guest.check(f"echo 1 > {TRACING}/events/keyed/keyed_step/enable; cat {PROC} > /dev/null")
+    assert guest.check(f"grep -c 'keyed_step: x=4' {TRACING}/trace") == "1\n"
+    guest.check(f"echo 0 > {TRACING}/events/keyed/keyed_step/enable; cat {PROC} > /dev/null")
+    assert guest.check(f"grep -c 'keyed_step: x=4' {TRACING}/trace") == "1\n"
+    load = f"for n in 1 2; do (while [ ! -e /run/over ]; do cat {PROC} > /dev/null; done &); done"
+    turn = f"for k in $(seq {toggles // 2}); do echo k > {PROC}; echo c > {PROC}; done; touch /run/over"
+    guest.check(f"{load}; {turn}", timeout=120)
+    assert states() == patched
+    guest.disable_livepatch("keyed")
+    assert guest.rmmod("keyed").ok
+    assert states() == before
+    assert guest.warnings(mark) == ()

@@ -18,6 +18,7 @@ def text_address(guest: Guest) -> int:
     return int(guest.check("grep -w _text /proc/kallsyms").split()[0], 16)
 
 
+@pytest.mark.long_for(release="6.12")
 def test_addresses_are_those_of_the_image_unless_kaslr_is_wanted(guest: Guest, kernel: Kernel) -> None:
     assert text_address(guest) == kernel.symbol("_text").address
     with Guest(kernel, MachineConfig(kaslr=True)) as moved:
@@ -53,7 +54,10 @@ def test_cpus_memory_command_line_and_files(kernel_61: Kernel, tmp_path: Path) -
         assert guest.check("/opt/tool this; cat /etc/motd") == "run with this\nhello\n"
 
 
-@pytest.mark.parametrize(("cpu", "thunk"), [("qemu64", False), ("Nehalem", True), ("Skylake-Server", True)])
+@pytest.mark.parametrize(
+    ("cpu", "thunk"),
+    [("qemu64", False), pytest.param("Nehalem", True, marks=pytest.mark.long), ("Skylake-Server", True)],
+)
 def test_the_cpu_model_is_what_the_kernel_sees(kernel_61: Kernel, cpu: str, thunk: bool) -> None:
     """The models differ in what the kernel patches: Intel's before IBRS take retpolines, AMD's too."""
     with Guest(kernel_61, MachineConfig(cpu=cpu)) as guest:
@@ -62,6 +66,7 @@ def test_the_cpu_model_is_what_the_kernel_sees(kernel_61: Kernel, cpu: str, thun
         assert guest.check("cat /sys/devices/system/cpu/vulnerabilities/spectre_v2")
 
 
+@pytest.mark.long_for(release="6.12")
 def test_shared_directories(kernel: Kernel, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "data").write_bytes(bytes(3_000_000))

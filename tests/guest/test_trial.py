@@ -18,6 +18,7 @@ from builder.image.trial import PHASES, Step, TrialPlan, TrialReport, trial
 from builder.report.trial import render_trial
 from tests.conftest import needed
 from tests.guest.campaign import campaign
+from tests.guest.conftest import compiled
 
 pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 VALUE = "/sys/module/guest_target/parameters/value"
@@ -39,6 +40,7 @@ def names(report: TrialReport) -> list[str]:
     return [step.name for step in report.steps]
 
 
+@pytest.mark.long_for(release="6.12")
 def test_a_patch_of_vmlinux(kernel: Kernel, built: Mapping[str, Path]) -> None:
     events: list[Step | str] = []
     plan = TrialPlan(commands=("cat /proc/cmdline", "exit 4"))
@@ -59,6 +61,7 @@ def test_a_patch_of_vmlinux(kernel: Kernel, built: Mapping[str, Path]) -> None:
     assert document["commands"][0]["with"]["output"] == "patched command line\n"
 
 
+@pytest.mark.long_for(release="6.12", late=False)
 @pytest.mark.parametrize("late", [False, True])
 def test_a_patch_of_a_module_loaded_before_or_after_it(kernel: Kernel, built: Mapping[str, Path], late: bool) -> None:
     plan = TrialPlan(
@@ -78,6 +81,7 @@ def test_a_patch_of_a_module_loaded_before_or_after_it(kernel: Kernel, built: Ma
     assert report.objects == ("guest_target",)
 
 
+@pytest.mark.long_for(release="6.12")
 @pytest.mark.parametrize("late", [False, True])
 def test_modules_that_use_the_target_and_what_it_always_says(
     kernel: Kernel, built: Mapping[str, Path], late: bool
@@ -98,7 +102,7 @@ def test_modules_that_use_the_target_and_what_it_always_says(
     assert order.count("load guest_user") == 1 + late and all(step.ok for step in report.steps)
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("late", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_target_that_stays_is_a_note(kernel_61: Kernel, built_61: Mapping[str, Path], late: bool) -> None:
     objects = {"guest_stays": built_61["guest_stays"]}
     plan = TrialPlan(commands=(f"cat {LOUD.replace('loud', 'stays')}",), objects=objects, late_load=late)
@@ -154,11 +158,8 @@ def test_a_module_that_is_no_livepatch(kernel_61: Kernel, built_61: Mapping[str,
     assert set(report.taints) == {"O", "E"}
 
 
-def test_a_module_for_another_kernel(kernel_61: Kernel, built: Mapping[str, Path], kernel: Kernel) -> None:
-    if kernel.release == kernel_61.release:
-        assert trial(built["guest_target"], kernel_61).ok
-        return
-    report = trial(built["guest_target"], kernel_61)
+def test_a_module_for_another_kernel(kernel_61: Kernel, release_612: str) -> None:
+    report = trial(compiled(release_612)["guest_target"], kernel_61)
     assert report.failure is not None
     assert report.failure.startswith("insmod guest_target: the kernel refused it")
     assert report.steps[-1].name == "insmod guest_target" and not report.steps[-1].ok
@@ -218,6 +219,7 @@ def test_what_cannot_be_tried_at_all(kernel_61: Kernel, tmp_path: Path) -> None:
             trial(source, kernel_61)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_module_of_the_campaign_in_both_orders(kernel_61: Kernel) -> None:
     """One that never leaves, and that others use (tests/guest/campaign.py has the rest)."""

@@ -110,6 +110,10 @@ def test_a_command_line_that_does_not_fit_is_refused(kernel: Kernel) -> None:
 
 @pytest.mark.guest
 @pytest.mark.slow
+@pytest.mark.long_for(release="6.12", cpu="max")
+@pytest.mark.long_for(release="6.12", cpu="Haswell")
+@pytest.mark.long_for(release="6.1", cpu="EPYC-Rome")
+@pytest.mark.long_for(release="6.1", cpu="Icelake-Server")
 @pytest.mark.parametrize(("cpu", "smp"), [("max", 2), ("Haswell", 1), ("EPYC-Rome", 2), ("Icelake-Server", 1)])
 def test_it_is_what_a_guest_decides(kernel: Kernel, cpu: str, smp: int) -> None:
     with Guest(kernel, MachineConfig(cpu=cpu, smp=smp, cmdline="no_timer_check")) as guest:

@@ -17,7 +17,7 @@ from tests.support.damage import ELF, damaged
 from tests.support.kernels import booted
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
-COUNT = int(os.environ.get("BESPOKE_DAMAGED", "300"))
+COUNT = int(os.environ.get("BESPOKE_DAMAGED", "150"))
 NAMES = ("dm_mod", "loop", "snd_pcm", "tun", "zram", "nf_tables", "ext4", "kvm")
 MEASURED = 7
 """Of so many damaged modules one is watched for the memory that it takes: watching is slow."""

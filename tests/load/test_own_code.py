@@ -65,6 +65,10 @@ def with_our_passes(kernel: Kernel, cpu: str) -> SimulatedKernel:
 
 @pytest.mark.kernel
 @pytest.mark.slow
+@pytest.mark.long_for(release="6.12", cpu="max")
+@pytest.mark.long_for(release="6.1", cpu="Nehalem")
+@pytest.mark.long_for(release="6.1", cpu="EPYC-Milan")
+@pytest.mark.long_for(release="6.12", cpu="Skylake-Server")
 @pytest.mark.parametrize("cpu", CPUS)
 def test_vmlinux_is_patched_as_it_patches_itself(kernel: Kernel, cpu: str) -> None:
     theirs, ours = with_kernels_code(kernel, cpu), with_our_passes(kernel, cpu)

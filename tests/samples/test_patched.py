@@ -71,6 +71,8 @@ def target(release: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Targ
 
 
 @pytest.mark.guest
+@pytest.mark.long_for(release="6.1", kaslr=True)
+@pytest.mark.long_for(release="6.12", kaslr=False)
 @pytest.mark.parametrize("kaslr", [False, True], ids=["pvh", "kaslr"])
 def test_the_target_before_with_and_after(target: tuple[TargetObjects, Built], kaslr: bool) -> None:
     made, built = target
@@ -121,6 +123,7 @@ def test_the_target_before_with_and_after(target: tuple[TargetObjects, Built], k
 
 
 @pytest.mark.guest
+@pytest.mark.long_for(release="6.12")
 def test_the_target_may_come_after_its_patch(target: tuple[TargetObjects, Built]) -> None:
     made, built = target
     plan = TrialPlan(commands=(f"cat {PROC}",), objects={TARGET_NAME: made.module}, late_load=True)
@@ -131,6 +134,7 @@ def test_the_target_may_come_after_its_patch(target: tuple[TargetObjects, Built]
 
 
 @pytest.mark.guest
+@pytest.mark.long_for(release="6.1")
 def test_a_warning_of_the_new_code_names_the_live_patch(target: tuple[TargetObjects, Built]) -> None:
     """The entry of the bug table that belongs to the new function is the one that is found."""
     made, built = target
@@ -143,6 +147,7 @@ def test_a_warning_of_the_new_code_names_the_live_patch(target: tuple[TargetObje
 
 
 @pytest.mark.guest
+@pytest.mark.long_for(kaslr=False)
 @pytest.mark.parametrize("kaslr", [False, True], ids=["pvh", "kaslr"])
 def test_proc_version_before_with_and_after(release_61: str, tmp_path: Path, kaslr: bool) -> None:
     pair = vmlinux_objects(release_61)
