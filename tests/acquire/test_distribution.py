@@ -191,7 +191,7 @@ def older(tree: SourceTree) -> Iterator[str]:
     yield f"linux-source-6.1={others[-1]}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_the_source_of_another_release_is_caught_by_function(older: str, kernel: Kernel, tmp_path: Path) -> None:
     """The layout of a structure differs between the releases; a changed function that uses it says so by name."""

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.kernel, pytest.mark.slow]
 CHOSEN = (
     *("entry", "return", "struct", "histogram", "count", "enum", "block_module", "stack"),
     *("sum", "limit", "format", "time", "time_between", "system_call", "interrupt", "error_path"),
-    *("unseen_unlink", "unseen_links", "unseen_return", "retval_pointer"),
+    *("unseen_unlink", "retval_pointer"),
 )
 
 

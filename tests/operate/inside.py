@@ -1,7 +1,9 @@
-"""Run inside a guest, by the host's Python: load and unload killed by SIGKILL before each step, then repaired.
+"""Run inside a guest, by the host's Python: load and unload killed by SIGKILL before a step, then repaired.
 
-    python -m tests.operate.inside MODULE.ko
+    python -m tests.operate.inside MODULE.ko STRIDE
 
+With STRIDE 1 before each step of a load and every other of an unload, with 4 before every fourth of these: a guest
+takes seconds for each, and the simulated kernel is killed at all of them.
 One line of JSON for each killing: what was killed, before which step, and the
 hits of each event by the calls made after the repair.
 """
@@ -23,8 +25,6 @@ from tests.operate.scene import COUNTED, facts, histogram
 from tests.operate.versions import NAME
 
 MOST = 60
-STRIDE = 2
-"""Every other step of an unload, as a guest takes seconds for each; the simulated kernel is killed at all of them."""
 PROC = Path(f"/proc/{NAME}")
 
 
@@ -62,17 +62,17 @@ def say(what: str, at: int) -> None:
     print(json.dumps(row), flush=True)
 
 
-def main(module: Path) -> None:
+def main(module: Path, stride: int) -> None:
     content = module.read_bytes()
     host = ThisMachine()
-    for at in range(1, MOST):
+    for at in range(1, MOST, stride):
         if not killed(lambda live: live.load(content, str(module)), at):
             break
         Live(host).repair()
         say("load", at)
         if survey(host).patches:
             Live(host).unload("p1")
-    for at in range(1, MOST, STRIDE):
+    for at in range(1, MOST, 2 * stride):
         if not survey(host).patches:
             Live(host).load(content, str(module))
         if not killed(lambda live: live.unload("p1"), at):
@@ -84,4 +84,4 @@ def main(module: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -77,7 +77,7 @@ def kernels(subject: Subject) -> Iterator[Kernels]:
 
 
 @pytest.mark.guest
-@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.long)], ids=["half", "all"])
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.long)], ids=["third", "all"])
 def test_a_stock_kernel_does_what_check_says(
     subject: Subject, kernels: Kernels, reports: dict[str, CheckReport], step: int
 ) -> None:
