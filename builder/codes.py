@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -41,6 +40,8 @@ def known(code: str) -> None:
 
 def unknown(code: str) -> str:
     """What to say of a word that is no code: which ones it may mean."""
+    from difflib import get_close_matches  # here, for it is slow to import and most codes are known
+
     near = get_close_matches(code, CODES, 3)
     return f"there is no code {code}" + (f"; like it: {', '.join(near)}" if near else "")
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +74,8 @@ def scratch(prefix: str) -> Iterator[Path]:
     Its lock file says that it is in use; directories whose maker has died are
     removed here, so an interrupted run costs disk space only until the next.
     """
+    import tempfile  # here, for it is slow to import and who only reads the cache needs none
+
     base = cache_root() / "tmp"
     base.mkdir(exist_ok=True)
     with locked("scratch"):

@@ -160,7 +160,9 @@ def _parser(arguments: Sequence[str], *, every: bool = False) -> tuple[argparse.
     parser.add_argument("--version", action="version", version=f"bespoke {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
     chosen = next((a for a in arguments if a in COMMANDS), None)
-    for name, text in COMMANDS.items():
+    # Where a command stands first, nothing will be said of the others.
+    alone = arguments[:1] if chosen in arguments[:1] and not every else COMMANDS
+    for name, text in ((name, COMMANDS[name]) for name in alone):
         sub = commands.add_parser(
             name,
             help=text,

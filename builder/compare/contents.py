@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -42,6 +41,8 @@ def content_of(view: View) -> str:
 
 def content_of_object(obj: ObjectFile) -> str:
     """What tells an object from any other by its sections."""
+    import hashlib  # here and below, for what only compares keeps nothing
+
     digest = hashlib.sha256(repr((obj.machine, obj.type, obj.flags)).encode())
     for section in obj.sections:
         digest.update(repr((section.name, section.type, section.flags, section.size, *section[6:])).encode())
@@ -52,6 +53,8 @@ def content_of_object(obj: ObjectFile) -> str:
 @cache
 def program(*more: str) -> str:
     """What tells this program from one that compares otherwise, or does otherwise what stands in `more` folders."""
+    import hashlib
+
     digest = hashlib.sha256(decoder().encode())
     for file in texts(*more):
         digest.update(file.read_bytes())

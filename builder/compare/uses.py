@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from difflib import SequenceMatcher
 from typing import Final
 
 from builder.arch import Instruction
@@ -62,6 +61,8 @@ def tell_apart(
     By their uses, where no two of a list are used alike; or by what is done around those, where each is clearly more
     like the one in its place than like any other: order and use then say the same.
     """
+    from difflib import SequenceMatcher  # here, for it is slow to import and names mostly tell
+
     for around in (0, _AROUND):
         before = [uses(old, old_functions, atom, around) for atom in olds]
         after = [uses(new, new_functions, atom, around) for atom in news]

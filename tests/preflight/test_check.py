@@ -87,7 +87,8 @@ def test_a_kernel_that_has_booted_is_restored_byte_by_byte(
     found = booted(kernel, "max", cmdline="mitigations=off")
     assert found.state == made.state and tuple(found.ftrace) == tuple(made.ftrace) != ()
     for mine, other in zip(found.memory, made.memory, strict=True):
-        assert (mine.base, mine.name) == (other.base, other.name) and bool(mine.data == other.data), mine.name
+        same = bytes(mine.data) == bytes(other.data)
+        assert (mine.base, mine.name) == (other.base, other.name) and same, mine.name
     (kept,) = tmp_path.rglob("booted-*")
     before = kept.read_bytes()
     kept.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
