@@ -32,10 +32,13 @@ class Ran:
         return json.loads(self.out)
 
     def problem(self, status: int = 2) -> str:
-        """The one line that says what is wrong; nothing on stdout, no traceback."""
+        """The one line that says what is wrong; nothing on stdout, no traceback.
+
+        Beside it may stand what a slow machine is told of a step that takes long.
+        """
         assert self.status == status, self
         assert self.out == ""
-        lines = self.err.splitlines()
+        lines = [line for line in self.err.splitlines() if not line.startswith("bespoke: 1 object to compile")]
         assert len(lines) == 1 and lines[0].startswith("bespoke: "), self.err
         return lines[0]
 
