@@ -23,7 +23,8 @@ from typing import Final, TypeVar
 from builder.acquire import cache
 from builder.acquire.cache import cache_root, locked, published_unlocked
 from builder.acquire.kbuild import Command
-from builder.acquire.source import SourceTree, processors
+from builder.acquire.preparing import processors
+from builder.acquire.source import SourceTree
 from builder.acquire.tools import run
 from builder.acquire.whole import write_whole
 from builder.errors import InputError, MissingFileError, ToolError

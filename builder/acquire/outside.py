@@ -20,8 +20,9 @@ from builder.acquire.packages import fetch_headers, kernel_groups
 from builder.acquire.pairs import ObjectPair, empty_object
 from builder.acquire.patch import PatchObjects, accepted
 from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, located, read_patch, refusal_row
+from builder.acquire.preparing import EXTRA_FLAGS, processors
 from builder.acquire.shifts import shifts_of
-from builder.acquire.source import EXTRA_FLAGS, SourceTree, processors
+from builder.acquire.source import SourceTree
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import run
 from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, ToolError, UsageError

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from builder.acquire import apt
 from builder.acquire.cache import cache_path, cache_root, published, use_path
+from builder.acquire.readymade import fetch_readymade
 from builder.acquire.suites import OWN, Group, group_of, groups_for
 from builder.acquire.tools import run
 from builder.acquire.toolset import put_behind
@@ -92,11 +93,13 @@ def _cached(release: str, version: str | None) -> tuple[str, Path] | None:
     return next((found for name in _image_packages(release) if (found := apt.cached(name, version))), None)
 
 
-def kernel_groups(release: str) -> tuple[Group, ...]:
-    """Where what belongs to a kernel may come from: the suites that its image came from, then those of its name."""
+def kernel_groups(release: str, suite: str | None = None) -> tuple[Group, ...]:
+    """Where what belongs to a kernel may come from: the suites that its image came from, or `suite`, then those of its
+    name."""
     found = _cached(release, None)
     record = (found[1] / ".package").read_text().split() if found else []
-    return tuple(dict.fromkeys((*(Group(name) for name in record[3:]), *groups_for(release))))
+    own = [Group(name) for name in record[3:]] or ([group_of(suite)] if suite else [])
+    return tuple(dict.fromkeys((*own, *groups_for(release))))
 
 
 def _image_packages(release: str) -> tuple[str, str]:
@@ -117,6 +120,20 @@ def fetch_kernel(release: str, version: str | None = None, *, suite: str | None 
     if tree is None:
         raise InputError(f"the package holds no image and module tree for {release}", where=f"linux-image-{release}")
     return tree
+
+
+def kernel_config(release: str, version: str | None = None, *, suite: str | None = None) -> tuple[str, Path]:
+    """The version of the kernel package of `release` and its configuration, of one that is not here without the image.
+
+    Raises as `fetch_kernel`.
+    """
+    if _cached(release, version) is None:
+        groups = (group_of(suite),) if suite else groups_for(release)
+        found = version or _image_package(release, None, groups).version  # apt is asked nothing that is known
+        if (made := fetch_readymade(release, found, groups)) is not None:
+            return found, made / ".config"
+    kernel = fetch_kernel(release, version, suite=suite)
+    return kernel.version, kernel.config
 
 
 def _image_package(release: str, version: str | None, groups: Sequence[Group]) -> apt.Package:

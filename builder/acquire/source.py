@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,30 +20,16 @@ from pathlib import Path
 from builder.acquire import apt, sums
 from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch
 from builder.acquire.kbuild import ListedObjects, record, record_folders
-from builder.acquire.packages import fetch_kernel, kernel_groups
+from builder.acquire.packages import kernel_config, kernel_groups
+from builder.acquire.preparing import STAMP, make_variables, prepare, processors
 from builder.acquire.queue import featureset, fetched_queue
+from builder.acquire.readymade import READYMADE, fetch_readymade
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
-from builder.acquire.tools import need, run
+from builder.acquire.tools import run
 from builder.acquire.tree_state import STATE, TreeWatch, disturbed, keep_state, told
-from builder.acquire.whole import write_whole
 from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, ToolError
 
 log = logging.getLogger("bespoke.acquire")
-
-#: what every object is compiled with beyond the kernel's own flags; in the cached trees' names
-EXTRA_FLAGS = "-ffunction-sections -fdata-sections"
-
-#: options that olddefconfig may add or change without effect on any object's code: what signs modules, the
-#: salt of build ids, and the versions of tools (the compiler is compared elsewhere)
-HARMLESS_DRIFT = re.compile(
-    r"CONFIG_(BUILD_SALT|MODULE_SIG_(ALL|KEY\w*)|SYSTEM_(TRUSTED|REVOCATION)_KEYS|SYSTEM_BLACKLIST_HASH_LIST|"
-    r"OPENSSL_SUPPORTS_\w+|"
-    r"(AS|LD|LLD|RUSTC?|RUSTC_LLVM|BINDGEN|PAHOLE|CLANG)_(VERSION|VERSION_TEXT)|CC_VERSION_TEXT|"
-    r"(RUST|HAVE_RUST|RUSTC|RUSTC_HAS|CC_CAN|CC_HAS|AS_HAS|LD_CAN|LD_HAS|TOOLS_SUPPORT)_\w+)"
-)
-
-#: in a tree: it is one, with what is known of it
-STAMP = ".bespoke/prepared.json"
 
 #: in a tree: files are being generated in it
 GENERATING = ".bespoke/generating"
@@ -63,17 +48,6 @@ COMPLETE = ".bespoke/complete.json"
 
 #: in a tree: the names of the sources that others include, from all that may be read there
 INCLUDED = ".bespoke/included-1.json"
-
-#: The final link and the signing of modules want tools that no object needs (resolve_btfids, sign-file with
-#: OpenSSL): while a tree is prepared these options are off for makefiles. They must stay so nowhere else: with
-#: them kernel/bpf and module_signature.o are not built (kernel/Makefile).
-PREPARING = ("CONFIG_MODULE_SIG_FORMAT=", "CONFIG_BPF=", "CONFIG_RUST=")
-
-#: by this file the configuration asks whether there is a compiler of Rust (since 6.1); without one CONFIG_RUST is
-#: turned off, and with it options that C code looks at too, though no C object needs that compiler
-RUST_IS_AVAILABLE = "scripts/rust_is_available.sh"
-
-PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "tar", "xz", "ld", "perl", "find")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,56 +200,36 @@ class SourceTree:
         return ["make", "--no-print-directory", "-o", "prepare", *variables]
 
 
-def processors() -> int:
-    """How many processes may compute at once here."""
-    return len(os.sched_getaffinity(0))
-
-
-def make_variables(root: Path, release: str, compiler: Compiler) -> list[str]:
-    """Variables for every call of make in a tree: none of them decides which objects there are.
-
-    What runs on this machine (objtool) is compiled by its own compiler, since it needs its own libraries.
-    """
-    return [
-        f"CC={compiler.command}",
-        f"HOSTCC={host_compiler(compiler)}",
-        *([f"LD={compiler.linker}"] if compiler.linker else []),
-        f"KERNELRELEASE={release}",
-        f"KCFLAGS={EXTRA_FLAGS}",
-        f"PAHOLE={root / '.bespoke/pahole'}",
-    ]
-
-
-def host_compiler(compiler: Compiler) -> str:
-    """The compiler of what is run on this machine."""
-    return "gcc" if compiler.linker else compiler.command
-
-
-def fetch_source(release: str, version: str | None = None, *, allowed: Allowed = NOTHING) -> SourceTree:
+def fetch_source(
+    release: str, version: str | None = None, *, suite: str | None = None, allowed: Allowed = NOTHING
+) -> SourceTree:
     """The distribution's source of exactly the kernel package of `release`, with its patches, prepared.
 
     About 150 MB to download and 1.5 GB on disk the first time, then from the
-    cache. Raises `InputError` when the archive offers that version no longer,
-    `RefusedError` for another compiler or configuration, `ToolError` for a missing program,
+    cache; the kernel's image itself is not needed. Raises `InputError` when the archive, or `suite`, offers that
+    version no longer, `RefusedError` for another compiler or configuration, `ToolError` for a missing program,
     or a file that the archive lists and does not serve.
     """
-    kernel = fetch_kernel(release, version)
-    series = ".".join(release.split(".")[:2])
-    name = f"linux-source-{series}"
-    config = read_config(kernel.config)
-    groups = kernel_groups(release)
+    version, configured = kernel_config(release, version, suite=suite)
+    name = f"linux-source-{'.'.join(release.split('.')[:2])}"
+    config = read_config(configured)
+    groups = kernel_groups(release, suite)
     compiler = find_compiler(config, allowed, groups)
     features = featureset(release, groups) if config.get("CONFIG_PREEMPT_RT") == "y" else ""
 
-    def tree(features: str) -> SourceTree:
+    def tree(applied: str) -> SourceTree:
         def unpack(root: Path) -> None:
-            with fetched_queue(features, kernel.version, groups) if features else nullcontext() as queue:
-                unpack_package(apt.lookup(name, kernel.version, groups), root)
+            with fetched_queue(applied, version, groups) if applied else nullcontext() as queue:
+                unpack_package(apt.lookup(name, version, groups), root)
                 if queue is not None:
                     queue.apply(root)
+            # Only the very source that the kernel was built from is configured as it was.
+            made = fetch_readymade(release, version, groups) if applied == features else None
+            if made is not None:
+                shutil.copytree(made, root / READYMADE, ignore=shutil.ignore_patterns(".sums"))
 
-        origin = f"{name}_{kernel.version}" + (f"+{features}" if features else "")
-        return prepared(tree_identity(origin, release, compiler), release, kernel.config, compiler, unpack)
+        origin = f"{name}_{version}" + (f"+{applied}" if applied else "")
+        return prepared(tree_identity(origin, release, compiler), release, configured, compiler, unpack)
 
     if features:
         try:
@@ -393,7 +347,7 @@ def _made(
             try:
                 unpack(root)
                 remove_tree(root / ".config")
-                (root / ".bespoke").mkdir()
+                (root / ".bespoke").mkdir(exist_ok=True)
                 shutil.copyfile(config, root / ".bespoke/config")
                 prepare(root, release, compiler)
             except BaseException:
@@ -403,49 +357,3 @@ def _made(
         elif not (root / STATE).is_file():
             keep_state(root)  # made by a version that kept none
         return stamp.read_text()
-
-
-def prepare(root: Path, release: str, compiler: Compiler) -> None:
-    """Configure an unpacked tree by `.bespoke/config`, make what every object needs, and stamp it."""
-    need(PROGRAMS, purpose="preparing kernel source")
-    _need_headers(host_compiler(compiler))
-    log.info("preparing the source of %s", release)
-    own = root / ".bespoke"
-    wanted = read_config(own / "config")
-    # CONFIG_DEBUG_INFO_BTF changes struct module, so it must stay on; of pahole it wants the version only.
-    digits = wanted.get("CONFIG_PAHOLE_VERSION", "0")
-    pahole = own / "pahole"
-    pahole.write_text(f"#!/bin/sh\necho v{digits[:-2] or '0'}.{digits[-2:]}\n")
-    pahole.chmod(0o755)
-    if not (root / ".config").is_file():
-        shutil.copyfile(own / "config", root / ".config")
-    if wanted.get("CONFIG_RUST") == "y":
-        write_whole(root / RUST_IS_AVAILABLE, "#!/bin/sh\nexit 0\n")
-        (root / RUST_IS_AVAILABLE).chmod(0o755)
-    make = ["make", *make_variables(root, release, compiler), *PREPARING, f"-j{processors()}"]
-    log_file = own / "prepare.log"
-    run([*make, "olddefconfig"], cwd=root, log=log_file)
-    drift = config_drift(wanted, read_config(root / ".config"))
-    run([*make, "modules_prepare"], cwd=root, log=log_file)
-    version = run([*make, "-s", "kernelversion"], cwd=root).strip()
-    utsrelease = (root / "include/generated/utsrelease.h").read_text()
-    if f'"{release}"' not in utsrelease:
-        raise ToolError(f"prepared for another release than {release}: {utsrelease.strip()}", where=root)
-    keep_state(root)
-    write_whole(root / STAMP, json.dumps({"kernel_version": version, "drift": drift}))
-
-
-def config_drift(wanted: dict[str, str], got: dict[str, str]) -> list[str]:
-    """Options whose value differs and may change code, as `OPTION: wanted -> got`, sorted."""
-    keys = sorted(key for key in wanted.keys() | got.keys() if wanted.get(key, "n") != got.get(key, "n"))
-    return [
-        f"{key}: {wanted.get(key, 'n')} -> {got.get(key, 'n')}" for key in keys if not HARMLESS_DRIFT.fullmatch(key)
-    ]
-
-
-def _need_headers(compiler: str) -> None:
-    """objtool is built from the tree and wants libelf's headers: say so before minutes have passed."""
-    try:
-        run([compiler, "-E", "-include", "gelf.h", "-x", "c", "/dev/null", "-o", "/dev/null"])
-    except ToolError as error:
-        raise ToolError("preparing kernel source needs: apt-get install libelf-dev") from error

@@ -21,16 +21,15 @@ from typing import Final
 from builder.acquire import apt
 from builder.acquire.cache import cache_path, cache_root, locked, remove_tree
 from builder.acquire.packages import cached_kernel, fetch_kernel, installed_kernel, kernel_groups
+from builder.acquire.preparing import STAMP, prepare
 from builder.acquire.source import (
     FOLDERS,
     INCLUDED,
     INCLUDES,
     LISTING,
-    STAMP,
     SourceTree,
     accepted,
     fetch_source,
-    prepare,
     prepared,
     tree_identity,
     unpack_archive,

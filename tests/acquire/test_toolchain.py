@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.acquire.source import config_drift
+from builder.acquire.preparing import config_drift
 from builder.acquire.toolchain import banner_compiler, find_compiler, read_config
 from builder.acquire.tools import clean_environment, need, run
 from builder.errors import Allowed, InputError, RefusedError, ToolError, UnknownError

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from builder.acquire import tree_state
-from builder.acquire.source import FOLDERS, PROGRAMS, SourceTree
+from builder.acquire.preparing import PROGRAMS
+from builder.acquire.source import FOLDERS, SourceTree
 from builder.acquire.sources import SourceTarget, find_source
 from builder.acquire.tree_state import DisturbedError, disturbed, keep_state
 from tests.conftest import need
