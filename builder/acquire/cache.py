@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +40,14 @@ def clean_name(text: str) -> str:
     return plain.lstrip(".") or "_"
 
 
-#: descriptors of locks that programs started meanwhile hold too (see `locked`)
-inherited_locks: set[int] = set()
+class _Thread(threading.local):
+    """Descriptors of locks that programs which this thread starts meanwhile hold too (see `locked`)."""
+
+    def __init__(self) -> None:
+        self.inherited_locks: set[int] = set()
+
+
+thread = _Thread()
 
 
 @contextmanager
@@ -49,9 +56,9 @@ def locked(name: str, *, shared: bool = False, inherited: bool = False) -> Itera
 
     Yields its descriptor, for a program that is to hold it too (`held` of `tools.run`).
 
-    An `inherited` lock is held by the programs that are run under it as well:
+    An `inherited` lock is held by the programs that this thread runs under it as well:
     when this process is killed, nobody else begins while one of them still
-    writes. For locks that no other thread takes meanwhile.
+    writes.
     """
     folder = cache_root() / "locks"
     folder.mkdir(exist_ok=True)
@@ -60,11 +67,11 @@ def locked(name: str, *, shared: bool = False, inherited: bool = False) -> Itera
         if not inherited:
             yield handle.fileno()
             return
-        inherited_locks.add(handle.fileno())
+        thread.inherited_locks.add(handle.fileno())
         try:
             yield handle.fileno()
         finally:
-            inherited_locks.discard(handle.fileno())
+            thread.inherited_locks.discard(handle.fileno())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import shutil
@@ -12,12 +13,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.acquire.cache import inherited_locks
-from builder.errors import MissingToolError, SpaceError, ToolError
+from builder.acquire.cache import thread
+from builder.errors import BespokeError, MissingToolError, SpaceError, ToolError
+
+log = logging.getLogger("bespoke.acquire")
 
 #: program -> the Debian package that has it, where the names differ
 DEBIAN_PACKAGES = {
@@ -60,9 +63,36 @@ def clean_environment() -> dict[str, str]:
     return {**inherited, "LC_ALL": "C"}
 
 
-#: programs that run, for `end_programs`; once that was called nothing is started any more
-_running: set[subprocess.Popen[bytes]] = set()
-_ending = threading.Event()
+class _Programs:
+    """Programs that run and are ended together; once they were nothing is started any more."""
+
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.ending = threading.Event()
+
+    def end(self) -> None:
+        """Each is in a group of its own, and would outlive us. Who waits for one finds that a signal ended it."""
+        self.ending.set()
+        processes = list(self.running)
+        until = time.monotonic() + 1.0
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            for process in processes:
+                if process.poll() is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, sign)
+            while any(process.poll() is None for process in processes) and time.monotonic() < until:
+                time.sleep(0.01)
+
+
+class _Threads(threading.local):
+    """Of each thread: what its programs are ended with."""
+
+    def __init__(self) -> None:
+        self.programs = [_all]
+
+
+_all = _Programs()
+_here = _Threads()
 
 
 @contextlib.contextmanager
@@ -90,7 +120,7 @@ def started(
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
-            pass_fds=(*inherited_locks, *held),
+            pass_fds=(*thread.inherited_locks, *held),
         )
     except FileNotFoundError as error:
         if cwd is not None and not cwd.is_dir():
@@ -98,13 +128,16 @@ def started(
         raise MissingToolError(f"{words[0]} is not installed: apt-get install {package_of(words[0])}") from error
     except OSError as error:
         raise ToolError(f"{words[0]} cannot be run: {error.strerror}") from error
-    _running.add(process)
+    for programs in _here.programs:
+        programs.running.add(process)
     try:
-        if _ending.is_set():  # looked at after it was added: either it is ended there, or here
+        # Looked at after it was added: either it is ended there, or here.
+        if any(programs.ending.is_set() for programs in _here.programs):
             raise ToolError(f"{words[0]} is not run: this process is ending")
         yield process
     finally:
-        _running.discard(process)
+        for programs in _here.programs:
+            programs.running.discard(process)
         if process.poll() is None:
             _end(process)
         for pipe in (process.stdout, process.stderr):
@@ -237,17 +270,31 @@ def _failure(words: Sequence[str], status: int, out: str, err: str, log: Path | 
 
 
 def end_programs() -> None:
-    """End what runs, and start nothing any more: for a process that ends while threads of it wait for programs.
+    """End what runs, and start nothing any more: for a process that ends while threads of it wait for programs."""
+    _all.end()
 
-    Each is in a group of its own, and would outlive the process. Who waits for one finds that it was ended by a signal.
+
+@contextlib.contextmanager
+def aside(work: Callable[[], object]) -> Iterator[None]:
+    """Do `work` in a thread of its own that ends with this block, at once where that is left by an exception.
+
+    What the work raises is no more than noted: whoever needs what it makes asks for that, and has it made then.
     """
-    _ending.set()
-    processes = list(_running)
-    until = time.monotonic() + 1.0
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        for process in processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, sign)
-        while any(process.poll() is None for process in processes) and time.monotonic() < until:
-            time.sleep(0.01)
+    programs = _Programs()
+
+    def run_here() -> None:
+        _here.programs = [*_here.programs, programs]
+        try:
+            work()
+        except BespokeError as error:
+            log.debug("what was begun meanwhile ended: %s", error)
+
+    thread = threading.Thread(target=run_here, name="aside")
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        programs.end()
+        raise
+    finally:
+        thread.join()

@@ -8,16 +8,16 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.acquire.whole import check_place, write_whole
 from builder.cli.progress import Shown, logged, shown
-from builder.errors import KernelError, RefusedError, UsageError
+from builder.errors import Allowed, KernelError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from builder.acquire.shifts import Shift
@@ -252,10 +252,10 @@ def add_kernel(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def at_hand(kernel: str, suite: str | None = None) -> str:
+def at_hand(kernel: str, suite: str | None = None, before: Callable[[str], object] | None = None) -> str:
     """`kernel` as it was given; a release that this machine has not is fetched, as its source would be.
 
-    With `suite` it comes from there, and may be a series, whose newest is taken.
+    With `suite` it comes from there, and may be a series, whose newest is taken. `before` is told what is fetched.
     """
     # Here, for they are slow to import and only what compiles needs them.
     from builder.acquire.cache import cache_root
@@ -268,23 +268,43 @@ def at_hand(kernel: str, suite: str | None = None) -> str:
         try:
             find_image(kernel, cache_root())
         except KernelError:
+            if before is not None:
+                before(kernel)
             fetch_kernel(kernel, suite=suite)
     return kernel
 
 
-def open_kernel(options: argparse.Namespace, *, fetch: bool = False) -> Kernel:
-    """The kernel that `--kernel` names; with `--suite`, or `fetch`, one that is not here is fetched."""
+def open_kernel(options: argparse.Namespace, before: Callable[[str], object] | None = None) -> Kernel:
+    """The kernel that `--kernel` names; with `--suite`, or `before`, one that is not here is fetched: see `at_hand`."""
     from builder.binary.kernel import Kernel
     from builder.supported import series, tried
 
-    if fetch or options.suite:
-        options.kernel = at_hand(options.kernel, options.suite)
+    if before is not None or options.suite:
+        options.kernel = at_hand(options.kernel, options.suite, before)
     kernel = Kernel.open(options.kernel)
     if not tried(kernel.release):
         log.warning(
             "Linux %s was never tried (see `bespoke kernels`): what follows may be wrong", series(kernel.release)
         )
     return kernel
+
+
+@contextmanager
+def open_kernel_for_source(options: argparse.Namespace, source: str | None, allowed: Allowed) -> Iterator[Kernel]:
+    """The kernel that `--kernel` names; where it is fetched its source, if that is wanted, is prepared meanwhile.
+
+    In this block, where `find_source` waits for it.
+    """
+    from builder.acquire.source import fetch_source  # here, for only what compiles needs them
+    from builder.acquire.tools import aside
+
+    with ExitStack() as stack:
+
+        def begin(release: str) -> None:
+            if source is None:
+                stack.enter_context(aside(partial(fetch_source, release, suite=options.suite, allowed=allowed)))
+
+        yield open_kernel(options, begin)
 
 
 def named_paths(values: Sequence[str]) -> Mapping[str, Path]:

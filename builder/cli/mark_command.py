@@ -24,7 +24,7 @@ from builder.cli.common import (
     check_html,
     check_output,
     named_paths,
-    open_kernel,
+    open_kernel_for_source,
     wanted_name,
     write_output,
 )
@@ -130,11 +130,11 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.limit_objects < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("-j and --limit-objects take a number of objects from 1 on")
     key = signing_key(options)
-    kernel = open_kernel(options, fetch=True)
-    objects = Objects(kernel, named_paths(options.object))
-    free_module_name(name, kernel)
-    check = _check(options, kernel)
-    tree = find_source(options.tree, source_target(kernel), allowed=allowed)
+    with open_kernel_for_source(options, options.tree, allowed) as kernel:
+        objects = Objects(kernel, named_paths(options.object))
+        free_module_name(name, kernel)
+        check = _check(options, kernel)
+        tree = find_source(options.tree, source_target(kernel), allowed=allowed)
     if options.source:
         made = mark_source(marks, tree, KernelLayouts(kernel), MarkPlan(name, 1, options.armed, tuple(options.patch)))
         if output.json:

@@ -26,7 +26,7 @@ from builder.cli.common import (
     check_html,
     check_output,
     named_paths,
-    open_kernel,
+    open_kernel_for_source,
     refused_rows,
     wanted_name,
     write_output,
@@ -96,11 +96,12 @@ def run(options: argparse.Namespace, output: Output) -> int:
     key = signing_key(options)
     if not options.each:
         check_html(options.html, *outputs, *patches)
-    kernel = open_kernel(options, fetch=True)
-    objects = Objects(kernel, named_paths(options.object))
-    if not options.each:
-        free_module_name(wanted_name(options.name, options.output), kernel)
-    tree = _source(options, objects, allowed)
+    spec = options.source if options.module_source is None else ""
+    with open_kernel_for_source(options, spec, allowed) as kernel:
+        objects = Objects(kernel, named_paths(options.object))
+        if not options.each:
+            free_module_name(wanted_name(options.name, options.output), kernel)
+        tree = _source(options, objects, allowed)
     job = _Job(options, output, objects, tree, allowed, key)
     if options.each:
         return _each(job, runs, outputs)

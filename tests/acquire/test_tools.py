@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from builder.acquire.apt import offered
+from builder.acquire.cache import locked
 from builder.acquire.compile import not_compiled
 from builder.acquire.kbuild import record
-from builder.acquire.tools import ended, need, run, run_grep, started
+from builder.acquire.tools import aside, ended, need, run, run_grep, started
 from builder.errors import InputError, MissingFileError, MissingToolError, SpaceError, ToolError
 
 
@@ -105,7 +107,7 @@ def test_programs_end_with_the_process() -> None:
     """Which is one of its own: afterwards nothing is started any more."""
     text = """
 import threading, time
-from builder.acquire.tools import _running, end_programs, ended
+from builder.acquire.tools import _all, end_programs, ended
 told = []
 def wait():
     told.append(ended(["sh", "-c", "trap '' TERM; sleep 4321 & wait; sleep 4321"]).status)
@@ -115,7 +117,7 @@ def wait():
         told.append(str(error))
 thread = threading.Thread(target=wait)
 thread.start()
-while not _running:
+while not _all.running:
     time.sleep(0.01)
 time.sleep(0.2)
 end_programs()
@@ -124,6 +126,75 @@ print(told)
 """
     left = ended(python(text), timeout=60)
     assert left.out == b"[-9, 'true is not run: this process is ending']\n", left.err
+
+
+def test_what_is_done_aside_is_waited_for(tmp_path: Path) -> None:
+    """Its failure is nobody's but that of who needs what it makes."""
+
+    def work() -> None:
+        time.sleep(0.2)
+        run(["touch", tmp_path / "made"])
+        run(["false"])
+
+    with aside(work):
+        assert not (tmp_path / "made").exists()
+    assert (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("left_by", [KeyboardInterrupt, SystemExit, ToolError("failed")])
+def test_what_is_done_aside_ends_with_what_fails(left_by: type[BaseException] | ToolError, tmp_path: Path) -> None:
+    """Its program is ended and it runs no other; what it cleans up is done; what runs beside it goes on."""
+    told: list[str] = []
+
+    def work() -> None:
+        try:
+            for seconds in ("4321", "4322"):
+                try:
+                    ended(["sh", "-c", f"touch {tmp_path / 'begun'}; sleep {seconds}"])
+                except ToolError as error:
+                    told.append(error.message)
+        finally:
+            told.append("cleaned up")
+
+    def interrupted() -> None:
+        with aside(work):
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.01)
+            raise left_by
+
+    begin = time.monotonic()
+    with pytest.raises(BaseException) as caught:
+        interrupted()
+    assert caught.type in (left_by, type(left_by))
+    assert told == ["sh is not run: this process is ending", "cleaned up"]
+    assert time.monotonic() - begin < 4000
+    assert ended(["true"]).status == 0
+
+
+def test_a_lock_is_inherited_by_the_programs_of_its_thread_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of another thread would hold it as long as it runs itself."""
+    monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path))
+    taken, looked = threading.Event(), threading.Event()
+    found: list[bool] = []
+
+    def holds_lock() -> bool:
+        with started(["sh", "-c", "echo; sleep 4321; echo"]) as process:
+            assert process.stdout is not None and process.stdout.readline()  # it has opened what it needs itself
+            open_files = Path(f"/proc/{process.pid}/fd").iterdir()
+            return str(tmp_path / "locks/tree.lock") in [os.readlink(path) for path in open_files]
+
+    def work() -> None:
+        assert taken.wait(60)
+        found.append(holds_lock())
+        looked.set()
+
+    with aside(work), locked("tree", inherited=True):
+        taken.set()
+        assert looked.wait(60)
+        found.append(holds_lock())
+    assert found == [False, True]
 
 
 @pytest.mark.parametrize("folders", [("arch", "drivers", "net"), ("drivers", "net"), ("arch", "net"), ("drivers",)])
