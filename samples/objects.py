@@ -13,7 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.acquire.cache import published
+from builder.acquire.cache import cache_root, published
 from builder.acquire.outside import fetched_compiler
 from builder.acquire.packages import HeadersTree, fetch_headers
 from builder.acquire.pairs import ObjectPair
@@ -63,6 +63,8 @@ def _compile_target(headers: HeadersTree, place: Path, *, own_key: bool, version
     shutil.copytree(TARGET, work)
     # The 6.12 headers carry a vmlinux with BTF, so kbuild would ask for pahole; a target needs no BTF.
     command = ["make", "-s", "-C", str(headers.build), f"M={work}", "CONFIG_DEBUG_INFO_BTF_MODULES="]
+    # Of two places to compile in, the later one is looked at first: what is made is the same in every cache.
+    command.append(f"KCFLAGS=-ffile-prefix-map={cache_root()}=cache -ffile-prefix-map={work}=target")
     command += [*fetched_compiler(headers.build, headers.release), *(["OWN_KEY=1"] if own_key else [])]
     run([*command, "modules"])
     os.replace(work / f"{TARGET_NAME}.ko", place / f"{TARGET_NAME}.ko")

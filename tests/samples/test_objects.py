@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.acquire.cache import cache_root
 from builder.acquire.outside import ModuleSource, prepare_module
 from builder.binary.objects import ObjectFile
 from builder.binary.reader import read_object
@@ -45,6 +46,12 @@ def test_functions_stand_in_sections_of_their_own(made: ObjectFile) -> None:
     functions = {symbol.name for symbol in made.symbols if symbol.is_function}
     assert {"tick", "mode_name", "open", *CHANGED} <= functions
     assert {f".text.{name}" for name in CHANGED} <= set(made.by_name)
+
+
+def test_it_is_the_same_in_every_cache(built: TargetObjects) -> None:
+    """Nothing in it is of the place where it was compiled: not what its build ID is made of either."""
+    for path in (built.module, built.old, built.new):
+        assert str(cache_root()).encode() not in path.read_bytes()
 
 
 def test_what_the_next_version_changes_is_looked_at_here(built: TargetObjects) -> None:
