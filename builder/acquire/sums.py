@@ -33,10 +33,10 @@ _SEAL: Final = slice(68, 72)
 
 def checksum(path: Path, *, without: slice = slice(0, 0)) -> int:
     """CRC-32 of a file, the bytes `without` (of its first MiB) taken for zeros; once in a run for each state of it."""
-    return _checksum(path, _state(path), without.start, without.stop)
+    return _checksum(path, state(path), without.start, without.stop)
 
 
-def _state(path: Path) -> tuple[int, ...]:
+def state(path: Path) -> tuple[int, ...]:
     """What changes when a file does, or another takes its place; the time of its last change is the last of it."""
     now = path.stat()
     return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
@@ -48,7 +48,7 @@ def checksum_once(path: Path, *, without: slice = slice(0, 0)) -> int:
     Whoever writes to a file changes its times, and who copies a cache makes other files. Of one that was changed just
     now nothing is kept: it could be changed again without another time.
     """
-    place, (*ids, changed) = path.with_name(f".{path.name}.read"), _state(path)
+    place, (*ids, changed) = path.with_name(f".{path.name}.read"), state(path)
     seen = [_started(), *ids, changed, without.start, without.stop]
     known = read_json(place) if place.exists() else None
     if isinstance(known, list) and known[:-1] == seen:
@@ -115,7 +115,7 @@ def damaged(folder: Path, names: Iterable[str] | None = None) -> Path | None:
     A directory without a record (an older version's) tells nothing.
     """
     try:
-        known = _recorded(folder / _RECORD, _state(folder / _RECORD))
+        known = _recorded(folder / _RECORD, state(folder / _RECORD))
     except FileNotFoundError:
         return None
     if not isinstance(known, dict):

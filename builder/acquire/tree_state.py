@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from builder.acquire import sums
 from builder.acquire.cache import locked
 from builder.acquire.tools import ended
 from builder.acquire.whole import write_whole
@@ -110,8 +111,7 @@ class TreeWatch:
     def _is_as_left(self, name: str) -> bool:
         place = self._root / STATE
         try:
-            now = place.stat()
-            kept = _kept(place, now.st_ino, now.st_mtime_ns)
+            kept = _kept(place, *sums.state(place))
         except FileNotFoundError:
             return True
         root, real = os.path.realpath(self._root), os.path.realpath(self._root / name)

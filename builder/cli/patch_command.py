@@ -155,7 +155,7 @@ class _Job:
             raise
         if made.module is not None:
             write_output(path, signed(made.module.content, self.key))
-        if self.options.html is not None:
+        if self.options.html is not None:  # only for a page all pairs are compared
             self._write(path, patches, made.objects, made.diffs, module=made.module)
         return made
 

@@ -14,7 +14,6 @@ import argparse
 import os
 import random
 import re
-import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -26,7 +25,7 @@ from builder.acquire.makers import makers
 from builder.acquire.packages import newest_kernel
 from builder.acquire.source import SourceTree
 from builder.acquire.sources import SourceTarget, find_source
-from builder.errors import BespokeError
+from tests.support.campaigns import run, told
 
 
 class Naming:
@@ -60,7 +59,7 @@ def differing(path: str, whole: list[Command], single: list[Command]) -> str:
 def held(tree: SourceTree, together: int, count: int | None, seed: int) -> tuple[int, dict[str, int], list[str]]:
     """(folders, sources by how they are told, what differs)."""
     naming = Naming(tree.root)
-    told = dict.fromkeys(("by its folders", "by all, their folders tell nothing", "by all"), 0)
+    ways = dict.fromkeys(("by its folders", "by all, their folders tell nothing", "by all"), 0)
     wrong: list[str] = []
     with tree.objects() as whole, tempfile.TemporaryDirectory() as work:
         sources = {os.path.normpath(c.source) for c in whole.all() if c.source.endswith(".c")}
@@ -76,16 +75,16 @@ def held(tree: SourceTree, together: int, count: int | None, seed: int) -> tuple
             lists |= batch
         for path, rows in places.items():
             if rows is None:
-                told["by all"] += 1
+                ways["by all"] += 1
             elif all(folder in lists for folder in rows):
                 found: dict[str, Command] = {}
                 for folder in rows:
                     with ListedObjects(lists[folder]) as listed:
                         found |= {command.object: command for command in listed.of_source(path)}
-                told["by its folders" if found else "by all, their folders tell nothing"] += 1
+                ways["by its folders" if found else "by all, their folders tell nothing"] += 1
                 if fault := differing(path, whole.of_source(path), [found[name] for name in sorted(found)]):
                     wrong.append(fault)
-    return len(folders), told, wrong
+    return len(folders), ways, wrong
 
 
 def main() -> int:
@@ -98,15 +97,10 @@ def main() -> int:
     options = parser.parse_args()
     release = options.kernel or newest_kernel("6.1")
     tree = find_source(options.source, SourceTarget(release))
-    count, told, wrong = held(tree, options.together, options.folders, options.seed)
-    print("\n".join(wrong))
-    ways = ", ".join(f"{number} {how}" for how, number in told.items())
-    print(f"{tree.identity}: {count} folders; sources: {ways}; {len(wrong)} differ")
-    return 1 if wrong else 0
+    count, ways, wrong = held(tree, options.together, options.folders, options.seed)
+    sources = ", ".join(f"{number} {how}" for how, number in ways.items())
+    return told(wrong, f"{tree.identity}: {count} folders; sources: {sources};")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BespokeError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 from pathlib import Path
 
 from builder.acquire import apt
@@ -19,7 +18,8 @@ from builder.acquire.kbuild import Command
 from builder.acquire.packages import kernel_config, kernel_groups, newest_kernel
 from builder.acquire.readymade import READYMADE
 from builder.acquire.source import SourceTree, fetch_source, prepared, unpack_package
-from builder.errors import BespokeError, InputError
+from builder.errors import InputError
+from tests.support.campaigns import run, told
 
 
 def made_here(release: str, tree: SourceTree) -> SourceTree:
@@ -69,13 +69,8 @@ def main() -> int:
     if not (tree.root / READYMADE).is_dir():
         raise InputError("was prepared without them", where=tree.place)
     listed, compared, wrong = held(tree, made_here(release, tree), options.objects, options.seed)
-    print("\n".join(wrong))
-    print(f"{tree.identity}: {listed} objects listed, {compared} compared, {len(wrong)} differ")
-    return 1 if wrong else 0
+    return told(wrong, f"{tree.identity}: {listed} objects listed, {compared} compared,")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BespokeError as error:
-        sys.exit(f"error: {error}")
+    run(main)
