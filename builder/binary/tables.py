@@ -132,6 +132,7 @@ class NamedSection:
 STATES: Final = ".bespoke.states"
 """Where the author of a patch puts each struct klp_state of it; struct klp_patch.states leads to its begin."""
 _TRACE = "use trace_printk(), or plant a probe in the new function (bespoke probe)"
+_PCI_FIXUPS: Final = ("early", "header", "final", "enable", "resume", "resume_early", "suspend", "suspend_late")
 
 # By the name of the section, to which a dot and more may be added. find_module_sections (kernel/module/main.c) and the
 # notifiers of modules in v6.1, v6.12 and v7.2; include/asm-generic/vmlinux.lds.h for what only an image has.
@@ -194,6 +195,10 @@ NAMED: Final = (
                  "allocate it and share it (set_memory_decrypted)", fatal=True),
     NamedSection(".data..nosave", "refused", "a variable that hibernation leaves out",
                  "accept that its value comes back as it was saved"),
+    # drivers/pci/quirks.c, pci_fixup_device(): the image's own are walked, whose entries lead to what is redirected
+    *(NamedSection(f".pci_fixup_{when}", "refused", "a fixup of PCI devices, which only the image can have",
+                   "call it for its devices in a callback (post_patch), or accept that the image's fixups stay")
+      for when in _PCI_FIXUPS),
 )  # fmt: skip
 
 # Where compilers and the macros of storage classes put data; what lies elsewhere is found by the section's name.
@@ -202,7 +207,7 @@ _STORAGE: Final = re.compile(r"\.(data|bss|rodata|ref\.data|ref\.rodata|text|sta
 
 def named(section: Section) -> NamedSection | None:
     """The row of a section that is found by its name; one of no known meaning is refused. None for plain storage."""
-    found = _named(section.name)
+    found = row_of(section.name)
     plain = section.is_exec or is_discarded(section.name) or _STORAGE.fullmatch(section.name)
     if found is None and not plain:
         return NamedSection(section.name, "refused", "in a section that is found by its name", _UNKNOWN)
@@ -213,7 +218,8 @@ _UNKNOWN: Final = "add a row for the section to NAMED in builder/binary/tables.p
 
 
 @lru_cache(maxsize=65536)
-def _named(name: str) -> NamedSection | None:
+def row_of(name: str) -> NamedSection | None:
+    """The row of NAMED for sections of this name, if there is one."""
     return next((row for row in NAMED if name == row.name or name.startswith(row.name + ".")), None)
 
 

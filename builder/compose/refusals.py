@@ -263,7 +263,11 @@ def _unnamed_data(selection: Selection) -> Findings:
 
 
 def _unknown_tables(selection: Selection) -> Findings:
-    """A section without symbols that points at what travels and for which there is no rule."""
+    """A section without symbols that points at what travels and for which there is no rule.
+
+    Of what only the image can have, the image's own entries lead to what is redirected; another content is told by the
+    books.
+    """
     view = selection.view
     known = (*tables.BY_NAME, *tables.ANNEXES, ".orc_", ".rodata", ".data.rel.ro", ".text")
     for section in view.obj.sections:
@@ -271,7 +275,8 @@ def _unknown_tables(selection: Selection) -> Findings:
             continue
         if section.name.startswith(known):
             continue
-        if view.atoms_in(section.index):
+        row = tables.row_of(section.name)
+        if view.atoms_in(section.index) or (row is not None and row.becomes == "refused"):
             continue
         for r in view.obj.relocations_of(section.index):
             atom = view.target(r).atom

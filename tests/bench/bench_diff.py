@@ -34,12 +34,13 @@ GROWTH = (250, 500, 1000, 2500, 5000)
 ALL = """
 import json, os, sys, time
 import builder.cli.diff_command
-from builder.cli import run
+from builder.__main__ import main
 sys.stdout = open(os.devnull, "w")
 rows = []
 for pair in json.loads(sys.argv[1]):
+    sys.argv = ["bespoke", "diff", f"{pair}/orig.o", f"{pair}/patched.o", "--json"]
     began = time.process_time()
-    run(["diff", f"{pair}/orig.o", f"{pair}/patched.o", "--json"])
+    main()
     rows.append(time.process_time() - began)
 print(json.dumps(rows), file=sys.__stdout__)
 """

@@ -164,6 +164,41 @@ def test_memory_that_is_shared_with_the_host_cannot_come_with_a_module(judged: J
     assert [(r.code, r.fatal) for r in found.judged.refusals] == [("unregistered", True)]
 
 
+FIXUP = """
+static __attribute__((used)) noinline int g(int x) { return x - 5; }
+__asm__(".pushsection .pci_fixup_early,\\"a\\"\\n.balign 16\\n"
+    ".short 0x1022, 0x1507\\n.long 0, 0\\n.long f - .\\n"
+    ".popsection");
+"""
+
+
+def test_a_fixup_of_pci_devices_stays_the_image_s(judged: Judge) -> None:
+    """Its table has no symbols, and leads to the function that is redirected (drivers/pci/quirks.c)."""
+    source = BASE.replace("BODY", "") + FIXUP
+    found = judged(source, ("+ 1", "+ 2"))
+    assert codes(found) == [] and roles(found) == {"f": "changed"}
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ("0x1507", "0x1508", [".pci_fixup_early"]),
+        ("f - .", "g - .", ["f", "g"]),
+        (".popsection", ".short 1, 2\\n.long 0, 0\\n.long g - .\\n.popsection", ["g"]),
+        (".popsection", ".short 1, 2\\n.long 0, 0\\n.long f - .\\n.popsection", ["f"]),
+    ],
+)
+def test_another_fixup_of_pci_devices_is_refused(judged: Judge, was: str, now: str, told: list[str]) -> None:
+    source = BASE.replace("BODY", "") + FIXUP
+    other = source.replace(was, now).replace("+ 1", "+ 2")
+    rows = [("unregistered", symbol) for symbol in told]
+    found = judged(source, other)
+    assert codes(found) == rows and not any(row.fatal for row in found.judged.refusals)
+    assert codes(judged(other, source)) == rows
+    allowed = judged(source, other, allow=" ".join(f"unregistered:{symbol}" for symbol in told))
+    assert codes(allowed) == [] and roles(allowed) == {"f": "changed"}
+
+
 IDS = """
 __asm__(".pushsection .BTF_ids,\\"a\\"\\n.local ids\\nids:\\n"
     ".local __BTF_ID__func__one__NUMBER\\n.type __BTF_ID__func__one__NUMBER, @object\\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -27,7 +28,7 @@ def unnamed(pair: Pair) -> Iterator[Note]:
         if not (is_text or tables.is_discarded(name) or _is_pieces(sample)):
             # Nothing else judges what such a section leads to: equal relocations may lead to other texts.
             if _content(pair, pair.old, first) != _content(pair, pair.new, second):
-                yield _unknown(pair, name, second)
+                yield from _another(pair, name, first, second)
         elif _raw(pair.old, first) == _raw(pair.new, second):
             continue
         elif is_text:
@@ -72,15 +73,25 @@ def _content(pair: Pair, view: View, sections: Iterable[Section]) -> list[Meanin
     return [pair.meanings.bytes_in(view, section, *section.extent, False) for section in sections]
 
 
-def _unknown(pair: Pair, name: str, sections: list[Section]) -> Refusal:
-    symbol = next((t.atom.name for s in sections for _, t in pair.new.leads(s, *s.extent) if t.atom), name)
-    return Refusal(
-        "unknown-table",
-        symbol,
-        name,
-        f"section {name} has changed, and what its entries mean is not known",
-        "add a row for it in builder/binary/tables.py",
-    )
+def _another(pair: Pair, name: str, first: list[Section], second: list[Section]) -> Iterator[Refusal]:
+    """A section that has changed, which nothing else judges: of one that only the image can have, what came or went."""
+    row = tables.row_of(name)
+    if row is None or row.becomes != "refused":
+        said = f"section {name} has changed, and what its entries mean is not known"
+        symbol = next(iter(_led_to(pair.new, second)), name)
+        yield Refusal("unknown-table", symbol, name, said, "add a row for it in builder/binary/tables.py")
+        return
+    before, after = _led_to(pair.old, first), _led_to(pair.new, second)
+    counts = {symbol: (before[symbol], after[symbol]) for symbol in (*after, *before)}
+    for symbol in [symbol for symbol, (old, new) in counts.items() if old != new] or [name]:
+        of = f" of {symbol}" if symbol != name else ""
+        said = f"{name} has other entries{of}, each of which is {row.what}: in a livepatch they have no effect"
+        yield Refusal(row.code, symbol, name, said, row.advice, fatal=row.fatal)
+
+
+def _led_to(view: View, sections: list[Section]) -> Counter[str]:
+    """The names of what sections lead to, in that order, and how often each is led to."""
+    return Counter(target.atom.name for s in sections for _, target in view.leads(s, *s.extent) if target.atom)
 
 
 def _strings(pair: Pair, name: str, old: list[Section], new: list[Section]) -> Iterator[Note]:
