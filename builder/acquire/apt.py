@@ -78,19 +78,19 @@ def _show(*names: str, group: Group = OWN) -> list[Package]:
         raise
     except ToolError:  # apt-cache fails for a name that it does not know
         return []
-    return [
-        Package(
-            name=s["Package"],
-            version=s["Version"],
-            architecture=s["Architecture"],
-            sha256=s["SHA256"],
-            size=int(s.get("Size", "0")),
-            depends=s.get("Depends", ""),
-            group=group,
-        )
-        for s in _stanzas(text)
-        if s.get("Package") in names and "SHA256" in s
-    ]
+    return [_package(s, group) for s in _stanzas(text) if s.get("Package") in names and "SHA256" in s]
+
+
+def _package(fields: dict[str, str], group: Group) -> Package:
+    return Package(
+        name=fields["Package"],
+        version=fields["Version"],
+        architecture=fields["Architecture"],
+        sha256=fields["SHA256"],
+        size=int(fields.get("Size", "0")),
+        depends=fields.get("Depends", ""),
+        group=group,
+    )
 
 
 def offered(name: str, group: Group = OWN) -> list[Package]:
@@ -116,8 +116,18 @@ def newest_of(names: Sequence[str], group: Group = OWN) -> Package | None:
 def lookup(name: str, version: str | None = None, groups: Sequence[Group] = (OWN,)) -> Package:
     """The package `name` at `version` (default: the newest offered) in the first group that has it.
 
-    Raises `InputError` that names the package, the version and what is offered instead.
+    A version that is offered no longer, or where nobody can be asked, is had as long as it lies in the cache.
+    Raises `InputError` that names the package, the version and what is offered instead, `ToolError` as `offered`.
     """
+    try:
+        return _offered(name, version, groups)
+    except (InputError, ToolError):
+        if version is not None and (found := _downloaded(name, version, groups[0])) is not None:
+            return found
+        raise
+
+
+def _offered(name: str, version: str | None, groups: Sequence[Group]) -> Package:
     seen: list[str] = []
     for group in groups:
         found = offered(name, group)
@@ -130,6 +140,15 @@ def lookup(name: str, version: str | None = None, groups: Sequence[Group] = (OWN
             f"version {version} is no longer offered (offered: {', '.join(dict.fromkeys(seen))})", where=name
         )
     raise InputError(f"no package of that name in {in_suites(groups)}", where=name)
+
+
+def _downloaded(name: str, version: str, group: Group) -> Package | None:
+    """The package that lies in the cache, by what its own file says: that had the sha256 of the signed index."""
+    place = cache_root() / "packages"
+    for deb in place.glob(f"{name}_{version.replace(':', '%3a')}_*.deb"):
+        for fields in _stanzas(ended(["dpkg-deb", "-f", deb]).out.decode(errors="replace")):
+            return _package({**fields, "SHA256": sha256_of(deb)}, group)
+    return None
 
 
 def in_suites(groups: Sequence[Group]) -> str:

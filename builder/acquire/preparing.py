@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.acquire.readymade import OBJTOOL, READYMADE, fits, put_in
@@ -41,6 +42,20 @@ PREPARING = ("CONFIG_MODULE_SIG_FORMAT=", "CONFIG_BPF=", "CONFIG_RUST=")
 #: by this file the configuration asks whether there is a compiler of Rust (since 6.1); without one CONFIG_RUST is
 #: turned off, and with it options that C code looks at too, though no C object needs that compiler
 RUST_IS_AVAILABLE = "scripts/rust_is_available.sh"
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What make makes in a tree: its configuration, if at all, then the rest; and whether objtool is of that."""
+
+    configuration: tuple[str, ...]
+    rest: tuple[str, ...]
+    objtool: bool
+
+
+_ALL_MADE = _Way(("olddefconfig",), ("modules_prepare",), objtool=True)
+_GENERATED_TAKEN = _Way((), ("scripts", "tools/objtool"), objtool=True)
+_OBJTOOL_TAKEN_TOO = _Way((), ("scripts",), objtool=False)
 
 PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "tar", "xz", "ld", "perl", "find")
 
@@ -89,30 +104,35 @@ def prepare(root: Path, release: str, compiler: Compiler) -> None:
         (root / RUST_IS_AVAILABLE).chmod(0o755)
     make = ["make", *make_variables(root, release, compiler), *PREPARING, f"-j{processors()}"]
     log_file = own / "prepare.log"
-    ready = root / READYMADE
-    goals = ["modules_prepare"]
-    if (
-        ready.is_dir()
-        and compiler.same
-        and not config_drift(wanted, read_config(ready / ".config"))
-        and fits(root, wanted, compiler.command)
-    ):
-        put_in(root)
-        goals = ["scripts"] if (root / OBJTOOL).exists() else ["scripts", "tools/objtool"]
-    if goals != ["scripts"]:
+    way = _way(root, wanted, compiler)
+    if way.objtool:
         _need_headers(host_compiler(compiler))
     if not (root / ".config").is_file():
         shutil.copyfile(own / "config", root / ".config")
-    if goals == ["modules_prepare"]:
-        run([*make, "olddefconfig"], cwd=root, log=log_file)
+    if way.configuration:
+        run([*make, *way.configuration], cwd=root, log=log_file)
     drift = config_drift(wanted, read_config(root / ".config"))
-    run([*make, *goals], cwd=root, log=log_file)
+    run([*make, *way.rest], cwd=root, log=log_file)
     version = run([*make, "-s", "kernelversion"], cwd=root).strip()
     utsrelease = (root / "include/generated/utsrelease.h").read_text()
     if f'"{release}"' not in utsrelease:
         raise ToolError(f"prepared for another release than {release}: {utsrelease.strip()}", where=root)
     keep_state(root)
     write_whole(root / STAMP, json.dumps({"kernel_version": version, "drift": drift}))
+
+
+def _way(root: Path, wanted: dict[str, str], compiler: Compiler) -> _Way:
+    """How the tree is prepared; what is ready-made of it, and fits, is in its place then."""
+    ready = root / READYMADE
+    if not (
+        ready.is_dir()
+        and compiler.same
+        and not config_drift(wanted, read_config(ready / ".config"))
+        and fits(root, wanted, compiler.command)
+    ):
+        return _ALL_MADE
+    put_in(root)
+    return _OBJTOOL_TAKEN_TOO if (root / OBJTOOL).exists() else _GENERATED_TAKEN
 
 
 def config_drift(wanted: dict[str, str], got: dict[str, str]) -> list[str]:

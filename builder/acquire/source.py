@@ -18,14 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.acquire import apt, sums
-from builder.acquire.cache import cache_path, clean_name, locked, remove_tree, scratch
+from builder.acquire.cache import cache_path, cache_root, clean_name, locked, remove_tree, scratch
 from builder.acquire.kbuild import ListedObjects, record, record_folders
 from builder.acquire.packages import kernel_config, kernel_groups
 from builder.acquire.preparing import STAMP, make_variables, prepare, processors
 from builder.acquire.queue import featureset, fetched_queue
 from builder.acquire.readymade import READYMADE, fetch_readymade
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
-from builder.acquire.tools import run
+from builder.acquire.tools import aside, run
 from builder.acquire.tree_state import STATE, TreeWatch, disturbed, keep_state, told
 from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, ToolError
 
@@ -214,7 +214,13 @@ def fetch_source(
     name = f"linux-source-{'.'.join(release.split('.')[:2])}"
     config = read_config(configured)
     groups = kernel_groups(release, suite)
-    compiler = find_compiler(config, allowed, groups)
+
+    def download() -> None:
+        apt.download(apt.lookup(name, version, groups))
+
+    trees = (cache_root() / "source").glob(f"{clean_name(f'{name}_{version}')}*_{clean_name(release)}_*")
+    with nullcontext() if any(trees) else aside(download):  # the compiler may have to be fetched, too
+        compiler = find_compiler(config, allowed, groups)
     features = featureset(release, groups) if config.get("CONFIG_PREEMPT_RT") == "y" else ""
 
     def tree(applied: str) -> SourceTree:
@@ -282,7 +288,9 @@ def unpack_archive(archive: Path, root: Path) -> None:
     """Unpack a tar archive whose files lie below one top directory into `root`."""
     log.info("unpacking %s", archive.name)
     # The distribution's archives are of many blocks: xz unpacks them with as many threads (since 5.4), if told to.
-    words: list[str | Path] = ["tar", "-x", "-f", archive, "--strip-components=1", "--no-same-owner", "-C", root]
+    # To read a MiB at a time, not 10 KiB, takes tar a fifth less of the time.
+    words: list[str | Path] = ["tar", "-x", "-b", "2048", "-f", archive, "--strip-components=1", "--no-same-owner"]
+    words += ["-C", root]
     run(words, env={"XZ_OPT": f"-T{processors()}"})
     if not (root / "Kconfig").is_file():
         raise InputError("no kernel source (no Kconfig at its top)", where=archive)

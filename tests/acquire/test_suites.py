@@ -144,6 +144,16 @@ def test_a_file_of_a_source_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         apt.fetch_source_file("linux", "1.2-4", ".debian.tar.xz", group, tmp_path)
 
 
+def test_what_apt_has_read_of_a_group_stays_of_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read again where the list of what is installed, which is empty, is newer."""
+    monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path))
+    suites.private(Group("sid"))
+    status = Group("sid").folder / "status"
+    os.utime(status, (1, 1))
+    suites.private(Group("sid"))
+    assert status.stat().st_mtime == 1
+
+
 @pytest.mark.parametrize(("reason", "helps"), [("404  Not Found [IP: ::1 80]", "another release of the series"),
                                                ("Could not resolve 'host'", "with a network once")])  # fmt: skip
 def test_what_helps_where_something_cannot_be_fetched(reason: str, helps: str) -> None:
