@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from builder.acquire import tree_state
-from builder.acquire.preparing import PROGRAMS
+from builder.acquire.preparing import PROGRAMS, STAMP
 from builder.acquire.source import FOLDERS, SourceTree
 from builder.acquire.sources import SourceTarget, find_source
 from builder.acquire.tree_state import DisturbedError, disturbed, keep_state
+from builder.errors import ToolError
 from tests.conftest import need
 
 MAKEFILE = """\
@@ -119,6 +120,24 @@ def packed(source: Path) -> Path:
     archive = source.with_suffix(".tar")
     subprocess.run(["tar", "-C", source.parent, "-cf", archive, source.name], check=True)
     return archive
+
+
+def test_what_an_interruption_left_is_no_tree(source: Path) -> None:
+    """Of an archive that cannot be unpacked nothing is left; what a killed run left is made anew."""
+    (source / "large.c").write_bytes(os.urandom(1 << 22))
+    archive = packed(source)
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ToolError, match="tar failed"):
+        prepared(archive)
+    assert not any((source.parent / "cache/source").iterdir())
+    archive.write_bytes(whole)
+    root = prepared(archive).root
+    (root / STAMP).unlink()
+    (root / "half.c").write_text("half of")
+    (root / "Kconfig").unlink()
+    assert prepared(archive).root == root
+    assert (root / "Kconfig").exists() and not (root / "half.c").exists()
 
 
 def test_one_file_is_enough_where_no_more_is_read(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
