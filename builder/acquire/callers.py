@@ -11,13 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
+from builder.acquire import sums
+from builder.acquire.cache import path_of
 from builder.acquire.compile import Compiling
 from builder.acquire.kbuild import Command, ListedObjects
-from builder.acquire.names import uses
+from builder.acquire.names import Text, uses
 from builder.acquire.pairs import ObjectPair
-from builder.acquire.source import SourceTree
+from builder.acquire.source import LISTING, SourceTree
 from builder.acquire.tools import run_grep
+from builder.acquire.tree_state import STATE
 from builder.acquire.work import Work
 
 _SYSCALL = re.compile(r"__(?:do_compat|se_compat|x64|x32_compat|ia32_compat|ia32|do|se)_sys_")
@@ -40,15 +45,42 @@ class Wanted:
 def candidates(
     wanted: Collection[Wanted], tree: SourceTree, objects: ListedObjects, limit: int
 ) -> dict[Wanted, list[Command]]:
-    """For each function the objects that it may be in, the likeliest first."""
-    commands: dict[str, list[Command]] = {}
+    """For each function the objects that it may be in, the likeliest first; where those are is kept, for the source is
+    read many times to find it."""
+    places = {want: _remembered(want, tree, limit) for want in wanted}
+    known = {want: kept for want, place in places.items() if (kept := sums.read_json(place)) is not None}
+    for want, paths in _ranked([want for want in places if want not in known], tree, objects, limit).items():
+        sums.keep_json(places[want], paths)
+        known[want] = paths
+    commands = {path: objects.of_source(path) for path in dict.fromkeys(chain.from_iterable(known.values()))}
+    return {
+        want: [c for path in known[want] for c in commands[path] if want.owner in c.owners and not c.assembler]
+        for want in places
+    }
+
+
+def _remembered(want: Wanted, tree: SourceTree, limit: int) -> Path:
+    """Where the files of a function are kept: by the tree, with what was generated and listed in it."""
+    made = [(tree.place / kept).stat().st_mtime_ns for kept in (STATE, LISTING)]
+    return path_of(f"narrowed/{tree.identity}", "callers", _SCHEME, want.word, want.calls, limit, *made)
+
+
+_SCHEME = 1
+"""To be raised with every change to how files are ranked."""
+
+
+def _ranked(wanted: Sequence[Wanted], tree: SourceTree, objects: ListedObjects, limit: int) -> dict[Wanted, list[str]]:
+    """For each function the files that it may be in, the likeliest first."""
+    if not wanted:
+        return {}
     files = dict(objects.linked())
     named = _files_with({want.word for want in wanted}, tree)
     defined = {word: {path for path, text in rows if _is_definition(word, text)} for word, rows in named.items()}
     # Searching for users reads the source several times for each name: only where the definition is not plain.
     unsure = [want for want in wanted if len(defined.get(want.word, ())) != 1]
-    using = {name: _users(name, tree, files.values(), limit) for name in sorted({n for w in unsure for n in w.calls})}
-    out: dict[Wanted, list[Command]] = {}
+    text, sources = Text(tree.root), frozenset(files.values())
+    using = {name: _users(name, text, sources, limit) for name in sorted({n for w in unsure for n in w.calls})}
+    out: dict[Wanted, list[str]] = {}
     for want in wanted:
         having = {path for path, _ in named.get(want.word, ())}
         users = set().union(*(using[name] for name in want.calls if name in using))
@@ -56,12 +88,7 @@ def candidates(
             path: (path not in defined.get(want.word, ()), path not in users, path not in having, path)
             for path in having | users
         }
-        rows = []
-        for path in sorted(rank, key=rank.__getitem__):
-            if path not in commands:
-                commands[path] = objects.of_source(path)
-            rows += [c for c in commands[path] if want.owner in c.owners and not c.assembler]
-        out[want] = rows
+        out[want] = sorted(rank, key=rank.__getitem__)
     return out
 
 
@@ -93,6 +120,6 @@ def _is_definition(word: str, line: str) -> bool:
     return bool(re.match(rf"[A-Za-z_][^;=]*\b{re.escape(word)}\s*[(,)]", line)) and not line.rstrip().endswith(";")
 
 
-def _users(name: str, tree: SourceTree, sources: Collection[str], limit: int) -> frozenset[str]:
-    found = uses(tree.root, {name}, set(sources), limit=limit)
+def _users(name: str, text: Text, sources: frozenset[str], limit: int) -> frozenset[str]:
+    found = uses(text, {name}, sources, limit=limit)
     return found.sources if found.all else frozenset()

@@ -14,8 +14,9 @@ searched first, in a way that may find too many objects and never too few:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from builder.acquire.tools import run_grep
@@ -161,12 +162,53 @@ class Uses:
     all: bool = True
 
 
-def uses(root: Path, names: Collection[str], sources: Collection[str], *, limit: int) -> Uses:
-    """Where `names`, and all that is made of them, are used in the tree; not all of more than `limit` files.
+def uses(text: Text, names: Collection[str], sources: Collection[str], *, limit: int) -> Uses:
+    """Where `names`, and all that is made of them, are used in a tree; not all of more than `limit` files.
 
     `sources` are the files that objects are compiled from.
     """
-    return _Search(root, frozenset(sources)).run(names, limit)
+    return _Search(text, frozenset(sources)).run(names, limit)
+
+
+class Text:
+    """The text of the tree at `root`, for one search after the other: what is read of it is read once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._texts: dict[str, str] = {}
+        self._parsed: dict[str, list[Item] | None] = {}
+
+    def of(self, path: str) -> str:
+        """A file, without comments."""
+        if path not in self._texts:
+            self._texts[path] = _bare((self.root / path).read_text("utf-8", "surrogateescape"))
+        return self._texts[path]
+
+    def item(self, path: str, line: int) -> Item | None:
+        """The top-level piece of a file that holds a line; None where that cannot be told."""
+        if path not in self._parsed:
+            self._parsed[path] = items(self.of(path))
+        return next((item for item in self._parsed[path] or () if item.first <= line <= item.last), None)
+
+    @cached_property
+    def pasting(self) -> Mapping[str, set[tuple[str, int]]]:
+        """Each word that stands beside a `##` -> the places; parameters' names among them do no harm."""
+        found: dict[str, set[tuple[str, int]]] = {}
+        for path, line, text in run_grep(self.root, ["##"], whole_words=False):
+            for left, right in re.findall(r"(\w*)\s*##\s*(?=(\w*))", text):
+                for word in (left, right):
+                    if len(word) > 1:
+                        found.setdefault(word, set()).add((path, line))
+        return found
+
+    def macro(self, path: str, line: int) -> tuple[str, set[str]]:
+        """The macro whose definition holds a line, and its parameters; an empty name for none."""
+        lines = self.of(path).split("\n")
+        at = line - 1
+        while at > 0 and lines[at - 1].endswith("\\"):
+            at -= 1
+        match = re.match(r"\s*#\s*define\s+(\w+)(?:\(([^)]*)\))?", "\n".join(lines[at:line]))
+        return (match[1], set(re.findall(r"\w+", match[2] or ""))) if match else ("", set())
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +226,12 @@ class _Wanted:
 class _Search:
     """A worklist of names over the tree's text, one pass of grep for each round."""
 
-    def __init__(self, root: Path, sources: frozenset[str]) -> None:
-        self.root = root
+    def __init__(self, text: Text, sources: frozenset[str]) -> None:
+        self.text = text
         self.sources = sources
-        self.texts: dict[str, str] = {}
-        self.parsed: dict[str, list[Item] | None] = {}
         self.users: set[str] = set()
         self.spread: set[str] = set()
         self.waiting: set[_Wanted] = set()
-        self.pasting = self._pasting()
 
     def run(self, names: Collection[str], limit: int) -> Uses:
         seen: set[_Wanted] = set()
@@ -203,7 +242,7 @@ class _Search:
             wanted: dict[str, set[_Wanted]] = {}
             for want in batch:
                 wanted.setdefault(want.name, set()).add(want)
-            for path, line, word in run_grep(self.root, wanted, whole_words=True):
+            for path, line, word in run_grep(self.text.root, wanted, whole_words=True):
                 for want in wanted[word]:
                     self._hit(path, line, want)
             self.waiting |= self._pasted({want.name for want in batch if not want.words})
@@ -212,10 +251,10 @@ class _Search:
         return Uses(frozenset(self.users), frozenset(self.spread))
 
     def _hit(self, path: str, line: int, want: _Wanted) -> None:
-        text = self._text(path)
+        text = self.text.of(path)
         if want.name not in text.split("\n")[line - 1]:
             return  # in a comment
-        item = self._item(path, line)
+        item = self.text.item(path, line)
         kind = item.kind if item is not None else "other"
         if item is not None and kind in ("define", "inline") and item.name == want.name:
             return  # its own definition
@@ -232,26 +271,6 @@ class _Search:
         elif kind in ("other", "directive"):
             self.spread.add(path)
 
-    def _text(self, path: str) -> str:
-        if path not in self.texts:
-            self.texts[path] = _bare((self.root / path).read_text("utf-8", "surrogateescape"))
-        return self.texts[path]
-
-    def _item(self, path: str, line: int) -> Item | None:
-        if path not in self.parsed:
-            self.parsed[path] = items(self._text(path))
-        return next((item for item in self.parsed[path] or () if item.first <= line <= item.last), None)
-
-    def _pasting(self) -> dict[str, set[tuple[str, int]]]:
-        """Each word that stands beside a `##` -> the places; parameters' names among them do no harm."""
-        found: dict[str, set[tuple[str, int]]] = {}
-        for path, line, text in run_grep(self.root, ["##"], whole_words=False):
-            for left, right in re.findall(r"(\w*)\s*##\s*(?=(\w*))", text):
-                for word in (left, right):
-                    if len(word) > 1:
-                        found.setdefault(word, set()).add((path, line))
-        return found
-
     def _pasted(self, names: Collection[str]) -> set[_Wanted]:
         """The macros that would make one of `names` by `##`, and the words that they need to be given for it.
 
@@ -260,25 +279,16 @@ class _Search:
         """
         found: dict[_Wanted, None] = {}
         for name in names:
-            for word in _parts(name) & self.pasting.keys():
+            for word in _parts(name) & self.text.pasting.keys():
                 at = name.find(word)
                 rest = frozenset(part for part in (name[:at], name[at + len(word) :]) if part)
-                for path, line in self.pasting[word]:
-                    macro, parameters = self._macro(path, line)
+                for path, line in self.text.pasting[word]:
+                    macro, parameters = self.text.macro(path, line)
                     if macro not in ("", name) and word not in parameters:
                         found[_Wanted(macro, rest, 0 if word.strip("_") else PASTING_DEPTH)] = None
         words = {word for want in found for word in want.words}
-        present = {word for _, _, word in run_grep(self.root, words, whole_words=True)} if words else set()
+        present = {word for _, _, word in run_grep(self.text.root, words, whole_words=True)} if words else set()
         return {want for want in found if want.words <= present}
-
-    def _macro(self, path: str, line: int) -> tuple[str, set[str]]:
-        """The macro whose definition holds a line, and its parameters; an empty name for none."""
-        lines = self._text(path).split("\n")
-        at = line - 1
-        while at > 0 and lines[at - 1].endswith("\\"):
-            at -= 1
-        match = re.match(r"\s*#\s*define\s+(\w+)(?:\(([^)]*)\))?", "\n".join(lines[at:line]))
-        return (match[1], set(re.findall(r"\w+", match[2] or ""))) if match else ("", set())
 
 
 def _parts(name: str) -> set[str]:

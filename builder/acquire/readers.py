@@ -20,7 +20,7 @@ from builder.acquire import sums
 from builder.acquire.cache import path_of
 from builder.acquire.includes import OUTSIDE, Includes
 from builder.acquire.kbuild import ListedObjects
-from builder.acquire.names import changed_names, uses
+from builder.acquire.names import Text, changed_names, uses
 from builder.acquire.source import INCLUDES, LISTING, SourceTree
 
 log = logging.getLogger("bespoke.acquire")
@@ -104,6 +104,7 @@ class _Search:
 
     def __init__(self, tree: SourceTree, objects: ListedObjects) -> None:
         self.tree = tree
+        self.text = Text(tree.root)
         self.includes = read_includes(tree, objects)
         self.files = dict(objects.live())
         self.everywhere = {
@@ -122,7 +123,7 @@ class _Search:
         if len(near) > NARROW_ABOVE:
             log.info("%d objects may read %s: looking for what is changed in it", len(near), path)
             if (names := self._changed(path, content)) is not None:
-                found = uses(self.tree.root, names, set(files.values()), limit=limit)
+                found = uses(self.text, names, set(files.values()), limit=limit)
                 users = found.sources | self.includes.reaching(found.spread)
                 # The search by names does not look outside.
                 some = frozenset(name for name in near if files[name] in users or _is_outside(files[name]))

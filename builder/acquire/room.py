@@ -29,7 +29,7 @@ KINDS: Final = {
     "objects": "objects compiled of a source",
     "verdicts": "what headers reach in a source",
     "reads": "what objects read in a source",
-    "narrowed": "who uses changed headers of a source",
+    "narrowed": "who uses changed headers of a source, and where callers are",
     "heads": "functions of a source",
     "maps": "what was found of two objects",
     "templates": "compiled templates",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,7 +11,8 @@ import pytest
 
 from builder.acquire.callers import Wanted, candidates
 from builder.acquire.kbuild import Command, ListedObjects
-from builder.acquire.source import SourceTree
+from builder.acquire.source import LISTING, SourceTree
+from builder.acquire.tree_state import STATE
 
 FILES = {
     "fs/calls.c": "int other(int x);\nstatic int user(int x)\n{\n\treturn quiet(x);\n}\n",
@@ -34,11 +36,13 @@ class Listed:
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> SourceTree:
-    for path, text in FILES.items():
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_text(text)
-    return cast(SourceTree, SimpleNamespace(root=tmp_path))
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourceTree:
+    monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "tree"
+    for path, text in {**FILES, STATE: "", LISTING: ""}.items():
+        (root / path).parent.mkdir(exist_ok=True, parents=True)
+        (root / path).write_text(text)
+    return cast(SourceTree, SimpleNamespace(root=root, place=root, identity="a-tree"))
 
 
 def found(tree: SourceTree, owner: str, name: str) -> list[str]:
@@ -58,3 +62,14 @@ def test_only_objects_of_the_owner(tree: SourceTree) -> None:
 def test_a_name_that_a_macro_makes_and_a_call_within_one(tree: SourceTree) -> None:
     assert found(tree, "vmlinux", "__do_sys_thing")[0] == "fs/macro.c"
     assert found(tree, "vmlinux", "made_by_whatever") == ["fs/calls.c", "fs/macro.c"]
+
+
+@pytest.mark.parametrize("record", [STATE, LISTING])
+def test_what_was_found_is_kept_while_the_tree_is_the_same(tree: SourceTree, record: str) -> None:
+    places = ["fs/calls.c", "fs/macro.c", "fs/names.c"]
+    assert found(tree, "vmlinux", "user") == places
+    (tree.place / "fs/calls.c").write_text("")  # nobody may do that: it shows who reads the text again
+    assert found(tree, "vmlinux", "user") == places
+    assert found(tree, "vmlinux", "y") == ["fs/macro.c", "fs/names.c"]
+    os.utime(tree.place / record, ns=(1, 1))
+    assert found(tree, "vmlinux", "user") == ["fs/names.c"]  # plainly fs/module.c, so no users are looked for
