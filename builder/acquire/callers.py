@@ -18,7 +18,7 @@ from builder.acquire import sums
 from builder.acquire.cache import path_of
 from builder.acquire.compile import Compiling
 from builder.acquire.kbuild import Command, ListedObjects
-from builder.acquire.names import Text, uses
+from builder.acquire.names import TreeText, uses
 from builder.acquire.pairs import ObjectPair
 from builder.acquire.source import LISTING, SourceTree
 from builder.acquire.tools import run_grep
@@ -78,7 +78,7 @@ def _ranked(wanted: Sequence[Wanted], tree: SourceTree, objects: ListedObjects, 
     defined = {word: {path for path, text in rows if _is_definition(word, text)} for word, rows in named.items()}
     # Searching for users reads the source several times for each name: only where the definition is not plain.
     unsure = [want for want in wanted if len(defined.get(want.word, ())) != 1]
-    text, sources = Text(tree.root), frozenset(files.values())
+    text, sources = TreeText(tree.root), frozenset(files.values())
     using = {name: _users(name, text, sources, limit) for name in sorted({n for w in unsure for n in w.calls})}
     out: dict[Wanted, list[str]] = {}
     for want in wanted:
@@ -120,6 +120,6 @@ def _is_definition(word: str, line: str) -> bool:
     return bool(re.match(rf"[A-Za-z_][^;=]*\b{re.escape(word)}\s*[(,)]", line)) and not line.rstrip().endswith(";")
 
 
-def _users(name: str, text: Text, sources: frozenset[str], limit: int) -> frozenset[str]:
+def _users(name: str, text: TreeText, sources: frozenset[str], limit: int) -> frozenset[str]:
     found = uses(text, {name}, sources, limit=limit)
     return found.sources if found.all else frozenset()

@@ -162,7 +162,7 @@ class Uses:
     all: bool = True
 
 
-def uses(text: Text, names: Collection[str], sources: Collection[str], *, limit: int) -> Uses:
+def uses(text: TreeText, names: Collection[str], sources: Collection[str], *, limit: int) -> Uses:
     """Where `names`, and all that is made of them, are used in a tree; not all of more than `limit` files.
 
     `sources` are the files that objects are compiled from.
@@ -170,7 +170,7 @@ def uses(text: Text, names: Collection[str], sources: Collection[str], *, limit:
     return _Search(text, frozenset(sources)).run(names, limit)
 
 
-class Text:
+class TreeText:
     """The text of the tree at `root`, for one search after the other: what is read of it is read once."""
 
     def __init__(self, root: Path) -> None:
@@ -226,7 +226,7 @@ class _Wanted:
 class _Search:
     """A worklist of names over the tree's text, one pass of grep for each round."""
 
-    def __init__(self, text: Text, sources: frozenset[str]) -> None:
+    def __init__(self, text: TreeText, sources: frozenset[str]) -> None:
         self.text = text
         self.sources = sources
         self.users: set[str] = set()

@@ -20,7 +20,7 @@ from builder.acquire import sums
 from builder.acquire.cache import path_of
 from builder.acquire.includes import OUTSIDE, Includes
 from builder.acquire.kbuild import ListedObjects
-from builder.acquire.names import Text, changed_names, uses
+from builder.acquire.names import TreeText, changed_names, uses
 from builder.acquire.source import INCLUDES, LISTING, SourceTree
 
 log = logging.getLogger("bespoke.acquire")
@@ -104,7 +104,7 @@ class _Search:
 
     def __init__(self, tree: SourceTree, objects: ListedObjects) -> None:
         self.tree = tree
-        self.text = Text(tree.root)
+        self.text = TreeText(tree.root)
         self.includes = read_includes(tree, objects)
         self.files = dict(objects.live())
         self.everywhere = {

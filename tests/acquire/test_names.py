@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.acquire.names import Text, changed_names, items, uses
+from builder.acquire.names import TreeText, changed_names, items, uses
 from tests.conftest import need
 
 HEADER = """/* A comment { with ; signs } */
@@ -104,7 +104,7 @@ SOURCES = [name for name in FILES if name.endswith(".c")]
 
 
 def test_users_through_inline_functions_and_macros(root: Path) -> None:
-    found = uses(Text(root), ["leaf"], SOURCES, limit=100)
+    found = uses(TreeText(root), ["leaf"], SOURCES, limit=100)
     assert found.all
     assert {"fs/direct.c", "fs/macro.c"} <= found.sources
     assert not {"fs/comment.c", "fs/string.c"} & found.sources
@@ -112,16 +112,16 @@ def test_users_through_inline_functions_and_macros(root: Path) -> None:
 
 
 def test_pasted_names_are_found(root: Path) -> None:
-    found = uses(Text(root), ["do_leaf"], SOURCES, limit=100)
+    found = uses(TreeText(root), ["do_leaf"], SOURCES, limit=100)
     assert found.all
     assert found.sources == {"fs/pasted.c", "fs/deeper.c"}
 
 
 def test_nearly_everywhere_is_said(root: Path) -> None:
-    found = uses(Text(root), ["leaf"], SOURCES, limit=1)
+    found = uses(TreeText(root), ["leaf"], SOURCES, limit=1)
     assert not found.all and len(found.sources) > 1
 
 
 def test_a_name_that_nobody_uses(root: Path) -> None:
-    found = uses(Text(root), ["nowhere"], SOURCES, limit=100)
+    found = uses(TreeText(root), ["nowhere"], SOURCES, limit=100)
     assert found.all and not found.sources and not found.spread
