@@ -122,18 +122,25 @@ def fetch_kernel(release: str, version: str | None = None, *, suite: str | None 
     return tree
 
 
-def kernel_config(release: str, version: str | None = None, *, suite: str | None = None) -> tuple[str, Path]:
-    """The version of the kernel package of `release` and its configuration, of one that is not here without the image.
+def kernel_version(release: str, version: str | None = None, *, suite: str | None = None) -> str:
+    """The version of the kernel package of `release`: as it is given, else as it is here, else the newest offered."""
+    if version is not None:
+        return version
+    if (found := _cached(release, None)) is not None:
+        return found[0]
+    return _image_package(release, None, (group_of(suite),) if suite else groups_for(release)).version
+
+
+def kernel_config(release: str, version: str, *, suite: str | None = None) -> Path:
+    """The configuration of the kernel package of `release`, of one that is not here without the image.
 
     Raises as `fetch_kernel`.
     """
     if _cached(release, version) is None:
-        groups = (group_of(suite),) if suite else groups_for(release)
-        found = version or _image_package(release, None, groups).version  # apt is asked nothing that is known
-        if (made := fetch_readymade(release, found, groups)) is not None:
-            return found, made / ".config"
-    kernel = fetch_kernel(release, version, suite=suite)
-    return kernel.version, kernel.config
+        made = fetch_readymade(release, version, (group_of(suite),) if suite else groups_for(release))
+        if made is not None:
+            return made / ".config"
+    return fetch_kernel(release, version, suite=suite).config
 
 
 def _image_package(release: str, version: str | None, groups: Sequence[Group]) -> apt.Package:

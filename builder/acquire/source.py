@@ -20,7 +20,7 @@ from pathlib import Path
 from builder.acquire import apt, sums
 from builder.acquire.cache import cache_path, cache_root, clean_name, locked, remove_tree, scratch
 from builder.acquire.kbuild import ListedObjects, record, record_folders
-from builder.acquire.packages import kernel_config, kernel_groups
+from builder.acquire.packages import kernel_config, kernel_groups, kernel_version
 from builder.acquire.preparing import STAMP, make_variables, prepare, processors
 from builder.acquire.queue import featureset, fetched_queue
 from builder.acquire.readymade import READYMADE, fetch_readymade
@@ -210,31 +210,34 @@ def fetch_source(
     version no longer, `RefusedError` for another compiler or configuration, `ToolError` for a missing program,
     or a file that the archive lists and does not serve.
     """
-    version, configured = kernel_config(release, version, suite=suite)
+    exact = kernel_version(release, version, suite=suite)
     name = f"linux-source-{'.'.join(release.split('.')[:2])}"
-    config = read_config(configured)
-    groups = kernel_groups(release, suite)
 
     def download() -> None:
-        apt.download(apt.lookup(name, version, groups))
+        apt.download(apt.lookup(name, exact, kernel_groups(release, suite)))
 
-    trees = (cache_root() / "source").glob(f"{clean_name(f'{name}_{version}')}*_{clean_name(release)}_*")
-    with nullcontext() if any(trees) else aside(download):  # the compiler may have to be fetched, too
+    trees = (cache_root() / "source").glob(f"{clean_name(f'{name}_{exact}')}*_{clean_name(release)}_*")
+    with (
+        nullcontext() if any(trees) else aside(download)
+    ):  # what decides how it is compiled may have to be fetched, too
+        configured = kernel_config(release, exact, suite=suite)
+        config = read_config(configured)
+        groups = kernel_groups(release, suite)
         compiler = find_compiler(config, allowed, groups)
     features = featureset(release, groups) if config.get("CONFIG_PREEMPT_RT") == "y" else ""
 
     def tree(applied: str) -> SourceTree:
         def unpack(root: Path) -> None:
-            with fetched_queue(applied, version, groups) if applied else nullcontext() as queue:
-                unpack_package(apt.lookup(name, version, groups), root)
+            with fetched_queue(applied, exact, groups) if applied else nullcontext() as queue:
+                unpack_package(apt.lookup(name, exact, groups), root)
                 if queue is not None:
                     queue.apply(root)
             # Only the very source that the kernel was built from is configured as it was.
-            made = fetch_readymade(release, version, groups) if applied == features else None
+            made = fetch_readymade(release, exact, groups) if applied == features else None
             if made is not None:
                 shutil.copytree(made, root / READYMADE, ignore=shutil.ignore_patterns(".sums"))
 
-        origin = f"{name}_{version}" + (f"+{applied}" if applied else "")
+        origin = f"{name}_{exact}" + (f"+{applied}" if applied else "")
         return prepared(tree_identity(origin, release, compiler), release, configured, compiler, unpack)
 
     if features:

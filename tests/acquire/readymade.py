@@ -15,7 +15,7 @@ from pathlib import Path
 from builder.acquire import apt
 from builder.acquire.compile import compile_object, in_parallel, object_key
 from builder.acquire.kbuild import Command
-from builder.acquire.packages import kernel_config, kernel_groups, newest_kernel
+from builder.acquire.packages import kernel_config, kernel_groups, kernel_version, newest_kernel
 from builder.acquire.readymade import READYMADE
 from builder.acquire.source import SourceTree, fetch_source, prepared, unpack_package
 from builder.errors import InputError
@@ -24,7 +24,8 @@ from tests.support.campaigns import run, told
 
 def made_here(release: str, tree: SourceTree) -> SourceTree:
     """The same source, all of it made by its own makefiles."""
-    version, config = kernel_config(release)
+    version = kernel_version(release)
+    config = kernel_config(release, version)
     name = f"linux-source-{'.'.join(release.split('.')[:2])}"
 
     def unpack(root: Path) -> None:

@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from builder.acquire import apt, suites
+from builder.acquire.packages import cached_kernel
+from builder.acquire.preparing import PROGRAMS
 from builder.acquire.readymade import OBJTOOL, fetch_readymade
+from builder.acquire.source import fetch_source
 from builder.acquire.suites import OWN
 from builder.errors import InputError
+from tests.acquire.test_readymade import CONFIG, MAKEFILE
 from tests.conftest import need
 
 RELEASE = "6.1.0-0-mini"
@@ -125,6 +129,34 @@ def test_a_version_that_is_offered_no_longer_is_had_from_the_cache(archive: Arch
     deb.write_bytes(deb.read_bytes()[:40])  # what is no package any more is none
     with pytest.raises(InputError, match=r"version 6\.1\.1-1 is no longer offered \(offered: 6\.1\.1-2\)"):
         apt.lookup(HEADERS, "6.1.1-1")
+
+
+def test_the_source_of_a_kernel_whose_objtool_is_gone(archive: Archive, cache: Path, tmp_path: Path) -> None:
+    """It needs no image; later the archive is not asked for what is here."""
+    need(*PROGRAMS)
+    version = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    config = CONFIG.replace("gcc (Mini) 1", version) + "CONFIG_CC_IS_GCC=y\n"
+    utsrelease = f'#define UTS_RELEASE "{RELEASE}"\n'
+    generated = {f"{BUILD}/include/generated/utsrelease.h": utsrelease, f"{BUILD}/.config": config}
+    add_kbuild(archive, "6.1.1-2")
+    archive.drop(HEADERS, "6.1.1-1")
+    archive.add(HEADERS, "6.1.1-1", {**GENERATED, **generated}, "linux-kbuild-6.1 (>= 6.1.1-1)")
+    archive.add(f"linux-image-{RELEASE}", "6.1.1-1", {})
+    top = tmp_path / "linux-source-6.1"
+    for name, text in {"Makefile": MAKEFILE, "Kconfig": "", "scripts/as-version.sh": "echo GNU 24000\n"}.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(text)
+    packed = archive.root / "made/linux-source-6.1_6.1.1-1/usr/src/linux-source-6.1.tar.xz"
+    packed.parent.mkdir(parents=True)
+    subprocess.run(["tar", "-C", tmp_path, "-cJf", packed, top.name], check=True)
+    archive.add("linux-source-6.1", "6.1.1-1", {})
+    tree = fetch_source(RELEASE)
+    assert sorted((tree.root / "said").read_text().split()) == ["scripts", "tools/objtool"]
+    assert (tree.root / "include/generated/mini.h").exists() and tree.drift == ()
+    assert cached_kernel(RELEASE) is None
+    (cache / "packages/linux-source-6.1_6.1.1-1_all.deb").unlink()
+    archive.drop("linux-source-6.1", "6.1.1-1")
+    assert fetch_source(RELEASE).root == tree.root
 
 
 def test_what_apt_reads_is_kept_where_it_is_told_to_keep_nothing(archive: Archive, cache: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder.acquire import apt
-from builder.acquire.packages import cached_kernel, fetch_kernel, kernel_config, kernel_groups
+from builder.acquire.packages import cached_kernel, fetch_kernel, kernel_config, kernel_groups, kernel_version
 from builder.acquire.preparing import PROGRAMS, config_drift, prepare
 from builder.acquire.readymade import OBJTOOL, READYMADE, fetch_readymade
 from builder.acquire.toolchain import Compiler, read_config
@@ -100,7 +100,8 @@ def test_the_distribution_has_it(
     """So that nobody needs an image to configure its source; of another version there is none, and a note says so."""
     kernel = fetch_kernel(release_61)
     monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path))
-    version, config = kernel_config(release_61)
+    version = kernel_version(release_61)
+    config = kernel_config(release_61, version)
     assert cached_kernel(release_61) is None and version == kernel.version
     assert config_drift(read_config(kernel.config), read_config(config)) == []
     for name in ("include/generated/asm-offsets.h", "include/config/kernel.release"):
@@ -109,7 +110,7 @@ def test_the_distribution_has_it(
     assert (config.parent / OBJTOOL).exists() == (version in builds)
     with monkeypatch.context() as without:
         without.setenv("PATH", str(tmp_path))
-        assert kernel_config(release_61, version) == (version, config)
+        assert kernel_config(release_61, version) == config
     with caplog.at_level(logging.INFO, logger="bespoke"):
         assert fetch_readymade(release_61, "6.1.1-1", kernel_groups(release_61)) is None
     assert "version 6.1.1-1 is no longer offered" in caplog.text
