@@ -37,11 +37,15 @@ def with_callers(found: PatchObjects, missing: Sequence[Caller], objects: Object
     if not missing:
         return found
     log.info("looking for %d callers of what cannot be redirected", len(missing))
+    return found.tree.using(lambda: _with_callers(found, missing, objects, how))
+
+
+def _with_callers(found: PatchObjects, missing: Sequence[Caller], objects: Objects, how: Compiling) -> PatchObjects:
     known = {pair.path for pair in found.pairs}
     open_ = {Wanted(caller.owner, caller.name, caller.calls): caller for caller in missing}
     added: dict[str, list[ObjectPair]] = {}
     tried = 0
-    with found.tree.in_use(), found.tree.objects() as listed:
+    with found.tree.objects() as listed:
         places = candidates(open_, found.tree, listed, how.limit)
         for turn in range(TRIES):
             commands: dict[str, Command] = {}

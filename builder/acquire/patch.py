@@ -26,7 +26,6 @@ from builder.acquire.patchfile import NO_CODE, FileChange, apply_all, judge, loc
 from builder.acquire.readers import Readers, beyond, find_readers
 from builder.acquire.shifts import Shift, shifts_of
 from builder.acquire.source import SourceTree
-from builder.acquire.tree_state import DisturbedError
 from builder.acquire.whole import write_whole
 from builder.acquire.work import Work
 from builder.errors import NOTHING, Allowed, Refusal, RefusedError
@@ -73,14 +72,7 @@ def prepare_patch(
     than the limit, say); `InputError` for a patch that does not fit or compile.
     """
     read = [change for path in patches for change in read_patch(path)]
-    try:
-        with tree.in_use(lazily=True):
-            return _prepared(patches[0].stem, read, tree, allowed, how)
-    except DisturbedError:
-        log.info("the prepared source was changed: all is done again")
-    # No longer in use here, so that it can be made anew; what was found until then is of no use.
-    with tree.in_use():
-        return _prepared(patches[0].stem, read, tree, allowed, how)
+    return tree.using(lambda: _prepared(patches[0].stem, read, tree, allowed, how))
 
 
 def _prepared(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from builder.acquire import apt, sums
 from builder.acquire.cache import cache_path, cache_root, clean_name, locked, remove_tree, scratch
@@ -26,10 +27,12 @@ from builder.acquire.queue import featureset, fetched_queue
 from builder.acquire.readymade import READYMADE, fetch_readymade
 from builder.acquire.toolchain import Compiler, find_compiler, read_config
 from builder.acquire.tools import aside, run
-from builder.acquire.tree_state import STATE, TreeWatch, disturbed, keep_state, told
+from builder.acquire.tree_state import STATE, DisturbedError, TreeWatch, disturbed, keep_state, told
 from builder.errors import NOTHING, Allowed, InputError, Refusal, RefusedError, ToolError
 
 log = logging.getLogger("bespoke.acquire")
+
+Made = TypeVar("Made")
 
 #: in a tree: files are being generated in it
 GENERATING = ".bespoke/generating"
@@ -152,6 +155,20 @@ class SourceTree:
             if self.watch is not None and not (self.place / STAMP).is_file():
                 raise ToolError("somebody could not make the prepared source anew: run again", where=self.place)
             yield
+
+    def using(self, work: Callable[[], Made]) -> Made:
+        """`work()` with the tree in use, of which it looks at all files only where it asks for `root`.
+
+        Where somebody has changed the tree, all is done again.
+        """
+        try:
+            with self.in_use(lazily=True):
+                return work()
+        except DisturbedError:
+            log.info("the prepared source was changed: all is done again")
+        # No longer in use here, so that it can be made anew; what was found until then is of no use.
+        with self.in_use():
+            return work()
 
     def objects(self) -> ListedObjects:
         """The objects of the tree's configuration; listed at the first call (about 20 s), then kept."""
