@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from builder.acquire import own_text
 from builder.acquire.cache import path_of
 from builder.arch import decoder
 from builder.binary import ObjectFile
 from builder.compare.comparison import Comparison
 from builder.compare.view import View
 
-_MAKERS: Final = ("arch", "binary", "compare")
-"""Where the text of what reads and compares objects stands, beside the files of the package itself."""
+_MAKERS: Final = ("*.py", "arch/**/*.py", "binary/**/*.py", "compare/**/*.py")
+"""Where the text of what reads and compares objects stands."""
 _BESIDE: Final = ("acquire/bounds.py", "acquire/shifts.py")
 """What the comparison takes from elsewhere: how much is read, and what a source patch moves."""
 
@@ -41,7 +43,7 @@ def content_of(view: View) -> str:
 
 def content_of_object(obj: ObjectFile) -> str:
     """What tells an object from any other by its sections."""
-    import hashlib  # here and below, for what only compares keeps nothing
+    import hashlib  # here, for what only compares keeps nothing
 
     digest = hashlib.sha256(repr((obj.machine, obj.type, obj.flags)).encode())
     for section in obj.sections:
@@ -53,16 +55,13 @@ def content_of_object(obj: ObjectFile) -> str:
 @cache
 def program(*more: str) -> str:
     """What tells this program from one that compares otherwise, or does otherwise what stands in `more` folders."""
-    import hashlib
-
-    digest = hashlib.sha256(decoder().encode())
-    for file in texts(*more):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return f"{decoder()} {own_text.digest(*_where(more))}"
 
 
 def texts(*more: str) -> list[Path]:
     """The files of `program`, in order."""
-    root = Path(__file__).resolve().parents[1]
-    folders = (root / folder for folder in (*_MAKERS, *more))
-    return sorted({*root.glob("*.py"), *map(root.joinpath, _BESIDE), *(f for d in folders for f in d.rglob("*.py"))})
+    return own_text.texts(*_where(more))
+
+
+def _where(more: Iterable[str]) -> tuple[str, ...]:
+    return (*_MAKERS, *_BESIDE, *(f"{folder}/**/*.py" for folder in more))

@@ -15,12 +15,10 @@ from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
-from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from builder.acquire import sums
+from builder.acquire import own_text, sums
 from builder.acquire.cache import cache_root
 from builder.acquire.whole import write_whole
 from builder.binary import Address
@@ -32,6 +30,8 @@ from builder.image.memory import Bytes
 from builder.image.simulated import SimulatedKernel
 from builder.load.boot import boot
 
+_MAKERS: Final = ("arch/**/*.py", "binary/**/*.py", "image/**/*.py", "load/**/*.py")
+"""The text of all that derives, boots and reads a kernel: another makes another state."""
 _RUN: Final = re.compile(rb"[^\0]+(?:\0{1,128}[^\0]+)*", re.DOTALL)
 """Bytes that differ, where those that differ not are zeros; some of these in between make no new run."""
 
@@ -51,21 +51,9 @@ def booted(kernel: Kernel, cpu: str, cpus: int = 1, *, cmdline: str = "") -> Sim
 
 def _place(kernel: Kernel, cpu: str, cpus: int, cmdline: str) -> Path:
     leaves = sorted(cpu_models().get(cpu.partition(",")[0], {}).items())
-    parts = repr((_program(), kernel.symbol("_text").address, cpu, leaves, cpus, cmdline))
+    parts = repr((own_text.digest(*_MAKERS), kernel.symbol("_text").address, cpu, leaves, cpus, cmdline))
     name = hashlib.sha256(parts.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return cache_root() / "kernels" / kernel.sha256 / f"booted-{name}"
-
-
-@cache
-def _program() -> str:
-    """The text of all that derives, boots and reads a kernel: another makes another state."""
-    root = Path(__file__).resolve().parents[1]
-    folders = (root / name for name in ("arch", "binary", "image", "load"))
-    files = sorted(chain.from_iterable(folder.rglob("*.py") for folder in folders))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _keep(simulated: SimulatedKernel, place: Path) -> None:

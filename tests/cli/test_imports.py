@@ -63,7 +63,7 @@ def test_what_is_kept_of_a_diff_tells_all_that_makes_it(gcc: str, tmp_path: Path
     """Each file that a diff loads counts, but for what asks for it, writes it down, and keeps it."""
     build = builder(gcc, tmp_path)
     old, new = (build(f"int f(int a) {{ return a + {n}; }}").name for n in (1, 2))
-    beside = {"builder.acquire", *(f"builder.acquire.{name}" for name in ("cache", "sums", "whole"))}
+    beside = {"builder.acquire", *(f"builder.acquire.{name}" for name in ("cache", "own_text", "sums", "whole"))}
     root = ROOT / "builder"
     known = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts) for file in texts("compose") if root in file.parents
