@@ -20,7 +20,9 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from builder.cli import run
 
-    return run(sys.argv[1:], ready=lambda: signal.signal(signal.SIGINT, usual))
+    status = run(sys.argv[1:], ready=lambda: signal.signal(signal.SIGINT, usual))
+    gc.freeze()  # the process ends: what it has made need not be searched for circles first
+    return status
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import distributed.scheduler
 import builder
 import builder.load
 from builder.arch import x86_64
+from builder.emit import kept_parts
 from builder.emit.kept_templates import KeptTemplates
 from builder.fleet.simulate import Simulation
 from builder.fleet.workers import EndsWhole
@@ -27,6 +28,8 @@ def _(
     simulation: Simulation, outcome: PageOutcome, result: Result, facts: x86_64._Facts, connection: sqlite3.Connection
 ) -> None:
     qemu._end_all  # atexit calls it
+    kept_parts._Writer.persistent_id, kept_parts._Writer.reducer_override  # pickle calls them
+    kept_parts._Reader.persistent_load, kept_parts._Reader.find_class  # and these
     outcome.sentence  # templates/report.html.j2 reads it
     result.tried  # the campaign writes the whole result into its JSON
     facts.has_target  # decode() takes the whole row apart

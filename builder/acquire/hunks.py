@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from io import StringIO
 from typing import Final
 
 
@@ -45,8 +46,7 @@ _EXPLAINED: Final = 50
 
 def fit(text: str, hunks: Sequence[Hunk], patch: str) -> Fitted:
     """The `hunks` of the patch named `patch`, one after the other."""
-    # Not splitlines(): a form feed ends no line of a patch.
-    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+    lines = StringIO(text, newline="\n").readlines()  # not splitlines(): a form feed ends no line of a patch
     shift = grown = floor = 0
     fitted: list[Hunk] = []
     moved: list[str] = []

@@ -244,10 +244,13 @@ def _write(database: Path, said: _Said) -> None:
     connection.close()
 
 
+_PLAIN = re.compile(r"[^\s\"'\\]+(?: [^\s\"'\\]+)*")
+
+
 @cache
 def _words(text: str) -> tuple[str, ...]:
-    """Text as a shell splits it: hundreds of objects have the same flags."""
-    return tuple(shlex.split(text))
+    """Text as a shell splits it: hundreds of objects have the same flags, mostly words without a quote."""
+    return tuple(text.split(" ") if _PLAIN.fullmatch(text) else shlex.split(text))
 
 
 def _listed(name: str) -> str:

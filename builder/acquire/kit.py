@@ -22,7 +22,7 @@ _INCLUDED: Final = re.compile(
 
 def kit_for(changed: Mapping[str, bytes | None], file: Callable[[str], Path]) -> dict[str, bytes]:
     """The files {path: content} that a tree lacks, where one of `changed` includes any; `file` gives the tree's."""
-    if not any(content is not None and _INCLUDED.search(content) for content in changed.values()):
+    if not any(_includes_any(content) for content in changed.values() if content is not None):
         return {}
     paths = {f"include/{name}": name for name in _HEADERS}
     return {
@@ -30,3 +30,8 @@ def kit_for(changed: Mapping[str, bytes | None], file: Callable[[str], Path]) ->
         for path, name in paths.items()
         if path not in changed and not file(path).exists()
     }
+
+
+def _includes_any(content: bytes) -> bool:
+    """Whether a file includes one of the headers; hardly any has the name of one, and to look at each line is slow."""
+    return any(name.encode() in content for name in _HEADERS) and _INCLUDED.search(content) is not None

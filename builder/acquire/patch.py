@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from builder.acquire.added import Added, take_added
@@ -229,6 +230,7 @@ def _changed_files(
     """The new content of each file that differs, the changes as they stand in the tree's files, and a warning for
     each hunk that has moved."""
 
+    @cache
     def read(path: str) -> bytes | None:
         try:
             return tree.file(path).read_bytes()

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
@@ -24,7 +24,10 @@ from builder.errors import UsageError
 log = logging.getLogger("bespoke.acquire")
 
 _RECORD: Final = ".sums"
-_PIECE: Final = 1 << 20
+_CRC: Final = 4
+"""Bytes of a checksum."""
+_PIECE: Final = 1 << 16
+"""Bytes read at once: as many as stay in the processor's cache."""
 SETTLED: Final = 2 * 10**9
 """Nanoseconds after which a change of a file or folder has another time than the one before, on any file system."""
 _SEAL: Final = slice(68, 72)
@@ -32,7 +35,7 @@ _SEAL: Final = slice(68, 72)
 
 
 def checksum(path: Path, *, without: slice = slice(0, 0)) -> int:
-    """CRC-32 of a file, the bytes `without` (of its first MiB) taken for zeros; once in a run for each state of it."""
+    """CRC-32 of a file, the bytes `without` (of its first 64 KiB) taken for zeros; once in a run for each state."""
     return _checksum(path, state(path), without.start, without.stop)
 
 
@@ -48,13 +51,25 @@ def checksum_once(path: Path, *, without: slice = slice(0, 0)) -> int:
     Whoever writes to a file changes its times, and who copies a cache makes other files. Of one that was changed just
     now nothing is kept: it could be changed again without another time.
     """
-    place, (*ids, changed) = path.with_name(f".{path.name}.read"), state(path)
-    seen = [_started(), *ids, changed, without.start, without.stop]
+    return int(_once(path, "read", [without.start, without.stop], lambda: checksum(path, without=without)))
+
+
+def digest_once(path: Path) -> str:
+    """SHA-256 of a file, found as `checksum_once` finds its checksum. Raises OSError for what cannot be read."""
+    from hashlib import sha256  # here, for who only looks whether a file is damaged needs none
+
+    return str(_once(path, "digest", [], lambda: sha256(path.read_bytes()).hexdigest()))
+
+
+def _once(path: Path, kind: str, of: Sequence[object], find: Callable[[], object]) -> Any:
+    """What `find` says `of` a file; kept beside it while this machine runs and the file stays as it is."""
+    place, now = path.with_name(f".{path.name}.{kind}"), state(path)
+    seen = [_started(), *now, *of]
     known = read_json(place) if place.exists() else None
     if isinstance(known, list) and known[:-1] == seen:
-        return int(known[-1])
-    found = checksum(path, without=without)
-    if changed + SETTLED < time.time_ns():
+        return known[-1]
+    found = find()
+    if now[-1] + SETTLED < time.time_ns():
         keep_json(place, [*seen, found])
     return found
 
@@ -70,7 +85,7 @@ def _started() -> str:
 
 @cache
 def _checksum(path: Path, _state: tuple[int, ...], start: int, stop: int) -> int:
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         piece = memoryview(bytearray(_PIECE))
         size, found = file.readinto(piece), 0
         piece[start:stop] = bytes(stop - start)
@@ -160,6 +175,26 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    note_damage(path)
+    return None
+
+
+def keep_bytes(path: Path, content: bytes) -> None:
+    """The same of bytes."""
+    with suppress(OSError, UsageError):
+        write_whole(path, zlib.crc32(content).to_bytes(_CRC, "big") + content)
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """What `keep_bytes` wrote there; None where there is none, and, with a note, where it is damaged."""
+    try:
+        written = path.read_bytes()
+        if zlib.crc32(content := written[_CRC:]).to_bytes(_CRC, "big") == written[:_CRC]:
+            return content
+    except FileNotFoundError:
+        return None
+    except OSError:
         pass
     note_damage(path)
     return None

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,6 +26,8 @@ from builder.acquire.whole import write_whole
 from builder.errors import BespokeError, ToolError
 
 STATE: Final = ".bespoke/state-3"
+_ASKED: Final = ".bespoke/asked-1.json"
+"""What the state says of the files that somebody asked for: of 80,000 a fix changes one."""
 
 _LEFT_OUT: Final = (".bespoke", "Documentation", "tools/testing")
 """Our own records, and what nothing of a kernel is made of: a third of the files, with the other architectures."""
@@ -109,38 +112,52 @@ class TreeWatch:
             self.whole()
 
     def _is_as_left(self, name: str) -> bool:
-        place = self._root / STATE
         try:
-            kept = _kept(place, *sums.state(place))
+            now = sums.state(self._root / STATE)
         except FileNotFoundError:
             return True
         root, real = os.path.realpath(self._root), os.path.realpath(self._root / name)
         names = {os.path.normpath(name), os.path.relpath(real, root)}  # a link may lead to it
-        return all(_kept_of(kept, other) in (None, _state(f"{root}/{other}")) for other in names)
+        return all(_left(self._root, now, other) in (None, _state(f"{root}/{other}")) for other in names)
+
+
+def _left(root: Path, now: tuple[int, ...], name: str) -> str | None:
+    """What one state of a tree says of a file, None where it says nothing; kept beside it, as that is megabytes."""
+    known = _asked(root, now)
+    if name not in known:
+        known[name] = _said_of(_kept(root, now), name)
+        if now[-1] + sums.SETTLED < time.time_ns():
+            sums.keep_json(root / _ASKED, {"of": now, "rows": dict(known)})
+    return known[name]
 
 
 @lru_cache(maxsize=1)
-def _kept(place: Path, *_state: int) -> bytes:
-    """One state of a tree, some megabytes, read once for all files that are asked for; a zero before each name."""
-    return b"\0" + place.read_bytes()
+def _asked(root: Path, now: tuple[int, ...]) -> dict[str, str | None]:
+    """What was asked of that state of the tree before, with the answers; more of them join it."""
+    known = sums.read_json(root / _ASKED)
+    return dict(known["rows"]) if isinstance(known, dict) and known["of"] == [*now] else {}
 
 
-@lru_cache(maxsize=1024)
-def _kept_of(listed: bytes, name: str) -> bytes | None:
-    """What was kept of one file; None where nothing was."""
+@lru_cache(maxsize=1)
+def _kept(root: Path, _now: tuple[int, ...]) -> bytes:
+    """One state of a tree, read once for all files that are asked for; a zero before each name."""
+    return b"\0" + (root / STATE).read_bytes()
+
+
+def _said_of(listed: bytes, name: str) -> str | None:
     words = b"\0" + os.fsencode(name) + b"\0"
     at = listed.find(words)
     begin = at + len(words)
-    return listed[begin : listed.index(b"\0", begin)] if at >= 0 else None
+    return listed[begin : listed.index(b"\0", begin)].decode() if at >= 0 else None
 
 
-def _state(path: str) -> bytes:
+def _state(path: str) -> str:
     """The same of a file as it is now; nothing where it is gone, or no regular file."""
     try:
         now = os.lstat(path)
     except OSError:
-        return b""
-    return b"%d %d" % (now.st_size, now.st_mtime_ns // 10**9) if stat.S_ISREG(now.st_mode) else b""
+        return ""
+    return f"{now.st_size} {now.st_mtime_ns // 10**9}" if stat.S_ISREG(now.st_mode) else ""
 
 
 def _states(listed: bytes) -> dict[bytes, bytes]:

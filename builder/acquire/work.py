@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,11 +40,6 @@ from builder.acquire.source import SourceTree
 from builder.errors import InputError, MissingFileError, RefusedError, ToolError
 
 T = TypeVar("T")
-
-
-def _files(compiled: Compiled) -> set[str]:
-    """The files that were read, by their paths in the tree."""
-    return {os.path.normpath(path) for path in compiled.dependencies}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +69,7 @@ class Work:
         self._readers = self._waiting = 0
         self._shadow: Shadow | None = None
         self._olds: dict[str, threading.Lock] = {}
+        self._kept: dict[str, Compiled] = {}
 
     def begin(self, place: Path, changed: Mapping[str, bytes | None]) -> None:
         """Work below the directory `place` on the tree with `changed` {path: content, None: taken away}."""
@@ -102,7 +99,7 @@ class Work:
         reads = [(path, self.changed[path]) for path in sorted(self.changed.keys() & before)]
         sources = [text.source for text in texts]
         verdict = path_of(f"verdicts/{self.tree.identity}", "generated", self.tree.compiler.version, sources, reads)
-        known = None if self._come_or_gone() else sums.read_json(verdict)
+        known = None if self._come_or_gone else sums.read_json(verdict)
         if known is not None and self.changed.keys().isdisjoint(known["more"]):
             return [(source, old, new) for source, old, new in known["values"]]
         more: set[str] = set()
@@ -112,7 +109,7 @@ class Work:
             more.update(set(map(os.path.normpath, dependencies)) - before)
 
         found = self._in_shadow(lambda root: changed_values(self.tree.root, root, self.place, texts, accept))
-        if not self._come_or_gone() and self.changed.keys().isdisjoint(more):
+        if not self._come_or_gone and self.changed.keys().isdisjoint(more):
             sums.write_json(verdict, {"values": found, "more": sorted(more)})
         return found
 
@@ -138,15 +135,32 @@ class Work:
         """
         sides = {"old": self._compile_old, "new": self._compile_new}
         rows = [(side, command) for command in commands for side in sides]
-        found = in_parallel(
+        rows += [("new", command) for command in added]
+        # What was compiled before is found at once: threads would only wait for each other.
+        found = {row: before for row in rows if (before := self._known(*row)) is not None}
+        absent = [row for row in rows if row not in found]
+        made = in_parallel(
             lambda row: sides[row[0]](row[1]),
-            [*rows, *(("new", command) for command in added)],
+            absent,
             name=lambda row: f"compile {row[0]} {row[1].object}",
             jobs=self.how.jobs,
             progress=self.how.progress,
         )
-        both, rest = found[: len(rows)], found[len(rows) :]
-        return both[::2], both[1::2] + rest
+        found |= zip(absent, made, strict=True)
+        olds, news = ([found[row] for row in rows if row[0] == side] for side in sides)
+        return olds, news
+
+    def _known(self, side: str, command: Command) -> Compiled | None:
+        """The old or the new object where it has been compiled before."""
+        if side == "old":
+            return self._found(object_key(self.tree, command, {}))
+        return self._found(object_key(self.tree, command, self.changed)) or self._found_of_another(command)
+
+    def _found(self, key: str) -> Compiled | None:
+        """As `kept`, which looks into the files, once for each key."""
+        if key not in self._kept and (found := kept(self.tree, key)) is not None:
+            self._kept[key] = found
+        return self._kept.get(key)
 
     def _known_reach(self, command: Command) -> Reach | None:
         """What the change does to the object, where it is known; kept, for preprocessing is what takes the time."""
@@ -170,7 +184,7 @@ class Work:
     def _reach_of_another(self, command: Command) -> Reach | None:
         """The same of another run, of which all changed files that the object reads were the same."""
         before = sums.read_json(self._reads_of(command))
-        if before is None or self._come_or_gone():
+        if before is None or self._come_or_gone:
             return None
         if not self.changed.keys() & set(before):
             return Reach(differs=False, reads=())
@@ -188,6 +202,7 @@ class Work:
         reads = {path: self.changed[path] for path in self.changed.keys() & set(before)}
         return cache_path(f"verdicts/{self.tree.identity}", f"{object_key(self.tree, command, reads)}-read")
 
+    @cached_property
     def _come_or_gone(self) -> bool:
         """Whether there are changed files that are new or taken away.
 
@@ -214,7 +229,7 @@ class Work:
         more = after - before
         reads |= after & self.changed.keys()
         found = Reach(differs=code_differs(old, new), reads=tuple(sorted(reads)))
-        if not self._come_or_gone() and not more & self.changed.keys():
+        if not self._come_or_gone and not more & self.changed.keys():
             document = {"differs": found.differs, "reads": found.reads, "more": sorted(more)}
             sums.write_json(self._narrow_verdict(command, before), document)
         return found
@@ -224,7 +239,7 @@ class Work:
         with self._turn:
             turn = self._olds.setdefault(key, threading.Lock())
         with turn:  # who wants it while it is compiled waits
-            return kept(self.tree, key) or compile_object(self.tree, command, root=self.tree.root, key=key)
+            return self._found(key) or compile_object(self.tree, command, root=self.tree.root, key=key)
 
     def _compile_new(self, command: Command) -> Compiled:
         """The new object, under a key of all changed files, and under one of those that it reads.
@@ -232,7 +247,7 @@ class Work:
         By the second it is found again when another fix, to other files, has joined the first.
         """
         key = object_key(self.tree, command, self.changed)
-        before = kept(self.tree, key) or self._kept_of_another(command)
+        before = self._found(key) or self._found_of_another(command)
         if before is not None:
             return before
         if not self.tree.file(command.source).is_file():
@@ -254,23 +269,31 @@ class Work:
     def _make_new(self, command: Command, key: str) -> Compiled:
         return self._in_shadow(lambda root: compile_object(self.tree, command, root=root, key=key, accept=self._accept))
 
-    def _kept_of_another(self, command: Command) -> Compiled | None:
+    def _found_of_another(self, command: Command) -> Compiled | None:
         """The new object as another run made it, of which all changed files that are read were the same."""
-        old = kept(self.tree, object_key(self.tree, command, {}))
+        old = self._found(object_key(self.tree, command, {}))
         narrow = self._narrow_key(command, old) if old is not None else None
-        found = kept(self.tree, narrow) if narrow is not None else None
+        found = self._found(narrow) if narrow is not None else None
         return found if found is not None and old is not None and self._reads_the_same(found, old) else None
 
     def _narrow_key(self, command: Command, old: Compiled) -> str | None:
         """The key by those of the changed files that the old object reads; None where files have come or gone."""
-        if self._come_or_gone():
+        if self._come_or_gone:
             return None
-        reads = _files(old)
-        return object_key(self.tree, command, {path: text for path, text in self.changed.items() if path in reads})
+        return object_key(self.tree, command, {path: self.changed[path] for path in self._reads(old)})
 
     def _reads_the_same(self, new: Compiled, old: Compiled) -> bool:
         """Whether the new object reads no changed file but those that the old one reads, by which its key is made."""
-        return (_files(new) & self.changed.keys()) <= _files(old)
+        return self._reads(new) <= self._reads(old)
+
+    def _reads(self, made: Compiled) -> set[str]:
+        """The changed files that an object was made of; of its thousand files a few have the name of one."""
+        paths = (path for path in made.dependencies if path.rpartition("/")[2] in self._names)
+        return {os.path.normpath(path) for path in paths} & self.changed.keys()
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(os.path.basename(path) for path in self.changed)
 
     def _accept(self, dependencies: tuple[str, ...]) -> None:
         if self._shadow is not None and self._shadow.escapes(dependencies):

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,23 +102,21 @@ _PLAIN = {str, int, bool, float, type(None)}
 def compact(value: Any, depth: int = 0) -> str:
     """JSON to be read: an entry a line, and a list of plain values on one, as a short row of a list of objects; lists
     of lists fill lines (the rows of a map are thousands)."""
+    if (kind := type(value)) in _PLAIN:  # most of a document, and most of that numbers
+        return str(value) if kind is int else json.dumps(value)
     within, end = "\n" + " " * (depth + 1), "\n" + " " * depth
     if isinstance(value, Mapping) and value:
-        rows = (f"{json.dumps(str(key))}: {compact(item, depth + 1)}" for key, item in value.items())
+        rows = (f"{_quoted(str(key))}: {compact(item, depth + 1)}" for key, item in value.items())
         return "{" + within + f",{within}".join(rows) + end + "}"
-    if isinstance(value, list | tuple) and value and all(map(_is_row, value)):
-        return "[" + within + within.join(_filled(_rows(value), _WIDTH - depth)) + end + "]"
+    if isinstance(value, list | tuple) and value and _are_rows(value):
+        return "[" + within + within.join(_filled(value, _WIDTH - depth)) + end + "]"
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
         return "[" + within + f",{within}".join(_item(item, depth + 1) for item in value) + end + "]"
     return json.dumps(value)
 
 
-def _rows(value: Sequence[Any]) -> list[str]:
-    """Each item of a list of rows; at once where only brackets can stand between them."""
-    text = json.dumps(value)
-    if '"' in text or "[]" in text:
-        return [json.dumps(item) for item in value]
-    return [f"[{row}]" for row in text[2:-2].split("], [")]
+_quoted = cache(json.dumps)
+"""For keys, which are few."""
 
 
 def _item(value: Any, depth: int) -> str:
@@ -135,11 +134,22 @@ def _is_row(value: Any) -> bool:
     return kinds <= _PLAIN or not any(issubclass(kind, Mapping | list | tuple) for kind in kinds)
 
 
-def _filled(rows: Sequence[str], width: int) -> Iterator[str]:
+def _are_rows(value: Sequence[Any]) -> bool:
+    """Whether all items are rows; told of them at once where they are of nothing special."""
+    if set(map(type, value)) <= {list, tuple} and set(map(type, chain.from_iterable(value))) <= _PLAIN:
+        return True
+    return all(map(_is_row, value))
+
+
+def _filled(rows: Sequence[Any], width: int) -> Iterator[str]:
     """The rows with commas, as many on a line as fit."""
+    whole = json.dumps(rows)[1:-1]
+    if '"' not in whole:  # a bracket then is one of a row
+        yield from re.findall(rf" ?(.{{1,{width}}}$|.{{1,{width - 2}}}\],(?= )|[^]]*\],?)", whole)
+        return
     line = ""
     for number, row in enumerate(rows):
-        text = row + ("," if number < len(rows) - 1 else "")
+        text = json.dumps(row) + ("," if number < len(rows) - 1 else "")
         if line and len(line) + 1 + len(text) > width:
             yield line
             line = text

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from base64 import b64decode, b64encode
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from builder.acquire import sums
-from builder.acquire.bounds import read_input
 from builder.acquire.cache import cache_path
 from builder.acquire.shifts import Shift
 from builder.binary.klp import VMLINUX
@@ -29,14 +29,16 @@ from builder.compose.bound import Binding
 from builder.compose.bundle import brought_by, symbol_of
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
-from builder.emit.fragments import ABSOLUTE, Fragment, Key, Label, Reference
+from builder.emit.fragments import Fragment, Key, Label, Reference
 from builder.emit.part import PairPart
 from builder.errors import Allowed, Refusal
 
 MAKERS: Final = ("compose", "emit")
 """Where the text stands that makes a part, beside what reads and compares objects."""
-_NO_PART: Final = (KeyError, IndexError, TypeError, ValueError, AttributeError)
-"""What the reading of a document that is none of these raises."""
+_NO_PART: Final = (KeyError, IndexError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError)
+"""What the reading of a file that is none of these raises."""
+_PROTOCOL: Final = 5
+"""Of pickle."""
 
 
 class PairNames(NamedTuple):
@@ -76,6 +78,15 @@ class KeptPart:
         return all(symbol_of(name, objects, owners) == symbol for name, symbol in self.symbols.items())
 
 
+class _Proof(NamedTuple):
+    """What a part stands by beside its key: the source patch's answers to what it was `asked` of a pair of the `files`,
+    and the `modules` with the SHA-256 of their files."""
+
+    files: frozenset[str]
+    asked: tuple[tuple[AskedLine, bool], ...]
+    modules: tuple[tuple[str, str | None], ...]
+
+
 @dataclass(frozen=True)
 class PartPlace:
     """Where the part of a pair is kept: of its two objects, of whose code `owner` is, under a source patch."""
@@ -89,7 +100,7 @@ class PartPlace:
 
     @cached_property
     def _key(self) -> str:
-        sides = [(path.name, hashlib.sha256(read_input(path)).hexdigest()) for path in (self.old, self.new)]
+        sides = [(path.name, sums.digest_once(path)) for path in (self.old, self.new)]
         asked = bool(self.shifts), sorted(self.allowed.rows), sorted(self.allowed.sets)
         what = program(*MAKERS), sides, asked, self.objects.kernel.sha256, self.owner
         return hashlib.sha256(repr(what).encode()).hexdigest()
@@ -100,45 +111,43 @@ class PartPlace:
 
     def find(self, number: int) -> KeptPart | None:
         """What was kept, its fragments with keys of this number; None where that is nothing, or of something else."""
-        if (known := sums.read_json(self._file)) is None:
+        if (written := sums.read_bytes(self._file)) is None:
             return None
         try:
-            if known["of"] != self._key:
+            key, proof, kept = _Reader(BytesIO(written), number).load()
+            if key != self._key:
                 raise ValueError("it is of another pair")
-            return _read(known, number, self) if self._holds(known) else None
+            return self._named(kept) if self._holds(proof) else None
         except _NO_PART:
             sums.note_damage(self._file)
             return None
 
-    def _holds(self, known: Mapping[str, Any]) -> bool:
+    def _named(self, kept: KeptPart) -> KeptPart:
+        names = {"verdict": kept.document["verdict"], "old": str(self.old), "new": str(self.new)}
+        return replace(kept, document={**names, **kept.document})
+
+    def _holds(self, proof: _Proof) -> bool:
         """Whether the source patch answers the same, and the modules that were asked have the same files."""
-        files = frozenset(known["files"])
-        return all(
-            is_moved(AskedLine(*line), self.shifts, files) is answer for *line, answer in known["asked"]
-        ) and all(self.objects.file_hash(name) == found for name, found in known["modules"])
+        return all(is_moved(line, self.shifts, proof.files) is answer for line, answer in proof.asked) and all(
+            self.objects.file_hash(name) == found for name, found in proof.modules
+        )
 
     def keep(self, diff: Diff, part: PairPart | None) -> None:
         """Keep the part of a pair, None where nothing of it travels; not what another pair has a say in."""
-        view, names = diff.comparison.new, names_of(diff)
-        keys = {fragment.key: number for number, fragment in enumerate(part.fragments)} if part is not None else {}
-        document = diff.as_json()
+        names = self._modules() if part is not None else ()
+        proof = _Proof(
+            diff.comparison.new.files,
+            tuple(diff.comparison.asked.items()),
+            tuple((name, self.objects.file_hash(name)) for name in names),
+        )
+        document = json.loads(json.dumps(diff.as_json()))
         del document["old"], document["new"]
-        row = {
-            "of": self._key,
-            "files": sorted(view.files),
-            "asked": [[*line, answer] for line, answer in diff.comparison.asked.items()],
-            "modules": [[name, self.objects.file_hash(name)] for name in self._modules() if part is not None],
-            "document": document,
-            "warnings": list(map(astuple, diff.judged.warnings)),
-            "brings": sorted(names.brings),
-            "takes": sorted(names.takes),
-            "symbols": {} if part is None else {n: s for n, s in part.symbols.items() if not self._has(n)},
-            "part": None if part is None else _written(part, keys),
-        }
-        text = json.dumps(row)
+        symbols = {} if part is None else {n: s for n, s in part.symbols.items() if not self._has(n)}
+        kept = KeptPart(part, document, diff.judged.warnings, names_of(diff), symbols)
+        content = _written(self._key, proof, kept)
         # A path may be another the next time, when nothing else is.
-        if not any(json.dumps(str(path))[1:-1] in text for path in (self.old, self.new)):
-            sums.keep_json(self._file, row)
+        if not any(str(path).encode("utf-8", "surrogatepass") in content for path in (self.old, self.new)):
+            sums.keep_bytes(self._file, content)
 
     def _has(self, name: str) -> bool:
         """Whether the kernel, or the owner, has such a symbol, whoever else has one."""
@@ -158,131 +167,49 @@ class PartPlace:
         return list(found)
 
 
-# A document, and the part that it is of: keys are the numbers of fragments.
-
-
-def _written(part: PairPart, keys: Mapping[Key, int]) -> dict[str, Any]:
-    outside: dict[Key, int] = {}
-
-    def target(to: Key) -> int:
-        if to == ABSOLUTE or isinstance(to, Binding):
-            return -1 - outside.setdefault(to, len(outside))
-        return keys[to]
-
-    rows = []
-    for f in part.fragments:
-        references = [[r.offset, r.type, target(r.to), r.addend] for r in f.references]
-        rows.append([*f[1:6], len(f.data), f.size, references, [list(label) for label in f.labels], *f[10:]])
-    return {
-        "owner": part.owner,
-        "machine": part.machine,
-        "data": b64encode(b"".join(f.data for f in part.fragments)).decode(),
-        "outside": [list(astuple(to)) if isinstance(to, Binding) else [] for to in outside],
-        "fragments": rows,
-        "redirected": [[name, sympos, keys[key]] for name, sympos, key in part.redirected],
-        "callbacks": [[kind, keys[key]] for kind, key in part.callbacks],
-        "sets": None if part.sets is None else keys[part.sets],
-        "words": list(map(astuple, part.words)),
-        "leaving": None if part.leaving is None else keys[part.leaving],
-        "states": part.states,
-        "carried": [_function(row) for row in part.carried],
-        "accepted": list(map(astuple, part.accepted)),
-        "warnings": list(map(astuple, part.warnings)),
-        "symbols": dict(part.symbols),
-    }
-
-
-def _function(row: CarriedFunction) -> list[Any]:
-    old = None if row.old is None else astuple(row.old)
-    parts = [[p.name, p.sympos, p.size, _cells(p.map), _cells(p.points), p.base] for p in row.parts]
-    facts = [row.name, row.symbol, row.object, row.role, row.new_size, row.new_hash, old, row.redirected]
-    rows = None if row.map is None else _cells(row.map)
-    return [*facts, rows, _cells(row.points), row.since, row.base, parts]
-
-
-def _cells(rows: Iterable[MapRow]) -> list[list[Any]]:
-    return [row.as_json() for row in rows]
-
-
-def _read(known: Mapping[str, Any], number: int, place: PartPlace) -> KeptPart:
-    row = known["part"]
-    document = {"verdict": known["document"]["verdict"], "old": str(place.old), "new": str(place.new)}
-    return KeptPart(
-        None if row is None else _part(row, number),
-        document | known["document"],
-        _refusals(known["warnings"]),
-        PairNames(frozenset(known["brings"]), frozenset(known["takes"])),
-        known["symbols"],
+_KINDS: Final = {
+    (kind.__module__, kind.__qualname__): kind
+    for kind in (
+        *(KeptPart, PairNames, _Proof, AskedLine, PairPart, Fragment, Reference, Label, Binding, Refusal),
+        *(SetWord, CarriedFunction, CarriedPart, MapRow, Original),
     )
+}
+"""What a kept part consists of, beside plain values."""
 
 
-def _part(row: Mapping[str, Any], number: int) -> PairPart:
-    keys: list[Key] = [(number, k) for k in range(len(row["fragments"]))]
-    outside = [Binding(*cells) if cells else ABSOLUTE for cells in row["outside"]]
-    targets = [*keys, *reversed(outside)]  # those outside count from the end: -1, -2
-    content = b64decode(row["data"])
-    fragments, at = [], 0
-    for key, cells in zip(keys, row["fragments"], strict=True):
-        *kind, length, size, references, labels, name, entry_of, entry = cells
-        leads = tuple([Reference(offset, how, targets[to], addend) for offset, how, to, addend in references])
-        names = tuple([Label(*label) for label in labels])
-        fragments.append(
-            Fragment._make((key, *kind, content[at : at + length], size, leads, names, name, entry_of, entry))
-        )
-        at += length
-    return PairPart(
-        owner=row["owner"],
-        machine=row["machine"],
-        fragments=tuple(fragments),
-        redirected=tuple((name, sympos, keys[k]) for name, sympos, k in row["redirected"]),
-        callbacks=tuple((kind, keys[k]) for kind, k in row["callbacks"]),
-        sets=None if row["sets"] is None else keys[row["sets"]],
-        words=tuple(SetWord(*word) for word in row["words"]),
-        leaving=None if row["leaving"] is None else keys[row["leaving"]],
-        states=row["states"],
-        carried=tuple(_function_again(*cells) for cells in row["carried"]),
-        accepted=_refusals(row["accepted"]),
-        warnings=_refusals(row["warnings"]),
-        symbols=row["symbols"],
-    )
+class _Writer(pickle.Pickler):
+    """Writes numbers in place of the keys of fragments, which hold atoms, and so whole objects."""
+
+    def __init__(self, file: BytesIO, keys: Mapping[Key, int]) -> None:
+        super().__init__(file, _PROTOCOL)
+        self._keys = keys
+
+    def persistent_id(self, value: object) -> int | None:
+        return self._keys.get(value) if type(value) is tuple else None
+
+    def reducer_override(self, value: object) -> Any:
+        """Nothing is written that is not read again."""
+        if (value if isinstance(value, type) else type(value)) not in _KINDS.values():
+            raise pickle.PicklingError(f"{value!r} is no value of a part")
+        return NotImplemented
 
 
-def _function_again(
-    name: str,
-    symbol: str,
-    owner: str,
-    role: str,
-    size: int,
-    content: str,
-    old: Sequence[Any] | None,
-    redirected: bool,
-    rows: Sequence[Any] | None,
-    points: Sequence[Any],
-    since: str,
-    base: str,
-    parts: Sequence[Any],
-) -> CarriedFunction:
-    return CarriedFunction(
-        name,
-        symbol,
-        owner,
-        role,
-        size,
-        content,
-        None if old is None else Original(*old),
-        redirected,
-        (),
-        None if rows is None else _rows(rows),
-        _rows(points),
-        since,
-        base,
-        tuple(CarriedPart(n, sympos, s, _rows(m), _rows(p), b) for n, sympos, s, m, p, b in parts),
-    )
+class _Reader(pickle.Unpickler):
+    """Makes nothing but parts, whatever a file says; the keys are those of pair `number`."""
+
+    def __init__(self, file: BytesIO, number: int) -> None:
+        super().__init__(file)
+        self._number = number
+
+    def persistent_load(self, key: int) -> Key:
+        return self._number, key
+
+    def find_class(self, module: str, name: str) -> type:
+        return _KINDS[module, name]
 
 
-def _rows(rows: Iterable[Sequence[Any]]) -> tuple[MapRow, ...]:
-    return tuple([MapRow(*row) for row in rows])
-
-
-def _refusals(rows: Iterable[Sequence[Any]]) -> tuple[Refusal, ...]:
-    return tuple(Refusal(*row) for row in rows)
+def _written(key: str, proof: _Proof, kept: KeptPart) -> bytes:
+    fragments = kept.part.fragments if kept.part is not None else ()
+    file = BytesIO()
+    _Writer(file, {fragment.key: number for number, fragment in enumerate(fragments)}).dump([key, proof, kept])
+    return file.getvalue()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from builder.acquire import bounds
 from builder.arch import Architecture
@@ -40,8 +41,7 @@ class _Output:
     labels: list[Label] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class LinkedPlace:
+class LinkedPlace(NamedTuple):
     """Where a fragment came to lie; `entry` is the offset that references to it start from."""
 
     section: str
@@ -78,7 +78,8 @@ class Linker:
 
     def _output(self, name: str, flags: int, nobits: bool, entsize: int) -> _Output:
         kind = elf.SHT_NOBITS if nobits else elf.SHT_PROGBITS
-        out = self._outputs.setdefault(name, _Output(name, flags, kind, entsize))
+        if (out := self._outputs.get(name)) is None:
+            out = self._outputs[name] = _Output(name, flags, kind, entsize)
         out.flags |= flags
         if out.entsize != entsize:
             out.entsize = 0

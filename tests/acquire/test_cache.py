@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -126,6 +127,43 @@ def test_a_large_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kept = tmp_path / ".image.read"
     kept.write_bytes(kept.read_bytes().replace(b"image", b"imago")[:-3])
     assert read(1) == read(0) == zlib.crc32(b"whole")
+
+
+def test_a_digest_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a checksum of the same file; and again when it is another, or was changed just now."""
+    path, kept = tmp_path / "object.o", tmp_path / ".object.o.digest"
+    path.write_bytes(b"one")
+    assert sums.digest_once(path) == hashlib.sha256(b"one").hexdigest() and not kept.exists()
+    monkeypatch.setattr(sums, "SETTLED", 0)
+    assert sums.digest_once(path) == hashlib.sha256(b"one").hexdigest() and kept.exists()
+    assert sums.checksum_once(path) == zlib.crc32(b"one")
+    *seen, _ = sums.read_json(kept)
+    sums.write_json(kept, [*seen, "found"])
+    assert sums.digest_once(path) == "found"
+    state = path.stat()
+    time.sleep(0.05)  # for a file system may give times by the tick
+    path.write_bytes(b"two")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert sums.digest_once(path) == hashlib.sha256(b"two").hexdigest()
+    monkeypatch.setattr(sums, "_started", lambda: "another start")
+    sums.write_json(kept, [*seen, "found"])
+    assert sums.digest_once(path) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_bytes_are_kept_with_their_checksum(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "folder/part"
+    assert sums.read_bytes(path) is None and caplog.text == ""
+    sums.keep_bytes(path, b"\0part")
+    assert sums.read_bytes(path) == b"\0part" and caplog.text == ""
+    for damaged in (b"", b"\0\0", path.read_bytes()[:-1], path.read_bytes().replace(b"p", b"q")):
+        path.write_bytes(damaged)
+        caplog.clear()
+        found = sums.read_bytes(path)
+        assert found is None and "damaged" in caplog.text, damaged
+    path.unlink()
+    path.mkdir()
+    sums.keep_bytes(path, b"part")  # a cache that cannot be written is no failure
+    assert sums.read_bytes(path) is None
 
 
 CONTROL = "Package: thing\nVersion: 1\nArchitecture: all\nMaintainer: nobody <a@b.c>\nDescription: thing\n"

@@ -83,7 +83,7 @@ def test_nothing_is_made_of_what_was_changed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     wanted = made(watched.patched(FIRST))
-    kept = tree_state._kept_of((watched.tree.place / tree_state.STATE).read_bytes(), "fs/read.c")
+    kept = tree_state._said_of((watched.tree.place / tree_state.STATE).read_bytes(), "fs/read.c")
     assert kept is not None and wanted
     if not before:
         monkeypatch.setenv("BESPOKE_CACHE", str(tmp_path / "another"))

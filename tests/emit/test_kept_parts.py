@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -20,6 +22,7 @@ from builder.acquire.patch import PatchObjects
 from builder.acquire.shifts import Shift
 from builder.acquire.source import SourceTree
 from builder.compare.contents import texts
+from builder.compare.lines import AskedLine
 from builder.compose import kept_diffs
 from builder.compose.outcome import Diff
 from builder.compose.owner import Objects
@@ -121,10 +124,20 @@ def test_a_module_of_kept_parts_is_that_of_all_pairs(
     assert [diff.verdict for diff in again.diffs] == ["changed"] * 3, "for who asks for more"
 
 
+@pytest.mark.parametrize("settled", [sums.SETTLED, 0], ids=["changed just now", "digests known"])
 def test_another_byte_of_an_object_makes_it_anew(
-    pairs: list[ObjectPair], objects: Objects, cache: Path, looked: Asked
+    pairs: list[ObjectPair],
+    objects: Objects,
+    cache: Path,
+    looked: Asked,
+    settled: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sums, "SETTLED", settled)
     _joined(pairs, objects)
+    looked.clear()
+    _joined(pairs, objects)
+    assert looked == []
     for path in (pairs[0].old, pairs[1].new):
         content = path.read_bytes()
         assert content.count(b"GCC: (") >= 1
@@ -197,8 +210,8 @@ def test_the_source_patch_counts_by_what_it_is_asked(pairs: list[ObjectPair], ob
     _joined(pairs[:1], objects, PLAN, moved)
     (file,) = cache.iterdir()
     for name in ("mm/secretmem.c", None):
-        rows: list[list[object]] = [[name, 40, 42, True], [name, 40, 43, False]]
-        _altered(file, partial(_ask, rows))
+        asked = (AskedLine(name, 40, 42), True), (AskedLine(name, 40, 43), False)
+        _altered(file, partial(_ask, asked))
         assert _place(pairs[0], objects, NOTHING, moved).find(0) is not None
         assert _place(pairs[0], objects, NOTHING, other, moved).find(0) is not None
         assert _place(pairs[0], objects, NOTHING, other).find(0) is None
@@ -211,17 +224,17 @@ def test_pairs_that_have_to_do_with_each_other_are_looked_at_together(
 ) -> None:
     _joined(pairs, objects)
     file = _place(pairs[0], objects)._file
-    _altered(file, lambda row: row.update(brings=["a_new_one"]))
+    _altered(file, partial(_name, brings=frozenset({"a_new_one"})))
     _joined(pairs, objects)
     other = _place(pairs[2], objects)._file
-    _altered(other, lambda row: row["takes"].append("a_new_one"))
+    _altered(other, partial(_name, takes=frozenset({"a_new_one"})))
     assert _together(_found(pairs), objects, PLAN) is None
     assert _together(_found(pairs[1:]), objects, PLAN) is not None
 
 
 def test_parts_without_effect_are_no_module(pairs: list[ObjectPair], objects: Objects, cache: Path) -> None:
     _joined(pairs[:2], objects)
-    _altered(_place(pairs[0], objects)._file, lambda row: row["part"].update(redirected=[]))
+    _altered(_place(pairs[0], objects)._file, _without_effect)
     _joined(pairs[:2], objects)
     assert _together(_found(pairs[:1]), objects, PLAN) is None
 
@@ -233,7 +246,7 @@ def test_a_name_that_another_owner_has_makes_it_anew(
     assert kept.fits(objects, ["vmlinux", "rds"]) and not kept.fits(objects, ["vmlinux", "gtp"])
     _joined(pairs[:1], objects)
     (file,) = cache.iterdir()
-    _altered(file, lambda row: row.update(symbols={"gtp_newlink": "gtp_newlink"}))
+    _altered(file, lambda row: _keep(row, symbols={"gtp_newlink": "gtp_newlink"}))
     looked.clear()
     _joined(pairs[:1], objects)
     assert looked == []
@@ -249,11 +262,11 @@ def test_a_damaged_one_is_made_again(
     damages: list[Callable[[], object]] = [
         lambda: file.write_bytes(file.read_bytes().replace(b"1", b"2", 1)),
         lambda: file.write_bytes(b""),
-        lambda: _altered(file, lambda row: row.update(of="something else")),
-        lambda: _altered(file, lambda row: row.pop("part")),
-        lambda: _altered(file, lambda row: row["part"].pop("data")),
-        lambda: _altered(file, lambda row: row["part"]["redirected"].append(["f", 0, 1 << 40])),
-        lambda: _altered(file, lambda row: row.update(warnings=[["no-such-code", "", "", "", "", True]])),
+        lambda: _altered(file, lambda row: row.__setitem__(0, "something else")),
+        lambda: _altered(file, lambda row: row.pop()),
+        lambda: _altered(file, lambda row: row.__setitem__(2, "no part")),
+        lambda: sums.keep_bytes(file, (sums.read_bytes(file) or b"")[:-100]),
+        lambda: sums.keep_bytes(file, pickle.dumps(["", Calls(), Calls()])),
     ]
     for damage in damages:
         damage()
@@ -264,11 +277,38 @@ def test_a_damaged_one_is_made_again(
         assert _joined(pairs[:1], objects).module == first.module and caplog.text == ""
 
 
-def _ask(rows: list[list[object]], row: dict[str, Any]) -> None:
-    row.update(asked=rows)
+class Calls:
+    """What no kept part holds: to read it calls something."""
+
+    def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
+        return _never, ()
 
 
-def _altered(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    value = sums.read_json(file)
-    change(value)
-    sums.write_json(file, value)
+def _never() -> None:
+    pytest.fail("a file was taken at its word")
+
+
+def _ask(asked: tuple[tuple[AskedLine, bool], ...], row: list[Any]) -> None:
+    row[1] = row[1]._replace(asked=asked)
+
+
+def _keep(row: list[Any], **values: object) -> None:
+    row[2] = replace(row[2], **values)
+
+
+def _name(row: list[Any], **values: object) -> None:
+    _keep(row, names=row[2].names._replace(**values))
+
+
+def _without_effect(row: list[Any]) -> None:
+    _keep(row, part=replace(row[2].part, redirected=()))
+
+
+def _altered(file: Path, change: Callable[[list[Any]], object]) -> None:
+    """Write again what is kept, a key, a proof and a part, as `change` leaves them."""
+    row = kept_parts._Reader(BytesIO(sums.read_bytes(file) or b""), 7).load()
+    fragments = row[2].part.fragments
+    change(row)
+    written = BytesIO()
+    kept_parts._Writer(written, {fragment.key: number for number, fragment in enumerate(fragments)}).dump(row)
+    sums.keep_bytes(file, written.getvalue())
