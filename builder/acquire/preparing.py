@@ -54,8 +54,9 @@ class _Way:
 
 
 _ALL_MADE = _Way(("olddefconfig",), ("modules_prepare",), objtool=True)
-_GENERATED_TAKEN = _Way((), ("scripts", "tools/objtool"), objtool=True)
-_OBJTOOL_TAKEN_TOO = _Way((), ("scripts",), objtool=False)
+# archscripts: by a program of those the image of the vDSO is made (7.2); without it make names no object of its folder.
+_GENERATED_TAKEN = _Way((), ("scripts", "archscripts", "tools/objtool"), objtool=True)
+_OBJTOOL_TAKEN_TOO = _Way((), ("scripts", "archscripts"), objtool=False)
 
 PROGRAMS = ("make", "gcc", "flex", "bison", "bc", "tar", "xz", "ld", "perl", "find")
 

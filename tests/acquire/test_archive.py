@@ -151,7 +151,7 @@ def test_the_source_of_a_kernel_whose_objtool_is_gone(archive: Archive, cache: P
     subprocess.run(["tar", "-C", tmp_path, "-cJf", packed, top.name], check=True)
     archive.add("linux-source-6.1", "6.1.1-1", {})
     tree = fetch_source(RELEASE)
-    assert sorted((tree.root / "said").read_text().split()) == ["scripts", "tools/objtool"]
+    assert sorted((tree.root / "said").read_text().split()) == ["archscripts", "scripts", "tools/objtool"]
     assert (tree.root / "include/generated/mini.h").exists() and tree.drift == ()
     assert cached_kernel(RELEASE) is None
     (cache / "packages/linux-source-6.1_6.1.1-1_all.deb").unlink()

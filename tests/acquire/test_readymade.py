@@ -12,13 +12,14 @@ from builder.acquire import apt
 from builder.acquire.packages import cached_kernel, fetch_kernel, kernel_config, kernel_groups, kernel_version
 from builder.acquire.preparing import PROGRAMS, config_drift, prepare
 from builder.acquire.readymade import OBJTOOL, READYMADE, fetch_readymade
+from builder.acquire.source import fetch_source
 from builder.acquire.toolchain import Compiler, read_config
 from tests.conftest import need
 
 MAKEFILE = """\
-.PHONY: scripts tools/objtool
+.PHONY: scripts archscripts tools/objtool
 SAY = @echo $@ >> said
-olddefconfig scripts tools/objtool:
+olddefconfig scripts archscripts tools/objtool:
 \t$(SAY)
 modules_prepare:
 \t$(SAY)
@@ -60,7 +61,7 @@ def said(root: Path, compiler: Compiler = COMPILER) -> list[str]:
 
 
 def test_what_fits_is_taken(root: Path) -> None:
-    assert said(root) == ["scripts"]
+    assert sorted(said(root)) == ["archscripts", "scripts"]
     assert (root / "include/config/auto.conf").read_text() == CONFIG
     assert (root / OBJTOOL).read_text() == RUNS
 
@@ -71,7 +72,7 @@ def test_what_fits_is_taken(root: Path) -> None:
 )  # fmt: skip
 def test_an_objtool_that_does_not_run_here_is_made(root: Path, text: str) -> None:
     (root / READYMADE / OBJTOOL).write_text(text)
-    assert sorted(said(root)) == ["scripts", "tools/objtool"]  # at the same time
+    assert sorted(said(root)) == ["archscripts", "scripts", "tools/objtool"]  # at the same time
     assert not (root / OBJTOOL).exists() and (root / "include/config/auto.conf").exists()
 
 
@@ -114,3 +115,14 @@ def test_the_distribution_has_it(
     with caplog.at_level(logging.INFO, logger="bespoke"):
         assert fetch_readymade(release_61, "6.1.1-1", kernel_groups(release_61)) is None
     assert "version 6.1.1-1 is no longer offered" in caplog.text
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@pytest.mark.long
+def test_objects_beside_what_a_program_of_the_machine_makes(release_7: str) -> None:
+    """Where that program is not made, make names no object of the vDSO, and none of the folder is part of anything."""
+    made = fetch_source(release_7).objects_in(["arch/x86/entry"])["arch/x86/entry"]
+    with made:
+        assert {command.owners for command in made.of_source("arch/x86/entry/vdso/vma.c")} == {("vmlinux",)}
+        assert made.of_source("arch/x86/entry/vdso/vdso64/vgetcpu.c")[0].owners == ()
