@@ -39,6 +39,12 @@ _OBJTOOL = re.compile(r"^\s*; (\S*tools/objtool/objtool) ((?:--\S+\s+)*)")
 _LINK = re.compile(r"; \S*ld\S* .*? -r -o (\S+\.o) .*?; (\S*tools/objtool/objtool) ((?:--\S+\s+)*)\1")
 _LINKED = re.compile(r"; \S*ld\S* [^;]*? -r -o (\S+\.o) ")
 
+#: what make says on standard error of what it cannot make (GNU make 4.3, remake.c), whatever is said around it
+_NO_RULE = re.compile(r"\*\*\* No rule to make target '([^']+)', needed by '([^']+)'")
+
+#: what there is below it is made by the compiler of Rust, which need not be there: no C is compiled of it
+_RUST = "rust/"
+
 #: folders whose module is linked of several objects wherever it is one: whether and how objtool is run then is one for
 #: all modules (scripts/Makefile.lib, delay-objtool)
 _LINKS = ("net/8021q", "fs/isofs", "fs/fat")
@@ -115,12 +121,13 @@ def record_folders(root: Path, make: Sequence[str], databases: Mapping[str, Path
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What make says: `rows` by the object, the objects that are `built_in`, those that are `linked` of others, and the
-    options of objtool when a module is linked, empty where none are said."""
+    """What make says: `rows` by the object, the objects that are `built_in`, those that are `linked` of others, what it
+    has no rule for, and the options of objtool when a module is linked, empty where none are said."""
 
     rows: dict[str, _Row]
     built_in: set[str]
     linked: set[str]
+    lacking: set[str]
     link_options: str
 
     @property
@@ -131,7 +138,7 @@ class _Said:
 
 
 def _read(lines: Iterable[str]) -> _Said:
-    said = _Said({}, set(), set(), "")
+    said = _Said({}, set(), set(), set(), "")
     for line in lines:
         if (row := _compile_row(line)) is not None:
             said.rows.setdefault(row.object, row)
@@ -141,6 +148,8 @@ def _read(lines: Iterable[str]) -> _Said:
             said.linked.add(joined[1])
             if not said.link_options and (linked := _LINK.search(line)) is not None:
                 said = replace(said, link_options=linked[3].strip())
+        elif (gone := _NO_RULE.search(line)) is not None and not gone[2].startswith(_RUST):
+            said.lacking.add(gone[1])
     return said
 
 
@@ -172,7 +181,7 @@ def _dry_run(root: Path, make: Sequence[str], goals: Iterable[str], work: Path) 
             raise ToolError(f"make was ended by signal {-left.status} while it listed the objects", where=root)
         if b"write error" in left.err:
             raise ToolError("what make says of the objects cannot be written (is the disk full?)", where=work)
-        yield from left.out.decode(errors="replace").split("\n")
+        yield from (left.out + b"\n" + left.err).decode(errors="replace").split("\n")
         for path in sorted(folder.iterdir()):
             with path.open(errors="replace") as said:
                 yield from said
@@ -240,7 +249,8 @@ def _write(database: Path, said: _Said) -> None:
                 (row.object, row.source, os.path.normpath(row.source), key, row.defines, row.objtool, owners),
             )
         connection.executemany("INSERT INTO flags VALUES (?, ?)", [(n, text) for text, n in ids.items()])
-        connection.execute("INSERT INTO facts VALUES ('link-objtool', ?)", (said.link_options,))
+        facts = {"link-objtool": said.link_options, "lacking": "\n".join(sorted(said.lacking))}
+        connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
     connection.close()
 
 
@@ -276,6 +286,12 @@ class ListedObjects:
     def _fact(self, key: str) -> str:
         row = self._connection.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
         return str(row[0]) if row else ""
+
+    @property
+    def lacking(self) -> list[str]:
+        """What make has no rule for: objects that it would make of that, and those beside them, are not listed as they
+        are."""
+        return self._fact("lacking").split()
 
     _SELECT = (
         "SELECT o.object, o.source, f.text, o.defines, o.objtool, o.owners"

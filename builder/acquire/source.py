@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -182,7 +183,10 @@ class SourceTree:
                         record(root, [*self._make(), f"-j{processors()}"], work / "objects.db")
                         sums.seal(work / "objects.db")
                         os.replace(work / "objects.db", database)
-        return ListedObjects(database)
+        listed = ListedObjects(database)
+        if listed.lacking:
+            _tell_lacking(database, tuple(listed.lacking))
+        return listed
 
     def is_listed(self) -> bool:
         """Whether all objects are listed already."""
@@ -215,6 +219,16 @@ class SourceTree:
         # With --no-print-directory newer Makefiles (v6.10) do not call themselves, which would forget the -o.
         variables = make_variables(self.place, self.release, self.compiler)
         return ["make", "--no-print-directory", "-o", "prepare", *variables]
+
+
+@cache
+def _tell_lacking(_database: Path, lacking: tuple[str, ...]) -> None:
+    """Say, once in a run, that the list of a tree's objects is not whole."""
+    more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    log.warning(
+        "make has no rule for %s%s: objects beside it may not be listed, and what they read of a patch not be seen",
+        lacking[0], more,
+    )  # fmt: skip
 
 
 def fetch_source(

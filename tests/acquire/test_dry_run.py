@@ -64,6 +64,19 @@ def test_an_object_from_rust_hides_no_folder_around_it(root: Path, tmp_path: Pat
     assert [command.object for command in commands if command.owners != (VMLINUX,)] == []
 
 
+@pytest.mark.parametrize(
+    ("lacks", "told"),
+    [("part3/image.o", ["part3/image.o"]), ("rust/core.o: scripts/target.json\nall: rust/core.o", [])],
+)
+def test_what_make_has_no_rule_for_is_told(root: Path, tmp_path: Path, lacks: str, told: list[str]) -> None:
+    """Nothing is said of the objects beside it; what only the compiler of Rust makes is beside none of C."""
+    assert listed(root, tmp_path / "whole", 2).lacking == []
+    makefile = root / "part3.mk"
+    makefile.write_text(makefile.read_text().replace("all:", f"all: {lacks}\nall:", 1))
+    assert record(root, ["make", "--no-print-directory"], tmp_path / "objects.db") == (FOLDERS - 1) * EACH
+    assert ListedObjects(tmp_path / "objects.db").lacking == told
+
+
 def test_a_disk_that_is_full_is_no_short_list(root: Path, tmp_path: Path) -> None:
     makefile = root / "part5.mk"
     makefile.write_text(makefile.read_text() + "$(shell echo 'make: write error: stdout' >&2)\n")
