@@ -248,9 +248,8 @@ def fetch_source(
         apt.download(apt.lookup(name, exact, kernel_groups(release, suite)))
 
     trees = (cache_root() / "source").glob(f"{clean_name(f'{name}_{exact}')}*_{clean_name(release)}_*")
-    with (
-        nullcontext() if any(trees) else aside(download)
-    ):  # what decides how it is compiled may have to be fetched, too
+    # What decides how it is compiled may have to be fetched, too.
+    with nullcontext() if any(trees) else aside(download):
         configured = kernel_config(release, exact, suite=suite)
         config = read_config(configured)
         groups = kernel_groups(release, suite)
