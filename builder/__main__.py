@@ -11,9 +11,14 @@ _ALLOCATIONS: Final = 200_000
 """Objects made before the collector looks for circles: a comparison makes as many, and most live to its end."""
 
 
+def collect_seldom() -> None:
+    """Let the collector look for circles as seldom as suits what the commands make."""
+    gc.set_threshold(_ALLOCATIONS, *gc.get_threshold()[1:])
+
+
 def main() -> int:
     """The exit status: 0 done, 1 refused, 2 bad usage or unreadable input, 3 nothing changed."""
-    gc.set_threshold(_ALLOCATIONS, *gc.get_threshold()[1:])
+    collect_seldom()
     # An interrupt ends the process without a word until all is imported; it would be a traceback, or an abort.
     usual = signal.getsignal(signal.SIGINT)
     if usual is signal.default_int_handler:

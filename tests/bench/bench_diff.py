@@ -20,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from builder.__main__ import collect_seldom
 from builder.binary import ObjectFile, read_object
 from builder.compare import compare
 from tests.bench.peers import PROGRAM, DiffObject
@@ -98,6 +99,7 @@ def synthetic(functions: int, place: Path) -> Path:
 
 
 def growth() -> None:
+    collect_seldom()
     print("\nHow a comparison grows (synthetic, every function in four sections; one function differs)")
     print(f"{'sections':>10}{'ms':>9}{'us/section':>12}{'peak MiB':>10}")
     with tempfile.TemporaryDirectory() as name:
