@@ -35,13 +35,14 @@ GROWTH = (250, 500, 1000, 2500, 5000)
 ALL = """
 import json, os, sys, time
 import builder.cli.diff_command
-from builder.__main__ import main
+from builder.__main__ import collect_seldom
+from builder.cli import run
+collect_seldom()
 sys.stdout = open(os.devnull, "w")
 rows = []
 for pair in json.loads(sys.argv[1]):
-    sys.argv = ["bespoke", "diff", f"{pair}/orig.o", f"{pair}/patched.o", "--json"]
     began = time.process_time()
-    main()
+    run(["diff", f"{pair}/orig.o", f"{pair}/patched.o", "--json"])
     rows.append(time.process_time() - began)
 print(json.dumps(rows), file=sys.__stdout__)
 """
