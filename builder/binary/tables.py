@@ -207,7 +207,7 @@ _STORAGE: Final = re.compile(r"\.(data|bss|rodata|ref\.data|ref\.rodata|text|sta
 
 def named(section: Section) -> NamedSection | None:
     """The row of a section that is found by its name; one of no known meaning is refused. None for plain storage."""
-    found = row_of(section.name)
+    found = _named(section.name)
     plain = section.is_exec or is_discarded(section.name) or _STORAGE.fullmatch(section.name)
     if found is None and not plain:
         return NamedSection(section.name, "refused", "in a section that is found by its name", _UNKNOWN)
@@ -217,9 +217,14 @@ def named(section: Section) -> NamedSection | None:
 _UNKNOWN: Final = "add a row for the section to NAMED in builder/binary/tables.py, or accept that it has no effect"
 
 
+def without_effect(name: str) -> NamedSection | None:
+    """The row of sections of this name where what they hold has no effect in a module; None for all others."""
+    found = _named(name)
+    return found if found is not None and found.becomes == "refused" else None
+
+
 @lru_cache(maxsize=65536)
-def row_of(name: str) -> NamedSection | None:
-    """The row of NAMED for sections of this name, if there is one."""
+def _named(name: str) -> NamedSection | None:
     return next((row for row in NAMED if name == row.name or name.startswith(row.name + ".")), None)
 
 

@@ -275,8 +275,7 @@ def _unknown_tables(selection: Selection) -> Findings:
             continue
         if section.name.startswith(known):
             continue
-        row = tables.row_of(section.name)
-        if view.atoms_in(section.index) or (row is not None and row.becomes == "refused"):
+        if view.atoms_in(section.index) or tables.without_effect(section.name) is not None:
             continue
         for r in view.obj.relocations_of(section.index):
             atom = view.target(r).atom

@@ -75,8 +75,8 @@ def _content(pair: Pair, view: View, sections: Iterable[Section]) -> list[Meanin
 
 def _another(pair: Pair, name: str, first: list[Section], second: list[Section]) -> Iterator[Refusal]:
     """A section that has changed, which nothing else judges: of one that only the image can have, what came or went."""
-    row = tables.row_of(name)
-    if row is None or row.becomes != "refused":
+    row = tables.without_effect(name)
+    if row is None:
         said = f"section {name} has changed, and what its entries mean is not known"
         symbol = next(iter(_led_to(pair.new, second)), name)
         yield Refusal("unknown-table", symbol, name, said, "add a row for it in builder/binary/tables.py")
