@@ -73,12 +73,11 @@ def _ranked(wanted: Sequence[Wanted], tree: SourceTree, objects: ListedObjects, 
     """For each function the files that it may be in, the likeliest first."""
     if not wanted:
         return {}
-    files = dict(objects.linked())
     named = _files_with({want.word for want in wanted}, tree)
     defined = {word: {path for path, text in rows if _is_definition(word, text)} for word, rows in named.items()}
     # Searching for users reads the source several times for each name: only where the definition is not plain.
     unsure = [want for want in wanted if len(defined.get(want.word, ())) != 1]
-    text, sources = TreeText(tree.root), frozenset(files.values())
+    text, sources = TreeText(tree.root), frozenset(file for _, file in objects.linked())
     using = {name: _users(name, text, sources, limit) for name in sorted({n for w in unsure for n in w.calls})}
     out: dict[Wanted, list[str]] = {}
     for want in wanted:

@@ -291,7 +291,7 @@ class ListedObjects:
     def lacking(self) -> list[str]:
         """What make has no rule for: objects that it would make of that, and those beside them, are not listed as they
         are."""
-        return self._fact("lacking").split()
+        return self._fact("lacking").splitlines()
 
     _SELECT = (
         "SELECT o.object, o.source, f.text, o.defines, o.objtool, o.owners"

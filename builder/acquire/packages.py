@@ -114,7 +114,7 @@ def fetch_kernel(release: str, version: str | None = None, *, suite: str | None 
     """
     found = _cached(release, version)
     if found is None:
-        package = _image_package(release, version, (group_of(suite),) if suite else groups_for(release))
+        package = _image_package(release, version, _asked(release, suite))
         found = (package.version, apt.unpacked(package))
     tree = _kernel_tree(release, *found)
     if tree is None:
@@ -128,7 +128,7 @@ def kernel_version(release: str, version: str | None = None, *, suite: str | Non
         return version
     if (found := _cached(release, None)) is not None:
         return found[0]
-    return _image_package(release, None, (group_of(suite),) if suite else groups_for(release)).version
+    return _image_package(release, None, _asked(release, suite)).version
 
 
 def kernel_config(release: str, version: str, *, suite: str | None = None) -> Path:
@@ -137,10 +137,15 @@ def kernel_config(release: str, version: str, *, suite: str | None = None) -> Pa
     Raises as `fetch_kernel`.
     """
     if _cached(release, version) is None:
-        made = fetch_readymade(release, version, (group_of(suite),) if suite else groups_for(release))
+        made = fetch_readymade(release, version, _asked(release, suite))
         if made is not None:
             return made / ".config"
     return fetch_kernel(release, version, suite=suite).config
+
+
+def _asked(release: str, suite: str | None) -> Sequence[Group]:
+    """Where the packages of a kernel that is not here are looked for: in `suite` alone, if that is given."""
+    return (group_of(suite),) if suite else groups_for(release)
 
 
 def _image_package(release: str, version: str | None, groups: Sequence[Group]) -> apt.Package:

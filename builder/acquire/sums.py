@@ -181,7 +181,7 @@ def read_json(path: Path) -> Any:
 
 
 def keep_bytes(path: Path, content: bytes) -> None:
-    """The same of bytes."""
+    """As `keep_json`, of bytes; what stands in their place and is no file stays."""
     with suppress(OSError, UsageError):
         write_whole(path, zlib.crc32(content).to_bytes(_CRC, "big") + content)
 

@@ -127,7 +127,7 @@ def _left(root: Path, now: tuple[int, ...], name: str) -> str | None:
     if name not in known:
         known[name] = _said_of(_kept(root, now), name)
         if now[-1] + sums.SETTLED < time.time_ns():
-            sums.keep_json(root / _ASKED, {"of": now, "rows": dict(known)})
+            sums.keep_json(root / _ASKED, {"of": now, "rows": known})
     return known[name]
 
 

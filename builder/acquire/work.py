@@ -246,10 +246,9 @@ class Work:
 
         By the second it is found again when another fix, to other files, has joined the first.
         """
-        key = object_key(self.tree, command, self.changed)
-        before = self._found(key) or self._found_of_another(command)
-        if before is not None:
+        if (before := self._known("new", command)) is not None:
             return before
+        key = object_key(self.tree, command, self.changed)
         if not self.tree.file(command.source).is_file():
             return self._make_new(command, key)
         try:
